@@ -1,0 +1,84 @@
+"""The trainer's errors: one tree, each knows the exit code that the launcher reads.
+
+    GRPOError
+    |- ConfigError     2   a config file, an override or a field
+    |- DataError       3   a data set or a row
+    |- ModelError      3   a model folder, its tokenizer or its adapters
+    |- RewardError     3   a reward function
+    |- OutOfMemory     4   the device has no memory left
+    |- GPUFault        5   watchdog or hang of the GPU
+    |- Diverged        6   non-finite updates, or no learning signal for the whole window
+    |- DiskFull        7   nothing more can be written
+    `- Interrupted    75   stopped from outside; the same command goes on
+
+What an error says: what, which value, where, and what to try.
+"""
+
+from typing import ClassVar
+
+EXIT_OK = 0
+EXIT_CRASH = 1
+
+
+class GRPOError(Exception):
+    """Anything we know how to explain to the user in one message."""
+
+    exit_code: ClassVar[int] = EXIT_CRASH
+
+
+class ConfigError(GRPOError):
+    """A configuration that cannot be used; `faults` holds every fault that was found."""
+
+    exit_code = 2
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = faults
+        super().__init__("\n".join(faults))
+
+
+class DataError(GRPOError):
+    """A data set that cannot be read, or a row without what the config asks for."""
+
+    exit_code = 3
+
+
+class ModelError(GRPOError):
+    """A model that cannot be found, loaded or trained as asked."""
+
+    exit_code = 3
+
+
+class RewardError(GRPOError):
+    """A reward that is unknown, raised, or returned something that is no reward."""
+
+    exit_code = 3
+
+
+class OutOfMemory(GRPOError):
+    """The device could not give the memory that a step needs."""
+
+    exit_code = 4
+
+
+class GPUFault(GRPOError):
+    """The GPU's watchdog ended a command, or the GPU hangs."""
+
+    exit_code = 5
+
+
+class Diverged(GRPOError):
+    """Too many non-finite updates, or a window without any learning signal."""
+
+    exit_code = 6
+
+
+class DiskFull(GRPOError):
+    """No space left for the log, a checkpoint or the result."""
+
+    exit_code = 7
+
+
+class Interrupted(GRPOError):
+    """Stopped by a signal, or the GPU lock is held elsewhere: run the same command to go on."""
+
+    exit_code = 75

@@ -1,0 +1,1 @@
+"""Expands sweeps, queues and launches runs, shows results; never imports mlx."""
