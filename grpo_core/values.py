@@ -1,0 +1,121 @@
+"""Text and values: what `--set` text stands for, what fits a field's type, and the way back.
+
+Pure. Which key belongs to which field, and what is said about it, is `config.py`'s business.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable
+from datetime import date, datetime, time
+from typing import Any
+
+import tomli
+
+_TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
+_TRUE = frozenset({"true", "1", "yes", "on"})
+_FALSE = frozenset({"false", "0", "no", "off"})
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing where no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def type_label(kind: str) -> str:
+    """The type as Python prints it, such as `<class 'int'>`."""
+    return str(_TYPES[kind]) if kind in _TYPES else kind
+
+
+def unquote(text: str) -> str:
+    """The text without one matching pair of quotes around it."""
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    return text
+
+
+def _parse_list(text: str) -> Any:
+    """A TOML array from its text; ValueError where the text is anything else."""
+    table = tomli.loads(f"value = {text}")
+    if list(table) != ["value"] or not isinstance(table["value"], list):
+        raise ValueError(f"not a list: {text}")
+    return table["value"]
+
+
+def parse_text(text: str, kind: str) -> Any:
+    """The value that `--set` text stands for; ValueError where it does not fit the type."""
+    if kind.startswith("list["):
+        return fit(_parse_list(text), kind)
+    text = unquote(text)
+    if kind == "bool":
+        word = text.strip().lower()
+        if word in _TRUE:
+            return True
+        if word in _FALSE:
+            return False
+        raise ValueError(f"not a boolean: {text}")
+    return _TYPES[kind](text)
+
+
+def fit(value: Any, kind: str) -> Any:
+    """A TOML value as the field's type; ValueError where it does not fit.
+
+    An integer fits a float, nothing else is converted.
+    """
+    if kind.startswith("list["):
+        if not isinstance(value, list):
+            raise ValueError("not a list")
+        return [fit(item, kind[5:-1]) for item in value]
+    if kind == "float" and type(value) is int:
+        return float(value)
+    if type(value) is not _TYPES[kind]:
+        raise ValueError(f"not of type {kind}")
+    return value
+
+
+def format_value(value: Any) -> str:
+    """The text of `--set` that brings `value` back, to the last bit.
+
+    Strings stand bare unless stripping blanks or quotes would change them; lists as in TOML.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, str):
+        return value if unquote(value.strip()) == value else f'"{value}"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_scalar(item) for item in value) + "]"
+    return str(value)
+
+
+def _toml_scalar(value: Any) -> str:
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, but for DEL, which TOML wants escaped too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return format_value(value)
+
+
+def format_override(key: str, value: Any) -> str:
+    """`key=value` as `--set` takes it."""
+    return f"{key}={format_value(value)}"
+
+
+def jsonable(value: Any) -> Any:
+    """A TOML value as JSON can hold it: dates and times become ISO 8601 text."""
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {k: jsonable(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [jsonable(v) for v in value]
+    return value
+
+
+def tag_value(text: str) -> Any:
+    """A tag's value as TOML reads it, else its text."""
+    try:
+        table = tomli.loads(f"value = {text}")
+    except tomli.TOMLDecodeError:
+        return unquote(text)
+    return jsonable(table["value"]) if list(table) == ["value"] else unquote(text)
