@@ -1,0 +1,259 @@
+"""What a run, an attempt and a sweep are, and which changes of state are legal; pure.
+
+Rows of the database become these frozen records in `store.py`; plans come from `expand.py`. The
+states and their arrows are section 5 of the design.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import NothingAffected
+
+
+class RunState(StrEnum):
+    """Where a run stands; `END_STATES` have nothing left to do."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+END_STATES = frozenset({RunState.COMPLETED, RunState.PRUNED, RunState.FAILED, RunState.CANCELLED})
+
+_QUEUED, _RUNNING, _PAUSED = RunState.QUEUED, RunState.RUNNING, RunState.PAUSED
+TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
+    RunState.QUEUED: frozenset({_RUNNING, _PAUSED, RunState.CANCELLED}),
+    RunState.RUNNING: END_STATES | {_QUEUED, _PAUSED},
+    RunState.PAUSED: frozenset({_QUEUED, RunState.CANCELLED, RunState.PRUNED}),
+    RunState.FAILED: frozenset({_QUEUED}),
+    RunState.COMPLETED: frozenset(),
+    RunState.PRUNED: frozenset(),
+    RunState.CANCELLED: frozenset(),
+}
+
+
+def check_transition(run_id: int, old: RunState, new: RunState) -> None:
+    """NothingAffected unless a run may go from `old` to `new`."""
+    if new in TRANSITIONS[old]:
+        return
+    allowed = ", ".join(sorted(TRANSITIONS[old])) or "nothing: this is an end state"
+    raise NothingAffected(f"run {run_id} is {old} and cannot become {new}; from there: {allowed}")
+
+
+class Verdict(StrEnum):
+    """How an attempt ended. The first two are no failures; `cancelled` was asked for."""
+
+    COMPLETED = "completed"
+    INTERRUPTED = "interrupted"
+    CANCELLED = "cancelled"
+    OOM = "oom"
+    GPU_WATCHDOG = "gpu_watchdog"
+    GPU_HANG = "gpu_hang"
+    DIVERGED = "diverged"
+    CONFIG = "config"
+    DATA = "data"
+    DISK_FULL = "disk_full"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    LOST = "lost"
+
+
+# What `retry.on` may name: the same command may well succeed the next time.
+RETRYABLE = (Verdict.CRASH, Verdict.LOST, Verdict.GPU_WATCHDOG)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdict over one attempt, with what proves it.
+
+    `evidence` is the line (of the log, of result.json, or of the system) that the verdict rests
+    on; `exit_code` is None when nobody could collect it, or a signal ended the process.
+    """
+
+    verdict: Verdict
+    reason: str
+    evidence: str | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+
+
+# --- plans: what a submit puts into the queue
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a sweep is ranked by; `reduce` is last, best or last:N."""
+
+    metric: str = "em"
+    goal: str = "max"
+    reduce: str = "last"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a sweep; None is no limit. `max_failures` in a row of one verdict pause it."""
+
+    max_failures: int = 3
+    wall_s: float | None = None
+    run_wall_s: float | None = None
+    disk_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Retry:
+    """`max` deaths in a row without a newer checkpoint end a run; `on` names what is repeated."""
+
+    max: int = 2
+    on: tuple[str, ...] = (Verdict.CRASH, Verdict.LOST)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run as expanded: `set` is every `k=v` that is passed, in order.
+
+    `overrides` is what the spec varies or sets, without output_dir, run_name and seed.
+    """
+
+    name: str
+    seed: int | None
+    overrides: dict[str, Any]
+    set: tuple[str, ...]
+    output_dir: str
+    tags: tuple[str, ...] = ()
+    hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep as expanded, its base config frozen; `cwd` is the folder of the submit."""
+
+    name: str
+    config_text: str
+    config_source: str
+    spec_text: str
+    cwd: str
+    runs: tuple[PlannedRun, ...]
+    objective: Objective = field(default_factory=Objective)
+    limits: Limits = field(default_factory=Limits)
+    retry: Retry = field(default_factory=Retry)
+
+
+# --- records: what the queue holds
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of `runs`. Times are ISO 8601 in UTC; what is unknown is None.
+
+    `request` is what a user asked of a running run and the worker has not done yet (cancel or
+    pause); `attempt` is the number of the latest attempt, 0 before the first; `update`,
+    `updates_total` and `metrics` are what the worker read when the last attempt ended.
+    """
+
+    id: int
+    sweep_id: int
+    sweep: str
+    name: str
+    position: int
+    priority: int
+    state: RunState
+    reason: str | None
+    request: str | None
+    seed: int | None
+    overrides: dict[str, Any]
+    set: tuple[str, ...]
+    output_dir: str
+    cwd: str
+    tags: tuple[str, ...]
+    hash: str | None
+    attempt: int
+    deaths: int
+    not_before: str | None
+    update: int | None
+    updates_total: int | None
+    metrics: dict[str, Any]
+    wall_s: float
+    exit_code: int | None
+    created: str
+    started: str | None
+    ended: str | None
+
+    @property
+    def folder(self) -> Path:
+        """The absolute output folder: `output_dir` as seen from the folder of the submit."""
+        return Path(self.cwd, self.output_dir)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One launch of a run. `pid_started` is in seconds since the epoch, as the system tells it.
+
+    `checkpoint` is the newest one when the attempt began (-1: none) and `result_before` the
+    identity of the result.json that lay there, so that an old one is never taken for new.
+    """
+
+    id: int
+    run_id: int
+    n: int
+    host: str
+    boot_id: str
+    pid: int | None
+    pid_started: float | None
+    checkpoint: int
+    result_before: str | None
+    started: str
+    ended: str | None
+    exit_code: int | None
+    signal: str | None
+    outcome: str | None
+    reason: str | None
+    evidence: str | None
+    log: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A row of `sweeps` with the number of its runs in each state (states without runs left out).
+
+    `paused` is the switch that a user or `max_failures` set, `reason` says why.
+    """
+
+    id: int
+    name: str
+    priority: int
+    paused: bool
+    reason: str | None
+    config_text: str
+    config_source: str
+    spec_text: str
+    cwd: str
+    objective: Objective
+    limits: Limits
+    retry: Retry
+    created: str
+    counts: dict[RunState, int]
+
+    @property
+    def state(self) -> str:
+        """queued, running, paused, completed (nothing left to do) or cancelled."""
+        return sweep_state(self.counts, self.paused)
+
+
+def sweep_state(counts: Mapping[RunState, int], paused: bool) -> str:
+    """The state of a sweep whose runs stand as `counts` says."""
+    if counts.get(RunState.RUNNING):
+        return "running"
+    waiting = counts.get(RunState.QUEUED, 0)
+    if waiting and not paused:
+        return "queued"
+    if waiting or counts.get(RunState.PAUSED):
+        return "paused"
+    ended = {state for state, n in counts.items() if n}
+    return "cancelled" if ended == {RunState.CANCELLED} else "completed"
