@@ -1,0 +1,16 @@
+"""Keeps every test away from the user's own queue, caches, GPU lock and network."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def private_world(tmp_path_factory, monkeypatch):
+    """Each test has its own home, caches and lock, and its child processes inherit them."""
+    world = tmp_path_factory.mktemp("world")
+    for name in ("HOME", "GRPO_SWEEP_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(world / name.lower()))
+    monkeypatch.setenv("GRPO_GPU_LOCK", str(world / "gpu.lock"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("MLX_GRPO_CONFIG", "GRPO_SWEEP_CRASH_AT", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    return world
