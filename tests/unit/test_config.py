@@ -313,8 +313,9 @@ def test_all_faults_come_at_once_with_where_they_stand(tmp_path):
     assert caught.value.exit_code == 2
 
 
-def test_strict_turns_every_warning_and_a_missing_file_into_an_error(tmp_path):
+def test_strict_turns_every_warning_and_a_missing_file_into_an_error(tmp_path, monkeypatch):
     """What a person may shrug off, a sweep must not."""
+    monkeypatch.chdir(tmp_path)
     missing = str(tmp_path / "none.toml")
     with pytest.raises(ConfigError) as caught:
         resolve_config(missing, ["learning_rat=3", "foo", "seed=x"], strict=True)
