@@ -84,6 +84,19 @@ class Outcome:
     signal: str | None = None
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come, read from its output folder; what is unknown is None.
+
+    `metrics` holds the last value of every key in the log, with `em` the last of `split: test`.
+    """
+
+    update: int | None = None
+    updates_total: int | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    s_per_update: float | None = None
+
+
 # --- plans: what a submit puts into the queue
 
 
@@ -210,6 +223,7 @@ class Attempt:
     result_before: str | None
     started: str
     ended: str | None
+    wall_s: float
     exit_code: int | None
     signal: str | None
     outcome: str | None

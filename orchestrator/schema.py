@@ -1,0 +1,218 @@
+"""The tables of the queue and the migrations that lead to them; the data stays, old files open.
+
+A database is brought up to date in one immediate transaction that looks at the version again once
+it holds the lock, so that two processes may try at once. `PRAGMA user_version` is looked at first,
+through plain sqlite3: sqlite-utils (whose Migrations keep the record of what was applied, visible
+to its own tools) takes 0.6 s to import where pandas is installed, and is needed only when a
+migration is pending. Later migrations only add (tables, columns, indexes); views may be replaced.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from orchestrator.connection import Connection
+from orchestrator.errors import QueueError
+
+# "gswp": so that another program's database is told apart (PRAGMA application_id).
+APPLICATION_ID = 0x67737770
+
+_INITIAL = (
+    """
+    CREATE TABLE sweeps (
+        id            INTEGER PRIMARY KEY AUTOINCREMENT,
+        name          TEXT NOT NULL UNIQUE,
+        priority      INTEGER NOT NULL DEFAULT 0,
+        paused        INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
+        reason        TEXT,
+        after_id      INTEGER REFERENCES sweeps (id) ON DELETE SET NULL,
+        config_text   TEXT NOT NULL,
+        config_source TEXT NOT NULL,
+        spec_text     TEXT NOT NULL,
+        cwd           TEXT NOT NULL,
+        metric        TEXT NOT NULL,
+        goal          TEXT NOT NULL CHECK (goal IN ('max', 'min')),
+        reduce        TEXT NOT NULL,
+        limits        TEXT NOT NULL CHECK (json_valid(limits)),
+        retry         TEXT NOT NULL CHECK (json_valid(retry)),
+        provenance    TEXT CHECK (provenance IS NULL OR json_valid(provenance)),
+        fail_verdict  TEXT,
+        fail_streak   INTEGER NOT NULL DEFAULT 0,
+        wall_s        REAL NOT NULL DEFAULT 0,
+        created       TEXT NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE runs (
+        id            INTEGER PRIMARY KEY AUTOINCREMENT,
+        sweep_id      INTEGER NOT NULL REFERENCES sweeps (id) ON DELETE CASCADE,
+        position      INTEGER NOT NULL,
+        priority      INTEGER NOT NULL DEFAULT 0,
+        name          TEXT NOT NULL,
+        state         TEXT NOT NULL DEFAULT 'queued' CHECK (state IN
+            ('queued', 'running', 'paused', 'completed', 'pruned', 'failed', 'cancelled')),
+        reason        TEXT,
+        request       TEXT CHECK (request IN ('cancel', 'pause')),
+        seed          INTEGER,
+        overrides     TEXT NOT NULL CHECK (json_valid(overrides)),
+        set_args      TEXT NOT NULL CHECK (json_valid(set_args)),
+        output_dir    TEXT NOT NULL,
+        folder        TEXT NOT NULL,
+        tags          TEXT NOT NULL CHECK (json_valid(tags)),
+        hash          TEXT,
+        attempt       INTEGER NOT NULL DEFAULT 0,
+        deaths        INTEGER NOT NULL DEFAULT 0,
+        not_before    TEXT,
+        "update"      INTEGER,
+        updates_total INTEGER,
+        metrics       TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(metrics)),
+        wall_s        REAL NOT NULL DEFAULT 0,
+        exit_code     INTEGER,
+        created       TEXT NOT NULL,
+        started       TEXT,
+        ended         TEXT,
+        UNIQUE (sweep_id, position)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE attempts (
+        id            INTEGER PRIMARY KEY AUTOINCREMENT,
+        run_id        INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        n             INTEGER NOT NULL,
+        host          TEXT NOT NULL,
+        boot_id       TEXT NOT NULL,
+        pid           INTEGER,
+        pid_started   REAL,
+        checkpoint    INTEGER NOT NULL,
+        result_before TEXT,
+        started       TEXT NOT NULL,
+        ended         TEXT,
+        wall_s        REAL NOT NULL DEFAULT 0,
+        exit_code     INTEGER,
+        signal        TEXT,
+        outcome       TEXT,
+        reason        TEXT,
+        evidence      TEXT,
+        log           TEXT NOT NULL,
+        UNIQUE (run_id, n)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE events (
+        id       INTEGER PRIMARY KEY AUTOINCREMENT,
+        at       TEXT NOT NULL,
+        kind     TEXT NOT NULL,
+        sweep_id INTEGER,
+        run_id   INTEGER,
+        text     TEXT NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE queue (
+        id      INTEGER PRIMARY KEY CHECK (id = 1),
+        paused  INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
+        reason  TEXT,
+        boot_id TEXT
+    ) STRICT
+    """,
+    "INSERT INTO queue (id) VALUES (1)",
+    # Promise 1: one run at a time, whatever the program does.
+    "CREATE UNIQUE INDEX one_running ON runs (state) WHERE state = 'running'",
+    # Two runs that are still to be trained never share a folder.
+    "CREATE UNIQUE INDEX one_run_a_folder ON runs (folder)"
+    " WHERE state IN ('queued', 'running', 'paused')",
+    # The order of the claim; only what waits is in it, so finished runs cost nothing.
+    "CREATE INDEX runs_waiting ON runs (priority DESC, sweep_id, position) WHERE state = 'queued'",
+    "CREATE INDEX runs_live ON runs (sweep_id) WHERE state IN ('queued', 'running', 'paused')",
+    "CREATE INDEX runs_counts ON runs (sweep_id, state)",
+    "CREATE INDEX runs_hash ON runs (hash) WHERE hash IS NOT NULL",
+    "CREATE INDEX sweeps_held ON sweeps (id) WHERE paused = 1 OR after_id IS NOT NULL",
+    "CREATE INDEX events_run ON events (run_id) WHERE run_id IS NOT NULL",
+    """
+    CREATE VIEW runs_view AS
+    SELECT r.id, s.name AS sweep, r.name, r.state, r.reason, r.seed, r.overrides, r.tags,
+           r.folder AS output_dir, r.attempt, r."update", r.updates_total, r.metrics,
+           r.started, r.ended, r.wall_s, r.exit_code
+    FROM runs r JOIN sweeps s ON s.id = r.sweep_id
+    """,
+    """
+    CREATE VIEW attempts_view AS
+    SELECT a.run_id AS run, s.name AS sweep, r.name, a.n, a.host, a.boot_id, a.pid, a.started,
+           a.ended, a.wall_s, a.exit_code, a.signal, a.outcome, a.reason, a.evidence, a.log
+    FROM attempts a JOIN runs r ON r.id = a.run_id JOIN sweeps s ON s.id = r.sweep_id
+    """,
+    """
+    CREATE VIEW leaderboard AS
+    SELECT sweep, rank() OVER (PARTITION BY sweep ORDER BY sign * value DESC) AS rank,
+           run, name, metric, value, seed, overrides
+    FROM (
+        SELECT s.name AS sweep, r.id AS run, r.name, s.metric, r.seed, r.overrides,
+               CASE s.goal WHEN 'max' THEN 1 ELSE -1 END AS sign,
+               json_extract(r.metrics, '$."' || s.metric || '"') AS value
+        FROM runs r JOIN sweeps s ON s.id = r.sweep_id
+        WHERE r.state IN ('completed', 'pruned')
+    )
+    WHERE value IS NOT NULL
+    """,
+)
+
+# One entry a version: version N is reached by running the first N of them.
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("m001_initial", _INITIAL),)
+VERSION = len(MIGRATIONS)
+
+
+def version(db: Connection) -> int:
+    """The schema version of the file; 0 for an empty one. QueueError if it is no queue."""
+    found = int(db.read("PRAGMA user_version")[0][0])
+    if found == 0 and db.read("SELECT 1 FROM sqlite_master LIMIT 1"):
+        raise QueueError(f"{db.path}: a database of another program; move it away")
+    return found
+
+
+def refuse_newer(db: Connection) -> int:
+    """The version of the file, unless this program is too old for it (QueueError)."""
+    found = version(db)
+    if found > VERSION:
+        raise QueueError(
+            f"{db.path}: made by a newer grpo-sweep (schema {found}, this one knows {VERSION}); "
+            "upgrade with: pip install -U grpo-sweep"
+        )
+    return found
+
+
+def migrate(db: Connection) -> None:
+    """Bring the database up to date; safe when several processes try at once. QueueError."""
+    if refuse_newer(db) == VERSION:
+        return
+    with db.write():
+        # Another process may have migrated while this one waited for the lock.
+        if refuse_newer(db) < VERSION:
+            with db.explained():
+                _apply_pending(db.raw)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def create_in_memory(db: Connection) -> None:
+    """The current tables in an empty database that nobody will keep."""
+    for _, statements in MIGRATIONS:
+        for statement in statements:
+            db.execute(statement)
+
+
+def _apply_pending(raw: sqlite3.Connection) -> None:
+    from sqlite_utils import Database, Migrations
+
+    migrations = Migrations("grpo_sweep")
+    for name, statements in MIGRATIONS:
+        migrations(name=name)(_runner(statements))
+    # execute_plugins=False: no third-party code on our connection.
+    migrations.apply(Database(raw, execute_plugins=False))
+
+
+def _runner(statements: Iterable[str]) -> Callable[[Any], None]:
+    def run(db: Any) -> None:
+        for statement in statements:
+            db.conn.execute(statement)
+
+    return run
