@@ -1,0 +1,240 @@
+"""Expansion: order, merging, names, and the exact --set lines of every run."""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpo_core.config import MLXGRPOConfig, apply_overrides, config_hash, format_override
+from orchestrator.errors import SpecError
+from orchestrator.expand import MAX_RUNS, expand
+from orchestrator.naming import fill, name_fault, safe_name, short_number
+from orchestrator.spec import read_spec
+
+BASE = "num_generations = 4\nlearning_rate = 2e-5\nseed = 5\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with base.toml, in which the process stands."""
+    (tmp_path / "base.toml").write_text(BASE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def expansion(text):
+    Path("s.toml").write_text(f'config = "base.toml"\n{text}')
+    return expand(read_spec(Path("s.toml")))
+
+
+def runs(text, name="s"):
+    return expansion(text).plan(name, "/work").runs
+
+
+def names(text):
+    return [run.name for run in runs(text)]
+
+
+def test_the_last_axis_is_fastest_and_seeds_are_outermost(folder):
+    """Every setting runs once before any gets its second seed; explicit runs come first."""
+    found = runs(
+        "seeds = [1, 0]\n[params]\nlearning_rate = [1e-5, 1e-4]\nnum_generations = [2, 8]\n"
+        "[[run]]\nkl_coeff = 0.5\n"
+    )
+    once = [
+        {"kl_coeff": 0.5},
+        {"learning_rate": 1e-5, "num_generations": 2},
+        {"learning_rate": 1e-5, "num_generations": 8},
+        {"learning_rate": 1e-4, "num_generations": 2},
+        {"learning_rate": 1e-4, "num_generations": 8},
+    ]
+    assert [run.overrides for run in found] == once + once
+    assert [run.seed for run in found] == [1] * 5 + [0] * 5
+
+
+def test_a_run_says_everything_that_is_passed_in_order(folder):
+    """[set] first, then the axes, then seed, run_name and output_dir, floats by repr."""
+    run = runs("seeds = [3]\n[set]\nshuffle = false\n[params]\nlearning_rate = [0.000001]\n")[0]
+    assert run.set == (
+        "shuffle=false",
+        "learning_rate=1e-06",
+        "seed=3",
+        "run_name=lr1e-6",
+        "output_dir=outputs/s/lr1e-6",
+    )
+    assert run.overrides == {"shuffle": False, "learning_rate": 1e-6}
+    assert run.output_dir == "outputs/s/lr1e-6"
+
+
+def test_the_set_lines_bring_every_value_back(folder):
+    """Applied to the base as the trainer does, they give the configuration that was checked."""
+    found = runs(
+        "[set]\nsystem_prompt = \" a = 'b'\\n\"\n"
+        '[params]\nlearning_rate = [1e-7, 0.1]\nrewards = [["int"], ["int", "correctness"]]\n'
+    )
+    for run in found:
+        base = MLXGRPOConfig(num_generations=4, learning_rate=2e-5, seed=5)
+        config = apply_overrides(base, run.set, strict=True)
+        assert {key: getattr(config, key) for key in run.overrides} == run.overrides
+        assert config.system_prompt == " a = 'b'\n"
+        assert config_hash(config) == run.hash
+
+
+def test_without_seeds_the_seed_of_the_base_or_the_spec_counts(folder):
+    """What the base says is known, but not passed; an axis over seed is passed."""
+    assert [(r.seed, r.set[0]) for r in runs("[set]\nbatch_size = 2\n")] == [(5, "batch_size=2")]
+    found = runs("[params]\nseed = [7, 8]\n")
+    assert [(r.seed, r.set[0], r.name) for r in found] == [(7, "seed=7", "s7"), (8, "seed=8", "s8")]
+    assert [r.overrides for r in found] == [{}, {}]
+
+
+def test_equal_runs_are_merged_with_all_their_tags(folder):
+    """Equal is what resolves to the same values, wherever they come from."""
+    found = expansion(
+        "[params]\nlearning_rate = [2e-5, 1e-4, 0.00002]\n"
+        '[[run]]\ntags = ["base"]\n[[run]]\nlearning_rate = 2e-5\nnum_generations = 4\n'
+        'tags = ["same"]\n'
+    )
+    assert found.merged == 3
+    assert [(s.overrides, s.tags) for s in found.settings] == [
+        ({}, ("base", "same")),
+        ({"learning_rate": 1e-4}, ()),
+    ]
+
+
+def test_settings_that_differ_only_in_memory_fields_are_not_merged(folder):
+    """Who sweeps micro_batch_size wants to see both, though they train the same."""
+    assert len(runs("[params]\nmicro_batch_size = [1, 2]\n")) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[params]\nlearning_rate = [1e-5, 0.0003]\n", ["lr1e-5", "lr3e-4"]),
+        ("[params]\nlearning_rate = [1e-5]\nbatch_size = [1, 2]\n", ["bs1", "bs2"]),
+        ("[params]\nlearning_rate = [1e-5]\n", ["lr1e-5"]),
+        ("seeds = [0, 1]\n", ["s0", "s1"]),
+        ("[set]\nbatch_size = 2\n", ["run"]),
+        ("[params]\nbatch_size = [1, 2]\n[[run]]\nkl_coeff = 0.1\n",
+         ["bs1-kl0.1", "bs1-kl0", "bs2-kl0"]),
+        ('[params]\nloss_type = ["grpo", "dapo"]\n', ["loss_type=grpo", "loss_type=dapo"]),
+        ('[params]\nmodel_name = ["Qwen/a b", "x/a/b"]\n', ["model_name=a-b", "model_name=b"]),
+        ('[params]\nmodel_name = ["x/a", "y/A"]\n', ["model_name=a", "model_name=A-2"]),
+        ("[params]\nlora_layers = [-1, 1]\n", ["lora_layers=-1", "lora_layers=1"]),
+        ("[params]\nuse_compile = [true, false]\n", ["use_compile=true", "use_compile=false"]),
+        ('[params]\nrewards = [["int"], ["int", "correctness"]]\n',
+         ["rewards=int", "rewards=int+correctness"]),
+    ],
+)  # fmt: skip
+def test_a_run_is_named_by_what_differs(folder, text, expected):
+    """Short, readable, safe in a path, and unique even where case does not count."""
+    assert names(text) == expected
+
+
+def test_long_values_make_short_names(folder):
+    """A prompt does not become a file name of a kilobyte."""
+    long = [f'"{c * 3000}"' for c in "äb"] + [f'"{"b" * 3001}"']
+    found = names(f"[params]\nsystem_prompt = [{', '.join(long)}]\n")
+    assert len(set(found)) == 3
+    assert all(len(name.encode()) < 100 for name in found)
+
+
+def test_templates_make_names_and_folders(folder):
+    """The design's own example, and values that would lead elsewhere."""
+    text = (
+        'run_name = "lr{learning_rate:.0e}-g{num_generations}-{model_name}"\n'
+        'output = "o/{sweep}/seed{seed:03d}/{run}"\n'
+        '[set]\nmodel_name = "../../x/y"\n[params]\nlearning_rate = [1e-5]\n'
+    )
+    run = runs(text, name="other")[0]
+    assert run.name == "lr1e-05-g4-..-..-x-y"
+    assert run.output_dir == "o/other/seed005/lr1e-05-g4-..-..-x-y"
+
+
+def test_an_output_folder_may_lie_on_another_disk(folder, monkeypatch):
+    """Absolute paths and the home folder are the user's to choose."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert runs('output = "/Volumes/My Disk/{run}"\n')[0].output_dir == "/Volumes/My Disk/run"
+    assert runs('output = "~/runs/{run}/"\n')[0].output_dir == "/home/me/runs/run"
+
+
+def test_a_grid_beyond_all_reason_is_refused_with_its_size(folder):
+    """And at once, without building it."""
+    axes = "".join(f"{key} = {list(range(1, 101))}\n" for key in ("batch_size", "num_epochs"))
+    with pytest.raises(SpecError, match=r"params: makes 1,000,000 runs; a sweep can have 10,000"):
+        expansion(f"[params]\n{axes}lora_rank = {list(range(1, 101))}\n")
+    assert MAX_RUNS == 10_000
+
+
+def test_the_same_spec_gives_the_same_runs_in_another_process(folder):
+    """Nothing depends on the hash seed or on the order of a set."""
+    text = (
+        '[params]\nlearning_rate = [1e-5, 1e-4]\nloss_type = ["grpo", "dapo"]\nkl_coeff = [0.1]\n'
+    )
+    here = repr(expansion(text).plan("s", "/work"))
+    code = (
+        "from pathlib import Path; from orchestrator.expand import expand\n"
+        "from orchestrator.spec import read_spec\n"
+        "print(repr(expand(read_spec(Path('s.toml'))).plan('s', '/work')))"
+    )
+    for seed in ("1", "2"):
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        out = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+        )
+        assert out.stdout.strip() == here
+
+
+FLOATS = st.lists(st.floats(1e-9, 1.0), min_size=1, max_size=4)
+INTS = st.lists(st.integers(2, 99), min_size=1, max_size=4)
+
+
+@given(FLOATS, INTS, st.lists(st.integers(0, 9), max_size=3, unique=True), st.booleans())
+def test_any_grid_is_the_plain_product_without_doubles(tmp_path_factory, lrs, gens, seeds, base):
+    """Against a product written down independently, order and all."""
+    folder = tmp_path_factory.mktemp("grid")
+    (folder / "base.toml").write_text(BASE)
+    explicit = "[[run]]\nlearning_rate = 2e-5\n" if base else ""
+    (folder / "s.toml").write_text(
+        f'config = "base.toml"\n{f"seeds = {seeds}" if seeds else ""}\n'
+        f"[params]\nlearning_rate = {lrs}\nnum_generations = {gens}\n{explicit}"
+    )
+    expected = []
+    for seed in seeds or [5]:
+        points = [(2e-5, 4)] if base else []
+        points += list(itertools.product(lrs, gens))
+        expected += [(lr, g, seed) for lr, g in dict.fromkeys(points)]
+    found = expand(read_spec(folder / "s.toml")).plan("s", "/work").runs
+    resolved = [
+        (r.overrides.get("learning_rate", 2e-5), r.overrides.get("num_generations", 4), r.seed)
+        for r in found
+    ]
+    assert resolved == expected
+    assert len({run.name.casefold() for run in found}) == len(found)
+    assert not any(name_fault(run.name) for run in found)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_short_number_is_the_same_number(value):
+    """Names lose no digit, so they stay unique."""
+    assert float(short_number(value)) == value
+
+
+@given(st.text())
+def test_no_text_makes_a_name_that_leads_elsewhere(text):
+    """Separators, dots and control characters of a value never reach the path."""
+    config = MLXGRPOConfig(model_name=text)
+    name = fill("m{model_name}", config)
+    assert name_fault(name) == ""
+    assert os.path.basename(name) == name
+    assert "/" not in safe_name(text)
+
+
+def test_overrides_are_written_as_the_trainer_reads_them():
+    """The one function that both sides use."""
+    assert format_override("learning_rate", 1e-6) == "learning_rate=1e-06"
