@@ -1,0 +1,425 @@
+"""The policy: an mlx-lm model with adapters or in full, its tokenizer, its reference, its files.
+
+Loading and saving go through mlx-lm, so whatever it loads we train, and whatever we save it loads.
+Nothing is unpickled, and a model's own code runs only with `trust_remote_code`. How the model is
+run is the business of `forward`.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
+from mlx_lm.utils import load_config, load_model, load_tokenizer, save_model
+
+from grpo_core import tiny
+from grpo_core.errors import ModelError
+from grpo_core.fields import MLXGRPOConfig
+from grpo_core.forward import Halves, shares_prefix
+from grpo_core.keys import derive_key
+
+# mlx-lm's defaults for `convert -q`.
+BASE_BITS = 4
+GROUP_SIZE = 64
+
+ADAPTER_WEIGHTS = "adapters.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+Params = dict[str, mx.array]
+
+
+class KeyedDropout(nn.Module):  # type: ignore[misc]
+    """Dropout whose mask depends on a key that the caller sets, so that a second pass repeats it.
+
+    `nn.Dropout` draws from MLX's global state, which neither resume nor recomputation survives.
+    """
+
+    def __init__(self, p: float, name: str) -> None:
+        super().__init__()
+        self._keep = 1 - p
+        self._name = name
+        self._key: tuple[int, int] | None = None
+
+    def set_key(self, *numbers: int) -> None:
+        """The draw to come, by the numbers of its update and group."""
+        self._key = derive_key(f"dropout:{self._name}", *numbers)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Zeroes a share of `x` and scales the rest; `x` itself outside of training."""
+        if not self.training or self._key is None:
+            return x
+        key = mx.array(self._key, mx.uint32)
+        return x * mx.random.bernoulli(self._keep, x.shape, key=key) / self._keep
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """The shape of adapters, in mlx-lm's words."""
+
+    layers: int  # blocks, from the last; -1: all
+    parameters: dict[str, Any]  # rank, scale, dropout, perhaps keys
+
+
+@dataclass(slots=True)
+class Policy:
+    """The model that samples and learns. Made by `load_policy` and `load_trained`."""
+
+    model: nn.Module
+    tokenizer: Any  # mlx_lm's TokenizerWrapper
+    eos_ids: frozenset[int]
+    train_type: str
+    base: str  # model_name as configured
+    base_path: Path
+    base_bits: int  # 0: not quantised
+    quantized_here: bool  # by quantize_for_rollouts, not by its maker
+    adapter: Adapter | None  # None with train_type full
+    config: dict[str, Any]  # the model's config.json
+    vocab_size: int
+    halves: Halves
+    can_share_prefix: bool
+    initial: Params | None  # the first weights; train_type full with kl_coeff > 0
+
+    def trainable(self) -> Params:
+        """What is trained, by flat name, in the model's own dtype."""
+        return dict(tree_flatten(self.model.trainable_parameters()))
+
+    def set_trainable(self, params: Params) -> None:
+        """Puts weights in, cast to the model's dtype. Raises ModelError if they do not fit."""
+        held = self.trainable()
+        if held.keys() != params.keys():
+            odd = sorted(held.keys() ^ params.keys())
+            raise ModelError(f"weights do not fit the model: {odd[0]} and {len(odd) - 1} others")
+        for name, value in params.items():
+            if value.shape != held[name].shape:
+                raise ModelError(
+                    f"weights do not fit the model: {name} is {value.shape}, not {held[name].shape}"
+                )
+        cast = [(name, value.astype(held[name].dtype)) for name, value in params.items()]
+        self.model.update(tree_unflatten(cast))
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """Within it the model is what it was before training: bit for bit the base.
+
+        Adapters are taken out, not scaled to zero; with train_type full the first weights are put
+        in. Raises ModelError if those were not kept.
+        """
+        if self.train_type == "full":
+            if self.initial is None:
+                raise ModelError("no reference: the first weights are kept only with kl_coeff > 0")
+            current = self.trainable()
+            self.set_trainable(self.initial)
+            try:
+                yield
+            finally:
+                self.set_trainable(current)
+            return
+        adapted = dict(adapter_modules(self.model))
+        _replace(self.model, {name: _inner(module) for name, module in adapted.items()})
+        try:
+            yield
+        finally:
+            _replace(self.model, adapted)
+
+    def save(self, folder: Path, cfg: MLXGRPOConfig) -> None:
+        """Writes what mlx_lm.load needs: adapters with their config, or the whole model.
+
+        The caller makes it atomic.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.adapter is None:
+            _save_whole(self, folder)
+        else:
+            mx.save_safetensors(str(folder / ADAPTER_WEIGHTS), self.trainable())
+            text = json.dumps(_adapter_config(self, self.adapter, cfg), indent=2, sort_keys=True)
+            (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+# --- loading
+
+
+def load_policy(cfg: MLXGRPOConfig) -> Policy:
+    """The model to train, as configured. Raises ModelError with what is wrong and what to try."""
+    path = _base_folder(cfg.model_name, cfg.model_revision)
+    model, config = _load_base(path, cfg)
+    bits = _bits(config)
+    _refuse_quantized_full(cfg, bits)
+    model.freeze()
+    wants_bits = cfg.quantize_for_rollouts and cfg.train_type != "full" and not bits
+    if wants_bits:
+        quantize_base(model, GROUP_SIZE, BASE_BITS)
+    adapter = None
+    if cfg.train_type == "full":
+        model.unfreeze()
+    elif cfg.adapter_path:
+        adapter = _start_from(model, Path(cfg.adapter_path), cfg)
+    else:
+        adapter = add_adapters(model, cfg)
+    base = _Base(path, config, BASE_BITS if wants_bits else bits, wants_bits)
+    return _policy(cfg, base, model, adapter)
+
+
+def load_trained(cfg: MLXGRPOConfig, folder: Path) -> Policy:
+    """A policy with the weights that `Policy.save` wrote to `folder`, exactly as trained."""
+    policy = load_policy(cfg)
+    policy.set_trainable(_read_weights(folder, policy.train_type))
+    mx.eval(policy.model.parameters())
+    return policy
+
+
+def _read_weights(folder: Path, train_type: str) -> Params:
+    pattern = "model*.safetensors" if train_type == "full" else ADAPTER_WEIGHTS
+    files = sorted(folder.glob(pattern))
+    if not files:
+        raise ModelError(
+            f"{folder}: no {pattern} here; is this a checkpoint of a {train_type} run?"
+        )
+    weights: Params = {}
+    for file in files:
+        weights.update(mx.load(str(file)))  # type: ignore[arg-type]
+    return weights
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What was loaded, before adapters."""
+
+    path: Path
+    config: dict[str, Any]
+    bits: int
+    quantized_here: bool
+
+
+def _policy(cfg: MLXGRPOConfig, base: _Base, model: nn.Module, adapter: Adapter | None) -> Policy:
+    mx.eval(model.parameters())
+    model.eval()
+    if not tree_flatten(model.trainable_parameters()):
+        raise ModelError(
+            f"{cfg.model_name}: nothing to train; lora_keys = {cfg.lora_keys} names no layer"
+        )
+    tokenizer = _load_tokenizer(base.path, base.config, cfg)
+    halves = Halves(model)
+    config = base.config
+    vocab = int(config.get("vocab_size") or config.get("text_config", {}).get("vocab_size", 0))
+    keeps_initial = cfg.train_type == "full" and cfg.kl_coeff > 0
+    policy = Policy(
+        model=model,
+        tokenizer=tokenizer,
+        eos_ids=frozenset(int(i) for i in tokenizer.eos_token_ids),
+        train_type=cfg.train_type,
+        base=cfg.model_name,
+        base_path=base.path,
+        base_bits=base.bits,
+        quantized_here=base.quantized_here,
+        adapter=adapter,
+        config=config,
+        vocab_size=vocab,
+        halves=halves,
+        can_share_prefix=shares_prefix(halves, vocab or 32),
+        initial=None,
+    )
+    if keeps_initial:
+        policy.initial = policy.trainable()
+    return policy
+
+
+def _base_folder(name: str, revision: str) -> Path:
+    """The local folder of a model: built in, on disk, or fetched from the hub."""
+    if name == tiny.MODEL_NAME:
+        return tiny.model_path()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise ModelError(f"model_name = {name!r}: no such folder, and no hub name (owner/model)")
+    return _from_hub(name, revision)
+
+
+def _from_hub(name: str, revision: str) -> Path:
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from mlx_lm.utils import _download
+
+    try:
+        return Path(_download(name, revision=revision or None))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"model_name = {name!r}: no such folder, and the hub says: {reason}"
+        ) from error
+
+
+def _load_base(path: Path, cfg: MLXGRPOConfig) -> tuple[nn.Module, dict[str, Any]]:
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: no config.json; is this a model folder?")
+    try:
+        model, config = load_model(path, lazy=True, trust_remote_code=cfg.trust_remote_code)
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{path / 'config.json'}: line {error.lineno}: {error.msg}") from error
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        # What mlx-lm raises on missing weights, unknown types, missing config keys, torn files.
+        raise ModelError(f"{path}: mlx-lm cannot load it: {error}") from error
+    return model, config
+
+
+def _load_tokenizer(path: Path, config: dict[str, Any], cfg: MLXGRPOConfig) -> Any:
+    options = {"trust_remote_code": True} if cfg.trust_remote_code else None
+    try:
+        return load_tokenizer(path, options, eos_token_ids=_as_list(config.get("eos_token_id")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: its tokenizer cannot be loaded: {error}") from error
+
+
+def _as_list(value: Any) -> list[int] | None:
+    return value if value is None or isinstance(value, list) else [value]
+
+
+def _bits(config: dict[str, Any]) -> int:
+    """The bits of a model that its maker quantised; 0 for the others."""
+    quantization = config.get("quantization") or config.get("quantization_config") or {}
+    return int(quantization.get("bits", BASE_BITS)) if quantization else 0
+
+
+def _refuse_quantized_full(cfg: MLXGRPOConfig, bits: int) -> None:
+    if cfg.train_type == "full" and bits:
+        raise ModelError(
+            f"{cfg.model_name} is quantised to {bits} bits, and quantised weights cannot be "
+            "trained in full; set train_type=lora, or name the model without quantisation "
+            "(`mlx_lm.convert --dequantize` makes one)"
+        )
+
+
+def quantize_base(model: nn.Module, group_size: int, bits: int) -> None:
+    """Quantises the layers whose width divides by `group_size` and leaves the others."""
+
+    def fits(_: str, module: nn.Module) -> bool:
+        return hasattr(module, "to_quantized") and module.weight.shape[-1] % group_size == 0
+
+    nn.quantize(model, group_size, bits, class_predicate=fits)
+
+
+# --- adapters
+
+
+def _lora_parameters(cfg: MLXGRPOConfig) -> dict[str, Any]:
+    """mlx-lm's `lora_parameters`; without `keys` it takes every linear layer of a block."""
+    parameters: dict[str, Any] = {
+        "rank": cfg.lora_rank,
+        "scale": cfg.lora_scale,
+        "dropout": cfg.lora_dropout,
+    }
+    if cfg.lora_keys:
+        parameters["keys"] = list(cfg.lora_keys)
+    return parameters
+
+
+def add_adapters(model: nn.Module, cfg: MLXGRPOConfig) -> Adapter:
+    """New adapters, drawn by keys from the seed: the same whatever ran before. In place."""
+    adapter = Adapter(cfg.lora_layers, _lora_parameters(cfg))
+    _convert(model, adapter, cfg.train_type)
+    for name, module in adapter_modules(model):
+        module.lora_a = _first_lora_a(module.lora_a, name, cfg.seed)
+    _make_keyed(model, cfg.lora_dropout)
+    return adapter
+
+
+def _convert(model: nn.Module, adapter: Adapter, kind: str) -> None:
+    try:
+        linear_to_lora_layers(model, adapter.layers, adapter.parameters, use_dora=kind == "dora")
+    except ValueError as error:
+        raise ModelError(f"train_type = {kind!r}: {error}") from error
+
+
+def _first_lora_a(like: mx.array, name: str, seed: int) -> mx.array:
+    """mlx-lm's start, uniform in +-1 / sqrt(fan in), from a key of its own. fp32."""
+    fan_in = like.shape[-1] if like.ndim == 3 else like.shape[0]  # experts: [E, r, in]
+    bound = 1 / math.sqrt(fan_in)
+    word = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+    key = mx.array(derive_key("adapter", seed, word), mx.uint32)
+    return mx.random.uniform(-bound, bound, like.shape, mx.float32, key=key)
+
+
+def _make_keyed(model: nn.Module, dropout: float) -> None:
+    for name, module in adapter_modules(model):
+        module.dropout = KeyedDropout(dropout, name)
+
+
+def adapter_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every LoRA or DoRA layer, by name, in a fixed order."""
+    found = [(n, m) for n, m in model.named_modules() if "lora_a" in m and _inner(m) is not None]
+    return sorted(found, key=lambda item: item[0])
+
+
+def _inner(module: nn.Module) -> nn.Module | None:
+    """The layer that an adapter wraps."""
+    return module.get("linear") or module.get("embedding")
+
+
+def _replace(model: nn.Module, modules: dict[str, Any]) -> None:
+    model.update_modules(tree_unflatten(list(modules.items())))
+
+
+def _start_from(model: nn.Module, folder: Path, cfg: MLXGRPOConfig) -> Adapter:
+    """Adapters that mlx-lm (or we) made. Raises ModelError unless they are of `train_type`."""
+    file = folder / ADAPTER_CONFIG
+    if not file.is_file() or not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(
+            f"adapter_path = {str(folder)!r}: {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} must be there"
+        )
+    try:
+        made = json.loads(file.read_text(encoding="utf-8"))
+        kind = made.get("fine_tune_type", "lora")
+        parameters = made["lora_parameters"]
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"{file}: not an adapter config of mlx-lm: {error!r}") from error
+    if kind != cfg.train_type:
+        raise ModelError(f"adapter_path = {str(folder)!r} is {kind}; set train_type={kind}")
+    try:
+        load_adapters(model, str(folder))
+    except (ValueError, KeyError, AttributeError, RuntimeError) as error:
+        raise ModelError(f"{folder}: the adapters do not fit {cfg.model_name}: {error}") from error
+    trainable: Params = dict(tree_flatten(model.trainable_parameters()))
+    in_fp32 = [(name, weight.astype(mx.float32)) for name, weight in trainable.items()]
+    model.update(tree_unflatten(in_fp32))
+    _make_keyed(model, float(parameters.get("dropout", 0.0)))
+    return Adapter(int(made.get("num_layers", -1)), dict(parameters))
+
+
+# --- saving
+
+
+def _adapter_config(policy: Policy, adapter: Adapter, cfg: MLXGRPOConfig) -> dict[str, Any]:
+    """adapter_config.json as mlx-lm wants it, plus the base these adapters were trained on."""
+    return {
+        "fine_tune_type": policy.train_type,
+        "num_layers": adapter.layers,
+        "lora_parameters": adapter.parameters,
+        "model": str(policy.base_path) if policy.base == tiny.MODEL_NAME else policy.base,
+        "base_model": policy.base,
+        "base_revision": cfg.model_revision,
+        "base_bits": policy.base_bits,
+        "base_quantized_at_load": policy.quantized_here,
+    }
+
+
+def _save_whole(policy: Policy, folder: Path) -> None:
+    save_model(folder, policy.model)
+    text = json.dumps(policy.config, indent=2, sort_keys=True)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    policy.tokenizer.save_pretrained(str(folder))
+    generation = policy.base_path / "generation_config.json"
+    if generation.is_file():
+        shutil.copyfile(generation, folder / generation.name)
+
+
+def read_model_config(name: str, revision: str = "") -> dict[str, Any]:
+    """config.json of a model, without its weights, for estimates. Raises ModelError."""
+    return dict(load_config(_base_folder(name, revision)))

@@ -1,0 +1,414 @@
+"""Prompts -> completions: token ids as sampled, their log-probs, how each ended.
+
+A decode loop of our own over mlx-lm's models. Each prompt is run once and its keys and values serve
+its whole group; every completion draws from its own key, so neither batch nor order changes a
+token; ids are kept and never made from text again; the end token is part of a completion. The host
+looks at the tokens now and then only. Rewards, prompts and keys come from elsewhere.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
+
+from grpo_core.errors import Interrupted
+from grpo_core.fields import MLXGRPOConfig
+from grpo_core.forward import KV, Halves, PrefixCache
+from grpo_core.keys import Key, to_array
+from grpo_core.model import Policy
+
+# Steps between two looks of the host: a row that has ended decodes this many tokens too much.
+LOOK_EVERY = 8
+
+# Rows decoded together; beyond it the gain is small and the caches grow.
+MAX_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. Filters apply to softmax(logits / temperature): top_k, top_p, min_p."""
+
+    temperature: float  # 0: greedy
+    max_tokens: int
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, cfg: MLXGRPOConfig) -> "Sampling":
+        """Sampling for training."""
+        return cls(
+            temperature=cfg.temperature,
+            max_tokens=min(cfg.max_new_tokens, cfg.max_completion_length),
+            top_p=cfg.top_p,
+            top_k=cfg.top_k,
+            min_p=cfg.min_p,
+            stop=tuple(cfg.stop),
+        )
+
+    @property
+    def filters(self) -> bool:
+        """Whether tokens come from another distribution than the policy's own."""
+        return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0 or self.min_p > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The completions of one prompt; lists run over its samples.
+
+    `logprobs`: of each drawn token in nats, by softmax(logits / temperature) over the whole
+    vocabulary (temperature 1 when greedy). `sampling_logprobs`: after top_k, top_p and min_p; None
+    where nothing was filtered. `finished`: ended by the end token or a stop text, not the limit.
+    `texts`: decoded without the end token.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completions: list[list[int]]
+    logprobs: list[np.ndarray]
+    sampling_logprobs: list[np.ndarray] | None
+    finished: list[bool]
+    texts: list[str]
+
+
+def generate_groups(
+    policy: Policy,
+    prompts: Sequence[tuple[int, ...]],
+    n: int,
+    keys: Sequence[Sequence[Key]] | None,
+    sampling: Sampling,
+    should_stop: Callable[[], bool] | None = None,
+) -> list[Group]:
+    """`n` completions of each prompt, in the order given.
+
+    `keys[p][s]` is the key of sample s of prompt p; None only when greedy. The same keys give the
+    same tokens, whatever else is in the batch. `should_stop` is asked every few tokens; then
+    Interrupted is raised.
+    """
+    if keys is None and sampling.temperature > 0:
+        raise ValueError("sampling needs a key for each completion")
+    policy.model.eval()
+    groups: dict[int, Group] = {}
+    for chosen in _batches(policy, prompts, n):
+        rows = [
+            _Row(p, prompts[p], keys[p][s] if keys is not None else (0, 0))
+            for p in chosen
+            for s in range(n)
+        ]
+        _decode(policy, [prompts[p] for p in chosen], rows, sampling, should_stop)
+        for p in chosen:
+            groups[p] = _group(policy, [r for r in rows if r.prompt == p], sampling)
+    return [groups[p] for p in range(len(prompts))]
+
+
+def _batches(policy: Policy, prompts: Sequence[tuple[int, ...]], n: int) -> Iterator[list[int]]:
+    """Which prompts decode together: of similar length, at most MAX_ROWS rows."""
+    order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
+    size = max(1, MAX_ROWS // n) if policy.can_share_prefix else 1
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+@dataclass(slots=True)
+class _Row:
+    """One completion as it grows, on the host."""
+
+    prompt: int
+    prompt_ids: tuple[int, ...]
+    key: Key
+    tokens: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+    sampler_logps: list[float] = field(default_factory=list)
+    done: bool = False
+    finished: bool = False
+
+
+def _group(policy: Policy, rows: list[_Row], sampling: Sampling) -> Group:
+    return Group(
+        prompt_ids=rows[0].prompt_ids,
+        completions=[row.tokens for row in rows],
+        logprobs=[np.array(row.logps, np.float32) for row in rows],
+        sampling_logprobs=(
+            [np.array(row.sampler_logps, np.float32) for row in rows] if sampling.filters else None
+        ),
+        finished=[row.finished for row in rows],
+        texts=[decode_text(policy, row.tokens) for row in rows],
+    )
+
+
+def decode_text(policy: Policy, tokens: Sequence[int]) -> str:
+    """The text of a completion, without its end token and without special tokens."""
+    ids = list(tokens[:-1]) if tokens and tokens[-1] in policy.eos_ids else list(tokens)
+    text: str = policy.tokenizer.decode(
+        ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return text
+
+
+# --- the loop
+
+
+def _decode(
+    policy: Policy,
+    prompts: list[tuple[int, ...]],
+    rows: list[_Row],
+    sampling: Sampling,
+    should_stop: Callable[[], bool] | None,
+) -> None:
+    """Fills `rows`, which come prompt by prompt, the same number of each."""
+    state = _prefill(policy, prompts, len(rows) // len(prompts))
+    alive = list(rows)
+    keys = to_array([row.key for row in rows])
+    done = 0
+    while True:
+        if should_stop is not None and should_stop():
+            raise Interrupted("stopped while sampling; the same command goes on")
+        count = min(LOOK_EVERY, sampling.max_tokens - done)
+        drawn = []
+        for t in range(done, done + count):
+            token, logp, sampler_logp = draw(state.logits, keys, t, sampling)
+            drawn.append((token, logp, sampler_logp))
+            if t + 1 < sampling.max_tokens:
+                state.step(token)
+        done += count
+        _look(policy, alive, drawn, sampling)
+        if done == sampling.max_tokens:
+            return
+        kept = [i for i, row in enumerate(alive) if not row.done]
+        if not kept:
+            return
+        if len(kept) < len(alive):
+            alive = [alive[i] for i in kept]
+            index = mx.array(kept)
+            keys = keys[index]
+            state.keep(index)
+
+
+Drawn = tuple[mx.array, mx.array, mx.array]
+
+
+def _look(policy: Policy, rows: list[_Row], drawn: list[Drawn], sampling: Sampling) -> None:
+    """Brings the tokens of some steps to the host and ends the rows that have ended."""
+    tokens = mx.stack([d[0] for d in drawn], axis=1)
+    logps = mx.stack([d[1] for d in drawn], axis=1)
+    sampler_logps = mx.stack([d[2] for d in drawn], axis=1) if sampling.filters else logps
+    mx.eval(tokens, logps, sampler_logps)
+    parts = (np.array(tokens), np.array(logps), np.array(sampler_logps))
+    for row, ids, own, sampled in zip(rows, *parts, strict=True):
+        before = len(row.tokens)
+        keep = _length(policy, row.tokens, ids.tolist(), sampling)
+        row.finished = keep is not None
+        keep = len(ids) if keep is None else keep
+        row.tokens += ids[:keep].tolist()
+        row.logps += own[:keep].tolist()
+        if sampling.filters:
+            row.sampler_logps += sampled[:keep].tolist()
+        row.done = row.finished or before + keep >= sampling.max_tokens
+
+
+def _length(policy: Policy, old: list[int], new: list[int], sampling: Sampling) -> int | None:
+    """How many of the new tokens belong to the completion; None if it goes on."""
+    end = next((i + 1 for i, token in enumerate(new) if token in policy.eos_ids), None)
+    if not sampling.stop:
+        return end
+    body = new[: end - 1] if end is not None else new
+    stop = _stop_length(policy, old, body, sampling.stop)
+    return end if stop is None else stop
+
+
+def _stop_length(
+    policy: Policy, old: list[int], new: list[int], stops: tuple[str, ...]
+) -> int | None:
+    """The fewest new tokens with which the text holds a stop text."""
+
+    def holds(count: int) -> bool:
+        text = decode_text(policy, old + new[:count])
+        return any(stop in text for stop in stops)
+
+    if not holds(len(new)):
+        return None
+    return next(count for count in range(len(new) + 1) if holds(count))
+
+
+# --- drawing
+
+
+def draw(logits: mx.array, keys: mx.array, step: int, sampling: Sampling) -> Drawn:
+    """Tokens [B], their log-probs [B], and their log-probs after the filters [B].
+
+    `logits` [B, V]; row b draws token `step` of its completion with a key made of `keys[b]` and
+    the step, and nothing else.
+    """
+    logits = logits.astype(mx.float32)
+    if sampling.temperature == 0:
+        token = mx.argmax(logits, axis=-1)
+        logp = _logp(logits, token)
+        return token, logp, logp
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    allowed = filtered(logits, sampling) if sampling.filters else logits
+    # The second word moves on with the step: another key, and no state.
+    token = _categorical(allowed, keys + mx.array([0, step], mx.uint32))
+    logp = _logp(logits, token)
+    return token, logp, _logp(allowed, token) if sampling.filters else logp
+
+
+_categorical = mx.vmap(lambda logits, key: mx.random.categorical(logits, key=key))
+
+
+def _logp(logits: mx.array, token: mx.array) -> mx.array:
+    chosen = mx.take_along_axis(logits, token[:, None], axis=-1).squeeze(-1)
+    return chosen - mx.logsumexp(logits, axis=-1)
+
+
+def filtered(logits: mx.array, sampling: Sampling) -> mx.array:
+    """`logits` [B, V], already over the temperature, with -inf where the filters say no.
+
+    In this order, each on what the one before has left: top_k best tokens; the fewest best tokens
+    whose probabilities reach top_p; tokens with at least min_p times the best one's probability.
+    Ties at the edge stay in.
+    """
+    if 0 < sampling.top_k < logits.shape[-1]:
+        edge = mx.topk(logits, sampling.top_k, axis=-1).min(axis=-1, keepdims=True)
+        logits = mx.where(logits >= edge, logits, -mx.inf)
+    if sampling.top_p < 1:
+        best_first = -mx.sort(-logits, axis=-1)
+        probs = mx.softmax(best_first, axis=-1)
+        before = mx.cumsum(probs, axis=-1) - probs
+        edge = mx.where(before < sampling.top_p, best_first, mx.inf).min(axis=-1, keepdims=True)
+        logits = mx.where(logits >= edge, logits, -mx.inf)
+    if sampling.min_p > 0:
+        edge = logits.max(axis=-1, keepdims=True) + float(np.log(sampling.min_p))
+        logits = mx.where(logits >= edge, logits, -mx.inf)
+    return logits
+
+
+# --- caches
+
+
+class _SharedState:
+    """Decoding of rows whose prompts were each run once; prompts may differ in length."""
+
+    def __init__(self, halves: Halves, prefix: list[KV], lengths: list[int], n: int) -> None:
+        self.halves = halves
+        self.lengths = lengths
+        owner = [p for p in range(len(lengths)) for _ in range(n)]
+        self.caches = [_DecodeCache(kv, lengths, owner) for kv in prefix]
+        self.logits = mx.zeros((0,))
+
+    def step(self, token: mx.array) -> None:
+        """One more token for each row; the logits that follow it."""
+        hidden = self.halves.trunk(token[:, None], self.caches)
+        self.logits = self.halves.head(hidden[:, -1])
+
+    def keep(self, index: mx.array) -> None:
+        for cache in self.caches:
+            cache.keep(index)
+        self.logits = self.logits[index]
+
+
+class _DecodeCache(PrefixCache):
+    """One layer's cache while decoding: the prompts' part, and what the rows have added."""
+
+    def __init__(self, prefix: KV, lengths: list[int], owner: list[int]) -> None:
+        super().__init__(prefix)
+        self.one_length = len(set(lengths)) == 1
+        self.own: KV | None = None
+        self.owner = mx.array(owner)
+        self.lengths = mx.array(lengths)[self.owner]  # [B]
+        self.prefix_length = lengths[0] if self.one_length else int(prefix[0].shape[2])
+        if prefix[0].shape[0] > 1:
+            self.prefix = prefix[0][self.owner], prefix[1][self.owner]
+
+    @property
+    def steps(self) -> int:
+        return 0 if self.own is None else int(self.own[0].shape[2])
+
+    @property
+    def offset(self) -> Any:
+        """The position of the next token: a number, or one for each row."""
+        return (self.prefix_length if self.one_length else self.lengths) + self.steps
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> KV:
+        if self.own is not None:
+            keys = mx.concatenate([self.own[0], keys], axis=2)
+            values = mx.concatenate([self.own[1], values], axis=2)
+        self.own = keys, values
+        return super().update_and_fetch(keys, values)
+
+    def make_mask(
+        self, N: int, return_array: bool = False, window_size: int | None = None
+    ) -> mx.array | None:
+        """[B, 1, 1, keys]: all but the padding behind shorter prompts."""
+        if self.one_length:
+            return None
+        place = mx.arange(self.prefix_length + self.steps + N)
+        seen = (place < self.lengths[:, None]) | (place >= self.prefix_length)
+        return seen[:, None, None]
+
+    def keep(self, index: mx.array) -> None:
+        self.lengths = self.lengths[index]
+        if self.own is not None:
+            self.own = self.own[0][index], self.own[1][index]
+        if self.prefix is not None and self.prefix[0].shape[0] > 1:
+            self.prefix = self.prefix[0][index], self.prefix[1][index]
+
+
+class _OwnState:
+    """Decoding with the model's own caches, for those that cannot share: one prompt at a time."""
+
+    def __init__(self, halves: Halves, caches: list[Any]) -> None:
+        self.halves = halves
+        self.caches = caches
+        self.logits = mx.zeros((0,))
+
+    def step(self, token: mx.array) -> None:
+        hidden = self.halves.trunk(token[:, None], self.caches)
+        self.logits = self.halves.head(hidden[:, -1])
+
+    def keep(self, index: mx.array) -> None:
+        for cache in self.caches:
+            _map_rows(cache, lambda a: a[index])
+        self.logits = self.logits[index]
+
+
+def _map_rows(cache: Any, change: Callable[[mx.array], mx.array]) -> None:
+    """Applies `change` to every array [B, ...] that a cache of mlx-lm holds, in place."""
+    if hasattr(cache, "caches"):
+        for inner in cache.caches:
+            _map_rows(inner, change)
+        return
+    for name, value in vars(cache).items():
+        if isinstance(value, mx.array) and value.ndim > 0:
+            setattr(cache, name, change(value))
+        elif isinstance(value, list):
+            setattr(cache, name, [change(v) if isinstance(v, mx.array) else v for v in value])
+
+
+def _prefill(policy: Policy, prompts: list[tuple[int, ...]], n: int) -> _SharedState | _OwnState:
+    """Runs each prompt once and gives every row its prompt's logits."""
+    halves = policy.halves
+    if not policy.can_share_prefix:
+        caches = make_prompt_cache(policy.model)
+        hidden = halves.trunk(mx.array(prompts[0])[None], caches)
+        own = _OwnState(halves, caches)
+        for cache in caches:
+            _map_rows(cache, lambda a: mx.repeat(a, n, axis=0))
+        own.logits = mx.repeat(halves.head(hidden[:, -1]), n, axis=0)
+        return own
+    longest = max(map(len, prompts))
+    # Padding behind a prompt is seen by nothing before it, so no mask is needed here.
+    ids = np.zeros((len(prompts), longest), np.int32)
+    for p, prompt in enumerate(prompts):
+        ids[p, : len(prompt)] = prompt
+    caches = [PrefixCache() for _ in range(halves.layers)]
+    hidden = halves.trunk(mx.array(ids), caches)
+    lengths = [len(prompt) for prompt in prompts]
+    last = hidden[mx.arange(len(prompts)), mx.array(lengths) - 1]
+    fresh = [cache.fresh for cache in caches]
+    shared = _SharedState(halves, [kv for kv in fresh if kv is not None], lengths, n)
+    shared.logits = mx.repeat(halves.head(last), n, axis=0)
+    return shared

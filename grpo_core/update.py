@@ -1,0 +1,336 @@
+"""Samples -> the gradient of one update, micro-batch by micro-batch.
+
+The prompt of a group runs once and its keys and values serve all completions. If the group fits
+into one micro-batch, that is one graph. If not, each micro-batch gives its gradient by the prompt's
+keys and values as well; those add up, and the prompt's backward pass runs once at the end (the
+chain rule, cut in two). The same gradient either way, and however the group is cut. What is summed
+is `loss`'s business, how log-probs are made `logprobs`'s, what fits into memory `memory`'s.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from grpo_core.errors import Interrupted
+from grpo_core.fields import MLXGRPOConfig
+from grpo_core.forward import KV, checkpointed, run_prefix, run_rows
+from grpo_core.logprobs import token_stats
+from grpo_core.loss import Batch, Objective, Totals, add_sums, entropy_threshold, objective
+from grpo_core.memory import MemoryPlan
+from grpo_core.model import KeyedDropout, Params, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion to learn from. Log-probs are float32 [T], one for each of its T tokens.
+
+    `old_logprobs`: of the policy that sampled; None while the policy is still that one.
+    `ref_logprobs`: of the reference, with kl_coeff > 0. `sampling_logprobs`: of the distribution
+    after top_p and its like, with rollout_is. `group`: the prompt's number within the update.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: Sequence[int]
+    advantage: float
+    old_logprobs: np.ndarray | None = None
+    ref_logprobs: np.ndarray | None = None
+    sampling_logprobs: np.ndarray | None = None
+    truncated: bool = False
+    group: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """Of the loss, by flat parameter name in fp32, evaluated; and what to log."""
+
+    grads: Params
+    stats: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Of one completion under the policy: float32 [T] each, in nats."""
+
+    logprobs: np.ndarray
+    entropies: np.ndarray
+
+
+Groups = Sequence[Sequence[Sample]]
+
+
+def gradient(
+    policy: Policy,
+    groups: Groups,
+    cfg: MLXGRPOConfig,
+    plan: MemoryPlan,
+    *,
+    dropout_key: tuple[int, ...] = (),
+    should_stop: Callable[[], bool] | None = None,
+) -> Gradient:
+    """The gradient of the update's loss over all groups, and its statistics.
+
+    Every mean is over the whole update, so the cut into micro-batches changes nothing. Samples of
+    a group share their prompt. `dropout_key` names the update (with lora_dropout > 0).
+    `should_stop` is asked between micro-batches; then Interrupted is raised and nothing has
+    changed. The policy's weights are as before in any case.
+    """
+    run = _Run(policy, cfg, plan, _totals(policy, groups, cfg, plan))
+    weights = policy.trainable()
+    total = {name: mx.zeros(w.shape, mx.float32) for name, w in weights.items()}
+    sums: dict[str, float] = {}
+    policy.model.train()
+    try:
+        with _checkpointing(policy, plan):
+            for number, group in enumerate(groups):
+                _set_dropout(policy, dropout_key, number)
+                for grads, parts in run.group(weights, group):
+                    _check(should_stop)
+                    total = {name: total[name] + grads[name] for name in total}
+                    mx.eval(total, parts)
+                    del grads
+                    add_sums(sums, parts)
+    finally:
+        policy.model.update(tree_unflatten(list(weights.items())))
+        policy.model.eval()
+    return Gradient(total, sums)
+
+
+def score(
+    policy: Policy, groups: Groups, cfg: MLXGRPOConfig, plan: MemoryPlan
+) -> list[list[Scores]]:
+    """Log-probs and entropies of every completion under the policy as it is; no gradient.
+
+    For the reference, call it within `policy.reference()`.
+    """
+    policy.model.eval()
+    run = _Run(policy, cfg, plan, Totals(1, 1, 1))
+    return [_in_order(group, run.scores(group)) for group in groups]
+
+
+def _in_order(group: Sequence[Sample], scored: Iterator[tuple[int, Scores]]) -> list[Scores]:
+    found = dict(scored)
+    return [found[i] for i in range(len(group))]
+
+
+def _check(should_stop: Callable[[], bool] | None) -> None:
+    if should_stop is not None and should_stop():
+        raise Interrupted("stopped within an update, which is given up; the same command goes on")
+
+
+def _checkpointing(policy: Policy, plan: MemoryPlan) -> AbstractContextManager[None]:
+    return checkpointed(policy.model) if plan.grad_checkpoint else nullcontext()
+
+
+def _set_dropout(policy: Policy, key: tuple[int, ...], group: int) -> None:
+    for _, module in policy.model.named_modules():
+        if isinstance(module, KeyedDropout):
+            module.set_key(*key, group)
+
+
+def _totals(policy: Policy, groups: Groups, cfg: MLXGRPOConfig, plan: MemoryPlan) -> Totals:
+    """What the update's means divide by."""
+    samples = [sample for group in groups for sample in group]
+    used = [s for s in samples if not (cfg.mask_truncated and s.truncated)]
+    tokens = sum(len(s.completion_ids) for s in used)
+    if cfg.top_entropy_quantile >= 1:
+        return Totals(len(samples), tokens, tokens)
+    # Which tokens learn must be known before the first gradient: one more forward pass.
+    scored = [s for group in score(policy, groups, cfg, plan) for s in group]
+    pairs = zip(samples, scored, strict=True)
+    pool = [sc.entropies for s, sc in pairs if not (cfg.mask_truncated and s.truncated)]
+    entropies = np.concatenate(pool) if pool else np.zeros(0, np.float32)
+    threshold = entropy_threshold(entropies, cfg.top_entropy_quantile)
+    return Totals(len(samples), tokens, int((entropies >= threshold).sum()), threshold)
+
+
+class _Run:
+    """One update over fixed settings: cuts groups, runs the model, gives gradients."""
+
+    def __init__(
+        self, policy: Policy, cfg: MLXGRPOConfig, plan: MemoryPlan, totals: Totals
+    ) -> None:
+        self.policy = policy
+        self.halves = policy.halves
+        self.cfg = cfg
+        self.plan = plan
+        self.totals = totals
+        self.how = Objective.of(cfg)
+
+    def group(
+        self, weights: Params, group: Sequence[Sample]
+    ) -> Iterator[tuple[Params, dict[str, mx.array]]]:
+        """Gradients whose sum is the group's, each with its sums; lazy, one at a time."""
+        rows = _cut(group, self.plan.micro_batch_size)
+        prompt = mx.array(group[0].prompt_ids)[None]
+        if not self.plan.prefix_sharing:
+            for part in rows:
+                yield self._whole(weights, prompt, part, self._plain)
+        elif len(rows) == 1:
+            yield self._whole(weights, prompt, rows[0], self._shared)
+        else:
+            yield from self._in_two(weights, prompt, rows)
+
+    def _whole(
+        self,
+        weights: Params,
+        prompt: mx.array,
+        rows: "_Rows",
+        hidden: Callable[[mx.array, "_Rows"], mx.array],
+    ) -> tuple[Params, dict[str, mx.array]]:
+        def loss(weights: Params) -> tuple[mx.array, dict[str, mx.array]]:
+            self._put(weights)
+            return self._loss(hidden(prompt, rows), rows)
+
+        (_, sums), grads = mx.value_and_grad(loss)(weights)
+        return grads, sums
+
+    def _in_two(
+        self, weights: Params, prompt: mx.array, parts: list["_Rows"]
+    ) -> Iterator[tuple[Params, dict[str, mx.array]]]:
+        """The micro-batches behind one prompt, then the prompt's own backward pass."""
+
+        def after(weights: Params, prefix: list[KV], last: mx.array, rows: _Rows) -> Any:
+            self._put(weights)
+            hidden = run_rows(self.halves, prefix, last, rows.inputs, rows.length)
+            return self._loss(hidden, rows)
+
+        self._put(weights)
+        prefix, last = run_prefix(self.halves, prompt)
+        mx.eval(prefix, last)
+        pulls: Any = None
+        for rows in parts:
+            run = mx.value_and_grad(after, argnums=(0, 1, 2))
+            (_, sums), (grads, *pull) = run(weights, prefix, last, rows)
+            pulls = pull if pulls is None else _add(pulls, pull)
+            mx.eval(pulls, grads)
+            yield grads, sums
+
+        def before(weights: Params) -> mx.array:
+            self._put(weights)
+            pairs = zip(_leaves(run_prefix(self.halves, prompt)), _leaves(pulls), strict=True)
+            return mx.stack([(output * pull).sum() for output, pull in pairs]).sum()
+
+        del prefix, last
+        yield mx.grad(before)(weights), {}
+
+    def _put(self, weights: Params) -> None:
+        self.policy.model.update(tree_unflatten(list(weights.items())))
+
+    def _shared(self, prompt: mx.array, rows: "_Rows") -> mx.array:
+        prefix, last = run_prefix(self.halves, prompt)
+        return run_rows(self.halves, prefix, last, rows.inputs, rows.length)
+
+    def _plain(self, prompt: mx.array, rows: "_Rows") -> mx.array:
+        """Prompt and completion as one row; the states that predict the completion [B, C, D]."""
+        before = mx.broadcast_to(prompt, (rows.inputs.shape[0], prompt.shape[1]))
+        hidden = self.halves.trunk(mx.concatenate([before, rows.inputs], axis=1))
+        return hidden[:, prompt.shape[1] - 1 :]
+
+    def _stats(self, hidden: mx.array, rows: "_Rows") -> tuple[mx.array, mx.array]:
+        """Log-probs and entropies [B, C]."""
+        logps, entropies = token_stats(
+            self.halves,
+            hidden.reshape(-1, hidden.shape[-1]),
+            rows.ids.reshape(-1),
+            self.cfg.temperature,
+            self.plan.logprob_chunk_tokens,
+            entropy_gradient=self.cfg.entropy_coef > 0,
+        )
+        return logps.reshape(rows.ids.shape), entropies.reshape(rows.ids.shape)
+
+    def _loss(self, hidden: mx.array, rows: "_Rows") -> tuple[mx.array, dict[str, mx.array]]:
+        logps, entropies = self._stats(hidden, rows)
+        batch = rows.batch
+        if self.cfg.mask_truncated:
+            batch = replace(batch, mask=batch.mask * (1 - rows.truncated))
+        return objective(logps, entropies, batch, self.how, self.totals)
+
+    def scores(self, group: Sequence[Sample]) -> Iterator[tuple[int, Scores]]:
+        """Each completion's number in the group, and its scores."""
+        prompt = mx.array(group[0].prompt_ids)[None]
+        prefix: list[KV] = []
+        last = mx.zeros((0,))
+        if self.plan.prefix_sharing:
+            prefix, last = run_prefix(self.halves, prompt)
+            mx.eval(prefix, last)
+        for rows in _cut(group, self.plan.micro_batch_size):
+            if self.plan.prefix_sharing:
+                hidden = run_rows(self.halves, prefix, last, rows.inputs, rows.length)
+            else:
+                hidden = self._plain(prompt, rows)
+            both = self._stats(hidden, rows)
+            mx.eval(both)
+            logps, entropies = (np.array(a) for a in both)
+            for row, (number, length) in enumerate(rows.places):
+                yield number, Scores(logps[row, :length], entropies[row, :length])
+
+
+def _leaves(tree: Any) -> list[mx.array]:
+    leaves: Params = dict(tree_flatten(tree))
+    return list(leaves.values())
+
+
+def _add(a: Any, b: Any) -> Any:
+    pairs = zip(tree_flatten(a), tree_flatten(b), strict=True)
+    return tree_unflatten([(name, x + y) for (name, x), (_, y) in pairs])
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A micro-batch of one group: completions of similar length, right-padded to C tokens."""
+
+    places: list[tuple[int, int]]  # number in the group, length
+    ids: mx.array  # [B, C]
+    batch: Batch
+    truncated: mx.array  # [B, 1]
+
+    @property
+    def length(self) -> int:
+        return int(self.ids.shape[1])
+
+    @property
+    def inputs(self) -> mx.array:
+        """[B, C - 1]: the last token predicts nothing that we need."""
+        return self.ids[:, :-1]
+
+
+def _cut(group: Sequence[Sample], size: int) -> list[_Rows]:
+    """Micro-batches of at most `size` completions, sorted by length to save padding."""
+    order = sorted(range(len(group)), key=lambda i: len(group[i].completion_ids))
+    count = math.ceil(len(order) / size)
+    even = math.ceil(len(order) / count)
+    return [_rows(group, order[i : i + even]) for i in range(0, len(order), even)]
+
+
+def _rows(group: Sequence[Sample], numbers: list[int]) -> _Rows:
+    samples = [group[i] for i in numbers]
+    width = max(len(s.completion_ids) for s in samples)
+
+    def padded(rows: list[Any], dtype: Any) -> mx.array:
+        out = np.zeros((len(rows), width), dtype)
+        for r, row in enumerate(rows):
+            out[r, : len(row)] = row
+        return mx.array(out)
+
+    def known(rows: list[np.ndarray | None]) -> mx.array | None:
+        there = [row for row in rows if row is not None]
+        return padded(there, np.float32) if len(there) == len(rows) else None
+
+    return _Rows(
+        places=[(i, len(s.completion_ids)) for i, s in zip(numbers, samples, strict=True)],
+        ids=padded([s.completion_ids for s in samples], np.int32),
+        batch=Batch(
+            mask=padded([np.ones(len(s.completion_ids)) for s in samples], np.float32),
+            advantage=mx.array([[s.advantage] for s in samples], mx.float32),
+            old=known([s.old_logprobs for s in samples]),
+            ref=known([s.ref_logprobs for s in samples]),
+            sampler=known([s.sampling_logprobs for s in samples]),
+        ),
+        truncated=mx.array([[float(s.truncated)] for s in samples], mx.float32),
+    )
