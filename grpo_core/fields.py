@@ -178,10 +178,10 @@ class MLXGRPOConfig:
         choices=("auto", "token", "sequence"),
     )
     scale_rewards: str = _f(
-        "group",
+        "auto",
         "objective",
-        "what the advantage is divided by",
-        choices=("group", "batch", "none"),
+        "deviation that divides the advantage; auto: none for dr_grpo and rloo, else group",
+        choices=("auto", "group", "batch", "none"),
     )
     clip_eps: float = _f(0.2, "objective", "lower width of the ratio's clip range", above=0)
     clip_eps_high: float = _f(0.0, "objective", "upper width; 0: the same as clip_eps", min=0)

@@ -56,7 +56,10 @@ def advantages(rewards: np.ndarray, scale: str, loss_type: str) -> np.ndarray:
     filled = np.where(there, rewards, 0.0)
     count = there.sum(axis=1, keepdims=True)
     mean = filled.sum(axis=1, keepdims=True) / np.maximum(count, 1)
-    centred = np.where(there, filled - mean, 0.0)
+    # Equal rewards: exactly 0, as Adam would blow the rounding of a mean up to a full step.
+    highest = np.where(there, rewards, -np.inf).max(axis=1, keepdims=True)
+    lowest = np.where(there, rewards, np.inf).min(axis=1, keepdims=True)
+    centred = np.where(there & (highest > lowest), filled - mean, 0.0)
     if loss_type == "rloo":
         # r_i - (sum - r_i) / (n - 1) = (r_i - mean) n / (n - 1)
         centred = np.where(count > 1, centred * count / np.maximum(count - 1, 1), 0.0)

@@ -107,6 +107,8 @@ def _contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
                 "(eval_temperature = 0) are all the same; set eval_temperature above 0",
             )
         )
+    if cfg.lora_layers == 0:
+        found.append((("lora_layers",), "lora_layers = 0: no block would learn; -1 takes all"))
     fault = _template_fault(cfg.chat_template_kwargs)
     if fault:
         found.append((("chat_template_kwargs",), fault))
@@ -191,6 +193,12 @@ def advice(cfg: MLXGRPOConfig) -> list[str]:
             f"learning_rate {cfg.learning_rate!r} is low for {cfg.train_type}, which wants about "
             "ten times the rate of full fine-tuning; try 1e-5 or more"
         )
+    if cfg.kl_coeff > 0 and cfg.kl_estimator == "k1":
+        lines.append(
+            "kl_estimator k1 does not hold the policy: its gradient is zero on average; try k3"
+        )
+    if cfg.clip_delta and cfg.loss_type in ("cispo", "sapo"):
+        lines.append(f"clip_delta has no part in {cfg.loss_type}, which has no clip to widen")
     if cfg.train_type == "full" and cfg.quantize_for_rollouts:
         lines.append("quantize_for_rollouts is off: with train_type full nothing is frozen")
     return lines
