@@ -68,8 +68,7 @@ class Ending:
 
     `exit_code` and `signal` are None when nobody could collect them (the worker had died too);
     `result` is a result.json that this attempt wrote; `log_tail` the end of the attempt's log;
-    `memory` a sentence that proves that the system was out of memory; `launch_error` says why no
-    process was made.
+    `memory` a sentence that proves that the system was out of memory.
     """
 
     exit_code: int | None = None
@@ -79,13 +78,10 @@ class Ending:
     asked: Ask | None = None
     same_boot: bool = True
     memory: str | None = None
-    launch_error: str | None = None
 
 
 def judge(end: Ending) -> Outcome:
     """The verdict over an attempt, with the line that proves it."""
-    if end.launch_error is not None:
-        return Outcome(Verdict.CONFIG, f"cannot be started: {end.launch_error}")
     if end.signal is not None:
         return _by_signal(end)
     code = end.exit_code

@@ -21,7 +21,7 @@ from orchestrator import paths, schema
 from orchestrator.connection import TIMEOUT_S, Connection, Row, connect, connect_memory
 from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.faults import crashpoint
-from orchestrator.outcome import Next, decide, stamp
+from orchestrator.outcome import BACKOFF_MOST_S, Next, decide, stamp
 from orchestrator.run import (
     TRANSITIONS,
     Attempt,
@@ -61,7 +61,8 @@ _CLAIM = f"""
         started = coalesce(started, :now)
     WHERE id = (
         SELECT id FROM runs
-        WHERE state = 'queued' AND (not_before IS NULL OR not_before <= :now)
+        WHERE state = 'queued'
+          AND (not_before IS NULL OR not_before <= :now OR not_before > :horizon)
           AND sweep_id NOT IN ({_HELD})
         ORDER BY priority DESC, sweep_id, position LIMIT 1)
       AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running')
@@ -268,6 +269,11 @@ class Store:
             raise NothingAffected(self._no_sweep(ref))
         return self._sweep(rows[0][0])
 
+    def sweep_of(self, run: Run) -> Sweep:
+        """The sweep that a run belongs to, its counts left out: they take time to count."""
+        row = self._db.read("SELECT * FROM sweeps WHERE id = ?", (run.sweep_id,))[0]
+        return _sweep(row, {})
+
     def _sweep(self, sweep_id: int) -> Sweep:
         return self._sweeps("WHERE id = :id", {"id": sweep_id})[0]
 
@@ -374,7 +380,10 @@ class Store:
         at the output folder.
         """
         with self._db.write():
-            claimed = self._db.read(_CLAIM, {"now": self._stamp(), "boot_id": boot_id})
+            # A clock that was set back must not make a back-off of seconds one of hours.
+            horizon = stamp(self._now(), 2 * BACKOFF_MOST_S)
+            times = {"now": self._stamp(), "horizon": horizon}
+            claimed = self._db.read(_CLAIM, {**times, "boot_id": boot_id})
             if not claimed:
                 return None
             run = self.run(claimed[0]["id"])
@@ -429,7 +438,7 @@ class Store:
             if not self._close_attempt(attempt, outcome, wall_s):
                 return None
             run = self.run(attempt.run_id)
-            sweep = self._sweep(run.sweep_id)
+            sweep = self.sweep_of(run)
             then = decide(run, sweep.retry, outcome, newer_checkpoint, self._now())
             self._leave_running(run, outcome, then, progress, wall_s)
             self._count_failures(sweep, run, outcome, then)

@@ -1,0 +1,95 @@
+"""flock on files of the queue's home: who serves the queue, and which run still lives.
+
+A lock belongs to the open file, so a child that inherits the descriptor holds it too, and it is
+free the moment the last holder dies, however it dies. The files are never removed: another process
+may hold the lock of a name that is gone.
+"""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from orchestrator.errors import QueueError
+
+_POLL_S = 0.02
+
+
+class FileLock:
+    """A held lock; `fd` may be passed on to a child, which then holds it as well."""
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd = fd
+        self.path = path
+
+    def write(self, text: str) -> None:
+        """Say who holds it, for people: the lock itself is what counts."""
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, text.encode(), 0)
+
+    def release(self) -> None:
+        """Let go; a child that inherited the descriptor still holds the lock."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def try_lock(path: Path, wait_s: float = 0.0) -> FileLock | None:
+    """The lock on `path`, or None while another process holds it; waits at most `wait_s`.
+
+    Raises QueueError when the file cannot be made or locked.
+    """
+    deadline = time.monotonic() + wait_s
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as e:
+        raise QueueError(f"{path}: the lock cannot be made: {e.strerror}") from None
+    while not _flock(fd, path):
+        if time.monotonic() >= deadline:
+            os.close(fd)
+            return None
+        time.sleep(_POLL_S)
+    return FileLock(fd, path)
+
+
+def _flock(fd: int, path: Path) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as e:
+        os.close(fd)
+        raise QueueError(f"{path}: cannot be locked: {e.strerror}") from None
+    return True
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock; takes it for an instant to find out."""
+    if not path.exists():
+        return False
+    lock = try_lock(path)
+    if lock is None:
+        return True
+    lock.release()
+    return False
+
+
+def holder(path: Path) -> str:
+    """What the holder wrote into the lock file; empty where that cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,156 @@
+"""Processes as the system tells them apart: boot, identity, groups, and what memory was left.
+
+A pid alone means nothing after a reboot or a long night: a process is its pid, its start time and
+the boot in which it lives. Signals go to whole groups, or a trainer's children would survive it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+# For tests only: imitates a reboot.
+ENV_BOOT_ID = "GRPO_SWEEP_BOOT_ID"
+
+
+@cache
+def _system_boot_id() -> str:
+    if sys.platform == "darwin":
+        told = subprocess.run(
+            ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True
+        )
+        return told.stdout.strip()
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def boot_id() -> str:
+    """Changes with every start of the machine."""
+    return os.environ.get(ENV_BOOT_ID) or _system_boot_id()
+
+
+def start_time(pid: int) -> float | None:
+    """When a process started, in seconds: since boot on Linux, since the epoch elsewhere.
+
+    None for a process that does not exist, or is dead and waits to be reaped. Linux counts from
+    the boot, so that a clock that is set anew does not change what a process is.
+    """
+    if sys.platform != "linux":
+        return _start_time_by_psutil(pid)
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name in brackets may hold blanks and brackets; state is the 3rd field, starttime the
+    # 22nd (proc(5)).
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _start_time_by_psutil(pid: int) -> float | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        dead = process.status() == psutil.STATUS_ZOMBIE
+        return None if dead else float(process.create_time())
+    except psutil.Error:
+        return None
+
+
+def is_process(pid: int | None, started: float | None, boot: str) -> bool:
+    """Whether the process of that pid, start time and boot still lives."""
+    if pid is None or started is None or boot != boot_id():
+        return False
+    now = start_time(pid)
+    # Where the time is taken from the clock, it moves with corrections of the clock.
+    return now is not None and abs(now - started) < (0.005 if sys.platform == "linux" else 2.0)
+
+
+def signal_process(pid: int, number: signal.Signals) -> None:
+    """Signal one process; nothing if it is gone."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def signal_group(pgid: int, number: signal.Signals) -> None:
+    """Signal every process of a group; nothing if it is gone.
+
+    macOS answers EPERM for a group of which only zombies are left.
+    """
+    try:
+        os.killpg(pgid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def find_session(name: str, value: str) -> int | None:
+    """The session (the pid of its leader, dead or alive) of a process with `name=value` in its
+    environment, if there is one.
+    """
+    import psutil
+
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(name) == value:
+                return os.getsid(process.pid)
+        except (psutil.Error, OSError):
+            continue
+    return None
+
+
+# --- memory: was a SIGKILL the system's?
+
+_SHORT = 0.03
+
+
+class MemoryWitness:
+    """Watches, while a trainer runs, whether the system ran out of memory."""
+
+    def __init__(self, kills: Callable[[], int | None] | None = None) -> None:
+        self._kills = kills or oom_kills
+        self._before = self._kills()
+        self._least = 1.0
+
+    def look(self) -> None:
+        """Note how much memory is left."""
+        import psutil
+
+        memory = psutil.virtual_memory()
+        self._least = memory.available / memory.total
+
+    def evidence(self) -> str | None:
+        """What shows that the system was out of memory; None when nothing does."""
+        after = self._kills()
+        if self._before is not None and after is not None and after > self._before:
+            return f"the kernel killed for memory: oom_kill went from {self._before} to {after}"
+        if self._least < _SHORT:
+            return f"{self._least:.1%} of the memory was left just before"
+        return None
+
+
+def oom_kills() -> int | None:
+    """How many processes the kernel has killed for memory, where it counts them (Linux)."""
+    counts = [_counter(Path("/proc/vmstat")), _counter(Path("/sys/fs/cgroup/memory.events"))]
+    known = [n for n in counts if n is not None]
+    return sum(known) if known else None
+
+
+def _counter(path: Path, name: str = "oom_kill") -> int | None:
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = (line.split() for line in lines)
+    return next((int(f[1]) for f in found if len(f) == 2 and f[0] == name), None)
+
+
+def stay_awake(pid: int, platform: str = sys.platform) -> "subprocess.Popen[bytes] | None":
+    """On macOS, keep the machine from idle sleep until `pid` ends (caffeinate(8)); else nothing."""
+    if platform != "darwin":
+        return None
+    return subprocess.Popen(["/usr/bin/caffeinate", "-i", "-w", str(pid)], start_new_session=True)

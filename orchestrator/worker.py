@@ -1,0 +1,437 @@
+"""The one that makes a queue move: reconcile -> claim -> launch -> watch -> record, run by run.
+
+One worker a queue, by flock. A trainer that a dead worker left behind is adopted: watched until
+its lock is free, then judged by what it wrote. Nothing here rests on clocks or heartbeats, so a
+machine may sleep at any point. What an ending means is decided in `outcome.py`, what is written in
+`store.py`, how processes are handled in `launcher.py`.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from orchestrator import paths, procs
+from orchestrator.errors import SweepError, WorkerBusy
+from orchestrator.faults import crashpoint
+from orchestrator.launcher import TRAINER, Adopted, LaunchError, Trainer, freeze, launch, read_tail
+from orchestrator.locks import FileLock, holder, is_held, try_lock
+from orchestrator.outcome import EXIT_INTERRUPTED, Ask, Ending, judge
+from orchestrator.paths import Home, RunPaths
+from orchestrator.progress import ProgressReader, read_progress, read_result, result_identity
+from orchestrator.run import Attempt, Outcome, Progress, Run, Sweep, Verdict
+from orchestrator.store import Before, Store
+
+# How often the worker looks: at its signals, and at what users ask for ("within a second").
+_TICK_S = 0.1
+_LOOK_S = 0.5
+_IDLE_S = 0.2
+# How often it notes the time trained, so that limits outlive a dead worker.
+_NOTE_S = 30.0
+# A command that asks "is it held?" holds the lock for an instant.
+_LOCK_WAIT_S = 1.0
+_DETACH_WAIT_S = 20.0
+
+# How long a trainer may take to end before it is killed; no entry: until the user insists.
+_GRACE_S = {Ask.CANCEL: 30.0, Ask.TIMEOUT: 120.0}
+_TERMINATE_GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that the worker did or saw.
+
+    `kind` is started, adopted, progress, ended, waiting, empty or stopped.
+    """
+
+    kind: str
+    text: str
+    run: Run | None = None
+    progress: Progress | None = None
+
+
+Listener = Callable[[Event], None]
+
+
+def work(
+    home: Home | None = None,
+    *,
+    until_empty: bool = False,
+    on_event: Listener | None = None,
+    trainer: Sequence[str] = TRAINER,
+) -> int:
+    """Serve the queue until stopped, or until nothing is left that could run.
+
+    Returns 0, or 75 when a signal stopped it. Raises WorkerBusy when another worker serves this
+    queue, and QueueError when the queue cannot be used.
+    """
+    home = (home or paths.home()).make()
+    listen = on_event or (lambda event: None)
+    with Store.open(home.db) as store, stop_signals() as stops:
+        worker = _Worker(home, store, stops, listen, trainer)
+        while True:
+            with _serve_alone(home):
+                worker.serve(until_empty)
+            # A sweep that came while we let go of the lock was told that a worker is there.
+            if stops.count or not worker.has_work():
+                break
+        listen(Event("empty" if not stops.count else "stopped", "the worker ends"))
+    return EXIT_INTERRUPTED if stops.count else 0
+
+
+def tidy(home: Home | None = None, trainer: Sequence[str] = TRAINER) -> None:
+    """In the absence of a worker: end a run that is asked to end, record one that has ended.
+
+    Does nothing while a worker serves the queue, and starts no run.
+    """
+    home = (home or paths.home()).make()
+    try:
+        with _serve_alone(home), Store.open(home.db) as store, stop_signals() as stops:
+            worker = _Worker(home, store, stops, lambda event: None, trainer)
+            worker.tidy()
+    except WorkerBusy:
+        return
+
+
+def worker_alive(home: Home | None = None) -> int | None:
+    """The pid of the worker that serves the queue, if one does."""
+    home = home or paths.home()
+    return _holder_pid(home) if is_held(home.worker_lock) else None
+
+
+def spawn_detached(home: Home | None = None, *, until_empty: bool = False) -> int:
+    """Start a worker that outlives this terminal; its pid, once it serves the queue.
+
+    What it says is appended to `home.worker_log`. Raises WorkerBusy when one is there already, and
+    SweepError when it ends at once.
+    """
+    home = (home or paths.home()).make()
+    if is_held(home.worker_lock):
+        raise WorkerBusy(_busy_words(home))
+    words = [sys.executable, "-P", "-m", "orchestrator", "work"]
+    words += ["--until-empty"] if until_empty else []
+    with open(home.worker_log, "ab") as log:
+        process = subprocess.Popen(
+            words,
+            cwd=home.root,
+            env={**os.environ, paths.ENV_HOME: str(home.root)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _await_worker(process, home)
+    return process.pid
+
+
+def _await_worker(process: "subprocess.Popen[bytes]", home: Home) -> None:
+    deadline = time.monotonic() + _DETACH_WAIT_S
+    while time.monotonic() < deadline:
+        code = process.poll()
+        # Exit code 0: it found nothing left to do.
+        if code == 0 or (code is None and _holder_pid(home) == process.pid):
+            return
+        if code is not None:
+            tail = read_tail(home.worker_log).strip().splitlines()[-1:]
+            raise SweepError(f"the worker ended at once: {''.join(tail)} (see {home.worker_log})")
+        time.sleep(0.02)
+    raise SweepError(f"the worker does not start; see {home.worker_log}")
+
+
+# --- alone
+
+
+@contextmanager
+def _serve_alone(home: Home) -> Iterator[FileLock]:
+    lock = try_lock(home.worker_lock, _LOCK_WAIT_S)
+    if lock is None:
+        raise WorkerBusy(_busy_words(home))
+    with lock:
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        told = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        lock.write(json.dumps(told))
+        yield lock
+
+
+def _told(home: Home) -> dict[str, object]:
+    try:
+        told = json.loads(holder(home.worker_lock))
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _holder_pid(home: Home) -> int | None:
+    pid = _told(home).get("pid")
+    return pid if isinstance(pid, int) else None
+
+
+def _busy_words(home: Home) -> str:
+    told = _told(home)
+    who = f"pid {told.get('pid')}, since {told.get('started')}" if told else "another process"
+    return f"a worker serves this queue already ({who}); see: grpo-sweep status"
+
+
+# --- signals
+
+
+class Stops:
+    """How often the user asked the worker to stop; the handler only counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self, _number: int, _frame: FrameType | None) -> None:
+        """Handle SIGINT, SIGTERM or SIGHUP."""
+        self.count += 1
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stops]:
+    """Count stop signals instead of dying of them, as long as the context is open."""
+    stops = Stops()
+    if threading.current_thread() is not threading.main_thread():
+        yield stops
+        return
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # nohup(1) has it ignored on purpose.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stops.note) for number in numbers}
+    try:
+        yield stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Stopping:
+    """How a trainer is brought to its end: asked, then told, then killed."""
+
+    def __init__(self, trainer: Trainer, stops: Stops) -> None:
+        self._trainer = trainer
+        self._stops = stops
+        self._step = 0
+        self._deadline = float("inf")
+        self.asked: Ask | None = None
+
+    def ask(self, what: Ask) -> None:
+        """Let it checkpoint and end; after the grace of `what` it is killed."""
+        if self.asked in (what, Ask.CANCEL):
+            return
+        self.asked = what
+        self._deadline = time.monotonic() + _GRACE_S.get(what, float("inf"))
+        self._trainer.interrupt()
+
+    def look(self) -> None:
+        """Do what the user's signals and the grace ask for."""
+        if self._stops.count and self.asked is None:
+            self.ask(Ask.STOP)
+        if self._stops.count >= 2 and self._step < 2:
+            self._step = 2
+            self._trainer.terminate()
+            self._deadline = min(self._deadline, time.monotonic() + _TERMINATE_GRACE_S)
+        if (self._stops.count >= 3 or time.monotonic() >= self._deadline) and self._step < 3:
+            self._step = 3
+            self._trainer.kill()
+
+
+# --- the worker
+
+
+class _Worker:
+    def __init__(
+        self, home: Home, store: Store, stops: Stops, listen: Listener, trainer: Sequence[str]
+    ) -> None:
+        self._home = home
+        self._store = store
+        self._stops = stops
+        self._listen = listen
+        self._trainer = trainer
+        self._host = socket.gethostname()
+        self._boot_id = procs.boot_id()
+        self._idle_words = ""
+
+    def serve(self, until_empty: bool) -> None:
+        """Train what is queued, one run after another."""
+        self._reconcile()
+        while not self._stops.count:
+            claimed = self._store.claim(self._host, self._boot_id, self._before)
+            if claimed is not None:
+                self._idle_words = ""
+                self._train(*claimed)
+            elif until_empty and not self.has_work():
+                return
+            else:
+                self._idle()
+
+    def has_work(self) -> bool:
+        """Whether a run is queued that can be claimed, now or after its back-off."""
+        return self._store.waiting(self._boot_id).ready_at is not None
+
+    def tidy(self) -> None:
+        """Settle a running run that has ended, or that is asked to end."""
+        run = self._store.running()
+        if run is None:
+            return
+        attempt = self._store.attempts(run.id)[-1]
+        trainer = Adopted(attempt, self._home)
+        if trainer.wait(0) or run.request is not None:
+            self._follow(run, attempt, trainer)
+
+    def _before(self, run: Run) -> Before:
+        checkpoint = RunPaths(run.folder).newest_checkpoint()
+        log = str(self._home.attempt_log(run.id, run.attempt))
+        return Before(checkpoint, result_identity(run.folder), log)
+
+    def _reconcile(self) -> None:
+        """Take over what a dead worker left: a live trainer, or one that ended unseen."""
+        run = self._store.running()
+        if run is None:
+            return
+        attempt = self._store.attempts(run.id)[-1]
+        trainer = Adopted(attempt, self._home)
+        if not trainer.wait(0):
+            self._tell("adopted", f"trains on (pid {trainer.pid})", run)
+        self._follow(run, attempt, trainer)
+
+    def _train(self, run: Run, attempt: Attempt) -> None:
+        sweep = self._store.sweep_of(run)
+        try:
+            freeze(self._home.frozen_config(run.sweep_id), sweep.config_text)
+            trainer = launch(run, attempt, self._home, self._trainer)
+        except LaunchError as e:
+            words = f"cannot be started: {e}"
+            self._record(run, attempt, Outcome(Verdict.CRASH, words), Progress(), 0.0)
+            return
+        assert trainer.pid is not None
+        attempt = self._store.started(attempt, trainer.pid, procs.start_time(trainer.pid))
+        crashpoint("worker.started")
+        self._tell("started", f"attempt {attempt.n}, pid {trainer.pid}", run)
+        self._follow(run, attempt, trainer, sweep)
+
+    def _follow(
+        self, run: Run, attempt: Attempt, trainer: Trainer, sweep: Sweep | None = None
+    ) -> None:
+        """Watch a trainer until it ends, then record how."""
+        sweep = sweep or self._store.sweep_of(run)
+        watch = _Watch(run, attempt, sweep, self._store, self._listen)
+        stopping = _Stopping(trainer, self._stops)
+        while not trainer.wait(_TICK_S):
+            watch.look(stopping)
+            stopping.look()
+        crashpoint("worker.ended")
+        outcome = judge(self._ending(run, attempt, trainer, stopping.asked, watch.memory))
+        self._record(run, attempt, outcome, watch.last(), watch.wall_s())
+        trainer.close()
+
+    def _ending(
+        self,
+        run: Run,
+        attempt: Attempt,
+        trainer: Trainer,
+        asked: Ask | None,
+        memory: procs.MemoryWitness,
+    ) -> Ending:
+        # A finished folder is not trained again: exit code 0, and the result is an old one.
+        fresh = result_identity(run.folder) != attempt.result_before
+        known = fresh or trainer.exit_code == 0
+        return Ending(
+            exit_code=trainer.exit_code,
+            signal=trainer.signal,
+            result=read_result(run.folder) if known else None,
+            log_tail=read_tail(Path(attempt.log)),
+            asked=asked,
+            same_boot=attempt.boot_id == self._boot_id,
+            memory=memory.evidence() if trainer.signal == signal.SIGKILL else None,
+        )
+
+    def _record(
+        self, run: Run, attempt: Attempt, outcome: Outcome, progress: Progress, wall_s: float
+    ) -> None:
+        newest = RunPaths(run.folder).newest_checkpoint()
+        ended = self._store.finish(
+            attempt,
+            outcome,
+            newer_checkpoint=newest > attempt.checkpoint,
+            progress=progress,
+            wall_s=wall_s,
+        )
+        if ended is not None:
+            self._tell("ended", f"{ended.state}: {ended.reason or outcome.reason}", ended, progress)
+
+    def _idle(self) -> None:
+        waiting = self._store.waiting(self._boot_id)
+        words = "; ".join(waiting.held) if waiting.queued else "nothing is queued"
+        if words and words != self._idle_words:
+            self._idle_words = words
+            self._tell("waiting", words)
+        time.sleep(_IDLE_S)
+
+    def _tell(
+        self, kind: str, text: str, run: Run | None = None, progress: Progress | None = None
+    ) -> None:
+        self._listen(Event(kind, text, run, progress))
+
+
+class _Watch:
+    """What is looked at while a trainer runs: requests, limits, progress, memory."""
+
+    def __init__(
+        self, run: Run, attempt: Attempt, sweep: Sweep, store: Store, listen: Listener
+    ) -> None:
+        self._run = run
+        self._attempt = attempt
+        self._limits = sweep.limits
+        self._store = store
+        self._listen = listen
+        self._reader = ProgressReader(run.folder)
+        self._seen = Progress()
+        self._began = time.monotonic()
+        self._looked = self._noted = self._began
+        self.memory = procs.MemoryWitness()
+
+    def wall_s(self) -> float:
+        """Seconds that this attempt has trained; time.monotonic stands still in sleep."""
+        return self._attempt.wall_s + time.monotonic() - self._began
+
+    def last(self) -> Progress:
+        """The progress at the end."""
+        return read_progress(self._run.folder)
+
+    def look(self, stopping: _Stopping) -> None:
+        """Look at everything that is due."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        self._obey(stopping)
+        self._show()
+        self.memory.look()
+        if now - self._noted >= _NOTE_S:
+            self._noted = now
+            self._store.tick(self._attempt, self.wall_s())
+
+    def _obey(self, stopping: _Stopping) -> None:
+        request = self._store.request(self._run.id)
+        if request is not None:
+            stopping.ask(Ask(request))
+        most = self._limits.run_wall_s
+        if most is not None and self._run.wall_s + self.wall_s() > most:
+            stopping.ask(Ask.TIMEOUT)
+
+    def _show(self) -> None:
+        progress = self._reader.read()
+        if progress != self._seen:
+            self._seen = progress
+            text = f"update {progress.update}"
+            self._listen(Event("progress", text, self._run, progress))
