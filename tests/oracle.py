@@ -103,15 +103,30 @@ def advantages(rewards: Array, scale: str) -> Array:
     for p, group in enumerate(rewards):
         there = [r for r in group if not np.isnan(r)]
         for g, reward in enumerate(group):
-            if np.isnan(reward):
-                continue
-            centred = reward - sum(there) / len(there)
-            if scale == "group":
-                centred /= _deviation(there) + 1e-4
-            elif scale == "batch":
-                centred /= _deviation([r for r in rewards.ravel() if not np.isnan(r)]) + 1e-4
-            result[p, g] = centred
+            if not np.isnan(reward):
+                result[p, g] = (reward - sum(there) / len(there)) / _divisor(rewards, p, scale)
     return result
+
+
+def leave_one_out(rewards: Array, scale: str = "none") -> Array:
+    """RLOO, section 3.2: each reward less the mean of the others in its group.
+
+    A missing reward (NaN) is no one's baseline and has advantage 0, and so has a reward that is
+    alone in its group (TRL). The paper has no scale; asked for, it is GRPO's.
+    """
+    result = np.zeros(rewards.shape)
+    for p, group in enumerate(rewards):
+        for g, reward in enumerate(group):
+            others = [r for i, r in enumerate(group) if i != g and not np.isnan(r)]
+            if others and not np.isnan(reward):
+                result[p, g] = (reward - sum(others) / len(others)) / _divisor(rewards, p, scale)
+    return result
+
+
+def _divisor(rewards: Array, p: int, scale: str) -> float:
+    """What the advantages of group p are divided by."""
+    pool = {"group": rewards[p], "batch": rewards.ravel()}
+    return 1.0 if scale == "none" else _deviation([r for r in pool[scale] if r == r]) + 1e-4
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -120,21 +135,6 @@ def _deviation(values: Sequence[float]) -> float:
         return 0.0
     mean = sum(values) / len(values)
     return float(np.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)))
-
-
-def leave_one_out(rewards: Array) -> Array:
-    """RLOO, section 3.2: each reward less the mean of the others in its group, and no scale.
-
-    A missing reward (NaN) is no one's baseline and has advantage 0, and so has a reward that is
-    alone in its group (TRL).
-    """
-    result = np.zeros(rewards.shape)
-    for p, group in enumerate(rewards):
-        for g, reward in enumerate(group):
-            others = [r for i, r in enumerate(group) if i != g and not np.isnan(r)]
-            if others and not np.isnan(reward):
-                result[p, g] = reward - sum(others) / len(others)
-    return result
 
 
 def overlong_penalty(length: int, limit: int, buffer: int, cost: float) -> float:
@@ -317,6 +317,39 @@ def entropy_bonus(batch: Sequence[Completion], kept: list[Array]) -> float:
 def _entropies(completion: Completion) -> Array:
     assert completion.entropies is not None
     return completion.entropies
+
+
+# -- what the log says ------------------------------------------------------------------------
+
+
+def statistics(batch: Sequence[Completion], options: Options) -> dict[str, float]:
+    """The measures of one update that the log shows.
+
+    policy_reward is what the loss is made of before KL and entropy. kl, entropy, ratio, clip_frac
+    are means over the tokens in the loss, whatever the loss_type averages.
+    """
+    bare = replace(options, kl_coeff=0.0, entropy_coef=0.0)
+    tokens = [(c, t) for c in batch for t in range(learning_tokens(c, options))]
+    each = {
+        "entropy": [_entropies(c)[t] for c, t in tokens],
+        "ratio": [ratio(c, options, t) for c, t in tokens],
+        "clip_frac": [is_clipped(c, options, t) for c, t in tokens],
+    }
+    if options.kl_coeff:
+        each["kl"] = [divergence(c, options.kl_estimator, t) for c, t in tokens]
+    means = {name: float(sum(values) / max(1, len(tokens))) for name, values in each.items()}
+    return {"loss": loss(batch, options), "policy_reward": -loss(batch, bare), **means}
+
+
+def is_clipped(completion: Completion, options: Options, t: int) -> bool:
+    """Whether the clip stops token t: bad and already too rare, or good and already too likely.
+
+    As TRL counts; cispo's weight is cut whatever the advantage.
+    """
+    r, advantage = ratio(completion, options, t), completion.advantage
+    if options.loss_type == "cispo":
+        return r > 1 + options.high
+    return (advantage < 0 and r < 1 - options.clip_eps) or (advantage > 0 and r > 1 + options.high)
 
 
 # -- gradients --------------------------------------------------------------------------------
