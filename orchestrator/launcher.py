@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Protocol
@@ -21,7 +20,7 @@ from orchestrator.faults import ENV as ENV_CRASH
 from orchestrator.faults import crashpoint
 from orchestrator.locks import FileLock, try_lock
 from orchestrator.paths import Home
-from orchestrator.run import Attempt, Run
+from orchestrator.run import Attempt, Run, Verdict
 
 # -P: a folder `datasets/` of the user's must not shadow the package of that name.
 TRAINER = (sys.executable, "-P", "-m", "grpo_core")
@@ -36,7 +35,11 @@ _TAIL_BYTES = 64 * 1024
 
 
 class LaunchError(SweepError):
-    """No process could be made; the message says why."""
+    """No process could be made; the message says why, `verdict` whether trying again may help."""
+
+    def __init__(self, message: str, verdict: Verdict) -> None:
+        super().__init__(message)
+        self.verdict = verdict
 
 
 class Trainer(Protocol):
@@ -190,30 +193,29 @@ class Adopted:
 
 def launch(run: Run, attempt: Attempt, home: Home, trainer: Sequence[str] = TRAINER) -> Launched:
     """Start the trainer of an attempt; LaunchError when no process could be made."""
-    words = command(run, home, trainer)
+    argv = command(run, home, trainer)
     lock = try_lock(home.run_lock(run.id), _LEFTOVERS_S)
     if lock is None:
-        raise LaunchError(f"a process of an earlier attempt still holds {home.run_lock(run.id)}")
+        words = f"a process of an earlier attempt still holds {home.run_lock(run.id)}"
+        raise LaunchError(words, Verdict.LOST)
     crashpoint("launcher.locked")
     try:
         with open(attempt.log, "ab") as log:
-            log.write(
-                f"{HEADER}attempt {attempt.n} of run {run.id}: {shlex.join(words)}\n".encode()
-            )
+            log.write(f"{HEADER}attempt {attempt.n} of run {run.id}: {shlex.join(argv)}\n".encode())
             log.flush()
-            process = _spawn(words, run.cwd, log, lock, _environment(run, attempt, home))
+            process = _spawn(argv, run.cwd, log, lock, _environment(run, attempt, home))
     except OSError as e:
         lock.release()
-        raise LaunchError(_launch_words(e, run)) from None
+        raise _launch_error(e, run) from None
     crashpoint("launcher.spawned")
     return Launched(process, lock)
 
 
 def _spawn(
-    words: Sequence[str], cwd: str, log: IO[bytes], lock: FileLock, env: dict[str, str]
+    argv: Sequence[str], cwd: str, log: IO[bytes], lock: FileLock, env: dict[str, str]
 ) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        words,
+        argv,
         cwd=cwd,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -231,10 +233,11 @@ def _environment(run: Run, attempt: Attempt, home: Home) -> dict[str, str]:
     return {**env, **own, "PYTHONUNBUFFERED": "1"}
 
 
-def _launch_words(error: OSError, run: Run) -> str:
+def _launch_error(error: OSError, run: Run) -> LaunchError:
     if not Path(run.cwd).is_dir():
-        return f"{run.cwd}: the folder from which the sweep was submitted is gone"
-    return f"{error.filename or run.cwd}: {error.strerror}"
+        words = f"{run.cwd}: the folder from which the sweep was submitted is gone"
+        return LaunchError(words, Verdict.CONFIG)
+    return LaunchError(f"{error.filename or run.cwd}: {error.strerror}", Verdict.CRASH)
 
 
 def read_tail(path: Path, limit: int = _TAIL_BYTES) -> str:
@@ -246,12 +249,3 @@ def read_tail(path: Path, limit: int = _TAIL_BYTES) -> str:
     except OSError:
         return ""
     return "\n".join(line for line in text.splitlines() if not line.startswith(HEADER))
-
-
-def wait_until(ended: "Trainer", deadline_s: float) -> bool:
-    """Whether a trainer ended within `deadline_s` seconds."""
-    deadline = time.monotonic() + deadline_s
-    while not ended.wait(0.05):
-        if time.monotonic() >= deadline:
-            return False
-    return True

@@ -28,7 +28,7 @@ from orchestrator.locks import FileLock, holder, is_held, try_lock
 from orchestrator.outcome import EXIT_INTERRUPTED, Ask, Ending, judge
 from orchestrator.paths import Home, RunPaths
 from orchestrator.progress import ProgressReader, read_progress, read_result, result_identity
-from orchestrator.run import Attempt, Outcome, Progress, Run, Sweep, Verdict
+from orchestrator.run import Attempt, Outcome, Progress, Run, Sweep
 from orchestrator.store import Before, Store
 
 # How often the worker looks: at its signals, and at what users ask for ("within a second").
@@ -50,7 +50,7 @@ _TERMINATE_GRACE_S = 5.0
 class Event:
     """Something that the worker did or saw.
 
-    `kind` is started, adopted, progress, ended, waiting, empty or stopped.
+    `kind` is started, adopted, progress, stopping, ended, waiting, empty or stopped.
     """
 
     kind: str
@@ -217,16 +217,22 @@ def stop_signals() -> Iterator[Stops]:
 class _Stopping:
     """How a trainer is brought to its end: asked, then told, then killed."""
 
-    def __init__(self, trainer: Trainer, stops: Stops) -> None:
+    def __init__(self, trainer: Trainer, stops: Stops, tell: Callable[[str], None]) -> None:
         self._trainer = trainer
         self._stops = stops
+        self._tell = tell
         self._step = 0
         self._deadline = float("inf")
         self.asked: Ask | None = None
 
     def ask(self, what: Ask) -> None:
-        """Let it checkpoint and end; after the grace of `what` it is killed."""
-        if self.asked in (what, Ask.CANCEL):
+        """Let it checkpoint and end; after the grace of `what` it is killed.
+
+        What was asked first stands, but that cancel outranks the rest.
+        """
+        if self.asked is not None and what is not Ask.CANCEL:
+            return
+        if self.asked is what:
             return
         self.asked = what
         self._deadline = time.monotonic() + _GRACE_S.get(what, float("inf"))
@@ -234,14 +240,18 @@ class _Stopping:
 
     def look(self) -> None:
         """Do what the user's signals and the grace ask for."""
-        if self._stops.count and self.asked is None:
+        if self._stops.count and self._step < 1:
+            self._step = 1
+            self._tell("the trainer saves a checkpoint and ends; once more to end it without")
             self.ask(Ask.STOP)
         if self._stops.count >= 2 and self._step < 2:
             self._step = 2
+            self._tell("the trainer and its children are told to end; once more to kill them")
             self._trainer.terminate()
             self._deadline = min(self._deadline, time.monotonic() + _TERMINATE_GRACE_S)
         if (self._stops.count >= 3 or time.monotonic() >= self._deadline) and self._step < 3:
             self._step = 3
+            self._tell("the trainer and its children are killed")
             self._trainer.kill()
 
 
@@ -311,7 +321,7 @@ class _Worker:
             trainer = launch(run, attempt, self._home, self._trainer)
         except LaunchError as e:
             words = f"cannot be started: {e}"
-            self._record(run, attempt, Outcome(Verdict.CRASH, words), Progress(), 0.0)
+            self._record(run, attempt, Outcome(e.verdict, words), Progress(), 0.0)
             return
         assert trainer.pid is not None
         attempt = self._store.started(attempt, trainer.pid, procs.start_time(trainer.pid))
@@ -325,7 +335,7 @@ class _Worker:
         """Watch a trainer until it ends, then record how."""
         sweep = sweep or self._store.sweep_of(run)
         watch = _Watch(run, attempt, sweep, self._store, self._listen)
-        stopping = _Stopping(trainer, self._stops)
+        stopping = _Stopping(trainer, self._stops, lambda text: self._tell("stopping", text, run))
         while not trainer.wait(_TICK_S):
             watch.look(stopping)
             stopping.look()

@@ -1,0 +1,233 @@
+"""The worker with real trainers' processes, a real database and real signals."""
+
+import signal
+
+import pytest
+
+from orchestrator.run import Limits, Retry
+from orchestrator.store import Store
+from orchestrator.worker import worker_alive
+from tests.queue_kit import (
+    WorkerProcess,
+    attempts,
+    eventually,
+    is_alive,
+    planned,
+    runs,
+    states,
+    submit,
+    updates_logged,
+)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start worker processes that are gone when the test ends, and their trainers with them."""
+    started = []
+
+    def run(**kwargs):
+        worker = WorkerProcess(tmp_path / f"worker-{len(started)}.log", **kwargs)
+        started.append(worker)
+        return worker
+
+    yield run
+    for worker in started:
+        if worker.process.poll() is None:
+            worker.kill()
+
+
+def running_pid(worker):
+    """The pid of the trainer that trains now, once the queue knows it."""
+
+    def known():
+        with Store.open(readonly=True) as store:
+            run = store.running()
+            return run and store.attempts(run.id)[-1].pid
+
+    return eventually(known)
+
+
+def insist(worker):
+    """Three signals, each after the one before was heard."""
+    for count in (1, 2, 3):
+        worker.signal(signal.SIGINT)
+        eventually(lambda n=count: len(worker.events("stopping")) == n)
+
+
+def test_runs_end_one_after_another_in_order(tmp_path, start):
+    """Until-empty trains every run once, in file order, and each knows what it reached."""
+    submit(tmp_path, planned("a"), planned("b"), planned("c"))
+    worker = start()
+    assert worker.wait() == 0
+    assert states() == ["completed"] * 3
+    assert [e["run"] for e in worker.events("started")] == [1, 2, 3]
+    for run in runs():
+        assert (run.update, run.metrics["em"], run.exit_code, run.attempt) == (3, 0.5, 0, 1)
+        assert updates_logged(run) == [1, 2, 3]
+        assert run.deaths == 0
+    assert attempts()[0].outcome == "completed"
+
+
+@pytest.mark.parametrize(
+    ("die", "say", "outcome", "evidence"),
+    [
+        ("2:2", "unknown field lr", "config", "unknown field lr"),
+        ("2:3", "no column answer", "data", "no column answer"),
+        ("2:4", "lower it", "oom", "lower it"),
+        ("2:6", "loss is nan", "diverged", "loss is nan"),
+        ("2:7", "ENOSPC", "disk_full", "ENOSPC"),
+        ("2:SIGABRT", "[METAL] Insufficient Memory (kIOGPU)", "oom", "Insufficient Memory"),
+    ],
+)
+def test_explained_failures_are_not_repeated(tmp_path, start, die, say, outcome, evidence):
+    """A run that failed for a reason fails once, with its verdict and the line that proves it."""
+    submit(tmp_path, planned("a", die=die, say=say), planned("b"))
+    assert start().wait() == 0
+    assert states() == ["failed", "completed"]
+    (attempt,) = attempts()
+    assert attempt.outcome == outcome
+    assert evidence in attempt.evidence
+
+
+def test_crash_goes_on_from_its_checkpoint(tmp_path, start):
+    """A run that died with progress made goes on and logs each update once."""
+    mark = tmp_path / "died"
+    submit(tmp_path, planned("a", updates=5, die="3:SIGSEGV", die_file=str(mark)))
+    assert start().wait() == 0
+    (run,) = runs()
+    assert (str(run.state), run.attempt) == ("completed", 2)
+    assert updates_logged(run) == [1, 2, 3, 4, 5]
+    assert [(a.outcome, a.signal) for a in attempts()] == [
+        ("crash", "SIGSEGV"),
+        ("completed", None),
+    ]
+
+
+def test_deaths_without_a_newer_checkpoint_end_a_run(tmp_path, start):
+    """A poison run is tried retry.max times, and the queue goes on without it."""
+    poison = planned("a", die="1:SIGKILL")
+    submit(tmp_path, poison, planned("b"), retry=Retry(max=3))
+    assert start().wait() == 0
+    assert states() == ["failed", "completed"]
+    assert len(attempts(1)) == 3
+    assert "3 deaths in a row" in runs()[0].reason
+
+
+def test_failures_in_a_row_of_one_verdict_hold_the_sweep(tmp_path, start):
+    """After max_failures equal failures the rest of the sweep is left alone, with the reason."""
+    bad = [planned(f"r{i}", die="1:4") for i in range(4)]
+    submit(tmp_path, *bad, limits=Limits(max_failures=2))
+    submit(tmp_path, planned("other"), name="other")
+    assert start().wait() == 0
+    assert states() == ["failed", "failed", "queued", "queued", "completed"]
+    with Store.open(readonly=True) as store:
+        sweep = store.sweep("s")
+    assert sweep.state == "paused"
+    assert "2 failures in a row: oom" in sweep.reason
+
+
+def test_gpu_hang_stops_the_queue_until_the_next_boot(tmp_path, start):
+    """Nothing is burnt on a GPU that hangs; after a reboot the same run goes on."""
+    hang = "Caused GPU Hang Error (00000003:kIOGPUCommandBufferCallbackErrorHang)"
+    mark = tmp_path / "hung"
+    submit(tmp_path, planned("a", die="2:5", say=hang, die_file=str(mark)), planned("b"))
+    assert start().wait() == 0
+    assert states() == ["queued", "queued"]
+    with Store.open(readonly=True) as store:
+        assert "restart the machine" in store.waiting(attempts()[0].boot_id).held[0]
+    assert start(GRPO_SWEEP_BOOT_ID="another-boot").wait() == 0
+    assert states() == ["completed", "completed"]
+
+
+def test_cancel_of_a_running_run_ends_it_and_its_children(tmp_path, start):
+    """A cancelled run is gone within a moment, with every process that it had started."""
+    submit(tmp_path, planned("a", updates=10_000, child=True), planned("b"))
+    worker = start()
+    pid = running_pid(worker)
+    child = int(eventually(lambda: _text(tmp_path / "out/a/child")))
+    with Store.open() as store:
+        (changed,) = store.cancel([1])
+        assert changed.request == "cancel"
+    assert worker.wait() == 0
+    assert states() == ["cancelled", "completed"]
+    eventually(lambda: not is_alive(pid) and not is_alive(child))
+
+
+def test_cancel_outranks_the_stop_of_the_worker(tmp_path, start):
+    """A run that is asked to end by both is cancelled, also when it has to be killed."""
+    submit(tmp_path, planned("a", updates=10_000, deaf=True))
+    worker = start()
+    eventually(lambda: _text(tmp_path / "out/a/training_log.jsonl"))
+    with Store.open() as store:
+        store.cancel([1])
+    insist(worker)
+    assert worker.wait() == 75
+    assert states() == ["cancelled"]
+
+
+def test_first_signal_checkpoints_and_queues_again(tmp_path, start):
+    """Ctrl-C at the worker is no failed attempt: the run goes on later from where it was."""
+    submit(tmp_path, planned("a", updates=20, update_s=0.05))
+    worker = start()
+    running_pid(worker)
+    eventually(lambda: _text(tmp_path / "out/a/training_log.jsonl"))
+    worker.signal(signal.SIGINT)
+    assert worker.wait() == 75
+    (run,) = runs()
+    assert (str(run.state), run.deaths) == ("queued", 0)
+    (attempt,) = attempts()
+    assert (attempt.outcome, attempt.exit_code) == ("interrupted", 75)
+    assert start().wait() == 0
+    (run,) = runs()
+    assert str(run.state) == "completed"
+    assert updates_logged(run) == list(range(1, 21))
+
+
+def test_third_signal_kills_a_deaf_trainer(tmp_path, start):
+    """A user who insists gets the terminal back, and the run is queued again."""
+    submit(tmp_path, planned("a", updates=10_000, deaf=True, child=True))
+    worker = start()
+    pid = running_pid(worker)
+    child = int(eventually(lambda: _text(tmp_path / "out/a/child")))
+    insist(worker)
+    assert worker.wait() == 75
+    assert states() == ["queued"]
+    eventually(lambda: not is_alive(pid) and not is_alive(child))
+
+
+def test_second_worker_says_who_holds_the_queue(tmp_path, start):
+    """Two workers at once: the second leaves with the pid of the first."""
+    submit(tmp_path, planned("a", updates=10_000))
+    first = start()
+    running_pid(first)
+    second = start()
+    assert second.wait() == 3
+    assert f"pid {first.process.pid}" in second.text
+    assert worker_alive() == first.process.pid
+    first.signal(signal.SIGTERM)
+    assert first.wait() == 75
+    assert worker_alive() is None
+
+
+def test_idle_worker_takes_up_what_is_submitted_later(tmp_path, start):
+    """A worker that is not told to end when the queue is empty waits for the next sweep."""
+    worker = start(until_empty=False)
+    eventually(lambda: worker.events("waiting"))
+    submit(tmp_path, planned("a"))
+    eventually(lambda: states() == ["completed"])
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 75
+
+
+def test_missing_folder_of_the_submit_is_said(tmp_path, start):
+    """A run whose folder of submit is gone fails with a word about the folder."""
+    gone = tmp_path / "gone"
+    submit(gone, planned("a"))
+    assert start().wait() == 0
+    (run,) = runs()
+    assert (str(run.state), run.attempt) == ("failed", 1)
+    assert f"{gone}: the folder from which the sweep was submitted is gone" in run.reason
+
+
+def _text(path):
+    return path.read_text() if path.exists() else ""
