@@ -1,0 +1,54 @@
+"""The `grpo-sweep` command: thin click commands over store, spec and views.
+
+Data goes to stdout, talk to stderr. Exit codes: 0 done, 2 usage, spec or database, 3 nothing was
+affected, 130 Ctrl-C. Each command imports what it needs when it runs, so that `--help` is instant.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from grpo_core.errors import GRPOError
+from orchestrator.cli.common import say
+from orchestrator.cli.group import cli
+from orchestrator.errors import SweepError
+
+__all__ = ["cli", "main"]
+
+EXIT_CTRL_C = 130
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code. Every error of ours is one message, no traceback."""
+    # A terminal that cannot show a character shows a question mark instead of a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        code = cli.main(args=args, prog_name="grpo-sweep", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as e:
+        return e.exit_code
+    except click.ClickException as e:
+        e.show()
+        return e.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_CTRL_C
+    except (SweepError, GRPOError) as e:
+        say(f"error: {e}")
+        return e.exit_code
+    except OSError as e:
+        return _system_error(e)
+    return code if isinstance(code, int) else 0
+
+
+def _system_error(error: OSError) -> int:
+    if error.errno == errno.EPIPE:
+        # Whoever read our output has gone, such as `head`; what is left has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    say(f"error: {error.filename or ''}: {error.strerror or error}".replace("error: : ", "error: "))
+    return 1

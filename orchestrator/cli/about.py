@@ -1,0 +1,44 @@
+"""`grpo-sweep fields` and `grpo-sweep completion`."""
+
+import click
+
+from orchestrator.cli.common import console, json_option, print_json
+from orchestrator.errors import NothingAffected
+
+
+@click.command()
+@click.argument("pattern", required=False)
+@json_option
+def fields(pattern: str | None, as_json: bool) -> None:
+    """Every config field with default, range and meaning; with PATTERN those that hold it."""
+    from grpo_core.config import FIELDS, did_you_mean
+    from orchestrator.views.tables import field_shape, fields_table
+
+    names = [name for name in FIELDS if pattern is None or pattern in name]
+    if not names:
+        near = did_you_mean(pattern or "", FIELDS)
+        raise NothingAffected(f"{pattern}: no field has this in its name{near}")
+    if as_json:
+        print_json([field_shape(FIELDS[name]) for name in names])
+    else:
+        console().print(fields_table(names))
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script for SHELL.
+
+    \b
+    Where it belongs:
+      zsh   echo 'eval "$(grpo-sweep completion zsh)"' >> ~/.zshrc
+      bash  echo 'eval "$(grpo-sweep completion bash)"' >> ~/.bashrc
+      fish  grpo-sweep completion fish > ~/.config/fish/completions/grpo-sweep.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    from orchestrator.cli.group import cli
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # click.Choice has let through only what click knows.
+    print(kind(cli, {}, "grpo-sweep", "_GRPO_SWEEP_COMPLETE").source())

@@ -1,0 +1,50 @@
+"""`grpo-sweep best`: the ranking of a sweep, with intervals over its seeds."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.common import Ref, console, json_option, open_queue, print_json, say
+
+if TYPE_CHECKING:
+    from orchestrator.run import Run, Sweep
+
+
+@click.command()
+@click.argument("sweep", type=Ref(), default="@")
+@json_option
+def best(sweep: str, as_json: bool) -> None:
+    """Rank the settings of a SWEEP (default: the latest) by its objective.
+
+    The mean over the seeds of each setting, with a 95% bootstrap interval.
+    """
+    from orchestrator.leaderboard import ranking
+    from orchestrator.views.facts import scores
+    from orchestrator.views.shapes import best_shape
+    from orchestrator.views.tables import best_table
+
+    with open_queue(readonly=True) as store:
+        found = store.sweep(sweep)
+        runs = store.runs(found.id)
+    rows = ranking(scores(runs, found.objective), found.objective)
+    if as_json:
+        print_json(best_shape(found.objective, rows))
+        return
+    if rows:
+        console().print(best_table(rows, found.objective))
+    _say_what_is_missing(found, runs, sum(row.n for row in rows))
+
+
+def _say_what_is_missing(sweep: "Sweep", runs: "list[Run]", ranked: int) -> None:
+    from orchestrator.views.text import counts, plural
+
+    if ranked == len(runs):
+        return
+    if not ranked:
+        say(
+            f"sweep {sweep.name} has no result yet for {sweep.objective.metric}: "
+            f"{counts(sweep.counts)}"
+        )
+    else:
+        missing = plural(len(runs) - ranked, "run")
+        say(f"{missing} without a result: {counts(sweep.counts)}")

@@ -1,0 +1,126 @@
+"""What the commands share: where they talk, how they open the queue, common options."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+    from rich.console import Console
+
+    from orchestrator.run import Run, Sweep
+    from orchestrator.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# A table in a pipe is for programs and files: no line is folded.
+_PIPE_WIDTH = 10_000
+
+
+def say(text: str) -> None:
+    """Talk: what a person wants to know, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Data as JSON on stdout, readable by people too; NaN and infinity become null."""
+    print(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def console(stderr: bool = False) -> "Console":
+    """A rich console: colour only in a terminal, and there only without NO_COLOR."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def open_queue(readonly: bool = False) -> "Store":
+    """The user's queue."""
+    from orchestrator.store import Store
+
+    return Store.open(readonly=readonly)
+
+
+def find_all(store: "Store", refs: tuple[str, ...]) -> "list[Run]":
+    """The runs that some references mean, each once, in their order."""
+    found = {run.id: run for ref in refs for run in store.find_runs(ref)}
+    return list(found.values())
+
+
+def only_sweep(store: "Store", ref: str) -> "Sweep | None":
+    """The sweep that `ref` names as such; None where it means runs by number."""
+    return None if ref.replace("-", "").isdigit() else store.sweep(ref)
+
+
+# --- options
+
+
+def json_option(command: F) -> F:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+
+
+def set_option(command: F) -> F:
+    """`--set key=value`, any number of times."""
+    return click.option(
+        "--set",
+        "overrides",
+        metavar="KEY=VALUE",
+        multiple=True,
+        shell_complete=_complete_field,
+        help="Override a config field; repeat for more.",
+    )(command)
+
+
+def _complete_field(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> "list[CompletionItem]":
+    from click.shell_completion import CompletionItem
+
+    from grpo_core.config import FIELDS
+
+    return [
+        CompletionItem(f"{name}=", help=info.help)
+        for name, info in FIELDS.items()
+        if name.startswith(incomplete)
+    ]
+
+
+class Ref(click.ParamType[str]):
+    """A run's id, a range of ids, a sweep's name, or @ for the latest sweep."""
+
+    name = "ref"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> "list[CompletionItem]":
+        """The names of the sweeps there are."""
+        from click.shell_completion import CompletionItem
+
+        with open_queue(readonly=True) as store:
+            names = [sweep.name for sweep in store.sweeps(all=True)]
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def no_worker_hint() -> str:
+    """What to say after something was queued and nobody works; empty where a worker runs."""
+    from orchestrator.worker import worker_alive
+
+    if worker_alive() is not None:
+        return ""
+    return "no worker runs; start one with: grpo-sweep work   (or grpo-sweep work --detach)"

@@ -1,0 +1,196 @@
+"""`cancel`, `pause`, `resume`, `retry`, `rm` and `wait`: changes of state, each one transaction."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.common import Ref, find_all, no_worker_hint, only_sweep, open_queue, say
+from orchestrator.errors import NothingAffected, UsageError
+from orchestrator.run import END_STATES, RunState
+
+if TYPE_CHECKING:
+    from orchestrator.run import Run
+    from orchestrator.store import Store
+
+_POLL_S = 0.2
+
+_refs = click.argument("refs", nargs=-1, required=True, metavar="REF...", type=Ref())
+_REF_HELP = "REF is a run's id, a range such as 3-7, a sweep's name, or @ for the latest sweep."
+
+
+@click.command(epilog=_REF_HELP)
+@_refs
+def cancel(refs: tuple[str, ...]) -> None:
+    """Give runs up: waiting ones at once, a running one as soon as it has checkpointed."""
+    with open_queue() as store:
+        changed = store.cancel(_ids(find_all(store, refs)))
+    _tell("cancelled", changed)
+    _settle(changed)
+
+
+@click.command(epilog=_REF_HELP)
+@_refs
+def pause(refs: tuple[str, ...]) -> None:
+    """Hold runs back; a running one checkpoints and frees the GPU.
+
+    Of a sweep that is named, no further run starts until it is resumed.
+    """
+    with open_queue() as store:
+        changed = _each(store, refs, _pause_sweep, store.pause, "pause")
+    _tell("paused", changed)
+    _settle(changed)
+
+
+@click.command(epilog=_REF_HELP)
+@_refs
+def resume(refs: tuple[str, ...]) -> None:
+    """Let paused runs or a paused sweep go on from where they were."""
+    with open_queue() as store:
+        changed = _each(store, refs, _resume_sweep, store.resume, "resume")
+    _tell("queued again", changed)
+    _say_no_worker()
+
+
+@click.command(epilog=_REF_HELP)
+@click.argument("refs", nargs=-1, metavar="[REF]...", type=Ref())
+@click.option("--failed", is_flag=True, help="Every failed run of the queue.")
+def retry(refs: tuple[str, ...], failed: bool) -> None:
+    """Queue failed runs again; each goes on from its newest checkpoint."""
+    if not refs and not failed:
+        raise UsageError("name what to retry: a run, a range, a sweep, @, or --failed for all")
+    with open_queue() as store:
+        runs = find_all(store, refs) if refs else store.runs(states=[RunState.FAILED])
+        if not runs:
+            raise NothingAffected("no run has failed")
+        changed = store.retry(_ids(runs))
+    _tell("queued again", changed)
+    _say_no_worker()
+
+
+@click.command(epilog=_REF_HELP)
+@_refs
+def rm(refs: tuple[str, ...]) -> None:
+    """Forget runs that are not running; their output folders stay."""
+    with open_queue() as store:
+        gone = store.remove(_ids(find_all(store, refs)))
+    _tell("forgotten", gone)
+
+
+@click.command(epilog=_REF_HELP)
+@click.argument("refs", nargs=-1, metavar="[REF]...", type=Ref())
+def wait(refs: tuple[str, ...]) -> int:
+    """Wait until runs are done (default: the latest sweep).
+
+    Exits with 1 unless every one of them completed (or was pruned).
+    """
+    with open_queue(readonly=True) as store:
+        ids = _ids(find_all(store, refs or ("@",)))
+        told: set[str] = set()
+        while True:
+            runs = [store.run(run_id) for run_id in ids]
+            if all(run.state in END_STATES for run in runs):
+                return _verdict(runs)
+            _say_why_it_waits(store, runs, told)
+            time.sleep(_POLL_S)
+
+
+def _verdict(runs: "Sequence[Run]") -> int:
+    """Each run that did not make it is named."""
+    lost = [run for run in runs if run.state not in ("completed", "pruned")]
+    for run in lost:
+        say(f"run {run.id} {run.name}: {run.state}{f': {run.reason}' if run.reason else ''}")
+    say(f"{len(runs) - len(lost)} of {len(runs)} completed")
+    return 1 if lost else 0
+
+
+def _say_why_it_waits(store: "Store", runs: "Sequence[Run]", told: set[str]) -> None:
+    """What may make the wait endless, each thing once."""
+    reasons = [no_worker_hint()]
+    for run in {run.sweep_id: run for run in runs if run.state == "queued"}.values():
+        sweep = store.sweep_of(run)
+        if sweep.paused:
+            reasons.append(f"sweep {sweep.name} is paused: {sweep.reason}")
+    reasons += [f"run {run.id} is paused" for run in runs if run.state == "paused"]
+    for reason in reasons:
+        if reason and reason not in told:
+            told.add(reason)
+            say(reason)
+
+
+# --- common
+
+
+def _ids(runs: "Sequence[Run]") -> list[int]:
+    return [run.id for run in runs]
+
+
+def _each(
+    store: "Store",
+    refs: Sequence[str],
+    on_sweep: "Callable[[Store, int], list[Run]]",
+    on_runs: "Callable[[Sequence[int]], list[Run]]",
+    verb: str,
+) -> "list[Run]":
+    """A sweep that is named is changed as a whole, runs by themselves; something must change."""
+    changed: list[Run] = []
+    failures = []
+    for ref in refs:
+        try:
+            sweep = only_sweep(store, ref)
+            if sweep is not None:
+                changed += on_sweep(store, sweep.id)
+                say(f"sweep {sweep.name}: {verb}d")
+            else:
+                changed += on_runs(_ids(store.find_runs(ref)))
+        except NothingAffected as e:
+            failures.append(e)
+    if len(failures) == len(refs):
+        raise failures[0]
+    for failure in failures:
+        say(str(failure))
+    return changed
+
+
+def _pause_sweep(store: "Store", sweep_id: int) -> "list[Run]":
+    """Hold the sweep; its running run, if there is one, goes back to its place in the queue."""
+    store.pause_sweep(sweep_id)
+    running = [run.id for run in store.runs(sweep_id, states=[RunState.RUNNING])]
+    return store.pause(running) if running else []
+
+
+def _resume_sweep(store: "Store", sweep_id: int) -> "list[Run]":
+    held = [run.id for run in store.runs(sweep_id, states=[RunState.PAUSED])]
+    try:
+        store.resume_sweep(sweep_id)
+    except NothingAffected:
+        if not held:
+            raise
+    return store.resume(held) if held else []
+
+
+def _tell(done: str, runs: "Sequence[Run]") -> None:
+    """What changed; of a running run only that it was asked for."""
+    asked = [run for run in runs if run.state == "running"]
+    for run in asked:
+        say(f"run {run.id} {run.name}: asked to stop; it checkpoints first")
+    others = [run for run in runs if run.state != "running"]
+    if len(others) == 1:
+        say(f"run {others[0].id} {others[0].name}: {done}")
+    elif others:
+        say(f"{len(others)} runs {done}")
+
+
+def _settle(runs: "Sequence[Run]") -> None:
+    """Without a worker nobody would stop a running trainer: do it here."""
+    if any(run.state == "running" for run in runs):
+        from orchestrator.worker import tidy
+
+        tidy()
+
+
+def _say_no_worker() -> None:
+    hint = no_worker_hint()
+    if hint:
+        say(hint)

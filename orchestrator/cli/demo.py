@@ -1,0 +1,128 @@
+"""`grpo-sweep demo`: a small real sweep in the current folder, from submit to ranking."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.common import console, say
+from orchestrator.run import END_STATES, RunState
+
+if TYPE_CHECKING:
+    from orchestrator.paths import Home
+    from orchestrator.run import Run, Sweep
+    from orchestrator.store import Store
+
+SPEC = "sweeps/demo.toml"
+# Where the demo keeps a queue of its own while the user's has other things to do.
+OWN_QUEUE = "outputs/.demo-queue"
+
+
+@click.command()
+def demo() -> int:
+    """Train a tiny model with six settings, here and now: real GRPO, no network.
+
+    Needs no model and no data, takes some minutes on two cores, and leaves everything in
+    ./outputs. Ctrl-C is safe: the same command goes on.
+    """
+    from orchestrator import worker
+    from orchestrator.store import Store
+    from orchestrator.views.live import listener
+
+    home = _choose_queue()
+    with Store.open(home.db) as store:
+        sweep = _unfinished(store) or _submit(store)
+    out = console(stderr=True)
+    with listener(home, out) as listen:
+        code = worker.work(home, until_empty=True, on_event=listen)
+    with Store.open(home.db) as store:
+        sweep, runs = store.sweep(sweep.name), store.runs(sweep.id)
+    if code:
+        say(f"stopped; nothing is lost. Go on with: grpo-sweep demo   ({_done(runs)})")
+        return code
+    _print_results(sweep, runs)
+    return 0 if all(run.state is RunState.COMPLETED for run in runs) else 1
+
+
+def _done(runs: "list[Run]") -> str:
+    return f"{sum(run.state in END_STATES for run in runs)} of {len(runs)} runs are done"
+
+
+# --- the queue
+
+
+def _choose_queue() -> "Home":
+    """The user's own queue, unless it has something else to do: the demo starts none of that."""
+    from orchestrator import worker
+    from orchestrator.paths import ENV_HOME, Home, home
+    from orchestrator.store import Store
+
+    own = home()
+    with Store.open(own.db, readonly=True) as store:
+        waiting = store.runs(states=set(RunState) - END_STATES)
+        ours = _unfinished(store)
+    busy = worker.worker_alive(own) is not None
+    if not busy and all(ours is not None and run.sweep_id == ours.id for run in waiting):
+        return own
+    private = Home(Path(OWN_QUEUE).absolute())
+    # Every command that the demo names must look into this queue.
+    os.environ[ENV_HOME] = str(private.root)
+    say(
+        f"your queue has other runs to do, so the demo uses its own, in {OWN_QUEUE}; to look at "
+        f"it later: export {ENV_HOME}={OWN_QUEUE}"
+    )
+    return private
+
+
+def _unfinished(store: "Store") -> "Sweep | None":
+    """The demo that was started here and not finished."""
+    from orchestrator.paths import shipped
+
+    text = shipped(SPEC).read_text(encoding="utf-8-sig")
+    here = [
+        sweep
+        for sweep in store.sweeps(all=True)
+        if sweep.spec_text == text
+        and sweep.cwd == os.getcwd()
+        and any(sweep.counts.get(state) for state in set(RunState) - END_STATES)
+    ]
+    return here[-1] if here else None
+
+
+def _submit(store: "Store") -> "Sweep":
+    from orchestrator.cli.submit import queue, summary
+    from orchestrator.expand import expand
+    from orchestrator.paths import shipped
+    from orchestrator.spec import read_spec
+
+    expansion = expand(read_spec(shipped(SPEC)))
+    sweep, _ = queue(store, expansion)
+    say(f"sweep {sweep.name}: {summary(expansion)}, each a real GRPO training of a tiny model;")
+    say(f"everything goes to outputs/{sweep.name}, the queue is {store.path}")
+    return sweep
+
+
+# --- the end
+
+
+def _print_results(sweep: "Sweep", runs: "list[Run]") -> None:
+    """The runs by held-out exact match, and what to type next."""
+    from orchestrator.views.results import result_rows, results_table
+
+    rows = result_rows(runs)
+    print()
+    console().print(results_table(rows))
+    print()
+    if rows and rows[0].after is not None:
+        best = rows[0]
+        print(f"{best.run.name} learnt the most: {best.words()} of the held-out problems solved\n")
+    print("Next:")
+    name, run = sweep.name, (rows[0].run.id if rows else "ID")
+    for command, words in (
+        (f"grpo-sweep best {name}", "the ranking, as for any sweep"),
+        (f"grpo-sweep show {run}", "everything about the best run, and its command"),
+        (f"grpo-sweep logs {run}", "what it printed"),
+        ("grpo-sweep submit sweeps/YOURS.toml --dry-run", "your own sweep, looked at first"),
+    ):
+        print(f"  {command:<46} {words}")

@@ -1,0 +1,99 @@
+"""The command group: commands in sections, `status` when none is named, near names on a typo."""
+
+import difflib
+from importlib import import_module
+from typing import Any
+
+import click
+
+# Section -> command -> (module, one line for --help). The module is imported when it is needed.
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "Start": {
+        "demo": ("demo", "Run a small real sweep now, to see how it goes."),
+        "submit": ("submit", "Queue the runs of a sweep spec."),
+        "run": ("single", "Train one run now, as mlx-grpo would."),
+        "work": ("serve", "Train what is queued, one run after another."),
+    },
+    "Look": {
+        "status": ("look", "What runs, what waits, what is done."),
+        "show": ("look", "Everything about a run: command, overrides, attempts, why."),
+        "logs": ("logs", "What a run printed."),
+        "best": ("best", "Rank the settings of a sweep."),
+        "wait": ("control", "Wait until runs are done."),
+    },
+    "Change": {
+        "cancel": ("control", "Give runs up."),
+        "pause": ("control", "Hold runs or a sweep back."),
+        "resume": ("control", "Let paused runs or a sweep go on."),
+        "retry": ("control", "Queue failed runs again, from their checkpoints."),
+        "rm": ("control", "Forget runs; their files stay."),
+    },
+    "Help": {
+        "fields": ("about", "Every config field with default, range and meaning."),
+        "completion": ("about", "Print the completion script of a shell."),
+    },
+}
+_COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+
+_EPILOG = """\b
+Examples:
+  grpo-sweep demo
+  grpo-sweep submit sweeps/lr.toml --dry-run
+  grpo-sweep submit sweeps/lr.toml --start
+  grpo-sweep                              what runs, and how long it will take
+  grpo-sweep logs -f
+  grpo-sweep best lr
+"""
+
+
+class Commands(click.Group):
+    """Commands by section, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the sections."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command with this name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"orchestrator.cli.{_COMMANDS[cmd_name][0]}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A usage error for an unknown command, with the nearest one."""
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; see grpo-sweep --help"
+            ctx.fail(f"no such command: {args[0]}{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One list a section, without importing the commands."""
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, words) for name, (_, words) in commands.items()])
+
+
+@click.group(
+    cls=Commands,
+    epilog=_EPILOG,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="grpo-sweep", prog_name="grpo-sweep")
+@click.pass_context
+def cli(context: click.Context) -> Any:
+    """Hyper-parameter sweeps of GRPO fine-tuning on one Apple GPU.
+
+    Without a command: status.
+    """
+    if context.invoked_subcommand is None:
+        command = cli.get_command(context, "status")
+        assert command is not None
+        return context.invoke(command)
+    return None

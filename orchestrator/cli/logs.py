@@ -1,0 +1,152 @@
+"""`grpo-sweep logs`: what a trainer printed; with -f as it comes, from run to run."""
+
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.common import Ref, no_worker_hint, open_queue, say
+from orchestrator.cli.look import one_run
+from orchestrator.errors import NothingAffected
+from orchestrator.run import END_STATES, RunState
+
+if TYPE_CHECKING:
+    from orchestrator.run import Run
+    from orchestrator.store import Store
+
+_POLL_S = 0.2
+_TAIL_LINES = 20
+
+
+@click.command()
+@click.argument("run", required=False, type=Ref())
+@click.option("-f", "--follow", is_flag=True, help="Go on as lines come, to the next run too.")
+@click.option("-n", "--lines", type=click.IntRange(min=0), help="Only the last so many lines.")
+def logs(run: str | None, follow: bool, lines: int | None) -> None:
+    """What a RUN printed; without one, what runs now, else what ran last."""
+    with open_queue(readonly=True) as store:
+        if follow:
+            _follow(store, run, _TAIL_LINES if lines is None else lines)
+        else:
+            found = one_run(store, run) if run else _latest(store)
+            for path in _logs_of(store, found):
+                _print_tail(path, lines)
+
+
+def _latest(store: "Store") -> "Run":
+    """The run that runs, else the one that started last."""
+    running = store.running()
+    if running is not None:
+        return running
+    started = [run for run in store.runs() if run.started is not None]
+    if not started:
+        raise NothingAffected("no run has started yet; start a worker with: grpo-sweep work")
+    return max(started, key=lambda run: (run.ended or "", run.started or ""))
+
+
+def _logs_of(store: "Store", run: "Run") -> list[Path]:
+    attempts = store.attempts(run.id)
+    if not attempts:
+        raise NothingAffected(f"run {run.id} has not started yet (it is {run.state})")
+    return [Path(attempt.log) for attempt in attempts]
+
+
+def _print_tail(path: Path, lines: int | None) -> None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file if lines is None else deque(file, maxlen=lines):
+                sys.stdout.write(line)
+    except OSError as e:
+        say(f"{path}: cannot be read: {e.strerror}")
+
+
+# --- follow
+
+
+def _follow(store: "Store", ref: str | None, lines: int) -> None:
+    """One run until it ends, or, where none is named, every run until nothing is left."""
+    if ref is not None:
+        _follow_run(store, one_run(store, ref).id, lines)
+        return
+    seen: set[tuple[int, int]] = set()
+    while (run := _next_running(store, seen)) is not None:
+        say(f"--- run {run.id}: {run.name} (sweep {run.sweep})")
+        _follow_run(store, run.id, lines if not seen else sys.maxsize)
+        seen.add((run.id, run.attempt))
+
+
+def _next_running(store: "Store", seen: "set[tuple[int, int]]") -> "Run | None":
+    """The run that runs now, waiting for one; None when nothing waits any more."""
+    told = False
+    while True:
+        run = store.running()
+        if run is not None and (run.id, run.attempt) not in seen:
+            return run
+        if run is None and not store.runs(states=[RunState.QUEUED], limit=1):
+            if not seen:
+                say("nothing runs and nothing is queued")
+            return None
+        hint = "" if told else no_worker_hint()
+        if hint:
+            say(hint)
+            told = True
+        time.sleep(_POLL_S)
+
+
+def _follow_run(store: "Store", run_id: int, lines: int) -> None:
+    """Print a run's log as it grows, attempt by attempt, until the run has ended."""
+    printed = 0
+    tail: _Tail | None = None
+    while True:
+        run = store.run(run_id)
+        attempts = store.attempts(run_id)
+        over = run.state in END_STATES or _is_orphan(run)
+        if tail is None and attempts:
+            printed = len(attempts) - 1
+            tail = _Tail(Path(attempts[printed].log), lines)
+        if tail is not None:
+            tail.print_new()
+            if len(attempts) > printed + 1:
+                printed += 1
+                tail = _Tail(Path(attempts[printed].log), sys.maxsize)
+                continue
+        if over:
+            return
+        time.sleep(_POLL_S)
+
+
+def _is_orphan(run: "Run") -> bool:
+    """Whether a run still counts as running though its trainer and its worker are gone."""
+    from orchestrator.locks import is_held
+    from orchestrator.paths import home
+    from orchestrator.worker import worker_alive
+
+    gone = run.state == "running" and worker_alive() is None
+    return gone and not is_held(home().run_lock(run.id))
+
+
+class _Tail:
+    """A growing file: its last `lines` lines, then whatever comes."""
+
+    def __init__(self, path: Path, lines: int) -> None:
+        self._path = path
+        self._lines = lines
+        self._offset = -1
+
+    def print_new(self) -> None:
+        """Print what has come since the last look."""
+        try:
+            with open(self._path, "rb") as file:
+                if self._offset < 0:
+                    new = b"".join(deque(file, maxlen=min(self._lines, 1_000_000)))
+                else:
+                    file.seek(self._offset)
+                    new = file.read()
+                self._offset = file.tell()
+        except OSError:
+            return  # Not there yet.
+        sys.stdout.write(new.decode("utf-8", errors="replace"))
+        sys.stdout.flush()

@@ -1,0 +1,155 @@
+"""`grpo-sweep status` and `grpo-sweep show`: what runs, what waits, and the story of one run."""
+
+import shlex
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.common import Ref, console, json_option, open_queue, print_json, say
+
+if TYPE_CHECKING:
+    from orchestrator.run import Attempt, Run, Sweep
+    from orchestrator.store import Store
+    from orchestrator.views.facts import Overview
+
+# A status is one screen: of a long sweep it shows what matters now.
+_RUNS_SHOWN = 12
+
+
+@click.command()
+@click.argument("sweep", required=False, type=Ref())
+@click.option("--all", "show_all", is_flag=True, help="Show every sweep, also long finished ones.")
+@json_option
+def status(sweep: str | None = None, show_all: bool = False, as_json: bool = False) -> None:
+    """What runs now, what waits and why, what is done.
+
+    Shows unfinished and the latest sweeps; with SWEEP all runs of that one.
+    """
+    from orchestrator.views.facts import overview
+    from orchestrator.views.shapes import status_shape
+    from orchestrator.worker import worker_alive
+
+    with open_queue(readonly=True) as store:
+        sweeps = [store.sweep(sweep)] if sweep else store.sweeps(all=show_all)
+        view = overview(sweeps, {s.id: store.runs(s.id) for s in sweeps})
+    pid = worker_alive()
+    if as_json:
+        print_json(status_shape(pid, view))
+    elif not sweeps:
+        print("the queue is empty; try: grpo-sweep demo   or: grpo-sweep submit SPEC")
+    else:
+        _print_status(pid, view, whole=sweep is not None)
+
+
+def _print_status(pid: int | None, view: "Overview", whole: bool) -> None:
+    from orchestrator.views.tables import runs_table, sweep_line
+
+    out = console()
+    unfinished = any(s.state in ("queued", "running", "paused") for s in view.sweeps)
+    if pid is not None:
+        out.print(f"worker runs (pid {pid})")
+    elif unfinished:
+        out.print("no worker runs; start one with: grpo-sweep work", style="yellow")
+    for number, sweep in enumerate(view.sweeps):
+        if number or unfinished or pid is not None:
+            out.print()
+        out.print(sweep_line(sweep, view.eta_s[sweep.id]), soft_wrap=True)
+        runs = view.runs[sweep.id]
+        shown = runs if whole else _most_telling(runs)
+        out.print(runs_table(shown, view, wide=out.is_terminal and out.width >= 100))
+        if len(shown) < len(runs):
+            print(f"… {len(runs) - len(shown)} more: grpo-sweep status {sweep.name}")
+        for run in shown:
+            if run.reason and run.state not in ("completed", "cancelled"):
+                out.print(f"run {run.id}: {run.reason}", style="yellow", soft_wrap=True)
+
+
+def _most_telling(runs: "tuple[Run, ...]") -> "tuple[Run, ...]":
+    """At most a screenful: what runs and what failed, then what comes next, then the latest."""
+    if len(runs) <= _RUNS_SHOWN:
+        return runs
+    rank = {"running": 0, "failed": 1, "paused": 2, "queued": 3}
+    by_weight = sorted(runs, key=lambda run: (rank.get(run.state, 4), _recency(run)))
+    chosen = {run.id for run in by_weight[:_RUNS_SHOWN]}
+    return tuple(run for run in runs if run.id in chosen)
+
+
+def _recency(run: "Run") -> int:
+    """What waits in its order, what has ended the latest first."""
+    return run.position if run.state == "queued" else -run.position
+
+
+@click.command()
+@click.argument("run", type=Ref())
+@json_option
+def show(run: str, as_json: bool) -> None:
+    """Everything about a RUN: the exact command, its overrides, each attempt and why it ended."""
+    from orchestrator.launcher import command
+    from orchestrator.paths import home
+    from orchestrator.views.facts import progress_of
+    from orchestrator.views.shapes import show_shape
+
+    with open_queue(readonly=True) as store:
+        found = one_run(store, run)
+        attempts = store.attempts(found.id)
+        sweep = store.sweep_of(found)
+    words = command(found, home())
+    if as_json:
+        print_json(show_shape(found, progress_of(found), words, attempts))
+    else:
+        _print_run(found, sweep, words)
+        _print_attempts(attempts)
+
+
+def one_run(store: "Store", ref: str) -> "Run":
+    """The single run that `ref` means; UsageError where it means several."""
+    from orchestrator.errors import UsageError
+
+    runs = store.find_runs(ref)
+    if len(runs) != 1:
+        ids = ", ".join(str(run.id) for run in runs[:8]) + (", …" if len(runs) > 8 else "")
+        raise UsageError(f"{ref}: {len(runs)} runs; name one of them: {ids}")
+    return runs[0]
+
+
+def _print_run(run: "Run", sweep: "Sweep", words: list[str]) -> None:
+    from orchestrator.views.facts import progress_of
+    from orchestrator.views.tables import updates_text
+    from orchestrator.views.text import clock, duration, metric, settings
+
+    now = progress_of(run)
+    facts = {
+        "state": run.state + (f": {run.reason}" if run.reason else ""),
+        "overrides": settings(run.overrides) or "none",
+        "seed": str(run.seed),
+        "tags": ", ".join(run.tags),
+        "base": sweep.config_source,
+        "output": str(run.folder),
+        "progress": f"update {updates_text(now)}, {duration(run.wall_s or None)} trained",
+        "started": clock(run.started),
+        "ended": clock(run.ended),
+        "metrics": ", ".join(
+            f"{key} {metric(key, value)}"
+            for key, value in now.metrics.items()
+            if key not in ("update", "updates_total", "batch_step", "split", "n")
+        ),
+    }
+    print(f"run {run.id}: {run.name}   (sweep {run.sweep})")
+    for name, value in facts.items():
+        if value:
+            print(f"  {name:<10} {value}")
+    print(f"  by hand    cd {shlex.quote(run.cwd)} && \\\n    {shlex.join(words)}")
+
+
+def _print_attempts(attempts: "list[Attempt]") -> None:
+    from orchestrator.views.text import clock
+
+    for attempt in attempts:
+        end = f"{clock(attempt.ended)}: {attempt.outcome}" if attempt.ended else "not ended"
+        print(f"  attempt {attempt.n}  {clock(attempt.started)} to {end}")
+        for name in ("reason", "evidence", "log"):
+            value = getattr(attempt, name)
+            if value:
+                print(f"    {name:<9} {value}")
+    if not attempts:
+        say("not started yet")

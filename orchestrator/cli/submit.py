@@ -1,0 +1,153 @@
+"""`grpo-sweep submit`: check a spec, show or queue its runs."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.common import (
+    console,
+    json_option,
+    no_worker_hint,
+    open_queue,
+    print_json,
+    say,
+    set_option,
+)
+from orchestrator.cli.folders import holds_another
+from orchestrator.errors import SpecError
+
+if TYPE_CHECKING:
+    from orchestrator.expand import Expansion
+    from orchestrator.run import Plan, PlannedRun, Run, Sweep
+    from orchestrator.store import Store
+
+
+@click.command()
+@click.argument("spec", type=click.Path(path_type=Path))
+@set_option
+@click.option(
+    "--dry-run", is_flag=True, help="Show the runs and their exact commands; queue nothing."
+)
+@click.option("--start", is_flag=True, help="Start a worker in the background if none runs.")
+@json_option
+def submit(
+    spec: Path, overrides: tuple[str, ...], dry_run: bool, start: bool, as_json: bool
+) -> None:
+    """Queue the runs of the sweep SPEC (a TOML file).
+
+    \b
+    Examples:
+      grpo-sweep submit sweeps/lr.toml --dry-run
+      grpo-sweep submit sweeps/lr.toml --set max_train_samples=50 --start
+    """
+    from orchestrator.expand import expand
+    from orchestrator.spec import read_spec
+
+    expansion = expand(read_spec(spec, overrides))
+    if dry_run:
+        show_plan(expansion, as_json)
+        return
+    with open_queue() as store:
+        sweep, runs = queue(store, expansion)
+    tell_queued(expansion, sweep, runs, as_json)
+    if start:
+        start_worker()
+    else:
+        hint = no_worker_hint()
+        if hint:
+            say(hint)
+
+
+# --- dry run
+
+
+def show_plan(expansion: "Expansion", as_json: bool) -> None:
+    """The runs as a table and as commands to copy; nothing is queued."""
+    from orchestrator.views.shapes import submit_shape
+    from orchestrator.views.tables import plan_table
+
+    plan = expansion.plan(expansion.spec.name, os.getcwd())
+    refuse_taken_folders(plan, expansion.spec.source)
+    if as_json:
+        print_json(submit_shape(plan.name, None, [(None, run.name, run.set) for run in plan.runs]))
+    else:
+        console().print(plan_table(plan, expansion.differing))
+        print()
+        for run in plan.runs:
+            print(set_line(plan, run))
+    say(f"{summary(expansion)}; dry run: nothing was queued")
+
+
+def set_line(plan: "Plan", run: "PlannedRun") -> str:
+    """The command that trains a run by hand, as a shell takes it."""
+    words = ["mlx-grpo", "--config", plan.config_source]
+    for item in run.set:
+        words += ["--set", item]
+    return shlex.join(words)
+
+
+def summary(expansion: "Expansion") -> str:
+    """`8 runs = 4 settings × 2 seeds, 1 equal run merged`."""
+    from orchestrator.views.text import plural
+
+    settings, seeds = len(expansion.settings), len(expansion.spec.seeds)
+    words = plural(settings * max(1, seeds), "run")
+    if seeds > 1:
+        words += f" = {plural(settings, 'setting')} × {seeds} seeds"
+    if expansion.merged:
+        words += f" ({plural(expansion.merged, 'equal setting')} merged)"
+    return words
+
+
+# --- queue
+
+
+def queue(store: "Store", expansion: "Expansion") -> "tuple[Sweep, list[Run]]":
+    """The sweep as queued, under its name or the next free one, all of it or nothing."""
+
+    def make(name: str) -> "Plan":
+        plan = expansion.plan(name, os.getcwd())
+        refuse_taken_folders(plan, expansion.spec.source)
+        return plan
+
+    sweep = store.add_sweep(expansion.spec.name, make)
+    return sweep, store.runs(sweep.id)
+
+
+def refuse_taken_folders(plan: "Plan", source: str) -> None:
+    """SpecError where a run's folder holds what another configuration has left there."""
+    taken = [run for run in plan.runs if holds_another(Path(plan.cwd, run.output_dir), run.hash)]
+    if taken:
+        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
+        raise SpecError(
+            f"{source}: output: {taken[0].output_dir}{more} holds a run with another "
+            "configuration; give the sweep another `output` or `name`, or move the folder away"
+        )
+
+
+def tell_queued(expansion: "Expansion", sweep: "Sweep", runs: "list[Run]", as_json: bool) -> None:
+    """What was queued: the sweep and its runs as data, the rest as talk."""
+    from orchestrator.views.shapes import submit_shape
+
+    if as_json:
+        print_json(submit_shape(sweep.name, sweep.id, [(r.id, r.name, r.set) for r in runs]))
+    else:
+        ids = str(runs[0].id) if len(runs) == 1 else f"{runs[0].id}-{runs[-1].id}"
+        print(f"queued sweep {sweep.name} (runs {ids}): {summary(expansion)}")
+    if sweep.name != expansion.spec.name:
+        say(f"the name {expansion.spec.name} is in use, so this one is {sweep.name}")
+
+
+def start_worker() -> None:
+    """A worker in the background, unless one runs already."""
+    from orchestrator.worker import spawn_detached, worker_alive
+
+    pid = worker_alive()
+    if pid is not None:
+        say(f"a worker runs already (pid {pid})")
+        return
+    pid = spawn_detached()
+    say(f"started a worker in the background (pid {pid}); watch it with: grpo-sweep logs -f")

@@ -1,0 +1,1 @@
+"""What the terminal shows: JSON shapes, tables, the live view; changes nothing."""

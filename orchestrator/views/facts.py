@@ -1,0 +1,152 @@
+"""What is true now about runs and sweeps: progress from their folders, time that is left.
+
+Reads the store's records and the training logs; writes nothing. How it looks is decided in
+`tables.py` and `live.py`, what programs get in `shapes.py`.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.leaderboard import Score, reduce_curve
+from orchestrator.paths import RunPaths
+from orchestrator.progress import read_progress
+from orchestrator.run import END_STATES, Objective, Progress, Run, RunState, Sweep
+
+# What decides how long a run takes; runs that share these take about as long.
+_COST_KEYS = (
+    "model_name",
+    "train_type",
+    "dataset",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "num_epochs",
+    "max_train_samples",
+    "num_generations",
+    "num_iterations",
+    "max_new_tokens",
+    "max_completion_length",
+    "kl_coeff",
+)
+
+
+def progress_of(run: Run) -> Progress:
+    """How far a run is: from its log while it runs, else as recorded at its last end."""
+    recorded = Progress(run.update, run.updates_total, run.metrics)
+    if run.state is not RunState.RUNNING:
+        return recorded
+    now = read_progress(run.folder)
+    return now if now.update is not None else recorded
+
+
+def curve(folder: Path, metric: str) -> list[tuple[int, float]]:
+    """(update, value) of a metric in logged order; `em` and the like of held-out rows only."""
+    points = []
+    for line in _log_lines(RunPaths(folder).log):
+        value = line.get(metric)
+        if line.get("split", "test") == "test" and isinstance(value, int | float):
+            points.append((int(line.get("update") or 0), float(value)))
+    return points
+
+
+def _log_lines(path: Path) -> Iterable[dict[str, Any]]:
+    """The whole lines of a training log; a torn or foreign one is passed over."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for raw in text.splitlines():
+        try:
+            line = json.loads(raw)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            yield line
+
+
+def objective_value(run: Run, objective: Objective) -> float | None:
+    """The value that the run reached; from its log, else from what was recorded at its end."""
+    values = [value for _, value in curve(run.folder, objective.metric)]
+    recorded = run.metrics.get(objective.metric)
+    if not values and isinstance(recorded, int | float) and math.isfinite(recorded):
+        values = [float(recorded)]
+    return reduce_curve(values, objective)
+
+
+def scores(runs: Iterable[Run], objective: Objective) -> list[Score]:
+    """The finished runs that have a value."""
+    done = (run for run in runs if run.state in (RunState.COMPLETED, RunState.PRUNED))
+    found = ((run, objective_value(run, objective)) for run in done)
+    return [Score(run, value) for run, value in found if value is not None]
+
+
+# --- time that is left
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Sweeps with their runs, how far those are, and the seconds until each sweep is done."""
+
+    sweeps: tuple[Sweep, ...]
+    runs: Mapping[int, tuple[Run, ...]]
+    progress: Mapping[int, Progress]
+    eta_s: Mapping[int, float | None]
+
+
+def overview(sweeps: Sequence[Sweep], runs: Mapping[int, Sequence[Run]]) -> Overview:
+    """Everything that a status shows about some sweeps, in the order in which they run."""
+    progress = {run.id: progress_of(run) for of in runs.values() for run in of}
+    ahead: float | None = 0.0
+    eta: dict[int, float | None] = {}
+    for sweep in sweeps:
+        left = remaining_s(runs[sweep.id], progress)
+        if sweep.state in ("queued", "running"):
+            ahead = None if ahead is None or left is None else ahead + left
+            eta[sweep.id] = ahead
+        else:
+            eta[sweep.id] = None
+    return Overview(tuple(sweeps), {key: tuple(of) for key, of in runs.items()}, progress, eta)
+
+
+def remaining_s(runs: Sequence[Run], progress: Mapping[int, Progress]) -> float | None:
+    """The seconds that the unfinished runs of a sweep will take; None where nothing tells."""
+    known = _known_costs(runs, progress)
+    left = [_left_s(run, progress[run.id], known) for run in runs if run.state not in END_STATES]
+    if any(value is None for value in left):
+        return None
+    return math.fsum(value for value in left if value is not None)
+
+
+def _known_costs(
+    runs: Sequence[Run], progress: Mapping[int, Progress]
+) -> list[tuple[tuple[str, ...], float]]:
+    """(what the cost depends on, seconds for the whole run) of runs that tell it."""
+    costs = []
+    for run in runs:
+        now = progress[run.id]
+        if run.state is RunState.COMPLETED and run.wall_s > 0:
+            costs.append((_cost_key(run), run.wall_s))
+        elif run.state is RunState.RUNNING and now.s_per_update and now.updates_total:
+            costs.append((_cost_key(run), now.s_per_update * now.updates_total))
+    return costs
+
+
+def _cost_key(run: Run) -> tuple[str, ...]:
+    return tuple(json.dumps(run.overrides.get(key)) for key in _COST_KEYS)
+
+
+def _left_s(
+    run: Run, now: Progress, known: Sequence[tuple[tuple[str, ...], float]]
+) -> float | None:
+    done, total = now.update or 0, now.updates_total
+    if now.s_per_update and total:
+        return now.s_per_update * max(0, total - done)
+    key = _cost_key(run)
+    costs = [cost for of, cost in known if of == key] or [cost for _, cost in known]
+    if not costs:
+        return None
+    share = 1.0 - done / total if total else 1.0
+    return share * math.fsum(costs) / len(costs)

@@ -1,0 +1,112 @@
+"""The JSON that `--json` prints: the shapes of the design's section 6, which programs rely on.
+
+Ids are integers, times ISO 8601 in UTC, what is unknown is null. Pure.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.leaderboard import Row
+from orchestrator.run import Attempt, Objective, Progress, Run, RunState, Sweep
+from orchestrator.views.facts import Overview
+
+Shape = dict[str, Any]
+
+
+def status_shape(worker_pid: int | None, view: Overview) -> Shape:
+    """`status --json`."""
+    return {
+        "worker": {"alive": worker_pid is not None, "pid": worker_pid},
+        "sweeps": [sweep_shape(sweep, view.eta_s[sweep.id]) for sweep in view.sweeps],
+        "runs": [
+            run_shape(run, view.progress[run.id])
+            for sweep in view.sweeps
+            for run in view.runs[sweep.id]
+        ],
+    }
+
+
+def sweep_shape(sweep: Sweep, eta_s: float | None) -> Shape:
+    """A sweep in `status --json`; every state has its count."""
+    return {
+        "id": sweep.id,
+        "name": sweep.name,
+        "state": sweep.state,
+        "counts": {str(state): sweep.counts.get(state, 0) for state in RunState},
+        "eta_s": eta_s,
+    }
+
+
+def run_shape(run: Run, progress: Progress) -> Shape:
+    """A run in `status --json`."""
+    return {
+        "id": run.id,
+        "sweep": run.sweep,
+        "name": run.name,
+        "state": str(run.state),
+        "reason": run.reason,
+        "overrides": run.overrides,
+        "seed": run.seed,
+        "attempt": run.attempt,
+        "update": progress.update,
+        "updates_total": progress.updates_total,
+        "metrics": progress.metrics,
+        "output_dir": str(run.folder),
+        "started": run.started,
+        "ended": run.ended,
+        "exit_code": run.exit_code,
+    }
+
+
+def show_shape(
+    run: Run, progress: Progress, command: Sequence[str], attempts: Sequence[Attempt]
+) -> Shape:
+    """`show --json`."""
+    return {
+        **run_shape(run, progress),
+        "command": list(command),
+        "attempts": [attempt_shape(attempt) for attempt in attempts],
+    }
+
+
+def attempt_shape(attempt: Attempt) -> Shape:
+    """An attempt in `show --json`."""
+    names = (
+        *("n", "host", "pid", "started", "ended", "exit_code", "signal", "outcome"),
+        *("reason", "evidence", "log"),
+    )
+    return {name: getattr(attempt, name) for name in names}
+
+
+def submit_shape(
+    name: str, sweep_id: int | None, runs: Sequence[tuple[int | None, str, Sequence[str]]]
+) -> Shape:
+    """`submit --json`; the ids are null in a dry run."""
+    return {
+        "sweep": name,
+        "id": sweep_id,
+        "runs": [{"id": run_id, "name": run, "set": list(items)} for run_id, run, items in runs],
+    }
+
+
+def best_shape(objective: Objective, rows: Sequence[Row]) -> Shape:
+    """`best --json`."""
+    return {
+        "objective": objective.metric,
+        "goal": objective.goal,
+        "rows": [_row_shape(row) for row in rows],
+    }
+
+
+def _row_shape(row: Row) -> Shape:
+    return {
+        "rank": row.rank,
+        "params": row.params,
+        "n": row.n,
+        "mean": row.mean,
+        "ci95": None if row.ci95 is None else list(row.ci95),
+        "runs": [
+            {"id": s.run.id, "name": s.run.name, "seed": s.run.seed, "value": s.value}
+            for s in row.scores
+        ],
+    }

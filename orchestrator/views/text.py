@@ -1,0 +1,103 @@
+"""Durations, numbers, curves and values as short texts; pure."""
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from orchestrator.naming import short_number
+
+UNKNOWN = "–"
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def duration(seconds: float | None) -> str:
+    """`8s`, `3m 05s`, `2h 10m`, `3d 04h`."""
+    if seconds is None or not math.isfinite(seconds):
+        return UNKNOWN
+    whole = max(0, round(seconds))
+    for unit, size, small, part in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "m", 60),
+        ("m", 60, "s", 1),
+    ):
+        if whole >= size:
+            return f"{whole // size}{unit} {whole % size // part:02d}{small}"
+    return f"{whole}s"
+
+
+def number(value: Any) -> str:
+    """Four significant digits, as plain as they go; `–` for what is unknown."""
+    if value is None:
+        return UNKNOWN
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or value == 0 or not math.isfinite(value):
+        return str(value)
+    if not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
+
+
+def percent(value: Any) -> str:
+    """0.455 as `45.5%`."""
+    return UNKNOWN if not isinstance(value, int | float) else f"{100 * value:.1f}%"
+
+
+def metric(name: str, value: Any) -> str:
+    """A metric as people read it: exact match in percent."""
+    return percent(value) if name == "em" else number(value)
+
+
+def setting_value(value: Any) -> str:
+    """A config value in a table: `1e-5`, `true`, `dapo`, `["a"]`."""
+    if isinstance(value, float):
+        return short_number(value)
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def settings(values: dict[str, Any]) -> str:
+    """`learning_rate=1e-5 num_generations=8`."""
+    return " ".join(f"{key}={setting_value(value)}" for key, value in values.items())
+
+
+def counts(found: dict[Any, int]) -> str:
+    """`2 completed, 1 running, 3 queued`: what there is of each, what is done first."""
+    order = ("completed", "pruned", "failed", "cancelled", "running", "queued", "paused")
+    return ", ".join(f"{found[state]} {state}" for state in order if found.get(state))
+
+
+def plural(n: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def clock(iso: str | None) -> str:
+    """An ISO time in UTC as the user's own date and time."""
+    if iso is None:
+        return UNKNOWN
+    return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def sparkline(values: Sequence[float], width: int, low: float, high: float) -> str:
+    """A curve in `width` characters or fewer, each the mean of its share of the values."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite or width < 1:
+        return ""
+    cells = min(width, len(finite))
+    edges = [round(i * len(finite) / cells) for i in range(cells + 1)]
+    means = [math.fsum(finite[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    span = high - low
+    top = len(_BLOCKS) - 1
+    heights = [0.5 if span <= 0 else (value - low) / span for value in means]
+    return "".join(_BLOCKS[round(top * min(1.0, max(0.0, height)))] for height in heights)
+
+
+def bar(share: float, width: int) -> str:
+    """A progress bar of `width` characters, filled to `share` of it."""
+    full = round(width * min(1.0, max(0.0, share)))
+    return "━" * full + "─" * (width - full)
