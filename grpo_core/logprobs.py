@@ -81,7 +81,8 @@ def _chunked(
 
     @stats.vjp
     def backward(primals: Any, cotangents: Any, _: Any) -> tuple[mx.array, ...]:
-        hidden, *arrays = primals
+        # MLX hands over a lone argument as it is (adapters only: the head has no weights to train).
+        hidden, *arrays = primals if isinstance(primals, list | tuple) else [primals]
         pieces: list[mx.array] = []
         sums: list[mx.array] = [mx.zeros(a.shape, mx.float32) for a in arrays]
         for start in starts:
