@@ -1,0 +1,119 @@
+"""Rollouts on a small random Qwen2, against the numpy oracle's model and numpy's own filters."""
+
+import numpy as np
+import pytest
+
+from grpo_core.keys import sample_key
+from grpo_core.rollout import Sampling, generate_groups
+from tests.oracle_model import forward, token_logps
+from tests.toy import EOS, LIMIT, SHAPE, TEMPERATURE, toy_policy, weights_of
+
+PROMPTS = [(9, 3, 30), (12, 40, 21, 5, 17, 33), (2,)]
+FILTERS = {
+    "none": {},
+    "top_k": {"top_k": 5},
+    "top_p": {"top_p": 0.6},
+    "min_p": {"min_p": 0.2},
+    "all": {"top_k": 12, "top_p": 0.8, "min_p": 0.05},
+}
+
+
+def keys_for(prompts, n, seed=0):
+    return [[sample_key(seed, 3, p, s) for s in range(n)] for p in range(len(prompts))]
+
+
+def sample(policy, prompts=PROMPTS, n=6, keys=None, temperature=TEMPERATURE, **filters):
+    sampling = Sampling(temperature=temperature, max_tokens=LIMIT, **filters)
+    return generate_groups(policy, prompts, n, keys or keys_for(prompts, n), sampling)
+
+
+def allowed(logits, top_k=0, top_p=1.0, min_p=0.0):
+    """Indices that are left: top_k best; fewest that reach top_p of those; min_p of the best."""
+    left = sorted(range(len(logits)), key=lambda i: -logits[i])
+    if top_k:
+        left = left[:top_k]
+    probs = np.exp(logits[left] - logits[left].max())
+    probs /= probs.sum()
+    count = next(n for n in range(1, len(left) + 1) if probs[:n].sum() >= top_p - 1e-9)
+    left, probs = left[:count], probs[:count]
+    return [i for i, p in zip(left, probs, strict=True) if p >= min_p * probs[0]]
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_logprobs_of_sampled_tokens_are_the_oracles(name):
+    """The policy's at the sampling temperature over the whole vocabulary, and after the filters."""
+    policy = toy_policy()
+    weights = weights_of(policy)
+    for group in sample(policy, **FILTERS[name]):
+        assert (group.sampling_logprobs is None) == (name == "none")
+        for s, ids in enumerate(group.completions):
+            prompt = list(group.prompt_ids)
+            expected, _ = token_logps(weights, SHAPE, prompt, ids, TEMPERATURE)
+            np.testing.assert_allclose(group.logprobs[s], expected, atol=1e-5)
+            if group.sampling_logprobs is None:
+                continue
+            logits = forward(weights, SHAPE, prompt + ids[:-1])[len(prompt) - 1 :] / TEMPERATURE
+            for t, token in enumerate(ids):
+                left = allowed(logits[t], **FILTERS[name])
+                assert token in left
+                expected = logits[t, token] - np.log(np.exp(logits[t, left]).sum())
+                assert group.sampling_logprobs[s][t] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_completion_ends_with_its_end_token_or_at_the_limit():
+    """The end token is kept, nothing follows it, and `finished` tells the two apart."""
+    groups = sample(toy_policy(), n=64)
+    ended = 0
+    for group in groups:
+        for ids, finished in zip(group.completions, group.finished, strict=True):
+            assert EOS not in ids[:-1]
+            assert finished == (ids[-1] == EOS)
+            assert finished or len(ids) == LIMIT
+            ended += finished
+    assert 0 < ended < 3 * 64
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.5])
+def test_tokens_are_drawn_from_the_policy_at_its_temperature(temperature):
+    """Frequencies of 8,192 first tokens are the oracle's probabilities.
+
+    The largest deviation of one frequency has a standard error below sqrt(p / 8192) < 0.006.
+    """
+    policy, n = toy_policy(), 8192
+    sampling = Sampling(temperature=temperature, max_tokens=1)
+    (group,) = generate_groups(policy, PROMPTS[:1], n, keys_for(PROMPTS[:1], n), sampling)
+    counts = np.bincount([ids[0] for ids in group.completions], minlength=48)
+    logits = forward(weights_of(policy), SHAPE, list(PROMPTS[0]))[-1] / temperature
+    probs = np.exp(logits - logits.max())
+    probs /= probs.sum()
+    errors = np.sqrt(probs / n)
+    assert np.abs(counts / n - probs).max() < 4 * errors.max()
+    assert ((counts / n - probs) ** 2 / errors**2).sum() < 48 + 5 * np.sqrt(2 * 48)
+
+
+def test_draws_depend_on_their_keys_and_on_nothing_else():
+    """Alone, together, in another order, with other neighbours: the same tokens."""
+    policy, keys = toy_policy(), keys_for(PROMPTS, 6)
+    together = [group.completions for group in sample(policy, keys=keys)]
+    backwards = sample(policy, PROMPTS[::-1], keys=keys[::-1])[::-1]
+    assert [group.completions for group in backwards] == together
+    for p, prompt in enumerate(PROMPTS):
+        (alone,) = sample(policy, [prompt], n=2, keys=[keys[p][4:]])
+        assert alone.completions == together[p][4:]
+    other = [group.completions for group in sample(policy, keys=keys_for(PROMPTS, 6, seed=1))]
+    assert other != together
+    assert len({tuple(ids) for ids in together[1]}) > 1
+
+
+def test_greedy_takes_the_likeliest_token_each_time():
+    """Temperature 0 follows the oracle's argmax, with log-probs at temperature 1."""
+    policy = toy_policy()
+    weights = weights_of(policy)
+    sampling = Sampling(temperature=0, max_tokens=LIMIT)
+    for group in generate_groups(policy, PROMPTS, 1, None, sampling):
+        (ids,) = group.completions
+        prompt = list(group.prompt_ids)
+        logits = forward(weights, SHAPE, prompt + ids[:-1])[len(prompt) - 1 :]
+        assert ids == logits.argmax(axis=-1).tolist()
+        expected, _ = token_logps(weights, SHAPE, prompt, ids, 1.0)
+        np.testing.assert_allclose(group.logprobs[0], expected, atol=1e-5)

@@ -1,0 +1,90 @@
+"""A small random Qwen2 as a policy, for the tests that hold the trainer against numpy."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+from mlx_lm.models import qwen2
+
+from grpo_core.fields import MLXGRPOConfig
+from grpo_core.forward import Halves
+from grpo_core.model import Policy, add_adapters
+from tests.oracle_model import Shape
+
+VOCAB = 48
+EOS = 7
+TEMPERATURE = 0.7
+LIMIT = 8
+SHAPE = Shape(layers=2, heads=4, kv_heads=2, lora_scale=1.5)
+
+
+class Letters:
+    """A tokenizer whose every token is one character."""
+
+    def decode(self, ids, **_):
+        """Tokens as text."""
+        return "".join(chr(ord("A") + token) for token in ids)
+
+
+def config(**more):
+    return MLXGRPOConfig(
+        **{
+            "temperature": TEMPERATURE,
+            "max_new_tokens": LIMIT,
+            "lora_rank": 4,
+            "lora_scale": SHAPE.lora_scale,
+            "quantize_for_rollouts": False,
+            **more,
+        }
+    )
+
+
+def toy_policy(train_type="full", seed=0):
+    """2 layers, hidden 64, 4 heads on 2 of keys and values; adapters are random too, not zero."""
+    args = qwen2.ModelArgs(
+        model_type="qwen2",
+        hidden_size=64,
+        num_hidden_layers=SHAPE.layers,
+        intermediate_size=96,
+        num_attention_heads=SHAPE.heads,
+        num_key_value_heads=SHAPE.kv_heads,
+        rms_norm_eps=SHAPE.norm_eps,
+        vocab_size=VOCAB,
+        rope_theta=SHAPE.rope_theta,
+        tie_word_embeddings=True,
+    )
+    model = qwen2.Model(args)
+    adapter = None
+    if train_type != "full":
+        model.freeze()
+        adapter = add_adapters(model, config(train_type=train_type))
+    fill(model, np.random.default_rng(seed))
+    return Policy(
+        model=model,
+        tokenizer=Letters(),
+        eos_ids=frozenset({EOS}),
+        train_type=train_type,
+        base="toy",
+        base_path=Path("toy"),
+        base_bits=0,
+        quantized_here=False,
+        adapter=adapter,
+        config={},
+        vocab_size=VOCAB,
+        halves=Halves(model),
+        can_share_prefix=True,
+        initial=None,
+    )
+
+
+def fill(model, draw):
+    """Every weight random, those of the norms around 1."""
+    for name, value in tree_flatten(model.parameters()):
+        noise = mx.array(draw.normal(0, 0.15, value.shape), dtype=mx.float32)
+        model.load_weights([(name, 1 + noise if "norm" in name else noise)], strict=False)
+
+
+def weights_of(policy):
+    """Every weight by name, in float64, as the oracle's model wants them."""
+    return {k: np.array(v, np.float64) for k, v in tree_flatten(policy.model.parameters())}
