@@ -125,7 +125,11 @@ def _notes(cfg: MLXGRPOConfig, train: Sequence[Prompt], test: Sequence[Prompt]) 
 
 @dataclass(frozen=True, slots=True)
 class _Splits:
-    """The rows of a data set by their use, each list in the fixed order."""
+    """The rows of a data set by their use, each list in the fixed order.
+
+    That of the training rows runs backwards: so its first rows, which max_train_samples takes,
+    stay the same however many rows are held out at the other end.
+    """
 
     train: list[Example]
     test: list[Example]
@@ -162,7 +166,7 @@ def _hold_out(rows: list[Example], eval_samples: int) -> _Splits:
     wanted = max(len(rows) // HELD_OUT_SHARE, n_confirm + eval_samples)
     n_held_out = _cut(rows, min(wanted, len(rows) // HELD_OUT_MOST))
     return _Splits(
-        train=rows[n_held_out:],
+        train=rows[n_held_out:][::-1],
         test=rows[n_confirm:n_held_out],
         confirm=rows[:n_confirm],
         fingerprint=_fingerprint(rows),
@@ -178,7 +182,7 @@ def _divide(train: list[Example], held_out_rows: list[Example]) -> _Splits:
     overlap = sum(_rank(row) in seen for row in rows)
     note = f"{overlap} of {len(rows)} held-out prompts stand among the training rows too"
     return _Splits(
-        train=train,
+        train=train[::-1],
         test=rows[n_confirm:],
         confirm=rows[:n_confirm],
         fingerprint=_fingerprint([*train, *rows]),

@@ -5,12 +5,13 @@ is a digest of the tokenizer and of every text, so an entry is never stale. It i
 whatever is wrong with a file or its folder, the texts are tokenised anew.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
 import tempfile
-import zipfile
 from collections.abc import Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import numpy as np
 MIN_TEXTS = 500
 # A sweep over models or prompts needs a few; each is some 8 MB for GSM8K.
 MAX_FILES = 16
+
+DIGEST_BYTES = 32
 
 Ids = list[list[int]]
 
@@ -32,7 +35,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], folder: Path | None = Non
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if len(texts) < MIN_TEXTS or backend is None:
         return _encode(tokenizer, texts)
-    path = (folder or cache_folder()) / f"{_key(backend.to_str(), texts)}.npz"
+    path = (folder or cache_folder()) / f"{_key(backend.to_str(), texts)}.ids"
     ids = _read(path, len(texts))
     if ids is None:
         ids = _encode(tokenizer, texts)
@@ -63,35 +66,48 @@ def _key(tokenizer: str, texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+# A file is the SHA-256 of what follows, the length of each text in tokens, and all ids, the last
+# two as little-endian int32: nothing to parse, so nothing to go wrong in parsing.
+_INT = np.dtype("<i4")
+
+
 def _read(path: Path, count: int) -> Ids | None:
-    """The ids in a file, or None where it is not there, damaged, or not what it should be."""
+    """The ids in a file; None where it is not there, cut or changed."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            ids, lengths = arrays["ids"], arrays["lengths"]
-        os.utime(path)
-    # All that numpy and zipfile raise at a file that was cut or changed.
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError):
+        content = path.read_bytes()
+        os.utime(path)  # used just now: the last to be pruned
+    except OSError:
         return None
-    if lengths.shape != (count,) or ids.shape != (int(lengths.sum()),):
+    digest, body = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
         return None
-    flat, ends = ids.tolist(), np.cumsum(lengths).tolist()
-    return [flat[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True)]
+    numbers = np.frombuffer(body, dtype=_INT)
+    lengths, ids = numbers[:count].tolist(), numbers[count:].tolist()
+    ends = accumulate(lengths)
+    return [ids[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 def _write(path: Path, ids: Ids) -> None:
-    lengths = np.array([len(row) for row in ids], dtype=np.int64)
-    flat = np.fromiter((token for row in ids for token in row), dtype=np.int32)
-    try:
+    lengths = np.array([len(row) for row in ids], dtype=_INT)
+    body = lengths.tobytes() + np.fromiter(chain.from_iterable(ids), dtype=_INT).tobytes()
+    # A full disk, or a folder without permission: then without a cache.
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        _write_atomically(path, hashlib.sha256(body).digest() + body)
+        _prune(path.parent)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Beside under a name of our own, since another run may write the same file, and renamed."""
+    descriptor, beside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, ids=flat, lengths=lengths)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-        _prune(path.parent)
-    except OSError:
-        return  # a full disk or a folder without permission: then without a cache
+    finally:
+        Path(beside).unlink(missing_ok=True)
 
 
 def _prune(folder: Path) -> None:
