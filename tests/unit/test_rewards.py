@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_core.config import REWARD_NAMES, MLXGRPOConfig
@@ -112,6 +112,7 @@ def test_correctness_and_int_by_hand(given_answer, correct, whole):
 PARTS = ["<reasoning>", "</reasoning>", "<answer>", "</answer>", "\n", "72", " ", "x"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PARTS), max_size=20).map("".join))
 def test_built_in_rewards_stay_in_their_range(text):
     """From 0 to the most that a perfect completion earns, whatever the tags do."""
@@ -119,6 +120,7 @@ def test_built_in_rewards_stay_in_their_range(text):
         assert 0.0 <= BUILTINS[name](text, "72") <= most
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PARTS), max_size=20).map("".join))
 def test_who_earns_the_strict_format_earns_the_others(text):
     """Strict is stricter than soft, and needs every tag where xmlcount counts it."""
