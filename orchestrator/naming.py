@@ -10,10 +10,10 @@ import re
 import string
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 from grpo_core.config import FIELDS, MLXGRPOConfig, did_you_mean, format_value
+from orchestrator.numbers import short_number
 
 # A file name may have 255 bytes; `-2` or a suffix of a log may come behind ours.
 MAX_NAME_BYTES = 150
@@ -84,18 +84,6 @@ def _without_unsafe(text: str) -> str:
 
 
 # --- values in names
-
-
-def short_number(value: float) -> str:
-    """The shortest text that reads back as the same number: `1e-5`, `0.05`, `3`."""
-    plain = repr(value).removesuffix(".0")
-    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
-    if not isinstance(exponent, int):
-        return plain  # nan and inf have no digits.
-    first, *rest = (str(digit) for digit in digits)
-    mantissa = ("-" if sign else "") + first + ("." + "".join(rest) if rest else "")
-    scientific = f"{mantissa}e{exponent + len(rest)}"
-    return scientific if len(scientific) < len(plain) else plain
 
 
 def value_text(value: Any) -> str:

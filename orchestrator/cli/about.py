@@ -12,7 +12,7 @@ from orchestrator.errors import NothingAffected
 def fields(pattern: str | None, as_json: bool) -> None:
     """Every config field with default, range and meaning; with PATTERN those that hold it."""
     from grpo_core.config import FIELDS, did_you_mean
-    from orchestrator.views.tables import field_shape, fields_table
+    from orchestrator.views.fields import field_shape, fields_table
 
     names = [name for name in FIELDS if pattern is None or pattern in name]
     if not names:

@@ -19,9 +19,8 @@ def best(sweep: str, as_json: bool) -> None:
     The mean over the seeds of each setting, with a 95% bootstrap interval.
     """
     from orchestrator.leaderboard import ranking
-    from orchestrator.views.facts import scores
+    from orchestrator.views.results import best_table, scores
     from orchestrator.views.shapes import best_shape
-    from orchestrator.views.tables import best_table
 
     with open_queue(readonly=True) as store:
         found = store.sweep(sweep)

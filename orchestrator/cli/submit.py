@@ -66,8 +66,8 @@ def submit(
 
 def show_plan(expansion: "Expansion", as_json: bool) -> None:
     """The runs as a table and as commands to copy; nothing is queued."""
+    from orchestrator.views.plan import plan_table
     from orchestrator.views.shapes import submit_shape
-    from orchestrator.views.tables import plan_table
 
     plan = expansion.plan(expansion.spec.name, os.getcwd())
     refuse_taken_folders(plan, expansion.spec.source)
@@ -121,7 +121,7 @@ def refuse_taken_folders(plan: "Plan", source: str) -> None:
     """SpecError where a run's folder holds what another configuration has left there."""
     taken = [run for run in plan.runs if holds_another(Path(plan.cwd, run.output_dir), run.hash)]
     if taken:
-        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
+        more = f" (and {len(taken) - 1} more like it)" if len(taken) > 1 else ""
         raise SpecError(
             f"{source}: output: {taken[0].output_dir}{more} holds a run with another "
             "configuration; give the sweep another `output` or `name`, or move the folder away"

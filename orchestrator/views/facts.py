@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.leaderboard import Score, reduce_curve
 from orchestrator.paths import RunPaths
 from orchestrator.progress import read_progress
-from orchestrator.run import END_STATES, Objective, Progress, Run, RunState, Sweep
+from orchestrator.run import END_STATES, Progress, Run, RunState, Sweep
 
 # What decides how long a run takes; runs that share these take about as long.
 _COST_KEYS = (
@@ -65,22 +64,6 @@ def _log_lines(path: Path) -> Iterable[dict[str, Any]]:
             continue
         if isinstance(line, dict):
             yield line
-
-
-def objective_value(run: Run, objective: Objective) -> float | None:
-    """The value that the run reached; from its log, else from what was recorded at its end."""
-    values = [value for _, value in curve(run.folder, objective.metric)]
-    recorded = run.metrics.get(objective.metric)
-    if not values and isinstance(recorded, int | float) and math.isfinite(recorded):
-        values = [float(recorded)]
-    return reduce_curve(values, objective)
-
-
-def scores(runs: Iterable[Run], objective: Objective) -> list[Score]:
-    """The finished runs that have a value."""
-    done = (run for run in runs if run.state in (RunState.COMPLETED, RunState.PRUNED))
-    found = ((run, objective_value(run, objective)) for run in done)
-    return [Score(run, value) for run, value in found if value is not None]
 
 
 # --- time that is left

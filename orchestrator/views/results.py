@@ -1,18 +1,67 @@
-"""The end of a sweep, run by run: exact match before and after, and the learning curves."""
+"""What came of a sweep: the ranking of its settings, and its runs with their curves."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.leaderboard import differing_keys
-from orchestrator.run import Run, RunState
+from orchestrator.leaderboard import Row, Score, differing_keys, reduce_curve
+from orchestrator.run import Objective, Run, RunState
 from orchestrator.views.facts import curve
-from orchestrator.views.text import UNKNOWN, duration, percent, setting_value, sparkline
+from orchestrator.views.tables import plain_table
+from orchestrator.views.text import UNKNOWN, duration, metric, percent, setting_value, sparkline
 
 _CURVE_WIDTH = 16
+
+
+# --- settings
+
+
+def objective_value(run: Run, objective: Objective) -> float | None:
+    """The value that the run reached; from its log, else from what was recorded at its end."""
+    values = [value for _, value in curve(run.folder, objective.metric)]
+    recorded = run.metrics.get(objective.metric)
+    if not values and isinstance(recorded, int | float) and math.isfinite(recorded):
+        values = [float(recorded)]
+    return reduce_curve(values, objective)
+
+
+def scores(runs: Iterable[Run], objective: Objective) -> list[Score]:
+    """The finished runs that have a value."""
+    done = (run for run in runs if run.state in (RunState.COMPLETED, RunState.PRUNED))
+    found = ((run, objective_value(run, objective)) for run in done)
+    return [Score(run, value) for run, value in found if value is not None]
+
+
+def best_table(rows: Sequence[Row], objective: Objective) -> Table:
+    """The ranking; only the keys that differ between settings have a column."""
+    keys = differing_keys(row.params for row in rows)
+    table = plain_table(
+        "rank", *keys, objective.metric, "95% interval", "n", "runs", right=("rank", "n", *keys)
+    )
+    for row in rows:
+        values = [setting_value(row.params[key]) if key in row.params else UNKNOWN for key in keys]
+        table.add_row(
+            str(row.rank),
+            *values,
+            metric(objective.metric, row.mean),
+            _interval(row, objective),
+            str(row.n),
+            ", ".join(str(score.run.id) for score in row.scores),
+        )
+    return table
+
+
+def _interval(row: Row, objective: Objective) -> str:
+    if row.ci95 is None:
+        return "n=1, no interval"
+    low, high = (metric(objective.metric, value) for value in row.ci95)
+    return f"{low} … {high}"
+
+
+# --- runs
 
 
 @dataclass(frozen=True)
@@ -45,10 +94,8 @@ def _row(run: Run) -> ResultRow:
 def results_table(rows: Sequence[ResultRow]) -> Table:
     """Rank, what differs, exact match, and the reward curve on one scale for all."""
     keys = differing_keys(row.run.overrides for row in rows)
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for head in ("rank", "run", *keys, "exact match", "reward", "time"):
-        right = head in ("rank", "time", *keys)
-        table.add_column(head, justify="right" if right else "left", no_wrap=True)
+    heads = ("rank", "run", *keys, "exact match", "reward", "time")
+    table = plain_table(*heads, right=("rank", "time", *keys))
     values = [value for row in rows for value in row.rewards]
     low, high = (min(values), max(values)) if values else (0.0, 0.0)
     for rank, row in enumerate(rows, start=1):

@@ -4,11 +4,13 @@ Ids are integers, times ISO 8601 in UTC, what is unknown is null. Pure.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.leaderboard import Row
 from orchestrator.run import Attempt, Objective, Progress, Run, RunState, Sweep
 from orchestrator.views.facts import Overview
+
+if TYPE_CHECKING:
+    from orchestrator.leaderboard import Row
 
 Shape = dict[str, Any]
 
@@ -89,7 +91,7 @@ def submit_shape(
     }
 
 
-def best_shape(objective: Objective, rows: Sequence[Row]) -> Shape:
+def best_shape(objective: Objective, rows: "Sequence[Row]") -> Shape:
     """`best --json`."""
     return {
         "objective": objective.metric,
@@ -98,7 +100,7 @@ def best_shape(objective: Objective, rows: Sequence[Row]) -> Shape:
     }
 
 
-def _row_shape(row: Row) -> Shape:
+def _row_shape(row: "Row") -> Shape:
     return {
         "rank": row.rank,
         "params": row.params,

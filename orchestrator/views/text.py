@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from orchestrator.naming import short_number
+from orchestrator.numbers import short_number
 
 UNKNOWN = "–"
 _BLOCKS = "▁▂▃▄▅▆▇█"

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from grpo_core.config import MLXGRPOConfig, apply_overrides, config_hash, format_override
 from orchestrator.errors import SpecError
 from orchestrator.expand import MAX_RUNS, expand
-from orchestrator.naming import fill, name_fault, safe_name, short_number
+from orchestrator.naming import fill, name_fault, safe_name
+from orchestrator.numbers import short_number
 from orchestrator.spec import read_spec
 
 BASE = "num_generations = 4\nlearning_rate = 2e-5\nseed = 5\n"

@@ -1,0 +1,128 @@
+"""Who may import whom, and that the commands start without the heavy packages."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("mlx", "mlx_lm", "transformers", "datasets", "optuna", "numpy", "torch", "pandas")
+
+# Of our own modules, by package; what is not listed here is free.
+ALLOWED_FROM_GRPO_CORE = {"grpo_core.config", "grpo_core.errors"}
+FORBIDDEN_IN_GRPO_CORE = {"orchestrator", "click", "sqlite_utils"}
+# Arrows of the design's section 1: a module on the left never imports one on the right.
+NEVER = {
+    "errors": {"run", "spec", "expand", "store", "worker", "launcher", "cli", "views"},
+    "run": {"spec", "expand", "store", "worker", "launcher", "cli", "views"},
+    "locate": {"spec", "expand", "store", "worker", "cli", "views"},
+    "naming": {"spec", "expand", "store", "worker", "cli", "views"},
+    "leaderboard": {"spec", "expand", "store", "worker", "launcher", "cli", "views"},
+    "spec": {"expand", "store", "worker", "launcher", "cli", "views"},
+    "expand": {"store", "worker", "launcher", "cli", "views"},
+    "store": {"spec", "expand", "worker", "launcher", "cli", "views"},
+    "launcher": {"spec", "expand", "store", "worker", "cli", "views"},
+    "worker": {"spec", "expand", "cli", "views"},
+    "views": {"cli"},
+}
+
+
+def modules(package):
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(path):
+    """Every module that a file names in an import, wherever the statement stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports whole"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def loaded_by(statement):
+    """The heavy packages that a fresh process has loaded after a statement."""
+    code = f"import sys; {statement}\nprint([m for m in {HEAVY!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return ast.literal_eval(out.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import orchestrator.cli",
+        "import orchestrator.worker, orchestrator.expand, orchestrator.views.live",
+        "import grpo_core.config",
+        "from orchestrator.cli import main; main(['status'])",
+        "from orchestrator.cli import main; main(['fields'])",
+    ],
+)
+def test_the_orchestrator_loads_nothing_heavy(statement):
+    """A status must come at once, and a worker must leave the GPU to its trainer."""
+    assert loaded_by(statement) == []
+
+
+def test_every_command_can_be_imported_without_anything_heavy():
+    """No command hides a heavy import at its top."""
+    commands = [path.stem for path in modules("orchestrator/cli") if path.stem != "__init__"]
+    assert loaded_by("import " + ", ".join(f"orchestrator.cli.{c}" for c in commands)) == []
+
+
+@pytest.mark.parametrize("path", modules("orchestrator"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_orchestrator_knows_only_config_and_errors_of_the_trainer(path):
+    """The seam between the two packages is two modules wide."""
+    used = {name for name in imported(path) if name.split(".")[0] == "grpo_core"}
+    modules_used = {".".join(name.split(".")[:2]) for name in used}
+    assert modules_used <= ALLOWED_FROM_GRPO_CORE
+    assert not {name.split(".")[0] for name in imported(path)} & set(HEAVY)
+
+
+@pytest.mark.parametrize("path", modules("grpo_core"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_trainer_knows_nothing_of_queues(path):
+    """A run can be trained without the orchestrator."""
+    assert not {name.split(".")[0] for name in imported(path)} & FORBIDDEN_IN_GRPO_CORE
+
+
+def test_imports_run_one_way():
+    """The arrows of the design, none of them backwards."""
+    for path in modules("orchestrator"):
+        name = path.relative_to(ROOT / "orchestrator").parts[0].removesuffix(".py")
+        used = {n.split(".")[1] for n in imported(path) if n.startswith("orchestrator.")}
+        assert not used & NEVER.get(name, set()), path
+
+
+def test_imports_never_loop():
+    """Each module's imports at the top can be drawn without a circle."""
+    graph = {}
+    for path in [*modules("orchestrator"), *modules("grpo_core")]:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        graph[name] = {n for n in top_imports(path) if n != name}
+    done, open_now = set(), []
+
+    def visit(name):
+        assert name not in open_now, " -> ".join([*open_now, name])
+        if name in done or name not in graph:
+            return
+        open_now.append(name)
+        for used in graph[name]:
+            visit(used)
+        open_now.pop()
+        done.add(name)
+
+    for name in graph:
+        visit(name)
+
+
+def top_imports(path):
+    """The modules imported when a file is loaded."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
