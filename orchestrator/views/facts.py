@@ -103,33 +103,49 @@ def remaining_s(runs: Sequence[Run], progress: Mapping[int, Progress]) -> float 
     return math.fsum(value for value in left if value is not None)
 
 
-def _known_costs(
-    runs: Sequence[Run], progress: Mapping[int, Progress]
-) -> list[tuple[tuple[str, ...], float]]:
-    """(what the cost depends on, seconds for the whole run) of runs that tell it."""
-    costs = []
+_Cost = tuple[tuple[str, ...], float]
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """(what the cost depends on, seconds for a whole run): measured to the end, or projected."""
+
+    measured: tuple[_Cost, ...]
+    projected: tuple[_Cost, ...]
+
+    def of(self, key: tuple[str, ...]) -> float | None:
+        """The seconds that a run takes, from the likest runs there are."""
+        for costs in (self.measured, self.projected):
+            same = [cost for of, cost in costs if of == key]
+            if same:
+                return math.fsum(same) / len(same)
+        found = [cost for _, cost in self.measured or self.projected]
+        return math.fsum(found) / len(found) if found else None
+
+
+def _known_costs(runs: Sequence[Run], progress: Mapping[int, Progress]) -> _Costs:
+    measured = tuple(
+        (_cost_key(run), run.wall_s)
+        for run in runs
+        if run.state is RunState.COMPLETED and run.wall_s > 0
+    )
+    projected = []
     for run in runs:
         now = progress[run.id]
-        if run.state is RunState.COMPLETED and run.wall_s > 0:
-            costs.append((_cost_key(run), run.wall_s))
-        elif run.state is RunState.RUNNING and now.s_per_update and now.updates_total:
-            costs.append((_cost_key(run), now.s_per_update * now.updates_total))
-    return costs
+        if run.state is RunState.RUNNING and now.s_per_update and now.updates_total:
+            projected.append((_cost_key(run), now.s_per_update * now.updates_total))
+    return _Costs(measured, tuple(projected))
 
 
 def _cost_key(run: Run) -> tuple[str, ...]:
     return tuple(json.dumps(run.overrides.get(key)) for key in _COST_KEYS)
 
 
-def _left_s(
-    run: Run, now: Progress, known: Sequence[tuple[tuple[str, ...], float]]
-) -> float | None:
+def _left_s(run: Run, now: Progress, known: _Costs) -> float | None:
     done, total = now.update or 0, now.updates_total
     if now.s_per_update and total:
         return now.s_per_update * max(0, total - done)
-    key = _cost_key(run)
-    costs = [cost for of, cost in known if of == key] or [cost for _, cost in known]
-    if not costs:
+    cost = known.of(_cost_key(run))
+    if cost is None:
         return None
-    share = 1.0 - done / total if total else 1.0
-    return share * math.fsum(costs) / len(costs)
+    return cost * (1.0 - done / total if total else 1.0)

@@ -1,0 +1,345 @@
+"""What people and programs see: short texts, time that is left, JSON shapes, tables."""
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from orchestrator.leaderboard import ranking
+from orchestrator.run import Attempt, Limits, Objective, Progress, Retry, Run, RunState, Sweep
+from orchestrator.views.facts import curve, overview, progress_of, remaining_s
+from orchestrator.views.live import Lines, ended_words, progress_words
+from orchestrator.views.plan import plan_table
+from orchestrator.views.results import best_table, result_rows, results_table, scores
+from orchestrator.views.shapes import best_shape, show_shape, status_shape, submit_shape
+from orchestrator.views.tables import runs_table, sweep_line
+from orchestrator.views.text import (
+    bar,
+    counts,
+    duration,
+    number,
+    percent,
+    settings,
+    sparkline,
+)
+from orchestrator.worker import Event
+
+RUN = Run(
+    id=1, sweep_id=1, sweep="s", name="r", position=0, priority=0, state=RunState.COMPLETED,
+    reason=None, request=None, seed=0, overrides={"learning_rate": 1e-5}, set=(),
+    output_dir="o", cwd="/nowhere", tags=(), hash=None, attempt=1, deaths=0, not_before=None,
+    update=10, updates_total=10, metrics={"em": 0.5}, wall_s=20.0, exit_code=0,
+    created="2026-01-01T00:00:00Z", started="2026-01-01T00:00:00Z", ended="2026-01-01T00:00:20Z",
+)  # fmt: skip
+SWEEP = Sweep(
+    id=1, name="s", priority=0, paused=False, reason=None, config_text="", config_source="b.toml",
+    spec_text="", cwd="/nowhere", objective=Objective(), limits=Limits(), retry=Retry(),
+    created="2026-01-01T00:00:00Z", counts={RunState.COMPLETED: 1, RunState.QUEUED: 1},
+)  # fmt: skip
+
+
+def logged(tmp_path, *lines, torn=""):
+    """A run whose folder holds a training log with these lines."""
+    text = "".join(json.dumps(line) + "\n" for line in lines) + torn
+    (tmp_path / "training_log.jsonl").write_text(text)
+    return replace(RUN, cwd=str(tmp_path), output_dir=".")
+
+
+def drawn(renderable, width=200):
+    out = io.StringIO()
+    Console(file=out, width=width).print(renderable)
+    return out.getvalue()
+
+
+# --- texts
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (0.4, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (185, "3m 05s"),
+     (7800, "2h 10m"), (3 * 86400 + 4 * 3600, "3d 04h"), (float("inf"), "–"), (-3, "0s")],
+)  # fmt: skip
+def test_a_duration_has_two_units_at_most(seconds, text):
+    """By hand."""
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.51234, "0.5123"), (12.3456, "12.35"), (123456.0, "123456"), (3, "3"),
+     (1.5e-7, "1.50e-07"), (0.0, "0.0"), (-0.5, "-0.5000"), ("x", "x"), (2e9, "2.00e+09")],
+)  # fmt: skip
+def test_a_number_has_four_digits(value, text):
+    """By hand."""
+    assert number(value) == text
+
+
+def test_the_small_words():
+    """Percent, counts, settings and bars by hand."""
+    assert (percent(0.455), percent(None)) == ("45.5%", "–")
+    found = {RunState.QUEUED: 3, RunState.COMPLETED: 2, RunState.FAILED: 0}
+    assert counts(found) == "2 completed, 3 queued"
+    assert settings({"learning_rate": 1e-5, "shuffle": True, "rewards": ["int"]}) == (
+        'learning_rate=1e-5 shuffle=true rewards=["int"]'
+    )
+    assert bar(0.5, 10) == "━━━━━─────"
+    assert (bar(-1, 4), bar(7, 4)) == ("────", "━━━━")
+
+
+def test_a_sparkline_is_scaled_and_cut():
+    """The lowest block for the lowest value, the highest for the highest, by hand between."""
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8, 0, 7) == "▁▂▃▄▅▆▇█"
+    assert sparkline([0, 0, 7, 7], 2, 0, 7) == "▁█"
+    assert sparkline([1, float("nan")], 8, 0, 2) == "▅"
+    assert sparkline([], 8, 0, 1) == ""
+
+
+@given(st.lists(st.floats(), max_size=50), st.integers(0, 20), st.floats(-9, 9), st.floats(-9, 9))
+def test_a_sparkline_never_fails_and_never_overflows(values, width, low, high):
+    """Whatever a log holds."""
+    assert len(sparkline(values, width, low, high)) <= width
+
+
+# --- logs
+
+
+def test_a_curve_leaves_out_training_rows_and_torn_lines(tmp_path):
+    """Held-out exact match only; a line that is being written is not there yet."""
+    run = logged(
+        tmp_path,
+        {"update": 0, "em": 0.25, "split": "test", "n": 8},
+        {"update": 1, "reward_mean": 0.5},
+        {"update": 1, "em": 0.9, "split": "train", "n": 8},
+        {"update": 2, "em": 0.5, "split": "test", "n": 8},
+        torn='[1]\nnonsense\n{"update": 3, "em": 0.7',
+    )
+    assert curve(run.folder, "em") == [(0, 0.25), (2, 0.5)]
+    assert curve(run.folder, "reward_mean") == [(1, 0.5)]
+    assert curve(tmp_path / "none", "em") == []
+
+
+def test_a_running_run_is_read_from_its_log_and_an_ended_one_from_the_record(tmp_path):
+    """What was recorded at the end stays true when the folder is gone."""
+    run = logged(tmp_path, {"update": 3, "reward_mean": 0.5})
+    assert progress_of(replace(run, state=RunState.RUNNING)).update == 3
+    assert progress_of(run) == Progress(10, 10, {"em": 0.5})
+    resumed = replace(RUN, state=RunState.RUNNING)
+    assert progress_of(resumed).update == 10
+
+
+# --- time that is left
+
+
+def test_the_time_left_comes_from_runs_of_the_same_cost():
+    """20 s for g=2, 80 s for g=8 are measured: one of each left makes 100 s."""
+    small, large = {"num_generations": 2}, {"num_generations": 8}
+    queued = {"state": RunState.QUEUED, "wall_s": 0.0, "update": None, "updates_total": None}
+    runs = [
+        replace(RUN, id=1, overrides=small, wall_s=20.0),
+        replace(RUN, id=2, overrides=large, wall_s=80.0),
+        replace(RUN, id=3, overrides=small, **queued),
+        replace(RUN, id=4, overrides=large, **queued),
+    ]
+    progress = {run.id: progress_of(run) for run in runs}
+    assert remaining_s(runs, progress) == pytest.approx(100.0)
+    # A running run counts by its own pace: 6 of 10 updates at 3 s are left.
+    runs.append(replace(RUN, id=5, overrides=large, state=RunState.RUNNING))
+    progress[5] = Progress(4, 10, {}, 3.0)
+    assert remaining_s(runs, progress) == pytest.approx(118.0)
+
+
+def test_the_time_left_is_unknown_until_something_was_measured():
+    """No guess out of nothing; nothing left is no time at all."""
+    queued = replace(RUN, state=RunState.QUEUED, update=None, updates_total=None, wall_s=0.0)
+    assert remaining_s([queued], {1: Progress()}) is None
+    assert remaining_s([RUN], {1: Progress()}) == 0
+
+
+def test_a_sweep_waits_for_those_before_it():
+    """The second sweep is done when both are."""
+    queued = {"state": RunState.QUEUED, "update": None, "updates_total": None, "wall_s": 0.0}
+    first = replace(SWEEP, id=1, counts={RunState.QUEUED: 1})
+    second = replace(SWEEP, id=2, counts={RunState.QUEUED: 2})
+    held = replace(second, id=3, paused=True)
+    runs = {
+        1: [RUN, replace(RUN, id=2, **queued)],
+        2: [replace(RUN, id=i, **queued) for i in (3, 4)] + [replace(RUN, id=5, wall_s=30.0)],
+        3: [replace(RUN, id=6, **queued)],
+    }
+    view = overview([first, second, held], runs)
+    assert view.eta_s == {1: pytest.approx(20.0), 2: pytest.approx(80.0), 3: None}
+
+
+# --- shapes
+
+
+def keys_of(value):
+    """The keys of a JSON document, in order and nested, which is what programs rely on."""
+    if isinstance(value, dict):
+        return {key: keys_of(item) for key, item in value.items()}
+    return [keys_of(value[0])] if isinstance(value, list) and value else None
+
+
+RUN_KEYS = [
+    "id", "sweep", "name", "state", "reason", "overrides", "seed", "attempt", "update",
+    "updates_total", "metrics", "output_dir", "started", "ended", "exit_code",
+]  # fmt: skip
+
+
+def test_status_json_is_as_the_design_says():
+    """Worker, sweeps with every count, runs."""
+    view = overview([SWEEP], {1: [RUN]})
+    shape = status_shape(None, view)
+    assert list(shape) == ["worker", "sweeps", "runs"]
+    assert shape["worker"] == {"alive": False, "pid": None}
+    assert status_shape(7, view)["worker"] == {"alive": True, "pid": 7}
+    assert list(shape["sweeps"][0]) == ["id", "name", "state", "counts", "eta_s"]
+    assert shape["sweeps"][0]["counts"] == {
+        "queued": 1, "running": 0, "paused": 0, "completed": 1, "pruned": 0, "failed": 0,
+        "cancelled": 0,
+    }  # fmt: skip
+    assert list(shape["runs"][0]) == RUN_KEYS
+    assert shape["runs"][0]["state"] == "completed"
+    assert shape["runs"][0]["output_dir"] == "/nowhere/o"
+    assert shape["runs"][0]["metrics"] == {"em": 0.5}
+
+
+def test_show_json_is_a_run_with_its_command_and_attempts():
+    """Every key of the design, in its order."""
+    attempt = Attempt(
+        id=1, run_id=1, n=1, host="h", boot_id="b", pid=5, pid_started=1.0, checkpoint=-1,
+        result_before=None, started="t", ended=None, wall_s=0.0, exit_code=None, signal=None,
+        outcome=None, reason=None, evidence=None, log="/l",
+    )  # fmt: skip
+    shape = show_shape(RUN, Progress(), ["python"], [attempt])
+    assert list(shape) == [*RUN_KEYS, "command", "attempts"]
+    assert shape["attempts"] == [
+        {"n": 1, "host": "h", "pid": 5, "started": "t", "ended": None, "exit_code": None,
+         "signal": None, "outcome": None, "reason": None, "evidence": None, "log": "/l"}
+    ]  # fmt: skip
+
+
+def test_submit_json_has_the_exact_set_lines():
+    """Ids are null in a dry run."""
+    assert submit_shape("s", None, [(None, "r", ("a=1",))]) == {
+        "sweep": "s",
+        "id": None,
+        "runs": [{"id": None, "name": "r", "set": ["a=1"]}],
+    }
+
+
+def test_best_json_has_null_where_one_run_gives_no_interval():
+    """Rank, params, n, mean, ci95 and the runs behind them."""
+    runs = [
+        replace(RUN, id=1, seed=0, overrides={"a": 1}, metrics={"em": 0.25}),
+        replace(RUN, id=2, seed=1, overrides={"a": 1}, metrics={"em": 0.75}),
+        replace(RUN, id=3, seed=0, overrides={"a": 2}, metrics={"em": 0.25}),
+        replace(RUN, id=4, state=RunState.FAILED, overrides={"a": 3}),
+        replace(RUN, id=5, overrides={"a": 4}, metrics={}),
+    ]
+    shape = best_shape(Objective(), ranking(scores(runs, Objective()), Objective()))
+    assert (shape["objective"], shape["goal"]) == ("em", "max")
+    first, second = shape["rows"]
+    assert list(first) == ["rank", "params", "n", "mean", "ci95", "runs"]
+    assert (first["rank"], first["params"], first["n"], first["mean"]) == (1, {"a": 1}, 2, 0.5)
+    # Means 1/4, 1/2 twice, 3/4: the 2.5% point is 0.075 of the first step in.
+    assert first["ci95"] == [pytest.approx(0.26875), pytest.approx(0.73125)]
+    assert [run["id"] for run in first["runs"]] == [1, 2]
+    assert (second["ci95"], second["n"]) == (None, 1)
+
+
+def test_the_objective_of_a_run_comes_from_its_log(tmp_path):
+    """`best` looks at the whole curve, `last` at its end."""
+    run = logged(tmp_path, *({"update": u, "kl": v} for u, v in enumerate([0.3, 0.1, 0.2])))
+    for reduce, goal, value in (("last", "max", 0.2), ("best", "max", 0.3), ("best", "min", 0.1)):
+        assert scores([run], Objective("kl", goal, reduce))[0].value == value
+
+
+# --- tables
+
+
+def test_the_status_shows_every_run_on_a_line_of_its_own():
+    """A narrow terminal gets fewer columns, never a folded row."""
+    runs = [replace(RUN, id=i, name=f"lr1e-5-g{i}", metrics={"em": 0.5}) for i in (1, 2, 3)]
+    view = overview([SWEEP], {1: runs})
+    narrow = drawn(runs_table(runs, view, wide=False), width=80).splitlines()
+    assert len(narrow) == 4
+    assert all(len(line) <= 80 for line in narrow)
+    assert "lr1e-5-g2" in narrow[2]
+    assert "50.0%" in narrow[2]
+    assert "progress" in drawn(runs_table(runs, view, wide=True))
+    assert drawn(sweep_line(SWEEP, 100.0)) == (
+        "s · queued · 1 completed, 1 queued · about 1m 40s left\n"
+    )
+
+
+def test_a_ranking_says_where_there_is_no_interval():
+    """One run tells nothing about the spread."""
+    rows = ranking(scores([RUN], Objective()), Objective())
+    assert "n=1, no interval" in drawn(best_table(rows, Objective()))
+
+
+def test_results_are_ranked_by_held_out_exact_match(tmp_path):
+    """Before and after, and the runs without a result at the end."""
+    folders = []
+    for name, em in (("a", [0.25, 0.5]), ("b", [0.25, 0.75])):
+        (tmp_path / name).mkdir()
+        lines = [{"update": u, "em": v, "split": "test"} for u, v in enumerate(em)]
+        folders.append(logged(tmp_path / name, *lines, {"update": 1, "reward_mean": 1.0}))
+    lost = replace(RUN, id=9, name="lost", state=RunState.FAILED)
+    rows = result_rows([lost, *folders])
+    assert [row.words() for row in rows[:2]] == ["25.0% → 75.0%", "25.0% → 50.0%"]
+    assert rows[2].run is lost
+    text = drawn(results_table(rows)).splitlines()
+    assert "25.0% → 75.0%" in text[1]
+    assert "failed" in text[3]
+
+
+def test_a_plan_shows_what_differs():
+    """Columns only for the keys that tell runs apart."""
+    from orchestrator.run import Plan, PlannedRun
+
+    runs = tuple(
+        PlannedRun(f"r{i}", 0, {"learning_rate": lr, "batch_size": 2}, (), "o", ("t",))
+        for i, lr in enumerate((1e-5, 1e-4))
+    )
+    plan = Plan("s", "", "b", "", "/", runs)
+    text = drawn(plan_table(plan, ["learning_rate", "seed"]))
+    assert "1e-4" in text
+    assert "batch_size" not in text
+
+
+# --- what a worker says
+
+
+def test_a_worker_tells_a_tenth_of_a_run_at_a_time(tmp_path):
+    """A log file gets some lines a run, not one an update."""
+    run = replace(logged(tmp_path), state=RunState.RUNNING)
+    said = []
+    lines = Lines(said.append)
+    lines(Event("started", "attempt 1, pid 5", run))
+    for update in range(1, 101):
+        lines(Event("progress", "", run, Progress(update, 100, {}, 2.0)))
+    assert len(said) == 11
+    assert said[0] == "run 1 r: started, attempt 1, pid 5"
+    assert said[-1] == "run 1 r: update 100/100, about 0s left"
+
+
+def test_the_end_of_a_run_is_told_with_its_result(tmp_path):
+    """Completed with figures, otherwise with the reason."""
+    run = logged(
+        tmp_path,
+        {"update": 0, "em": 0.25, "split": "test"},
+        {"update": 9, "em": 0.5, "split": "test"},
+    )
+    now = Progress(10, 10, {"reward_mean": 0.5})
+    assert ended_words(run, now) == ("completed 10/10, reward 0.5000, em 25.0% → 50.0%, in 20s")
+    failed = replace(RUN, state=RunState.FAILED, reason="out of memory")
+    assert ended_words(failed, None) == "failed: out of memory"
+    back = replace(RUN, state=RunState.QUEUED, reason="interrupted")
+    assert ended_words(back, None) == "goes back into the queue: interrupted"
+    assert progress_words(RUN, Progress(5, 10, {}, 2.0)).endswith("about 10s left")
