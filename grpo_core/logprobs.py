@@ -6,12 +6,17 @@ one chunk neither logits nor softmax outlive their chunk: the backward pass comp
 from is `update`'s and `forward`'s business.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from grpo_core.forward import Halves
+from grpo_core.forward import Halves, Params
+
+Pair = tuple[mx.array, mx.array]
+"""Log-probs [N] and entropies [N]."""
 
 
 def token_stats(
@@ -21,7 +26,7 @@ def token_stats(
     temperature: float,
     chunk: int,
     entropy_gradient: bool = False,
-) -> tuple[mx.array, mx.array]:
+) -> Pair:
     """`hidden` [N, D] and the tokens that follow, `ids` [N] -> log-probs [N], entropies [N].
 
     Both in nats and fp32, of softmax(logits / temperature) over the whole vocabulary. At most
@@ -32,9 +37,7 @@ def token_stats(
     return _chunked(halves, hidden, ids, temperature, chunk, entropy_gradient)
 
 
-def _stats(
-    logits: mx.array, ids: mx.array, temperature: float, entropy_gradient: bool
-) -> tuple[mx.array, mx.array]:
+def _stats(logits: mx.array, ids: mx.array, temperature: float, entropy_gradient: bool) -> Pair:
     logits = logits.astype(mx.float32)
     if temperature != 1:
         logits = logits / temperature
@@ -55,49 +58,58 @@ def _chunked(
     temperature: float,
     chunk: int,
     entropy_gradient: bool,
-) -> tuple[mx.array, mx.array]:
+) -> Pair:
     """The same as `_stats` on all positions, with one chunk's logits alive at a time."""
     weights = halves.head_parameters()
-    names = list(weights)
     starts = range(0, hidden.shape[0], chunk)
 
-    def one(start: int, hidden: mx.array, *arrays: mx.array) -> list[mx.array]:
-        """The chunk at `start`; `hidden` is its part only."""
-        if names:
-            params = tree_unflatten(list(zip(names, arrays, strict=True)))
-            halves.model.update(params)
+    def one(start: int, piece: mx.array, weights: Params) -> Pair:
+        halves.model.update(tree_unflatten(list(weights.items())))
         part = ids[start : start + chunk]
-        return list(_stats(halves.head(hidden), part, temperature, entropy_gradient))
+        return _stats(halves.head(piece), part, temperature, entropy_gradient)
 
     @mx.custom_function
-    def stats(hidden: mx.array, *arrays: mx.array) -> list[mx.array]:
-        parts: list[list[mx.array]] = []
+    def stats(hidden: mx.array, weights: Params) -> Pair:
+        parts: list[Pair] = []
         for start in starts:
             piece = hidden[start : start + chunk]
             if parts:
-                piece = mx.depends(piece, parts[-1])  # one chunk after the other
-            parts.append(one(start, piece, *arrays))
-        return [mx.concatenate([part[i] for part in parts]) for i in (0, 1)]
+                piece = mx.depends(piece, list(parts[-1]))  # one chunk after the other
+            parts.append(one(start, piece, weights))
+        return mx.concatenate([p[0] for p in parts]), mx.concatenate([p[1] for p in parts])
 
     @stats.vjp
-    def backward(primals: Any, cotangents: Any, _: Any) -> tuple[mx.array, ...]:
-        # MLX hands over a lone argument as it is (adapters only: the head has no weights to train).
-        hidden, *arrays = primals if isinstance(primals, list | tuple) else [primals]
+    def backward(primals: Any, cotangents: Any, _: Any) -> tuple[mx.array, Params]:
+        hidden, weights = primals
         pieces: list[mx.array] = []
-        sums: list[mx.array] = [mx.zeros(a.shape, mx.float32) for a in arrays]
+        sums: Params = {name: mx.zeros(w.shape, mx.float32) for name, w in weights.items()}
         for start in starts:
             piece = hidden[start : start + chunk]
             if pieces:
-                piece = mx.depends(piece, [pieces[-1], *sums])
-            cots = [c[start : start + chunk] for c in cotangents]
-            _, grads = mx.vjp(lambda *a, s=start: one(s, *a), [piece, *arrays], cots)
-            pieces.append(grads[0])
-            sums = [s + g.astype(mx.float32) for s, g in zip(sums, grads[1:], strict=True)]
-        typed = [s.astype(a.dtype) for s, a in zip(sums, arrays, strict=True)]
-        return mx.concatenate(pieces), *typed
+                piece = mx.depends(piece, [pieces[-1], *sums.values()])
+            pulls = [c[start : start + chunk] for c in cotangents]
+            by_piece, by_weights = _pull(partial(one, start), piece, weights, pulls)
+            pieces.append(by_piece)
+            sums = {name: sums[name] + by_weights[name].astype(mx.float32) for name in sums}
+        typed = {name: sums[name].astype(w.dtype) for name, w in weights.items()}
+        return mx.concatenate(pieces), typed
 
-    arrays = list(weights.values())
-    both: Any = stats(hidden, *arrays)
-    if names:
-        halves.model.update(tree_unflatten(list(weights.items())))
+    both: Any = stats(hidden, weights)
+    halves.model.update(tree_unflatten(list(weights.items())))
     return both[0], both[1]
+
+
+def _pull(
+    function: Callable[[mx.array, Params], Pair],
+    piece: mx.array,
+    weights: Params,
+    cotangents: list[mx.array],
+) -> tuple[mx.array, Params]:
+    """`mx.vjp` for arguments that are an array and a dict, as it takes a flat list only."""
+    names = list(weights)
+
+    def flat(piece: mx.array, *arrays: mx.array) -> list[mx.array]:
+        return list(function(piece, dict(zip(names, arrays, strict=True))))
+
+    _, grads = mx.vjp(flat, [piece, *weights.values()], cotangents)
+    return grads[0], dict(zip(names, grads[1:], strict=True))

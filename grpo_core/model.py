@@ -24,8 +24,9 @@ from mlx_lm.utils import load_config, load_model, load_tokenizer, save_model
 from grpo_core import tiny
 from grpo_core.errors import ModelError
 from grpo_core.fields import MLXGRPOConfig
-from grpo_core.forward import Halves, shares_prefix
+from grpo_core.forward import Halves, Params
 from grpo_core.keys import derive_key
+from grpo_core.prefix import abilities
 
 # mlx-lm's defaults for `convert -q`.
 BASE_BITS = 4
@@ -33,8 +34,6 @@ GROUP_SIZE = 64
 
 ADAPTER_WEIGHTS = "adapters.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-
-Params = dict[str, mx.array]
 
 
 class KeyedDropout(nn.Module):  # type: ignore[misc]
@@ -87,6 +86,7 @@ class Policy:
     halves: Halves
     can_share_prefix: bool
     initial: Params | None  # the first weights; train_type full with kl_coeff > 0
+    can_mix_lengths: bool = True  # prompts of several lengths in one batch of decoding
 
     def trainable(self) -> Params:
         """What is trained, by flat name, in the model's own dtype."""
@@ -210,6 +210,8 @@ def _policy(cfg: MLXGRPOConfig, base: _Base, model: nn.Module, adapter: Adapter 
     halves = Halves(model)
     config = base.config
     vocab = int(config.get("vocab_size") or config.get("text_config", {}).get("vocab_size", 0))
+    halves.check(mx.arange(4)[None])
+    can = abilities(halves, vocab or 32)
     keeps_initial = cfg.train_type == "full" and cfg.kl_coeff > 0
     policy = Policy(
         model=model,
@@ -224,7 +226,8 @@ def _policy(cfg: MLXGRPOConfig, base: _Base, model: nn.Module, adapter: Adapter 
         config=config,
         vocab_size=vocab,
         halves=halves,
-        can_share_prefix=shares_prefix(halves, vocab or 32),
+        can_share_prefix=can.share_prefix,
+        can_mix_lengths=can.mix_lengths,
         initial=None,
     )
     if keeps_initial:

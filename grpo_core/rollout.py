@@ -16,9 +16,10 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from grpo_core.errors import Interrupted
 from grpo_core.fields import MLXGRPOConfig
-from grpo_core.forward import KV, Halves, PrefixCache
+from grpo_core.forward import Halves
 from grpo_core.keys import Key, to_array
 from grpo_core.model import Policy
+from grpo_core.prefix import DecodeCache, run_prompts
 
 # Steps between two looks of the host: a row that has ended decodes this many tokens too much.
 LOOK_EVERY = 8
@@ -108,8 +109,15 @@ def _batches(policy: Policy, prompts: Sequence[tuple[int, ...]], n: int) -> Iter
     """Which prompts decode together: of similar length, at most MAX_ROWS rows."""
     order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
     size = max(1, MAX_ROWS // n) if policy.can_share_prefix else 1
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    batch: list[int] = []
+    for p in order:
+        fits = policy.can_mix_lengths or not batch or len(prompts[p]) == len(prompts[batch[0]])
+        if len(batch) == size or not fits:
+            yield batch
+            batch = []
+        batch.append(p)
+    if batch:
+        yield batch
 
 
 @dataclass(slots=True)
@@ -286,93 +294,50 @@ def filtered(logits: mx.array, sampling: Sampling) -> mx.array:
     return logits
 
 
-# --- caches
+# --- the rows on the device
 
 
-class _SharedState:
-    """Decoding of rows whose prompts were each run once; prompts may differ in length."""
+class _State:
+    """The rows being decoded: their caches, and the logits that the next tokens come from."""
 
-    def __init__(self, halves: Halves, prefix: list[KV], lengths: list[int], n: int) -> None:
-        self.halves = halves
-        self.lengths = lengths
-        owner = [p for p in range(len(lengths)) for _ in range(n)]
-        self.caches = [_DecodeCache(kv, lengths, owner) for kv in prefix]
-        self.logits = mx.zeros((0,))
-
-    def step(self, token: mx.array) -> None:
-        """One more token for each row; the logits that follow it."""
-        hidden = self.halves.trunk(token[:, None], self.caches)
-        self.logits = self.halves.head(hidden[:, -1])
-
-    def keep(self, index: mx.array) -> None:
-        for cache in self.caches:
-            cache.keep(index)
-        self.logits = self.logits[index]
-
-
-class _DecodeCache(PrefixCache):
-    """One layer's cache while decoding: the prompts' part, and what the rows have added."""
-
-    def __init__(self, prefix: KV, lengths: list[int], owner: list[int]) -> None:
-        super().__init__(prefix)
-        self.one_length = len(set(lengths)) == 1
-        self.own: KV | None = None
-        self.owner = mx.array(owner)
-        self.lengths = mx.array(lengths)[self.owner]  # [B]
-        self.prefix_length = lengths[0] if self.one_length else int(prefix[0].shape[2])
-        if prefix[0].shape[0] > 1:
-            self.prefix = prefix[0][self.owner], prefix[1][self.owner]
-
-    @property
-    def steps(self) -> int:
-        return 0 if self.own is None else int(self.own[0].shape[2])
-
-    @property
-    def offset(self) -> Any:
-        """The position of the next token: a number, or one for each row."""
-        return (self.prefix_length if self.one_length else self.lengths) + self.steps
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> KV:
-        if self.own is not None:
-            keys = mx.concatenate([self.own[0], keys], axis=2)
-            values = mx.concatenate([self.own[1], values], axis=2)
-        self.own = keys, values
-        return super().update_and_fetch(keys, values)
-
-    def make_mask(
-        self, N: int, return_array: bool = False, window_size: int | None = None
-    ) -> mx.array | None:
-        """[B, 1, 1, keys]: all but the padding behind shorter prompts."""
-        if self.one_length:
-            return None
-        place = mx.arange(self.prefix_length + self.steps + N)
-        seen = (place < self.lengths[:, None]) | (place >= self.prefix_length)
-        return seen[:, None, None]
-
-    def keep(self, index: mx.array) -> None:
-        self.lengths = self.lengths[index]
-        if self.own is not None:
-            self.own = self.own[0][index], self.own[1][index]
-        if self.prefix is not None and self.prefix[0].shape[0] > 1:
-            self.prefix = self.prefix[0][index], self.prefix[1][index]
-
-
-class _OwnState:
-    """Decoding with the model's own caches, for those that cannot share: one prompt at a time."""
-
-    def __init__(self, halves: Halves, caches: list[Any]) -> None:
+    def __init__(self, halves: Halves, caches: list[Any], logits: mx.array) -> None:
         self.halves = halves
         self.caches = caches
-        self.logits = mx.zeros((0,))
+        self.logits = logits  # [B, V]
 
     def step(self, token: mx.array) -> None:
+        """Takes one more token of each row in, [B]."""
         hidden = self.halves.trunk(token[:, None], self.caches)
         self.logits = self.halves.head(hidden[:, -1])
 
-    def keep(self, index: mx.array) -> None:
+    def keep(self, rows: mx.array) -> None:
+        """Drops every row that is not among `rows` (numbers of rows, [K])."""
+        self.logits = self.logits[rows]
         for cache in self.caches:
-            _map_rows(cache, lambda a: a[index])
-        self.logits = self.logits[index]
+            if isinstance(cache, DecodeCache):
+                cache.keep(rows)
+            else:
+                _map_rows(cache, lambda a: a[rows])
+
+
+def _prefill(policy: Policy, prompts: list[tuple[int, ...]], n: int) -> _State:
+    """Runs each prompt once and gives every row its prompt's logits."""
+    if not policy.can_share_prefix:
+        return _prefill_own(policy.halves, prompts[0], n)
+    halves = policy.halves
+    prefix, last, lengths = run_prompts(halves, prompts)
+    owner = [p for p in range(len(prompts)) for _ in range(n)]
+    caches = [DecodeCache(kv, lengths, owner) for kv in prefix]
+    return _State(halves, caches, mx.repeat(halves.head(last), n, axis=0))
+
+
+def _prefill_own(halves: Halves, prompt: tuple[int, ...], n: int) -> _State:
+    """With the model's own caches, one copy for each row: sliding windows, recurrent layers."""
+    caches = make_prompt_cache(halves.model)
+    hidden = halves.trunk(mx.array(prompt)[None], caches)
+    for cache in caches:
+        _map_rows(cache, lambda a: mx.repeat(a, n, axis=0))
+    return _State(halves, caches, mx.repeat(halves.head(hidden[:, -1]), n, axis=0))
 
 
 def _map_rows(cache: Any, change: Callable[[mx.array], mx.array]) -> None:
@@ -386,29 +351,3 @@ def _map_rows(cache: Any, change: Callable[[mx.array], mx.array]) -> None:
             setattr(cache, name, change(value))
         elif isinstance(value, list):
             setattr(cache, name, [change(v) if isinstance(v, mx.array) else v for v in value])
-
-
-def _prefill(policy: Policy, prompts: list[tuple[int, ...]], n: int) -> _SharedState | _OwnState:
-    """Runs each prompt once and gives every row its prompt's logits."""
-    halves = policy.halves
-    if not policy.can_share_prefix:
-        caches = make_prompt_cache(policy.model)
-        hidden = halves.trunk(mx.array(prompts[0])[None], caches)
-        own = _OwnState(halves, caches)
-        for cache in caches:
-            _map_rows(cache, lambda a: mx.repeat(a, n, axis=0))
-        own.logits = mx.repeat(halves.head(hidden[:, -1]), n, axis=0)
-        return own
-    longest = max(map(len, prompts))
-    # Padding behind a prompt is seen by nothing before it, so no mask is needed here.
-    ids = np.zeros((len(prompts), longest), np.int32)
-    for p, prompt in enumerate(prompts):
-        ids[p, : len(prompt)] = prompt
-    caches = [PrefixCache() for _ in range(halves.layers)]
-    hidden = halves.trunk(mx.array(ids), caches)
-    lengths = [len(prompt) for prompt in prompts]
-    last = hidden[mx.arange(len(prompts)), mx.array(lengths) - 1]
-    fresh = [cache.fresh for cache in caches]
-    shared = _SharedState(halves, [kv for kv in fresh if kv is not None], lengths, n)
-    shared.logits = mx.repeat(halves.head(last), n, axis=0)
-    return shared

@@ -19,11 +19,13 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from grpo_core.errors import Interrupted
 from grpo_core.fields import MLXGRPOConfig
-from grpo_core.forward import KV, checkpointed, run_prefix, run_rows
+from grpo_core.forward import Params
 from grpo_core.logprobs import token_stats
 from grpo_core.loss import Batch, Objective, Totals, add_sums, entropy_threshold, objective
 from grpo_core.memory import MemoryPlan
-from grpo_core.model import KeyedDropout, Params, Policy
+from grpo_core.model import KeyedDropout, Policy
+from grpo_core.prefix import KV, run_prefix, run_rows
+from grpo_core.recompute import checkpointed
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def gradient(
     weights = policy.trainable()
     total = {name: mx.zeros(w.shape, mx.float32) for name, w in weights.items()}
     sums: dict[str, float] = {}
+    _ = policy.halves.head_names  # found by a gradient of its own, so before any other
     policy.model.train()
     try:
         with _checkpointing(policy, plan):
