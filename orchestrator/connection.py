@@ -207,9 +207,8 @@ def _refuse_network(path: Path) -> None:
 
 def filesystem_type(folder: Path) -> str | None:
     """The type of the file system that holds `folder` (ext4, apfs, nfs, ...), where it is told."""
-    mounts = _linux_mounts() if sys.platform == "linux" else _bsd_mounts()
     real = os.path.realpath(folder)
-    holding = [(m, kind) for m, kind in mounts if _contains(m, real)]
+    holding = [(m, kind) for m, kind in _mounts() if _contains(m, real)]
     # The last mount on the longest path wins: it covers the earlier ones.
     longest = max((len(m) for m, _ in holding), default=0)
     return next((kind for m, kind in reversed(holding) if len(m) == longest), None)
@@ -217,6 +216,10 @@ def filesystem_type(folder: Path) -> str | None:
 
 def _contains(mount: str, path: str) -> bool:
     return path == mount or path.startswith(mount.rstrip("/") + "/")
+
+
+def _mounts() -> list[tuple[str, str]]:
+    return _linux_mounts() if sys.platform == "linux" else _bsd_mounts()
 
 
 def _linux_mounts() -> list[tuple[str, str]]:

@@ -155,6 +155,7 @@ class Adopted:
             # The worker died between the start and the record of it.
             self.pid = procs.find_session(ENV_ATTEMPT, attempt_token(attempt, home))
             self._started = procs.start_time(self.pid) if self.pid else None
+            self._boot_id = procs.boot_id()
         self.exit_code: int | None = None
         self.signal: int | None = None
 

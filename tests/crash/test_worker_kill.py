@@ -237,10 +237,10 @@ def test_eight_processes_claiming_at_once(tmp_path):
     assert states() == ["completed"] * 80
 
 
-def storm(tmp_path, start, n_runs, kills, seed):
+def storm(tmp_path, start, n_runs, kills, seed, updates=6):
     """Kill worker, trainer or both at random moments until the queue is empty anyway."""
     draw = random.Random(seed)
-    submit(tmp_path, *(planned(f"r{i}", updates=6) for i in range(n_runs)), retry=PATIENT)
+    submit(tmp_path, *(planned(f"r{i}", updates=updates) for i in range(n_runs)), retry=PATIENT)
     counts = Counter()
     worker = start()
     for _ in range(kills):
@@ -276,7 +276,7 @@ def test_small_storm(tmp_path, start):
 @pytest.mark.storm
 def test_storm(tmp_path, start):
     """More than a hundred random kills over twenty runs: each completes exactly once."""
-    counts = storm(tmp_path, start, n_runs=20, kills=140, seed=2)
+    counts = storm(tmp_path, start, n_runs=20, kills=120, seed=2, updates=150)
     assert sum(counts.values()) >= 100
 
 

@@ -1,0 +1,95 @@
+"""Telling processes apart, with real ones."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from orchestrator import procs
+from tests.queue_kit import eventually
+
+
+@pytest.fixture
+def sleeper():
+    """A process that only sleeps."""
+    with subprocess.Popen(["sleep", "60"], env={**os.environ, "MARK": "m-1"}) as process:
+        yield process
+        process.kill()
+
+
+def test_process_is_itself_as_long_as_it_lives(sleeper):
+    """The same pid, start and boot; not another start, not another boot, not after its death."""
+    started = procs.start_time(sleeper.pid)
+    here = procs.boot_id()
+    assert procs.is_process(sleeper.pid, started, here)
+    assert not procs.is_process(sleeper.pid, started - 10, here)
+    assert not procs.is_process(sleeper.pid, started, "another-boot")
+    assert not procs.is_process(None, started, here)
+    sleeper.kill()
+    # Dead and not reaped: kill(pid, 0) would still say that it is there.
+    eventually(lambda: not procs.is_process(sleeper.pid, started, here))
+    sleeper.wait()
+    assert procs.start_time(sleeper.pid) is None
+
+
+def test_start_time_tells_earlier_from_later(sleeper):
+    """A process that started before this test is not the sleeper."""
+    assert procs.start_time(os.getpid()) < procs.start_time(sleeper.pid)
+
+
+def test_boot_id_can_be_imitated(monkeypatch):
+    """Real ones are stable; a test may name another."""
+    real = procs.boot_id()
+    assert real and procs.boot_id() == real
+    monkeypatch.setenv(procs.ENV_BOOT_ID, "x")
+    assert procs.boot_id() == "x"
+
+
+def test_session_is_found_by_its_environment():
+    """A process whose pid nobody wrote down, told from others by what it carries."""
+    env = {**os.environ, "MARK": "m-2"}
+    with subprocess.Popen(["sleep", "60"], env=env, start_new_session=True) as process:
+        # The environment is there once the program is.
+        assert eventually(lambda: procs.find_session("MARK", "m-2")) == process.pid
+        assert procs.find_session("MARK", "m-3") is None
+        process.kill()
+
+
+def test_signals_to_what_is_gone_are_nothing():
+    """No error for a process or group that has ended meanwhile."""
+    process = subprocess.Popen(["true"], start_new_session=True)
+    process.wait()
+    procs.signal_process(process.pid, procs.signal.SIGTERM)
+    procs.signal_group(process.pid, procs.signal.SIGTERM)
+
+
+def test_memory_witness_sees_kills_of_the_kernel():
+    """A counter that went up while we watched is the proof; an old count is not."""
+    counts = iter([5, 5])
+    assert procs.MemoryWitness(lambda: next(counts)).evidence() is None
+    counts = iter([5, 6])
+    assert "oom_kill went from 5 to 6" in procs.MemoryWitness(lambda: next(counts)).evidence()
+
+
+def test_memory_witness_sees_that_nothing_was_left(monkeypatch):
+    """Where the system counts no kills, the last look at the memory is the proof."""
+    import psutil
+
+    witness = procs.MemoryWitness(lambda: None)
+    assert witness.evidence() is None
+    memory = psutil.virtual_memory()._replace(total=1000, available=10)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    witness.look()
+    assert witness.evidence() == "1.0% of the memory was left just before"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own counters")
+def test_kernel_counts_its_kills():
+    """The counter is read where there is one."""
+    assert procs.oom_kills() >= 0
+
+
+def test_only_macos_needs_to_be_kept_awake():
+    """Elsewhere no process is made."""
+    assert procs.stay_awake(os.getpid(), platform="linux") is None

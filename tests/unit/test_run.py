@@ -1,0 +1,59 @@
+"""States, their arrows, and the state of a sweep: against the design's words."""
+
+import pytest
+
+from orchestrator.errors import NothingAffected
+from orchestrator.run import END_STATES, TRANSITIONS, RunState, check_transition, sweep_state
+
+# Section 5 of the design, written out.
+ARROWS = {
+    "queued": {"running", "paused", "cancelled"},
+    "running": {"completed", "failed", "pruned", "cancelled", "queued", "paused"},
+    "paused": {"queued", "cancelled", "pruned"},
+    "failed": {"queued"},
+    "completed": set(),
+    "pruned": set(),
+    "cancelled": set(),
+}
+
+
+def test_arrows_are_those_of_the_design():
+    """Exactly the transitions of the design, no more."""
+    assert {str(a): {str(b) for b in bs} for a, bs in TRANSITIONS.items()} == ARROWS
+
+
+@pytest.mark.parametrize("old", RunState)
+@pytest.mark.parametrize("new", RunState)
+def test_illegal_arrows_are_refused_with_both_states(old, new):
+    """A change that is not drawn raises, and says from where to where."""
+    if new in ARROWS[old]:
+        check_transition(7, old, new)
+        return
+    with pytest.raises(NothingAffected, match=f"run 7 is {old} and cannot become {new}"):
+        check_transition(7, old, new)
+
+
+def test_end_states_lead_nowhere_but_retry():
+    """Of what has ended only a failed run can come back."""
+    assert {s for s in END_STATES if TRANSITIONS[s]} == {RunState.FAILED}
+
+
+@pytest.mark.parametrize(
+    ("counts", "paused", "state"),
+    [
+        ({}, False, "completed"),
+        ({"queued": 2}, False, "queued"),
+        ({"queued": 2, "completed": 3}, False, "queued"),
+        ({"queued": 2, "running": 1}, False, "running"),
+        ({"queued": 2, "running": 1}, True, "running"),
+        ({"queued": 2}, True, "paused"),
+        ({"paused": 1, "completed": 1}, False, "paused"),
+        ({"paused": 1, "queued": 1}, False, "queued"),
+        ({"completed": 1, "failed": 1, "cancelled": 1}, False, "completed"),
+        ({"cancelled": 2}, False, "cancelled"),
+        ({"cancelled": 2}, True, "cancelled"),
+    ],
+)
+def test_state_of_a_sweep(counts, paused, state):
+    """One word for a whole sweep."""
+    assert sweep_state({RunState(k): n for k, n in counts.items()}, paused) == state
