@@ -371,7 +371,9 @@ class _Evaluation:
             if abs(base) > 1 and exponent > 64:
                 _fail_at(self.text, node, f"does not fit 64 bits{self._values(node)}")
             return base**exponent  # type: ignore[no-any-return]
-        size = exponent * math.log10(abs(base)) if base else 0.0
+        if base == 0 or exponent == 0:  # Decimal leaves 0 ** 0 undefined; Python says 1.
+            return float(base**exponent)
+        size = exponent * math.log10(abs(base))
         if size > 310:
             _fail_at(self.text, node, f"is too large{self._values(node)}")
         return 0.0 if size < -330 else float(_DECIMAL.power(Decimal(base), Decimal(exponent)))
