@@ -41,7 +41,7 @@ def demo() -> int:
     if code:
         say(f"stopped; nothing is lost. Go on with: grpo-sweep demo   ({_done(runs)})")
         return code
-    _print_results(sweep, runs)
+    _print_results(sweep, runs, home)
     return 0 if all(run.state is RunState.COMPLETED for run in runs) else 1
 
 
@@ -55,7 +55,7 @@ def _done(runs: "list[Run]") -> str:
 def _choose_queue() -> "Home":
     """The user's own queue, unless it has something else to do: the demo starts none of that."""
     from orchestrator import worker
-    from orchestrator.paths import ENV_HOME, Home, home
+    from orchestrator.paths import Home, home
     from orchestrator.store import Store
 
     own = home()
@@ -65,14 +65,8 @@ def _choose_queue() -> "Home":
     busy = worker.worker_alive(own) is not None
     if not busy and all(ours is not None and run.sweep_id == ours.id for run in waiting):
         return own
-    private = Home(Path(OWN_QUEUE).absolute())
-    # Every command that the demo names must look into this queue.
-    os.environ[ENV_HOME] = str(private.root)
-    say(
-        f"your queue has other runs to do, so the demo uses its own, in {OWN_QUEUE}; to look at "
-        f"it later: export {ENV_HOME}={OWN_QUEUE}"
-    )
-    return private
+    say(f"your queue has other runs to do, so the demo uses one of its own, in {OWN_QUEUE}")
+    return Home(Path(OWN_QUEUE).absolute())
 
 
 def _unfinished(store: "Store") -> "Sweep | None":
@@ -106,7 +100,7 @@ def _submit(store: "Store") -> "Sweep":
 # --- the end
 
 
-def _print_results(sweep: "Sweep", runs: "list[Run]") -> None:
+def _print_results(sweep: "Sweep", runs: "list[Run]", home: "Home") -> None:
     """The runs by held-out exact match, and what to type next."""
     from orchestrator.views.results import result_rows, results_table
 
@@ -114,15 +108,23 @@ def _print_results(sweep: "Sweep", runs: "list[Run]") -> None:
     print()
     console().print(results_table(rows))
     print()
-    if rows and rows[0].after is not None:
-        best = rows[0]
-        print(f"{best.run.name} learnt the most: {best.words()} of the held-out problems solved\n")
+    if rows[0].learnt:
+        words = f"{rows[0].words()} of the held-out problems solved"
+        print(f"{rows[0].run.name} learnt the most: {words}\n")
+    _print_next(sweep.name, rows[0].run.id, home)
+
+
+def _print_next(name: str, run_id: int, home: "Home") -> None:
+    """What to type next, for the queue in which the demo ran."""
+    from orchestrator import paths
+
     print("Next:")
-    name, run = sweep.name, (rows[0].run.id if rows else "ID")
+    if home.root != paths.home().root:
+        print(f"  export {paths.ENV_HOME}={OWN_QUEUE}")
     for command, words in (
         (f"grpo-sweep best {name}", "the ranking, as for any sweep"),
-        (f"grpo-sweep show {run}", "everything about the best run, and its command"),
-        (f"grpo-sweep logs {run}", "what it printed"),
+        (f"grpo-sweep show {run_id}", "everything about the best run, and its command"),
+        (f"grpo-sweep logs {run_id}", "what it printed"),
         ("grpo-sweep submit sweeps/YOURS.toml --dry-run", "your own sweep, looked at first"),
     ):
         print(f"  {command:<46} {words}")

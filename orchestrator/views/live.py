@@ -216,7 +216,6 @@ class LiveView:
             note = self._last_words(run)
             head = Text.assemble(("▶ ", "cyan"), (f"{run.id} {run.name}", "bold"), "  starting")
             return [head, Text(f"  {note}", style="dim", overflow="ellipsis", no_wrap=True)]
-        share = now.update / now.updates_total if now.updates_total else 0.0
         left = left_s(now)
         if left is not None:
             left = max(0.0, left - (time.monotonic() - self._seen_at))
@@ -226,7 +225,10 @@ class LiveView:
             f"  update {updates_text(now)}",
             (f"  about {duration(left)} left" if left is not None else "", "cyan"),
         )
-        return [head, Text("  " + bar(share, width - 2), style="cyan"), self._numbers(run, now)]
+        lines = [head, self._numbers(run, now)]
+        if now.updates_total:
+            lines.insert(1, _bar_line(now.update / now.updates_total, width - 2))
+        return lines
 
     def _numbers(self, run: Run, now: Progress) -> Text:
         rewards = [value for _, value in curve(run.folder, "reward_mean")]
@@ -240,6 +242,12 @@ class LiveView:
         """Before the first update: what the trainer says, such as who holds the GPU."""
         tail = read_tail(self._home.attempt_log(run.id, run.attempt), limit=4096)
         return next((line for line in reversed(tail.splitlines()) if line.strip()), "")
+
+
+def _bar_line(share: float, width: int) -> Text:
+    drawn = bar(share, width)
+    full = drawn.count(drawn[0]) if share > 0 else 0
+    return Text.assemble("  ", (drawn[:full], "cyan"), (drawn[full:], "dim"))
 
 
 def _queue_line(home: Home) -> Text:

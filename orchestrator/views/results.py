@@ -73,6 +73,11 @@ class ResultRow:
     after: float | None
     rewards: tuple[float, ...]
 
+    @property
+    def learnt(self) -> bool:
+        """Whether it solves more than before."""
+        return self.before is not None and self.after is not None and self.after > self.before
+
     def words(self) -> str:
         """`31.2% → 45.5%`."""
         return f"{percent(self.before)} → {percent(self.after)}"
