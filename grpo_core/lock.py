@@ -1,0 +1,191 @@
+"""Locks between processes: the GPU, one trainer at a time for each user and machine.
+
+An flock on a file, so that the lock is free the moment its holder dies, however it dies. The file
+is never removed, and its text says who holds it: pid, what, since. The same lock guards a run's
+output folder. Says nothing of queues.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from grpo_core.errors import ConfigError, Interrupted
+
+ENV_GPU_LOCK = "GRPO_GPU_LOCK"
+
+POLL_S = 0.1
+"""How often one that waits looks again; an flock cannot be waited for with an ear for signals."""
+
+_held: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lock."""
+
+    pid: int
+    what: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} ({self.what}) since {self.since}"
+
+
+class Lock:
+    """An flock on `path`, held from `try_acquire` to `release` or the death of this process."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path = path
+        self.what = what
+        self._fd: int | None = None
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free. ConfigError where the file cannot be made."""
+        fd = _open(self.path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        except OSError as e:
+            os.close(fd)
+            raise ConfigError(f"{self.path}: cannot be locked: {e.strerror}") from None
+        if not _is_still(fd, self.path):
+            # The file was removed while we took it: another process would lock the new one.
+            os.close(fd)
+            return self.try_acquire()
+        self._fd = fd
+        _held.add(fd)
+        self._write_holder(fd)
+        return True
+
+    def release(self) -> None:
+        """Free the lock; the text goes with it."""
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+            _held.discard(self._fd)
+            os.close(self._fd)
+            self._fd = None
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _write_holder(self, fd: int) -> None:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        text = json.dumps(asdict(Holder(os.getpid(), self.what, since)))
+        # The text is for people: a full disk is no reason to give the lock back.
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, text.encode(), 0)
+
+
+def _drop_in_child() -> None:
+    """A forked child must not keep the locks beyond our death."""
+    for fd in _held:
+        os.close(fd)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_drop_in_child)
+
+
+def holder(path: Path) -> Holder | None:
+    """Who last wrote that it holds the lock; None where the text is missing or torn."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return Holder(int(known["pid"]), str(known["what"]), str(known["since"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def acquire(
+    lock: Lock,
+    name: str,
+    should_stop: Callable[[float], bool],
+    wait: bool = True,
+    pointless: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Take `lock`, waiting for it if need be, and saying on stderr who holds it.
+
+    `name` is what is waited for ("the GPU"); `should_stop(seconds)` sleeps at most so long and
+    tells whether a signal came. False as soon as waiting is `pointless`. Raises Interrupted on a
+    signal, and without `wait` instead of waiting.
+    """
+    said: Holder | None = None
+    spoke = False
+    while not lock.try_acquire():
+        if pointless():
+            return False
+        now = holder(lock.path)
+        if not wait:
+            raise Interrupted(f"{name} is held by {now or 'another process'}; not waiting")
+        if not spoke or (now is not None and now != said):
+            _say(f"[lock] waiting for {name}, held by {now or 'another process'}")
+            spoke, said = True, now
+        if should_stop(POLL_S):
+            raise Interrupted(f"stopped while waiting for {name}")
+    return True
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def gpu_lock_path() -> Path:
+    """The one file for this user on this machine; GRPO_GPU_LOCK names another."""
+    named = os.environ.get(ENV_GPU_LOCK)
+    if named:
+        return Path(named)
+    import platformdirs
+
+    folder = Path(platformdirs.user_data_dir("grpo-sweep", appauthor=False))
+    return folder / f"gpu{_machine()}.lock"
+
+
+def _machine() -> str:
+    """Tells machines apart that share a home folder over the network (Linux clusters)."""
+    try:
+        return "-" + Path("/etc/machine-id").read_text(encoding="ascii").strip()[:12]
+    except (OSError, ValueError):
+        return ""
+
+
+def _open(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as e:
+        raise ConfigError(f"{path}: the lock cannot be made: {e.strerror}") from None
+
+
+def _is_still(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def gpu_lock(what: str, should_stop: Callable[[float], bool], wait: bool = True) -> Iterator[None]:
+    """Hold the GPU; take it before the device is touched. See `acquire` for what is raised."""
+    lock = Lock(gpu_lock_path(), what)
+    acquire(lock, "the GPU", should_stop, wait)
+    with lock:
+        yield
