@@ -25,6 +25,23 @@ def read_progress(folder: Path) -> Progress:
     return ProgressReader(folder).read()
 
 
+def read_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
+    """(update, value) of a metric in logged order; of evaluations the held-out ones only."""
+    try:
+        raw_lines = RunPaths(folder).log.read_bytes().splitlines(keepends=True)
+    except OSError:
+        return []
+    parsed = (_parse(raw) for raw in raw_lines if raw.endswith(b"\n"))
+    lines = [line for line in parsed if line is not None and is_held_out(line)]
+    found = [(line.get("update"), _number(line.get(metric))) for line in lines]
+    return [(u, v) for u, v in found if isinstance(u, int) and v is not None]
+
+
+def is_held_out(line: Line) -> bool:
+    """Not an evaluation on training rows: `em` means the held-out exact match everywhere."""
+    return line.get("split") in (None, "test")
+
+
 class ProgressReader:
     """Follows one run; each `read` costs only what was written since the last."""
 
@@ -77,8 +94,7 @@ class ProgressReader:
             self._seconds.append((update, _seconds(line)))
         if isinstance(total := line.get("updates_total"), int):
             self._total = total
-        # `em` is the held-out one: evaluations on training rows stay in the log.
-        if line.get("split") in (None, "test"):
+        if is_held_out(line):
             self._metrics.update({key: _finite(value) for key, value in line.items()})
 
     def _updates_total(self) -> int | None:
@@ -104,6 +120,11 @@ def _seconds(line: Line) -> float:
         for key, value in line.items()
         if key.endswith("_s") and not key.endswith("_per_s") and isinstance(value, int | float)
     )
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
 
 
 def _finite(value: Any) -> Any:

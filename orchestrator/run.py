@@ -167,7 +167,8 @@ class Run:
 
     `request` is what a user asked of a running run and the worker has not done yet (cancel or
     pause); `attempt` is the number of the latest attempt, 0 before the first; `update`,
-    `updates_total` and `metrics` are what the worker read when the last attempt ended.
+    `updates_total`, `metrics` and `value` (the sweep's objective) are what the worker read when
+    the last attempt ended.
     """
 
     id: int
@@ -197,6 +198,7 @@ class Run:
     created: str
     started: str | None
     ended: str | None
+    value: float | None = None
 
     @property
     def folder(self) -> Path:

@@ -38,7 +38,6 @@ _INITIAL = (
         provenance    TEXT CHECK (provenance IS NULL OR json_valid(provenance)),
         fail_verdict  TEXT,
         fail_streak   INTEGER NOT NULL DEFAULT 0,
-        wall_s        REAL NOT NULL DEFAULT 0,
         created       TEXT NOT NULL
     ) STRICT
     """,
@@ -52,7 +51,7 @@ _INITIAL = (
         state         TEXT NOT NULL DEFAULT 'queued' CHECK (state IN
             ('queued', 'running', 'paused', 'completed', 'pruned', 'failed', 'cancelled')),
         reason        TEXT,
-        request       TEXT CHECK (request IN ('cancel', 'pause')),
+        request       TEXT,
         seed          INTEGER,
         overrides     TEXT NOT NULL CHECK (json_valid(overrides)),
         set_args      TEXT NOT NULL CHECK (json_valid(set_args)),
@@ -66,6 +65,7 @@ _INITIAL = (
         "update"      INTEGER,
         updates_total INTEGER,
         metrics       TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(metrics)),
+        value         REAL,
         wall_s        REAL NOT NULL DEFAULT 0,
         exit_code     INTEGER,
         created       TEXT NOT NULL,
@@ -131,7 +131,7 @@ _INITIAL = (
     """
     CREATE VIEW runs_view AS
     SELECT r.id, s.name AS sweep, r.name, r.state, r.reason, r.seed, r.overrides, r.tags,
-           r.folder AS output_dir, r.attempt, r."update", r.updates_total, r.metrics,
+           r.folder AS output_dir, r.attempt, r."update", r.updates_total, r.metrics, r.value,
            r.started, r.ended, r.wall_s, r.exit_code
     FROM runs r JOIN sweeps s ON s.id = r.sweep_id
     """,
@@ -143,16 +143,12 @@ _INITIAL = (
     """,
     """
     CREATE VIEW leaderboard AS
-    SELECT sweep, rank() OVER (PARTITION BY sweep ORDER BY sign * value DESC) AS rank,
-           run, name, metric, value, seed, overrides
-    FROM (
-        SELECT s.name AS sweep, r.id AS run, r.name, s.metric, r.seed, r.overrides,
-               CASE s.goal WHEN 'max' THEN 1 ELSE -1 END AS sign,
-               json_extract(r.metrics, '$."' || s.metric || '"') AS value
-        FROM runs r JOIN sweeps s ON s.id = r.sweep_id
-        WHERE r.state IN ('completed', 'pruned')
-    )
-    WHERE value IS NOT NULL
+    SELECT s.name AS sweep,
+           rank() OVER (PARTITION BY s.id ORDER BY
+               CASE s.goal WHEN 'max' THEN -r.value ELSE r.value END) AS rank,
+           r.id AS run, r.name, s.metric, s.reduce, r.value, r.seed, r.overrides
+    FROM runs r JOIN sweeps s ON s.id = r.sweep_id
+    WHERE r.value IS NOT NULL
     """,
 )
 

@@ -41,7 +41,7 @@ _RUN = """
     SELECT r.id, r.sweep_id, s.name AS sweep, r.name, r.position, r.priority, r.state, r.reason,
            r.request, r.seed, r.overrides, r.set_args, r.output_dir, s.cwd, r.tags, r.hash,
            r.attempt, r.deaths, r.not_before, r."update", r.updates_total, r.metrics, r.wall_s,
-           r.exit_code, r.created, r.started, r.ended
+           r.exit_code, r.created, r.started, r.ended, r.value
     FROM runs r JOIN sweeps s ON s.id = r.sweep_id
 """
 
@@ -432,15 +432,19 @@ class Store:
         newer_checkpoint: bool,
         progress: Progress,
         wall_s: float = 0.0,
+        value: float | None = None,
     ) -> Run | None:
-        """Record how an attempt ended and what becomes of its run; None if that was done before."""
+        """Record how an attempt ended and what becomes of its run; None if that was done before.
+
+        `value` is what the sweep's objective is now, None where the log does not say.
+        """
         with self._db.write():
             if not self._close_attempt(attempt, outcome, wall_s):
                 return None
             run = self.run(attempt.run_id)
             sweep = self.sweep_of(run)
             then = decide(run, sweep.retry, outcome, newer_checkpoint, self._now())
-            self._leave_running(run, outcome, then, progress, wall_s)
+            self._leave_running(run, outcome, then, progress, wall_s, value)
             self._count_failures(sweep, run, outcome, then)
             if then.halt:
                 self._halt(then.halt, attempt.boot_id)
@@ -461,17 +465,23 @@ class Store:
         return changed == 1
 
     def _leave_running(
-        self, run: Run, outcome: Outcome, then: Next, progress: Progress, wall_s: float
+        self,
+        run: Run,
+        outcome: Outcome,
+        then: Next,
+        progress: Progress,
+        wall_s: float,
+        value: float | None,
     ) -> None:
         ended = self._stamp() if then.state in _ENDED else None
         self._db.execute(
             "UPDATE runs SET state = ?, reason = ?, request = NULL, deaths = ?, not_before = ?,"
-            ' "update" = ?, updates_total = ?, metrics = ?, wall_s = wall_s + ?, exit_code = ?,'
-            " ended = ? WHERE id = ? AND state = 'running'",
+            ' "update" = ?, updates_total = ?, metrics = ?, value = ?, wall_s = wall_s + ?,'
+            " exit_code = ?, ended = ? WHERE id = ? AND state = 'running'",
             (
                 *(str(then.state), then.reason, then.deaths, then.not_before),
-                *(progress.update, progress.updates_total, _dump(progress.metrics), wall_s),
-                *(outcome.exit_code, ended, run.id),
+                *(progress.update, progress.updates_total, _dump(progress.metrics), value),
+                *(wall_s, outcome.exit_code, ended, run.id),
             ),
         )
 

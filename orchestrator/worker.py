@@ -24,10 +24,17 @@ from orchestrator import paths, procs
 from orchestrator.errors import SweepError, WorkerBusy
 from orchestrator.faults import crashpoint
 from orchestrator.launcher import TRAINER, Adopted, LaunchError, Trainer, freeze, launch, read_tail
+from orchestrator.leaderboard import reduce_curve
 from orchestrator.locks import FileLock, holder, is_held, try_lock
 from orchestrator.outcome import EXIT_INTERRUPTED, Ask, Ending, judge
 from orchestrator.paths import Home, RunPaths
-from orchestrator.progress import ProgressReader, read_progress, read_result, result_identity
+from orchestrator.progress import (
+    ProgressReader,
+    read_curve,
+    read_progress,
+    read_result,
+    result_identity,
+)
 from orchestrator.run import Attempt, Outcome, Progress, Run, Sweep
 from orchestrator.store import Before, Store
 
@@ -375,9 +382,15 @@ class _Worker:
             newer_checkpoint=newest > attempt.checkpoint,
             progress=progress,
             wall_s=wall_s,
+            value=self._value(run),
         )
         if ended is not None:
             self._tell("ended", f"{ended.state}: {ended.reason or outcome.reason}", ended, progress)
+
+    def _value(self, run: Run) -> float | None:
+        objective = self._store.sweep_of(run).objective
+        curve = read_curve(run.folder, objective.metric)
+        return reduce_curve([value for _, value in curve], objective)
 
     def _idle(self) -> None:
         waiting = self._store.waiting(self._boot_id)

@@ -63,6 +63,7 @@ def test_runs_end_one_after_another_in_order(tmp_path, start):
     assert [e["run"] for e in worker.events("started")] == [1, 2, 3]
     for run in runs():
         assert (run.update, run.metrics["em"], run.exit_code, run.attempt) == (3, 0.5, 0, 1)
+        assert run.value == 0.5
         assert updates_logged(run) == [1, 2, 3]
         assert run.deaths == 0
     assert attempts()[0].outcome == "completed"

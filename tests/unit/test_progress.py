@@ -3,7 +3,13 @@
 import json
 import os
 
-from orchestrator.progress import ProgressReader, read_progress, read_result, result_identity
+from orchestrator.progress import (
+    ProgressReader,
+    read_curve,
+    read_progress,
+    read_result,
+    result_identity,
+)
 from orchestrator.run import Progress
 
 
@@ -110,3 +116,20 @@ def test_result_is_told_from_a_later_one(tmp_path):
     os.replace(tmp_path / "new", tmp_path / "result.json")
     assert result_identity(tmp_path) not in (first, None)
     assert read_result(tmp_path) == {"status": "completed"}
+
+
+def test_curve_is_of_held_out_rows_and_finite(tmp_path):
+    """What a sweep is ranked by: no training rows, no NaN, no torn line."""
+    write(
+        tmp_path,
+        {"update": 0, "em": 0.2, "split": "test"},
+        {"update": 1, "loss": 3.0},
+        {"update": 1, "em": 0.9, "split": "train"},
+        {"update": 2, "em": float("nan"), "split": "test"},
+        {"update": 2, "em": 1, "split": "test"},
+    )
+    with open(tmp_path / "training_log.jsonl", "a") as log:
+        log.write('{"update": 3, "em": 0.7}')
+    assert read_curve(tmp_path, "em") == [(0, 0.2), (2, 1.0)]
+    assert read_curve(tmp_path, "loss") == [(1, 3.0)]
+    assert read_curve(tmp_path / "none", "em") == []
