@@ -57,14 +57,31 @@ def _rms_norm(x: Array, weight: Array, shape: Shape) -> Array:
 
 
 def _linear(weights: Mapping[str, Array], shape: Shape, name: str, x: Array) -> Array:
-    """x W' + b, plus scale * x A B where there is an adapter (mlx-lm's A [in, r], B [r, out])."""
-    base = f"{name}.linear" if f"{name}.lora_a" in weights else name
+    """x W' + b, plus scale * x A B where there is an adapter (mlx-lm's A [in, r], B [r, out]).
+
+    DoRA (arXiv 2402.09353, eq. 5): both times m / |W + scale (A B)'|, before the bias.
+    """
+    adapted = f"{name}.lora_a" in weights
+    base = f"{name}.linear" if adapted else name
     y = x @ weights[f"{base}.weight"].T
-    if f"{base}.bias" in weights:
-        y = y + weights[f"{base}.bias"]
-    if base != name:
+    if adapted:
         y = y + shape.lora_scale * (x @ weights[f"{name}.lora_a"] @ weights[f"{name}.lora_b"])
-    return y
+    if f"{name}.m" in weights:
+        y = y * weights[f"{name}.m"] / weights[f"{name}.norm"]
+    return y + weights.get(f"{base}.bias", 0.0)
+
+
+def with_dora_norms(weights: dict[str, Array], shape: Shape) -> dict[str, Array]:
+    """The same weights and the norms that DoRA divides by, as `NAME.norm`.
+
+    They are kept apart because a gradient takes them for constants (DoRA, section 4.3).
+    """
+    result = dict(weights)
+    for name in [key.removesuffix(".m") for key in weights if key.endswith(".m")]:
+        change = weights[f"{name}.lora_a"] @ weights[f"{name}.lora_b"]
+        whole = weights[f"{name}.linear.weight"] + shape.lora_scale * change.T
+        result[f"{name}.norm"] = np.sqrt((whole * whole).sum(axis=1))
+    return result
 
 
 def _attention(weights: Mapping[str, Array], shape: Shape, name: str, x: Array) -> Array:

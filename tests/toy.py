@@ -9,8 +9,8 @@ from mlx_lm.models import qwen2
 
 from grpo_core.fields import MLXGRPOConfig
 from grpo_core.forward import Halves
-from grpo_core.model import Policy, add_adapters
-from tests.oracle_model import Shape
+from grpo_core.model import Policy, add_adapters, quantize_base
+from tests.oracle_model import Shape, with_dora_norms
 
 VOCAB = 48
 EOS = 7
@@ -40,13 +40,16 @@ def config(**more):
     )
 
 
-def toy_policy(train_type="full", seed=0):
-    """2 layers, hidden 64, 4 heads on 2 of keys and values; adapters are random too, not zero."""
+def toy_policy(train_type="full", seed=0, bits=0):
+    """2 layers, hidden 64, 4 heads on 2 of keys and values; adapters are random too, not zero.
+
+    `bits`: quantise the base, as `quantize_for_rollouts` does.
+    """
     args = qwen2.ModelArgs(
         model_type="qwen2",
         hidden_size=64,
         num_hidden_layers=SHAPE.layers,
-        intermediate_size=96,
+        intermediate_size=128,
         num_attention_heads=SHAPE.heads,
         num_key_value_heads=SHAPE.kv_heads,
         rms_norm_eps=SHAPE.norm_eps,
@@ -54,12 +57,15 @@ def toy_policy(train_type="full", seed=0):
         rope_theta=SHAPE.rope_theta,
         tie_word_embeddings=True,
     )
-    model = qwen2.Model(args)
+    model, draw = qwen2.Model(args), np.random.default_rng(seed)
+    fill(model, draw)
     adapter = None
+    if bits:
+        quantize_base(model, 64, bits)
     if train_type != "full":
         model.freeze()
         adapter = add_adapters(model, config(train_type=train_type))
-    fill(model, np.random.default_rng(seed))
+        fill(model, draw, only=("lora_a", "lora_b"))
     return Policy(
         model=model,
         tokenizer=Letters(),
@@ -67,8 +73,8 @@ def toy_policy(train_type="full", seed=0):
         train_type=train_type,
         base="toy",
         base_path=Path("toy"),
-        base_bits=0,
-        quantized_here=False,
+        base_bits=bits,
+        quantized_here=bits > 0,
         adapter=adapter,
         config={},
         vocab_size=VOCAB,
@@ -78,13 +84,20 @@ def toy_policy(train_type="full", seed=0):
     )
 
 
-def fill(model, draw):
-    """Every weight random, those of the norms around 1."""
+def fill(model, draw, only=("",)):
+    """Random weights, those of the norms around 1; `only` is how their names end."""
     for name, value in tree_flatten(model.parameters()):
-        noise = mx.array(draw.normal(0, 0.15, value.shape), dtype=mx.float32)
-        model.load_weights([(name, 1 + noise if "norm" in name else noise)], strict=False)
+        if name.endswith(only):
+            noise = mx.array(draw.normal(0, 0.15, value.shape), dtype=mx.float32)
+            model.load_weights([(name, 1 + noise if "norm" in name else noise)], strict=False)
 
 
 def weights_of(policy):
     """Every weight by name, in float64, as the oracle's model wants them."""
-    return {k: np.array(v, np.float64) for k, v in tree_flatten(policy.model.parameters())}
+    found = dict(tree_flatten(policy.model.parameters()))
+    for name, module in policy.model.named_modules():
+        if hasattr(module, "bits"):
+            parts = (found.pop(f"{name}.{part}") for part in ("weight", "scales", "biases"))
+            whole = mx.dequantize(*parts, group_size=module.group_size, bits=module.bits)
+            found[f"{name}.weight"] = whole
+    return with_dora_norms({k: np.array(v, np.float64) for k, v in found.items()}, SHAPE)

@@ -166,7 +166,7 @@ def check_slopes(grads, groups, weights, options):
         assert error < 1e-5 * np.linalg.norm(grad) + 1e-8, name
 
 
-@pytest.mark.parametrize("train_type", ["full", "lora"])
+@pytest.mark.parametrize("train_type", ["full", "lora", "dora"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -185,6 +185,17 @@ def test_no_cut_of_the_update_changes_its_gradient(changes, train_type):
     policy = toy_policy(train_type)
     groups = make_groups(policy, cfg)
     found = update.gradient(policy, groups, cfg, replace(PLAN, **changes))
+    check_slopes(found.grads, groups, weights_of(policy), options_of(cfg))
+
+
+@pytest.mark.parametrize("train_type", ["lora", "dora"])
+def test_adapters_on_a_four_bit_base_have_the_oracles_gradient(train_type):
+    """The oracle runs on the base as it is after quantisation, the only one there is."""
+    cfg = config(loss_type="dapo", train_type=train_type, **SETTINGS["everything"])
+    policy = toy_policy(train_type, bits=4)
+    groups = make_groups(policy, cfg)
+    found = update.gradient(policy, groups, cfg, PLAN)
+    assert all(name.endswith(("lora_a", "lora_b", ".m")) for name in found.grads)
     check_slopes(found.grads, groups, weights_of(policy), options_of(cfg))
 
 

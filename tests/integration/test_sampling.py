@@ -1,10 +1,11 @@
 """Rollouts on a small random Qwen2, against the numpy oracle's model and numpy's own filters."""
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
-from grpo_core.keys import sample_key
-from grpo_core.rollout import Sampling, generate_groups
+from grpo_core.keys import sample_key, to_array
+from grpo_core.rollout import Sampling, draw, generate_groups
 from tests.oracle_model import forward, token_logps
 from tests.toy import EOS, LIMIT, SHAPE, TEMPERATURE, toy_policy, weights_of
 
@@ -103,6 +104,24 @@ def test_draws_depend_on_their_keys_and_on_nothing_else():
     other = [group.completions for group in sample(policy, keys=keys_for(PROMPTS, 6, seed=1))]
     assert other != together
     assert len({tuple(ids) for ids in together[1]}) > 1
+
+
+@pytest.mark.parametrize("place", ["seed", "update", "prompt", "sample", "round", "step"])
+def test_draws_that_differ_in_one_number_are_independent(place):
+    """On flat logits two draws agree once in V times, whatever the number that tells them apart."""
+    n, size, flat = 8192, 16, Sampling(temperature=1.0, max_tokens=1)
+    base = {"seed": 0, "update": 1, "prompt": 2, "sample": 3, "round": 0}
+
+    def drawn(**changes):
+        step = changes.pop("step", 0)
+        names = {**base, **changes}
+        vary = "sample" if place != "sample" else "prompt"
+        keys = to_array([sample_key(**{**names, vary: names[vary] + 2 * i}) for i in range(n)])
+        return np.array(draw(mx.zeros((n, size)), keys, step, flat)[0])
+
+    first, second = drawn(), drawn(**{place: base.get(place, 0) + 1})
+    share = (first == second).mean()
+    assert share == pytest.approx(1 / size, abs=5 * np.sqrt(1 / size / n))
 
 
 def test_greedy_takes_the_likeliest_token_each_time():

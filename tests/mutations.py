@@ -1,0 +1,282 @@
+"""Breaks the trainer on purpose, one line at a time, and names the test that goes red for each.
+
+    python -m tests.mutations            all of them
+    python -m tests.mutations clip eos   those whose name contains one of the words
+    python -m tests.mutations --list     what there is
+
+Works in a temporary copy of the repository; nothing here is touched. First the tests must be green
+in the copy as it is. A mutation that no test notices, or whose line is no longer there, is a
+failure (exit 1). Not collected by pytest: it takes minutes.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT_S = 900
+
+ORACLE = "tests/unit/test_oracle.py"
+GRADIENT = "tests/integration/test_gradient.py"
+SAMPLING = "tests/integration/test_sampling.py"
+LOSS, ROLLOUT = "grpo_core/loss.py", "grpo_core/rollout.py"
+UPDATE, TRAINER = "grpo_core/update.py", "grpo_core/trainer.py"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """In the file `path`, the only `old` becomes `new`; one of `tests` should go red."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS = (
+    # -- loss.py
+    Mutation(
+        "sign of the policy's term",
+        LOSS,
+        "    loss = -reward\n",
+        "    loss = reward\n",
+        (ORACLE,),
+    ),
+    Mutation(
+        "the clip takes the maximum",
+        LOSS,
+        "return mx.minimum(free * advantage, fenced * advantage)",
+        "return mx.maximum(free * advantage, fenced * advantage)",
+        (ORACLE,),
+    ),
+    Mutation(
+        "clip widths on the wrong sides",
+        LOSS,
+        "mx.clip(ratio, 1 - how.eps_low, 1 + how.eps_high)",
+        "mx.clip(ratio, 1 - how.eps_high, 1 + how.eps_low)",
+        (ORACLE,),
+    ),
+    Mutation(
+        "KL inverted",
+        LOSS,
+        "divergence((batch.ref - logps) * mask",
+        "divergence((logps - batch.ref) * mask",
+        (ORACLE,),
+    ),
+    Mutation(
+        "deviation with ddof 0",
+        LOSS,
+        "np.sqrt(squares / np.maximum(count - 1, 1))",
+        "np.sqrt(squares / np.maximum(count, 1))",
+        (ORACLE,),
+    ),
+    Mutation(
+        "token mean over completions",
+        LOSS,
+        "        return mask / max(1, totals.tokens)\n",
+        "        return mask / max(1, totals.sequences)\n",
+        (ORACLE,),
+    ),
+    Mutation(
+        "sequence ratio without its length",
+        LOSS,
+        "mx.exp(steps.sum(axis=1, keepdims=True) / lengths)",
+        "mx.exp(steps.sum(axis=1, keepdims=True))",
+        (ORACLE,),
+    ),
+    Mutation(
+        "ratio upside down",
+        LOSS,
+        "steps = (logps - old) * mask",
+        "steps = (old - logps) * mask",
+        (ORACLE,),
+    ),
+    Mutation(
+        "cispo's weight has a gradient",
+        LOSS,
+        "mx.stop_gradient(mx.minimum(ratio, 1 + how.eps_high))",
+        "mx.minimum(ratio, 1 + how.eps_high)",
+        (ORACLE,),
+    ),
+    Mutation(
+        "entropy bonus as a penalty",
+        LOSS,
+        "loss = loss - how.entropy_coef",
+        "loss = loss + how.entropy_coef",
+        (ORACLE,),
+    ),
+    Mutation(
+        "lowest entropies learn",
+        LOSS,
+        "np.quantile(entropies, 1 - share)",
+        "np.quantile(entropies, share)",
+        (ORACLE, GRADIENT),
+    ),
+    Mutation(
+        "sampler weights upside down",
+        LOSS,
+        "rollout_weights((mx.stop_gradient(old) - batch.sampler) * mask, how)",
+        "rollout_weights((batch.sampler - mx.stop_gradient(old)) * mask, how)",
+        (ORACLE,),
+    ),
+    # -- update.py
+    Mutation(
+        "end token not in the loss",
+        UPDATE,
+        "mask=padded([np.ones(len(s.completion_ids)) for s in samples], np.float32)",
+        "mask=padded([np.ones(len(s.completion_ids) - 1) for s in samples], np.float32)",
+        (GRADIENT,),
+    ),
+    Mutation(
+        "mask shifted by one",
+        UPDATE,
+        "mask=padded([np.ones(len(s.completion_ids)) for s in samples], np.float32)",
+        "mask=padded([np.arange(len(s.completion_ids)) > 0 for s in samples], np.float32)",
+        (GRADIENT,),
+    ),
+    Mutation(
+        "log-probs at temperature 1",
+        UPDATE,
+        "            self.cfg.temperature,\n",
+        "            1.0,\n",
+        (GRADIENT,),
+    ),
+    Mutation(
+        "the prompt's own backward pass left out",
+        UPDATE,
+        "        yield mx.grad(before)(weights), {}\n",
+        "",
+        (GRADIENT,),
+    ),
+    # -- rollout.py
+    Mutation(
+        "sampling at the inverse temperature",
+        ROLLOUT,
+        "logits = logits / sampling.temperature",
+        "logits = logits * sampling.temperature",
+        (SAMPLING,),
+    ),
+    Mutation(
+        "end token cut off",
+        ROLLOUT,
+        "next((i + 1 for i, token in enumerate(new) if token in policy.eos_ids), None)",
+        "next((i for i, token in enumerate(new) if token in policy.eos_ids), None)",
+        (SAMPLING,),
+    ),
+    Mutation(
+        "one key for all tokens of a completion",
+        ROLLOUT,
+        "keys + mx.array([0, step], mx.uint32)",
+        "keys + mx.array([0, 0], mx.uint32)",
+        (SAMPLING,),
+    ),
+    Mutation(
+        "one key for all completions of a prompt",
+        "grpo_core/keys.py",
+        'derive_key("sample", seed, update, prompt, sample, round)',
+        'derive_key("sample", seed, update, prompt, 0, round)',
+        (SAMPLING,),
+    ),
+    Mutation(
+        "log-probs after the filters",
+        ROLLOUT,
+        "    logp = _logp(logits, token)\n    return token, logp, _logp(allowed, token)",
+        "    logp = _logp(allowed, token)\n    return token, logp, _logp(allowed, token)",
+        (SAMPLING,),
+    ),
+    Mutation(
+        "every completion counts as finished",
+        ROLLOUT,
+        "        row.finished = keep is not None\n",
+        "        row.finished = True\n",
+        (SAMPLING,),
+    ),
+)
+
+
+def main() -> int:
+    """The exit code: 0 if every chosen mutation was noticed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", help="only mutations whose name or file has one")
+    parser.add_argument("--list", action="store_true", help="show the mutations and stop")
+    args = parser.parse_args()
+    chosen = [m for m in MUTATIONS if _is_meant(m, args.words)]
+    if args.list:
+        print("\n".join(f"{m.path}: {m.name}" for m in chosen))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
+        copy = Path(folder) / "repository"
+        _copy_to(copy)
+        return _try_all(copy, chosen)
+
+
+def _is_meant(mutation: Mutation, words: list[str]) -> bool:
+    text = f"{mutation.path} {mutation.name}".lower()
+    return not words or any(word.lower() in text for word in words)
+
+
+def _copy_to(copy: Path) -> None:
+    """What the tests need; not the history, no environments, no results."""
+    skip = shutil.ignore_patterns(".*", "__pycache__", "outputs", "dist", "build", "*.egg-info")
+    shutil.copytree(ROOT, copy, ignore=skip)
+
+
+def _try_all(copy: Path, chosen: list[Mutation]) -> int:
+    tests = tuple(dict.fromkeys(test for mutation in chosen for test in mutation.tests))
+    red = _red_tests(copy, tests)
+    if red:
+        print(f"without any mutation: {red}; nothing can be told", file=sys.stderr)
+        return 1
+    missed = [mutation for mutation in chosen if not _is_noticed(copy, mutation)]
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} noticed")
+    for mutation in missed:
+        print(f"MISSED {mutation.path}: {mutation.name}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def _is_noticed(copy: Path, mutation: Mutation) -> bool:
+    file = copy / mutation.path
+    text = file.read_text(encoding="utf-8")
+    if text.count(mutation.old) != 1:
+        print(
+            f"{mutation.path}: {mutation.name}: its line is there {text.count(mutation.old)} times"
+        )
+        return False
+    started = time.monotonic()
+    file.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    try:
+        red = _red_tests(copy, mutation.tests)
+    finally:
+        file.write_text(text, encoding="utf-8")
+    seconds = time.monotonic() - started
+    print(f"{mutation.path}: {mutation.name}: {red or 'NO TEST'} ({seconds:.0f} s)", flush=True)
+    return bool(red)
+
+
+def _red_tests(copy: Path, tests: tuple[str, ...]) -> str:
+    """The first test that fails, or what else went wrong; empty if all pass."""
+    # The copy must win over the checkout that is installed for development.
+    env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=env, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end within {TIMEOUT_S} s"
+    if done.returncode == 0:
+        return ""
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    return found[1] if found else f"pytest exit {done.returncode}: {done.stdout[-300:]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
