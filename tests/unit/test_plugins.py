@@ -179,18 +179,22 @@ def test_large_arguments_and_values_pass(write):
 
 
 def test_a_plugin_imports_its_neighbours(write):
-    """From its own folder, which is not the current one."""
-    write("def f(completions): return [neighbour.VALUE] * 2\nimport neighbour", "lib/score.py")
-    write("VALUE = 5", "lib/neighbour.py")
+    """From its own folder, which is not the current one; our modules are not in their way."""
+    write("def f(completions): return [data.VALUE] * 2\nimport data", "lib/score.py")
+    write("VALUE = 5", "lib/data.py")
     assert score("lib/score.py:f") == [5.0, 5.0]
 
 
 def test_neighbours_shadow_nothing_that_is_installed(write):
-    """A user's own numpy.py or json.py beside the plug-in is not imported instead."""
+    """Nor does the plug-in itself, whatever its file is called."""
     write("raise RuntimeError('the wrong one')", "numpy.py")
     write("raise RuntimeError('the wrong one')", "queue.py")
-    write("import numpy, queue, json\ndef f(completions): return numpy.ones(2)", "json.py")
-    assert score("json.py:f") == [1.0, 1.0]
+    write(
+        "import colorsys, numpy, queue\n"
+        "def f(completions): return colorsys.rgb_to_hsv(1, 1, 1)[1:]",
+        "colorsys.py",
+    )
+    assert score("colorsys.py:f") == [0.0, 1.0]
 
 
 def test_a_plugin_may_be_named_by_its_module(write):

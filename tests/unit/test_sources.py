@@ -28,9 +28,12 @@ def write_parquet(path, rows=ROWS):
 
 
 def test_jsonl_rows_are_named_by_their_line(tmp_path):
-    """Blank lines count as lines but are no rows; a byte order mark and CR LF do no harm."""
+    """Blank lines count as lines but are no rows; a byte order mark and CR LF do no harm.
+
+    Only a line feed ends a line, not U+2028 in a text or a CR between two tokens.
+    """
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"q": 1}\r\n\r\n  \n{"q": "\xe2\x80\xa8"}')
+    path.write_bytes(b'\xef\xbb\xbf{"q": 1}\r\n\r\n  \n{"q":\r"\xe2\x80\xa8"}')
     source = read(path)
     assert source.name == str(path)
     assert source.entries == [Entry(f"{path}:1", {"q": 1}), Entry(f"{path}:4", {"q": "\u2028"})]
