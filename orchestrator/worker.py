@@ -95,7 +95,7 @@ def work(
     return EXIT_INTERRUPTED if stops.count else 0
 
 
-def tidy(home: Home | None = None, trainer: Sequence[str] = TRAINER) -> None:
+def tidy(home: Home | None = None) -> None:
     """In the absence of a worker: end a run that is asked to end, record one that has ended.
 
     Does nothing while a worker serves the queue, and starts no run.
@@ -103,8 +103,7 @@ def tidy(home: Home | None = None, trainer: Sequence[str] = TRAINER) -> None:
     home = (home or paths.home()).make()
     try:
         with _serve_alone(home), Store.open(home.db) as store, stop_signals() as stops:
-            worker = _Worker(home, store, stops, lambda event: None, trainer)
-            worker.tidy()
+            _Worker(home, store, stops, lambda event: None, TRAINER).tidy()
     except WorkerBusy:
         return
 

@@ -1,12 +1,15 @@
 """The worker with real trainers' processes, a real database and real signals."""
 
+import os
 import signal
 
 import pytest
 
+from orchestrator.errors import WorkerBusy
+from orchestrator.paths import home
 from orchestrator.run import Limits, Retry
 from orchestrator.store import Store
-from orchestrator.worker import worker_alive
+from orchestrator.worker import spawn_detached, tidy, worker_alive
 from tests.queue_kit import (
     WorkerProcess,
     attempts,
@@ -218,6 +221,48 @@ def test_idle_worker_takes_up_what_is_submitted_later(tmp_path, start):
     eventually(lambda: states() == ["completed"])
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 75
+
+
+def test_detached_worker_serves_until_it_is_told_to_stop():
+    """It runs on its own, says who it is, and lets nobody in beside it."""
+    pid = spawn_detached()
+    assert worker_alive() == pid
+    assert os.getsid(pid) == pid
+    with pytest.raises(WorkerBusy, match=f"pid {pid}"):
+        spawn_detached()
+    os.kill(pid, signal.SIGTERM)
+    assert os.waitpid(pid, 0)[0] == pid
+    assert worker_alive() is None
+
+
+def test_detached_worker_may_find_nothing_to_do():
+    """It ends at once, well, and what it said is in its log."""
+    spawn_detached(until_empty=True)
+    assert home().worker_log.exists()
+
+
+def test_cancel_without_a_worker_is_done_by_tidy(tmp_path, start):
+    """A trainer whose worker died is ended when asked, and left alone when not."""
+    submit(tmp_path, planned("a", updates=10_000), planned("b"))
+    worker = start()
+    pid = running_pid(worker)
+    worker.kill()
+    tidy()
+    assert is_alive(pid)
+    assert states() == ["running", "queued"]
+    with Store.open() as store:
+        store.cancel([1])
+    tidy()
+    assert not is_alive(pid)
+    assert states() == ["cancelled", "queued"]
+
+
+def test_tidy_leaves_a_served_queue_alone(tmp_path, start):
+    """Where a worker is, it does the work."""
+    worker = start(until_empty=False)
+    eventually(lambda: worker.events("waiting"))
+    tidy()
+    assert worker_alive() == worker.process.pid
 
 
 def test_missing_folder_of_the_submit_is_said(tmp_path, start):
