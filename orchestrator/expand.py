@@ -1,8 +1,8 @@
 """Spec -> the ordered runs of a sweep; pure: the same spec gives the same runs anywhere.
 
-Explicit runs come first, then the axes with the last one fastest; equal runs are merged; seeds are
-outermost, so that every setting runs once before any gets its second seed (design, section 4).
-Reads no files: what the spec and its base say was read by `spec.py`.
+Explicit runs come first, then zip rows, then axes with the last one fastest; what the rules refuse
+is dropped, equal runs are merged; seeds are outermost, so that every setting runs once before any
+gets its second seed (design, section 4). Reads no files: `spec.py` has read the spec and its base.
 """
 
 import itertools
@@ -28,11 +28,14 @@ from grpo_core.errors import ConfigError
 from orchestrator.errors import SpecError
 from orchestrator.locate import KeyPath
 from orchestrator.naming import default_names, fill, folded, name_fault, template_faults
+from orchestrator.rules import Rule, Rules
 from orchestrator.run import Plan, PlannedRun
 from orchestrator.spec import Faults, Spec
 
 # More is a mistake in a grid for one GPU: at a minute a run this is a week.
 MAX_RUNS = 10_000
+# Looking at a combination that a rule drops is quick, but not free.
+MAX_COMBINATIONS = 100_000
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Expansion:
-    """The settings of a sweep; `merged` counts the equal ones that were dropped.
+    """The settings of a sweep; `merged` counts the equal ones of which one was kept.
 
+    `dropped` counts for each rule, as `exclude[0]: TEXT`, the settings that it refused.
     `differing` are the keys whose values are not the same in all runs, `seed` among them.
     """
 
     spec: Spec
     settings: tuple[Setting, ...]
     merged: int
+    dropped: dict[str, int]
     differing: tuple[str, ...]
 
     def plan(self, name: str, cwd: str) -> Plan:
@@ -90,16 +95,21 @@ def expand(spec: Spec) -> Expansion:
     """
     faults = spec.faults.copy()
     _check_templates(spec, faults)
-    count = _count(spec)
+    size = _size(spec)
+    if size > MAX_COMBINATIONS:
+        faults.add(("params",), f"makes {size:,} combinations; a sweep can have {MAX_RUNS:,} runs")
+    if spec.base is None or size > MAX_COMBINATIONS:
+        raise SpecError(*faults.lines())
+    kept, dropped = _ruled(spec, spec.base, list(_settings(spec)), faults)
+    settings, merged = _merged(spec.base, kept)
+    count = len(settings) * max(1, len(spec.seeds))
     if count > MAX_RUNS:
         faults.add(("params",), f"makes {count:,} runs; a sweep can have {MAX_RUNS:,}")
-    if spec.base is None or count > MAX_RUNS:
-        raise SpecError(*faults.lines())
-    settings, merged = _merged(spec.base, list(_settings(spec)))
     _check_settings(spec, spec.base, settings, faults)
     if faults.found:
         raise SpecError(*faults.lines())
-    expansion = Expansion(spec, settings, merged, _differing(spec, spec.base, settings))
+    differing = _differing(spec, spec.base, settings)
+    expansion = Expansion(spec, settings, merged, dropped, differing)
     expansion.plan(spec.name, cwd="")  # Clashes of names are faults of the spec too.
     return expansion
 
@@ -107,19 +117,33 @@ def expand(spec: Spec) -> Expansion:
 # --- the grid
 
 
-def _count(spec: Spec) -> int:
+def _size(spec: Spec) -> int:
     grid = math.prod(len(values) for values in spec.axes.values())
-    points = len(spec.explicit) + (grid if spec.axes or not spec.explicit else 0)
-    return points * max(1, len(spec.seeds))
+    grid *= math.prod(len(next(iter(columns.values()))) for columns in spec.zips)
+    return len(spec.explicit) + (grid if _has_grid(spec) else 0)
+
+
+def _has_grid(spec: Spec) -> bool:
+    """A spec of explicit runs alone has no other; one without any has the base as its only run."""
+    return bool(spec.axes or spec.zips or not spec.explicit)
 
 
 def _settings(spec: Spec) -> Iterator[Setting]:
     for run in spec.explicit:
         yield _setting(spec.fixed, run.overrides, run.tags, ("run", run.index))
-    if spec.axes or not spec.explicit:
-        for values in itertools.product(*spec.axes.values()):
-            point = dict(zip(spec.axes, values, strict=True))
+    if _has_grid(spec):
+        for parts in itertools.product(*_rows(spec)):
+            point = {name: value for part in parts for name, value in part.items()}
             yield _setting(spec.fixed, point, (), ("params",))
+
+
+def _rows(spec: Spec) -> Iterator[list[dict[str, Any]]]:
+    """What each `[[zip]]` and each axis can set, in the order in which they turn."""
+    for columns in spec.zips:
+        rows = zip(*columns.values(), strict=True)
+        yield [dict(zip(columns, row, strict=True)) for row in rows]
+    for name, values in spec.axes.items():
+        yield [{name: value} for value in values]
 
 
 def _setting(
@@ -127,6 +151,59 @@ def _setting(
 ) -> Setting:
     overrides = {**fixed, **own}
     return Setting(overrides, overrides.pop("seed", None), tags, origin)
+
+
+def _ruled(
+    spec: Spec, base: MLXGRPOConfig, settings: Sequence[Setting], faults: Faults
+) -> tuple[list[Setting], dict[str, int]]:
+    """The settings with what is derived, without those that a rule refuses; counts by rule."""
+    if faults.found or not (spec.derive or spec.checks):
+        return list(settings), {}
+    kept: list[Setting] = []
+    dropped: Counter[str] = Counter()
+    try:
+        rules = Rules.of(vars(base), spec.derive, spec.checks)
+    except SpecError as e:
+        _add_labelled(e, faults)
+        return kept, {}
+    for setting in settings:
+        try:
+            whole, refusing = _judged(rules, setting)
+        except SpecError as e:
+            _add_labelled(e, faults)
+            continue
+        if refusing is None:
+            kept.append(replace(setting, overrides=whole))
+        else:
+            dropped[str(refusing)] += 1
+    if not kept and not faults.found:
+        words = "; ".join(f"{rule} drops {n}" for rule, n in dropped.items())
+        faults.add_elsewhere(f"{spec.source}: no run is left of {len(settings)}: {words}")
+    return kept, dict(dropped)
+
+
+def _judged(rules: Rules, setting: Setting) -> tuple[dict[str, Any], Rule | None]:
+    """The whole overrides of a setting, and the first rule that refuses it."""
+    seed = {} if setting.seed is None else {"seed": setting.seed}
+    whole = rules.complete({**setting.overrides, **seed})
+    env = rules.env(whole)
+    refusing = next((rule for rule in rules.checks if not rule.allows(env)), None)
+    return {name: value for name, value in whole.items() if name != "seed"}, refusing
+
+
+_LABEL = re.compile(r"(derive)(?:\.(\w+))?: |(exclude|require)\[(\d+)\]: ")
+
+
+def _add_labelled(error: SpecError, faults: Faults) -> None:
+    """A fault whose text begins with the rule or the formula that it is about."""
+    for text in error.faults:
+        found = _LABEL.match(text)
+        if found is None:
+            faults.add_elsewhere(f"{faults.source}: {text}")
+            continue
+        table, name, rule, index = found.groups()
+        path: KeyPath = (rule, int(index)) if rule else (table, name) if name else (table,)
+        faults.add(path, text[found.end() :])
 
 
 def _merged(base: MLXGRPOConfig, settings: Sequence[Setting]) -> tuple[tuple[Setting, ...], int]:
@@ -151,7 +228,11 @@ def _value(base: MLXGRPOConfig, setting: Setting, key: str) -> Any:
 
 def _differing(spec: Spec, base: MLXGRPOConfig, settings: Sequence[Setting]) -> tuple[str, ...]:
     """The keys that tell the runs apart; in a sweep of one run, those that it was asked for."""
-    asked = [*spec.axes, *(key for run in spec.explicit for key in run.overrides)]
+    asked = [
+        *(key for columns in spec.zips for key in columns),
+        *spec.axes,
+        *(key for run in spec.explicit for key in run.overrides),
+    ]
     keys = [key for key in dict.fromkeys(asked) if key != "seed"]
     seeds = {_seed(base, setting) for setting in settings} | set(spec.seeds)
     if len(settings) > 1:

@@ -25,19 +25,20 @@ from grpo_core.config import (
 )
 from grpo_core.errors import ConfigError
 from orchestrator.errors import SpecError
+from orchestrator.expressions import Expression, parse
 from orchestrator.locate import KeyPath, Position, find_positions, key_text
 from orchestrator.naming import MAX_NAME_BYTES, safe_name, sweep_name_fault
+from orchestrator.rules import Rule
 from orchestrator.run import RETRYABLE, Limits, Objective, Retry
 
 DEFAULT_OUTPUT = "outputs/{sweep}/{run}"
 
 TOP_KEYS = ("name", "config", "output", "run_name", "seeds")
-TABLES = ("set", "params", "run", "objective", "limits", "retry")
+TABLES = (
+    *("set", "params", "zip", "run", "derive", "exclude", "require"),
+    *("objective", "limits", "retry"),
+)
 NOT_YET = {
-    "zip": "axes that move together",
-    "derive": "values computed from others",
-    "exclude": "rules that drop combinations",
-    "require": "rules that combinations must meet",
     "search": "search other than the full grid",
     "stop": "early stopping",
     "keep": "rules for checkpoints",
@@ -139,7 +140,10 @@ class Spec:
     seeds: tuple[int, ...]
     fixed: dict[str, Any]
     axes: dict[str, tuple[Any, ...]]
+    zips: tuple[dict[str, tuple[Any, ...]], ...]
     explicit: tuple[ExplicitRun, ...]
+    derive: dict[str, Expression]
+    checks: tuple[Rule, ...]
     objective: Objective
     limits: Limits
     retry: Retry
@@ -210,9 +214,11 @@ class _Reader:
         self._top_level()
         base, config_source, config_text = self._base()
         axes = self._params()
-        fixed = self._set(overrides, axes)
+        zips = self._zips()
+        moved = self._moved_names()
+        fixed = self._set(overrides, moved)
         explicit = self._runs()
-        seeds = self._seeds(axes, fixed, explicit)
+        seeds = self._seeds(moved, fixed, explicit)
         return Spec(
             source=str(self.path),
             text=self.text,
@@ -225,7 +231,13 @@ class _Reader:
             seeds=seeds,
             fixed=fixed,
             axes=axes,
+            zips=zips,
             explicit=explicit,
+            derive=self._derive(moved, explicit),
+            checks=(
+                *self._rules("exclude", "when", excludes=True),
+                *self._rules("require", "that", excludes=False),
+            ),
             objective=self._objective(),
             limits=self._limits(),
             retry=self._retry(),
@@ -389,22 +401,22 @@ class _Reader:
         found = [self._value((*path, i), name, value) for i, value in enumerate(values)]
         return tuple(value for value in found if value is not _MISSING)
 
-    def _set(self, overrides: Sequence[str], axes: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    def _set(self, overrides: Sequence[str], moved: Mapping[str, KeyPath]) -> dict[str, Any]:
         fixed = {}
-        params = self._table("params")
         for name, value in self._table("set").items():
             path: KeyPath = ("set", name)
-            if name in params:
-                self.faults.add(path, "stands under [params] too; keep one of them")
+            if name in moved:
+                other = "[params]" if moved[name][0] == "params" else "[[zip]]"
+                self.faults.add(path, f"stands under {other} too; keep one of them")
             fitted = self._value(path, name, value)
             if fitted is not _MISSING:
                 fixed[name] = fitted
         for item in overrides:
-            self._set_from_command_line(item, fixed, axes)
+            self._set_from_command_line(item, fixed, moved)
         return fixed
 
     def _set_from_command_line(
-        self, item: str, fixed: dict[str, Any], axes: Mapping[str, tuple[Any, ...]]
+        self, item: str, fixed: dict[str, Any], moved: Mapping[str, KeyPath]
     ) -> None:
         name, sign, text = (part.strip() for part in item.partition("="))
         path: KeyPath = ("--set", name)
@@ -412,7 +424,7 @@ class _Reader:
             self.faults.add(("--set", item), "not an override; write key=value")
         elif not self._known_field(path, name):
             return
-        elif name in axes:
+        elif name in moved:
             self.faults.add(path, "is an axis of the spec; change it there")
         else:
             config = MLXGRPOConfig()
@@ -424,11 +436,42 @@ class _Reader:
             if fitted is not _MISSING:
                 fixed[name] = fitted
 
+    def _tables(self, key: str) -> list[dict[str, Any]]:
+        tables = self.document.get(key, [])
+        if isinstance(tables, list) and all(isinstance(table, dict) for table in tables):
+            return tables
+        self.faults.add((key,), f"must be a list of tables; write [[{key}]]")
+        return []
+
+    def _zips(self) -> tuple[dict[str, tuple[Any, ...]], ...]:
+        found = (self._zip(index, table) for index, table in enumerate(self._tables("zip")))
+        return tuple(columns for columns in found if columns)
+
+    def _zip(self, index: int, table: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+        """The columns of a `[[zip]]`, one value a row; empty where they cannot be put together."""
+        if not table:
+            self.faults.add(("zip", index), "is empty; give it columns or drop it")
+        sizes = {name: len(v) for name, v in table.items() if isinstance(v, list) and v}
+        if len(set(sizes.values())) > 1:
+            words = ", ".join(f"{name} has {size}" for name, size in sizes.items())
+            self.faults.add(("zip", index), f"the columns differ in length: {words}")
+        columns = {name: self._axis(("zip", index, name), name, v) for name, v in table.items()}
+        whole = all(len(column) == sizes.get(name) for name, column in columns.items())
+        return columns if whole and len(set(sizes.values())) == 1 else {}
+
+    def _moved_names(self) -> dict[str, KeyPath]:
+        """Every field that differs between grid points, with the place that says so."""
+        moved: dict[str, KeyPath] = {name: ("params", name) for name in self._table("params")}
+        for index, table in enumerate(self._tables("zip")):
+            for name in table:
+                path: KeyPath = ("zip", index, name)
+                if name in moved:
+                    self.faults.add(path, f"stands under {key_text(moved[name])} too; keep one")
+                moved.setdefault(name, path)
+        return moved
+
     def _runs(self) -> tuple[ExplicitRun, ...]:
-        tables = self.document.get("run", [])
-        if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
-            self.faults.add(("run",), "must be a list of tables; write [[run]]")
-            return ()
+        tables = self._tables("run")
         return tuple(self._explicit(index, table) for index, table in enumerate(tables))
 
     def _explicit(self, index: int, table: dict[str, Any]) -> ExplicitRun:
@@ -449,7 +492,7 @@ class _Reader:
 
     def _seeds(
         self,
-        axes: Mapping[str, tuple[Any, ...]],
+        moved: Mapping[str, KeyPath],
         fixed: Mapping[str, Any],
         explicit: Sequence[ExplicitRun],
     ) -> tuple[int, ...]:
@@ -461,7 +504,7 @@ class _Reader:
             return ()
         if not given:
             self.faults.add(("seeds",), "is empty; give it seeds or drop it")
-        self._seed_twice(axes, fixed, explicit)
+        self._seed_twice(moved, fixed, explicit)
         seeds = [self._value(("seeds", i), "seed", seed) for i, seed in enumerate(given)]
         for i, seed in enumerate(seeds):
             if seed is not _MISSING and seed in seeds[:i]:
@@ -470,19 +513,68 @@ class _Reader:
 
     def _seed_twice(
         self,
-        axes: Mapping[str, tuple[Any, ...]],
+        moved: Mapping[str, KeyPath],
         fixed: Mapping[str, Any],
         explicit: Sequence[ExplicitRun],
     ) -> None:
         both = "the top of the spec has `seeds` too; keep one of them"
-        if "seed" in axes:
-            self.faults.add(("params", "seed"), both)
+        if "seed" in moved:
+            self.faults.add(moved["seed"], both)
         if "seed" in fixed:
             origin = "set" if "seed" in self._table("set") else "--set"
             self.faults.add((origin, "seed"), both)
         for run in explicit:
             if "seed" in run.overrides:
                 self.faults.add(("run", run.index, "seed"), both)
+
+    # --- [derive], [[exclude]], [[require]]
+
+    def _derive(
+        self, moved: Mapping[str, KeyPath], explicit: Sequence[ExplicitRun]
+    ) -> dict[str, Expression]:
+        formulas = {}
+        for name, text in self._table("derive").items():
+            path: KeyPath = ("derive", name)
+            if not self._known_field(path, name):
+                continue
+            given = name in moved or any(name in run.overrides for run in explicit)
+            if given or name == "seed":
+                self.faults.add(path, "cannot be both given and computed; keep one of them")
+            formula = self._expression(path, text, "32 / lora_rank")
+            if formula is not None:
+                formulas[name] = formula
+        return formulas
+
+    def _rules(self, key: str, word: str, excludes: bool) -> list[Rule]:
+        found = []
+        for index, table in enumerate(self._tables(key)):
+            path: KeyPath = (key, index)
+            for name in table:
+                if name != word:
+                    hint = did_you_mean(name, (word,))
+                    self.faults.add((*path, name), f"unknown key; [[{key}]] has `{word}`{hint}")
+            if word not in table:
+                if not table:
+                    self.faults.add(path, f"must say `{word}`, a condition")
+                continue
+            condition = self._expression((*path, word), table[word], "learning_rate > 5e-6")
+            if condition is not None:
+                found.append(Rule(key_text(path), condition, excludes))
+        return found
+
+    def _expression(self, path: KeyPath, text: Any, example: str) -> Expression | None:
+        if not isinstance(text, str):
+            self.faults.add(path, f'{text!r}: must be text, such as "{example}"', " = ")
+            return None
+        try:
+            expression = parse(text, FIELDS)
+        except SpecError as e:
+            for fault in e.faults:
+                self.faults.add(path, fault)
+            return None
+        if "seed" in expression.names and "seeds" in self.document:
+            self.faults.add(path, "seeds are given to a setting when it is whole; leave seed out")
+        return expression
 
     # --- [objective], [limits], [retry]
 

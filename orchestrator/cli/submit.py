@@ -97,8 +97,10 @@ def summary(expansion: "Expansion") -> str:
     words = plural(settings * max(1, seeds), "run")
     if seeds > 1:
         words += f" = {plural(settings, 'setting')} × {seeds} seeds"
+    for rule, count in expansion.dropped.items():
+        words += f"; {plural(count, 'setting')} dropped by {rule}"
     if expansion.merged:
-        words += f" ({plural(expansion.merged, 'equal setting')} merged)"
+        words += f"; {plural(expansion.merged, 'equal setting')} merged"
     return words
 
 

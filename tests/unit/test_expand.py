@@ -167,9 +167,62 @@ def test_an_output_folder_may_lie_on_another_disk(folder, monkeypatch):
 def test_a_grid_beyond_all_reason_is_refused_with_its_size(folder):
     """And at once, without building it."""
     axes = "".join(f"{key} = {list(range(1, 101))}\n" for key in ("batch_size", "num_epochs"))
-    with pytest.raises(SpecError, match=r"params: makes 1,000,000 runs; a sweep can have 10,000"):
+    with pytest.raises(SpecError, match=r"params: makes 1,000,000 combinations; a sweep can"):
         expansion(f"[params]\n{axes}lora_rank = {list(range(1, 101))}\n")
+    pairs = f"batch_size = {list(range(1, 202))}\nlora_rank = {list(range(1, 101))}\n"
+    with pytest.raises(SpecError, match=r"params: makes 20,100 runs; a sweep can have 10,000"):
+        expansion(f"[params]\n{pairs}")
     assert MAX_RUNS == 10_000
+
+
+def test_zip_rows_move_together_and_cross_with_the_axes(folder):
+    """Rows before axes, in the order of the file; several zips cross with each other."""
+    found = runs(
+        "[[zip]]\nbatch_size = [1, 2]\ngradient_accumulation_steps = [8, 4]\n"
+        "[[zip]]\nlora_rank = [4, 8]\n[params]\nkl_coeff = [0.0, 0.1]\n"
+    )
+    assert [tuple(run.overrides.values()) for run in found] == [
+        (1, 8, 4, 0.0), (1, 8, 4, 0.1), (1, 8, 8, 0.0), (1, 8, 8, 0.1),
+        (2, 4, 4, 0.0), (2, 4, 4, 0.1), (2, 4, 8, 0.0), (2, 4, 8, 0.1),
+    ]  # fmt: skip
+
+
+def test_what_is_derived_is_computed_for_every_run(folder):
+    """From the base, [set], axes and explicit runs alike, also from another derived value."""
+    found = runs(
+        "[set]\nlora_dropout = 0.5\n[params]\nlora_rank = [8, 16]\n[[run]]\nlora_rank = 4\n"
+        '[derive]\nlora_scale = "alpha_free * 1.0"\n'.replace("alpha_free", "kl_coeff * 10")
+        + 'kl_coeff = "lora_dropout / lora_rank"\n'
+    )
+    assert [r.overrides for r in found] == [
+        {"lora_dropout": 0.5, "lora_rank": rank, "kl_coeff": 0.5 / rank, "lora_scale": 5 / rank}
+        for rank in (4, 8, 16)
+    ]
+    assert found[0].set[:4] == (
+        "lora_dropout=0.5", "lora_rank=4", "kl_coeff=0.125", "lora_scale=1.25",
+    )  # fmt: skip
+
+
+def test_rules_drop_settings_and_are_counted(folder):
+    """The first rule that refuses a setting gets it; what is left keeps its order."""
+    found = expansion(
+        "[params]\nnum_generations = [2, 4, 8]\nbatch_size = [1, 8]\n"
+        '[[exclude]]\nwhen = "num_generations == 2"\n'
+        '[[require]]\nthat = "num_generations * batch_size <= 32"\n'
+    )
+    assert [tuple(s.overrides.values()) for s in found.settings] == [(4, 1), (4, 8), (8, 1)]
+    assert found.dropped == {
+        "exclude[0]: num_generations == 2": 2,
+        "require[0]: num_generations * batch_size <= 32": 1,
+    }
+
+
+def test_rules_that_leave_nothing_are_named(folder):
+    """Which rule excluded how many."""
+    with pytest.raises(
+        SpecError, match=r"no run is left of 2: exclude\[0\]: batch_size > 0 drops 2"
+    ):
+        expansion('[params]\nbatch_size = [1, 2]\n[[exclude]]\nwhen = "batch_size > 0"\n')
 
 
 def test_the_same_spec_gives_the_same_runs_in_another_process(folder):
