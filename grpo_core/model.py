@@ -261,8 +261,7 @@ def _from_hub(name: str, revision: str) -> Path:
 
 
 def _load_base(path: Path, cfg: MLXGRPOConfig) -> tuple[nn.Module, dict[str, Any]]:
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{path}: no config.json; is this a model folder?")
+    _must_be_model(path)
     try:
         model, config = load_model(path, lazy=True, trust_remote_code=cfg.trust_remote_code)
     except json.JSONDecodeError as error:
@@ -271,6 +270,25 @@ def _load_base(path: Path, cfg: MLXGRPOConfig) -> tuple[nn.Module, dict[str, Any
         # What mlx-lm raises on missing weights, unknown types, missing config keys, torn files.
         raise ModelError(f"{path}: mlx-lm cannot load it: {error}") from error
     return model, config
+
+
+def load_tokenizer_of(cfg: MLXGRPOConfig) -> Any:
+    """The model's tokenizer alone, so that data can be read before the device is touched.
+
+    Raises ModelError.
+    """
+    path = _base_folder(cfg.model_name, cfg.model_revision)
+    _must_be_model(path)
+    try:
+        config = load_config(path)
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{path / 'config.json'}: line {error.lineno}: {error.msg}") from error
+    return _load_tokenizer(path, config, cfg)
+
+
+def _must_be_model(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: no config.json; is this a model folder?")
 
 
 def _load_tokenizer(path: Path, config: dict[str, Any], cfg: MLXGRPOConfig) -> Any:
