@@ -1,0 +1,395 @@
+"""One run from its configuration to result.json: the loop, and the one that knows its siblings.
+
+A run is a walk over updates. After each update and each evaluation its state is whole and can be
+saved; what follows is a function of that state alone, so a run that is killed and started again
+ends with the same weights and the same log.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+from grpo_core import checkpoint
+from grpo_core.checkpoint import Checkpoint, RunState
+from grpo_core.config import MLXGRPOConfig, config_hash
+from grpo_core.console import Console
+from grpo_core.data import Data, load_data
+from grpo_core.device import apply_limits, peak_bytes, reset_peak
+from grpo_core.errors import EXIT_CRASH, DataError, Diverged, GRPOError, Interrupted, ModelError
+from grpo_core.evaluate import Evaluation, evaluate, truncation_warning
+from grpo_core.experience import Experience, from_json, gain_experience, to_json
+from grpo_core.faults import explain
+from grpo_core.files import new_folder
+from grpo_core.keys import shuffled
+from grpo_core.learn import Learner, Step
+from grpo_core.lock import gpu_lock
+from grpo_core.memory import MemoryPlan, plan_memory
+from grpo_core.metrics import LOG_FILE, SAMPLES_FILE, JsonLines, Line, Result, is_measure, stands_at
+from grpo_core.model import Policy, load_policy, load_tokenizer_of
+from grpo_core.prompts import Prompt
+from grpo_core.rewards import Rewards, load_rewards
+from grpo_core.run_folder import RunFolder, versions
+from grpo_core.schedule import Position, crossed, learning_rate, make_schedule
+from grpo_core.stop import StopFlag
+
+FINAL = "final"
+
+# Counters, not figures: they say where the run is, not how it does.
+_COUNTERS = frozenset({"update", "batch_step", "updates_total"})
+
+
+def train(folder: RunFolder, stop: StopFlag, wait: bool = True) -> None:
+    """Train in a claimed folder, going on where it stopped; result.json tells how it ended.
+
+    Raises an error of our tree for every end but the good one. Anything else is a bug.
+    """
+    cfg, state, console = folder.cfg, RunState(), Console(folder.cfg)
+    watch = Stopwatch(state)
+    with _verdict(folder, state, watch, console), ExitStack() as stack:
+        with stop.at_once():
+            found = checkpoint.newest(folder.path, console.line)
+            rewards = stack.enter_context(load_rewards(cfg))
+            data = load_data(cfg, load_tokenizer_of(cfg))
+        _adopt(found, state, data, console)
+        what = f"{cfg.run_name} in {cfg.output_dir}"
+        stack.enter_context(gpu_lock(what, stop.wait, wait))
+        with stop.at_once():
+            apply_limits(cfg)
+            policy = load_policy(cfg)
+        Run(folder, state, data, rewards, policy, stop, watch, console).go(found)
+        watch.lap()
+        _result(folder, state, None).write(folder.path)
+        console.completed(state, folder.path)
+
+
+class Stopwatch:
+    """Adds the time that passes to the run's wall time, over all its attempts."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._last = time.monotonic()
+
+    def lap(self) -> None:
+        """Count the time since the last lap."""
+        now = time.monotonic()
+        self._state.wall_s += now - self._last
+        self._last = now
+
+
+def _adopt(found: Checkpoint | None, state: RunState, data: Data, console: Console) -> None:
+    """Take over a checkpoint's state; DataError if it was trained on other rows."""
+    for note in data.notes:
+        console.line(f"[data] {note}")
+    if found is not None:
+        if found.state.fingerprint != data.fingerprint:
+            raise DataError(
+                f"{found.path}: trained on other rows than the data set has now; put them back, "
+                "or choose another output_dir"
+            )
+        console.resumed(found.path, found.state, versions())
+        for name in RunState.__slots__:
+            setattr(state, name, getattr(found.state, name))
+    state.fingerprint = data.fingerprint
+    state.versions = versions()
+
+
+@contextmanager
+def _verdict(
+    folder: RunFolder, state: RunState, watch: Stopwatch, console: Console
+) -> Iterator[None]:
+    """Whatever goes wrong within gets its result.json, and becomes an error of our tree."""
+    try:
+        yield
+    # A crash leaves its verdict too; what we cannot explain goes on as it is, traceback and all.
+    except Exception as error:
+        known = explain(error, folder.cfg)
+        watch.lap()
+        try:
+            _result(folder, state, known or error).write(folder.path)
+        except OSError as unwritten:
+            console.line(f"[run] result.json could not be written: {unwritten.strerror}")
+        if known is None or known is error:
+            raise
+        raise known from error
+
+
+def _result(folder: RunFolder, state: RunState, error: Exception | None) -> Result:
+    """The verdict; None is the good end."""
+    status, code, reason = "completed", 0, ""
+    if isinstance(error, GRPOError):
+        status = "interrupted" if isinstance(error, Interrupted) else "failed"
+        code, reason = error.exit_code, str(error)
+    elif error is not None:
+        status, code, reason = "failed", EXIT_CRASH, f"{type(error).__name__}: {error}"
+    return Result(
+        status=status,
+        exit_code=code,
+        reason=reason,
+        final={"update": state.update, **state.last},
+        best=state.best,
+        updates=state.update,
+        tokens=state.tokens,
+        wall_s=state.wall_s,
+        peak_bytes=state.peak_bytes,
+        config_hash=config_hash(folder.cfg),
+    )
+
+
+class Run:
+    """The loop. Everything that a checkpoint must hold is in `state` and `learner`."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        state: RunState,
+        data: Data,
+        rewards: Rewards,
+        policy: Policy,
+        stop: StopFlag,
+        watch: Stopwatch,
+        console: Console,
+    ) -> None:
+        self.cfg = folder.cfg
+        self.path = folder.path
+        self.state = state
+        self.rewards = rewards
+        self.policy = policy
+        self.stop = stop
+        self.watch = watch
+        self.console = console
+        self.train_prompts = data.train
+        self.held_out: dict[str, list[Prompt]] = {"test": data.test, "train": data.train_eval}
+        self.schedule = make_schedule(self.cfg, len(data.train))
+        plan = _plan(self.cfg, policy, state)
+        self.learner = Learner(policy, self.cfg, plan, stop.check, console.line)
+        self.experience: Experience | None = None
+        self.log = JsonLines(self.path / LOG_FILE, self.cfg.log_jsonl)
+        self.samples = JsonLines(self.path / SAMPLES_FILE, self.cfg.log_completions > 0)
+        self._changed = False
+        self._saved_at = time.monotonic()
+        self._warned: set[str] = set()
+        console.begin(self.schedule.updates, len(data.train), data.dropped)
+        console.detail(f"[memory] {plan}")
+
+    def go(self, found: Checkpoint | None) -> None:
+        """From the state as it is to the end. Raises Interrupted with the state saved."""
+        self._restore(found)
+        try:
+            self._evaluate_if_due()
+            while self.state.update < self.schedule.updates:
+                self._update()
+                self._evaluate_if_due()
+                self._save_if_due()
+        except Interrupted:
+            if self._changed:
+                self._save()
+            raise
+        self._save_final()
+
+    def _restore(self, found: Checkpoint | None) -> None:
+        """Weights, moments and rollouts as saved; the log cut back to where the state is."""
+        keep = stands_at(self.state.update, self.state.evaluated)
+        self.log.cut(keep)
+        self.samples.cut(keep)
+        if found is None:
+            return
+        try:
+            masters = self.learner.optimizer.restore(found.arrays, self.state.optimizer_steps)
+        except KeyError as error:
+            raise ModelError(f"{found.path} does not fit the model: no {error} in it") from None
+        self.policy.set_trainable(masters)
+        if found.rollouts is not None:
+            self.experience = from_json(found.rollouts)
+        # Else the checkpoint's arrays stay alive beside those that training makes of them.
+        found.arrays.clear()
+
+    # --- one update
+
+    def _update(self) -> None:
+        """Draw, learn, count, log. Until `_count` nothing has changed that a checkpoint holds."""
+        self.stop.check()
+        reset_peak()
+        number = self.state.update + 1
+        at = self.schedule.position(number)
+        if at.iteration == 0 or self.experience is None:
+            self.experience = self._draw(number, at)
+        lr = learning_rate(self.cfg, number, self.schedule.updates)
+        started = time.perf_counter()
+        if at.iteration == 0:
+            self.experience = self.learner.score(self.experience)
+        step = self.learner.step(self.experience, number, at.iteration, lr, self.stop)
+        update_s = time.perf_counter() - started
+        self._count(number, at, step)
+        self._log_update(at, step, lr, update_s)
+        self._check_health()
+
+    def _draw(self, number: int, at: Position) -> Experience:
+        order = list(range(len(self.train_prompts)))
+        if self.cfg.shuffle:
+            order = shuffled(len(order), "order", self.cfg.seed, at.epoch)
+        prompts = [self.train_prompts[row] for row in order[at.start : at.stop]]
+        return gain_experience(self.policy, self.rewards, prompts, self.cfg, number, self.stop)
+
+    def _count(self, number: int, at: Position, step: Step) -> None:
+        """The update has happened: from here on it is part of the state."""
+        state = self.state
+        state.update = number
+        state.batch_step += self.schedule.micro_steps(number)
+        state.optimizer_steps = self.learner.optimizer.steps
+        state.evaluated = []
+        state.skipped_updates += not step.finite
+        state.bad_in_a_row = 0 if step.finite else state.bad_in_a_row + 1
+        state.silent_in_a_row = 0 if step.moved or not step.finite else state.silent_in_a_row + 1
+        if at.iteration == 0 and self.experience is not None:
+            state.tokens += self.experience.tokens
+        state.peak_bytes = max(state.peak_bytes, peak_bytes())
+        self._changed = True
+
+    def _log_update(self, at: Position, step: Step, lr: float, update_s: float) -> None:
+        assert self.experience is not None
+        line = self._line(self.experience, at, step, lr, update_s)
+        figures = {k: v for k, v in line.items() if not is_measure(k) and k not in _COUNTERS}
+        self.state.last |= figures
+        update = self.state.update
+        if update % self.cfg.logging_steps and update != self.schedule.updates:
+            return
+        self.log.write(line)
+        for shown in self.experience.shown if at.iteration == 0 else ():
+            self.samples.write({"update": update, **shown})
+        self.console.update(line, self.state.last.get("em"))
+
+    def _line(
+        self, experience: Experience, at: Position, step: Step, lr: float, update_s: float
+    ) -> Line:
+        drawn = dict(experience.figures)
+        if at.iteration > 0:
+            # Drawn and paid for by an earlier update.
+            drawn |= {"rollout_s": 0.0, "reward_s": 0.0}
+        return {
+            "update": self.state.update,
+            "batch_step": self.state.batch_step,
+            "lr": lr,
+            **step.figures,
+            **drawn,
+            "update_s": update_s,
+            "peak_bytes": peak_bytes(),
+            "skipped_updates": self.state.skipped_updates,
+            "updates_total": self.schedule.updates,
+        }
+
+    def _check_health(self) -> None:
+        """End a run that does not come back; Diverged says why, and what to try."""
+        state, cfg = self.state, self.cfg
+        if state.bad_in_a_row >= cfg.max_bad_updates:
+            raise Diverged(
+                f"{state.bad_in_a_row} updates in a row with a loss or gradient that is not "
+                f"finite, up to update {state.update}; lower learning_rate "
+                f"({cfg.learning_rate!r}), or max_grad_norm ({cfg.max_grad_norm!r}; 0 is no limit)"
+            )
+        if 0 < cfg.abort_inactive_window <= state.silent_in_a_row:
+            raise Diverged(
+                f"no learning signal in {state.silent_in_a_row} updates in a row, up to update "
+                f"{state.update}: within each group all rewards are equal; try a higher "
+                f"temperature ({cfg.temperature!r}), more num_generations "
+                f"({cfg.num_generations}), or rewards that tell answers apart"
+            )
+
+    # --- evaluation
+
+    def _evaluate_if_due(self) -> None:
+        for split, prompts in self.held_out.items():
+            if prompts and self._is_due(split) and split not in self.state.evaluated:
+                self._evaluate(split, prompts)
+
+    def _is_due(self, split: str) -> bool:
+        """At the start, at the end, on cadence; a cadence of 0 switches the split off."""
+        cfg, update, step = self.cfg, self.state.update, self.state.batch_step
+        every = cfg.eval_steps if split == "test" else cfg.eval_every_updates
+        if every == 0:
+            return False
+        if update == 0:
+            return cfg.eval_at_start
+        if update == self.schedule.updates and cfg.eval_at_end:
+            return True
+        if split == "train":
+            return update % every == 0
+        return crossed(every, step - self.schedule.micro_steps(update), step)
+
+    def _evaluate(self, split: str, prompts: list[Prompt]) -> None:
+        started = time.perf_counter()
+        done = evaluate(self.policy, prompts, self.cfg, split, self.stop)
+        eval_s = time.perf_counter() - started
+        line = {"update": self.state.update, **done.line(), "eval_s": eval_s}
+        self.log.write(line)
+        self._note_score(done)
+        self.state.evaluated.append(split)
+        self._changed = True
+        self.console.evaluation(line)
+        warning = truncation_warning(done, self.cfg)
+        if warning and split not in self._warned:
+            self.console.line(warning)
+            self._warned.add(split)
+
+    def _note_score(self, done: Evaluation) -> None:
+        """Exact match of held-out rows is the run's score; that of training rows stands beside."""
+        if done.split != "test":
+            self.state.last["em_train"] = done.em
+            return
+        figures: dict[str, Any] = {k: v for k, v in done.line().items() if k in ("em", "n", "ci95")}
+        self.state.last |= figures
+        if done.em > self.state.best.get("em", -1.0):
+            self.state.best = {"update": self.state.update, **figures}
+
+    # --- files
+
+    def _save_if_due(self) -> None:
+        """By updates, by the clock, and when held-out exact match is the best so far."""
+        cfg, state = self.cfg, self.state
+        by_updates = cfg.save_steps > 0 and state.update % cfg.save_steps == 0
+        by_clock = 0 < cfg.save_every_s <= time.monotonic() - self._saved_at
+        is_best = cfg.save_best and state.best.get("update") == state.update
+        if self._changed and (by_updates or by_clock or is_best):
+            self._save()
+
+    def _save(self) -> None:
+        state, cfg = self.state, self.cfg
+        # First the log: it must never be older than a checkpoint.
+        self.log.sync()
+        self.samples.sync()
+        self.watch.lap()
+        state.plan = asdict(self.learner.plan)
+        following = self.schedule.position(state.update + 1)
+        state.epoch, state.row = following.epoch, following.start
+        path = checkpoint.save(
+            self.path,
+            state,
+            self.learner.optimizer.arrays(),
+            to_json(self.experience) if following.iteration and self.experience else None,
+            lambda folder: self.policy.save(folder, cfg),
+        )
+        checkpoint.rotate(
+            self.path, cfg.save_total_limit, state.best.get("update") if cfg.save_best else None
+        )
+        self._changed = False
+        self._saved_at = time.monotonic()
+        self.console.detail(f"[save] {path}")
+
+    def _save_final(self) -> None:
+        self.log.sync()
+        self.samples.sync()
+        with new_folder(self.path / FINAL) as folder:
+            self.policy.save(folder, self.cfg)
+
+
+def _plan(cfg: MLXGRPOConfig, policy: Policy, state: RunState) -> MemoryPlan:
+    """How updates are cut: what the run chose by itself before stays, the config's word counts."""
+    plan = plan_memory(policy, cfg)
+    chosen = {
+        "micro_batch_size": cfg.micro_batch_size == 0,
+        "logprob_chunk_tokens": cfg.logprob_chunk_tokens == 0,
+        "grad_checkpoint": cfg.grad_checkpoint == "auto",
+    }
+    kept = {name: state.plan[name] for name, auto in chosen.items() if auto and name in state.plan}
+    return replace(plan, **kept)
