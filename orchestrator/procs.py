@@ -149,6 +149,31 @@ def _counter(path: Path, name: str = "oom_kill") -> int | None:
     return next((int(f[1]) for f in found if len(f) == 2 and f[0] == name), None)
 
 
+# Below this share of free memory a launch names who has the rest: macOS begins to swap there.
+_LOW = 0.15
+
+
+def low_memory() -> str | None:
+    """Who holds the memory, where little of it is left; None where there is enough."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    if memory.available >= _LOW * memory.total:
+        return None
+    held = []
+    for process in psutil.process_iter(["name", "memory_info"]):
+        if (info := process.info["memory_info"]) is not None:
+            held.append((info.rss, process.info["name"], process.pid))
+    largest = ", ".join(
+        f"{name} (pid {pid}, {_gb(rss)})" for rss, name, pid in sorted(held)[:-4:-1]
+    )
+    return f"only {_gb(memory.available)} of {_gb(memory.total)} memory is free; largest: {largest}"
+
+
+def _gb(size: float) -> str:
+    return f"{size / 2**30:.1f} GB"
+
+
 def stay_awake(pid: int, platform: str = sys.platform) -> "subprocess.Popen[bytes] | None":
     """On macOS, keep the machine from idle sleep until `pid` ends (caffeinate(8)); else nothing."""
     if platform != "darwin":

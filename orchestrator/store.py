@@ -21,6 +21,7 @@ from orchestrator import paths, schema
 from orchestrator.connection import TIMEOUT_S, Connection, Row, connect, connect_memory
 from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.faults import crashpoint
+from orchestrator.limits import lift
 from orchestrator.outcome import BACKOFF_MOST_S, Next, decide, stamp
 from orchestrator.run import (
     TRANSITIONS,
@@ -344,6 +345,16 @@ class Store:
         rows = self._db.read("SELECT request FROM runs WHERE id = ?", (run_id,))
         return rows[0][0] if rows else None
 
+    def trained_s(self, sweep_id: int) -> float:
+        """Seconds that the ended attempts of a sweep have trained."""
+        rows = self._db.read("SELECT sum(wall_s) FROM runs WHERE sweep_id = ?", (sweep_id,))
+        return float(rows[0][0] or 0.0)
+
+    def folders(self, sweep_id: int) -> list[Path]:
+        """The output folders of the sweep's runs that have begun."""
+        sql = "SELECT folder FROM runs WHERE sweep_id = ? AND attempt > 0"
+        return [Path(row[0]) for row in self._db.read(sql, (sweep_id,))]
+
     def halted(self, boot_id: str) -> str | None:
         """Why the whole queue stands still, if it does."""
         rows = self._db.read(
@@ -589,16 +600,26 @@ class Store:
                 raise NothingAffected(f"sweep {sweep.name} is paused already: {sweep.reason}")
             self._hold(sweep_id, reason)
 
-    def resume_sweep(self, sweep_id: int) -> None:
-        """Let a held sweep go on, its count of failures at 0. Raises NothingAffected."""
+    def hold_sweep(self, sweep_id: int, reason: str) -> None:
+        """Start no more runs of this sweep, because a limit is used up."""
         with self._db.write():
-            changed = self._db.execute(
-                "UPDATE sweeps SET paused = 0, reason = NULL, fail_streak = 0, fail_verdict = NULL"
-                " WHERE id = ? AND paused = 1",
-                (sweep_id,),
+            self._hold(sweep_id, reason)
+
+    def resume_sweep(self, sweep_id: int) -> None:
+        """Let a held sweep go on, its count of failures at 0, without the limit that held it.
+
+        Raises NothingAffected.
+        """
+        with self._db.write():
+            sweep = self._sweep(sweep_id)
+            if not sweep.paused:
+                raise NothingAffected(f"sweep {sweep.name} is not paused")
+            lifted = lift(sweep.limits, sweep.reason)
+            self._db.execute(
+                "UPDATE sweeps SET paused = 0, reason = NULL, fail_streak = 0, fail_verdict = NULL,"
+                " limits = ? WHERE id = ?",
+                (_dump(asdict(lifted)), sweep_id),
             )
-            if not changed:
-                raise NothingAffected(f"sweep {self._sweep(sweep_id).name} is not paused")
             self._event("resumed", "asked for", sweep_id)
 
     def pause_queue(self, reason: str = "paused") -> None:

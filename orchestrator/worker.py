@@ -25,6 +25,7 @@ from orchestrator.errors import SweepError, WorkerBusy
 from orchestrator.faults import crashpoint
 from orchestrator.launcher import TRAINER, Adopted, LaunchError, Trainer, freeze, launch, read_tail
 from orchestrator.leaderboard import reduce_curve
+from orchestrator.limits import Used, breach, folder_bytes
 from orchestrator.locks import FileLock, holder, is_held, try_lock
 from orchestrator.outcome import EXIT_INTERRUPTED, Ask, Ending, judge
 from orchestrator.paths import Home, RunPaths
@@ -44,6 +45,8 @@ _LOOK_S = 0.5
 _IDLE_S = 0.2
 # How often it notes the time trained, so that limits outlive a dead worker.
 _NOTE_S = 30.0
+# Measuring folders takes a moment where there are many.
+_MEASURE_S = 10.0
 # A command that asks "is it held?" holds the lock for an instant.
 _LOCK_WAIT_S = 1.0
 _DETACH_WAIT_S = 20.0
@@ -322,6 +325,7 @@ class _Worker:
 
     def _train(self, run: Run, attempt: Attempt) -> None:
         sweep = self._store.sweep_of(run)
+        low_memory = procs.low_memory()
         try:
             freeze(self._home.frozen_config(run.sweep_id), sweep.config_text)
             trainer = launch(run, attempt, self._home, self._trainer)
@@ -332,7 +336,8 @@ class _Worker:
         assert trainer.pid is not None
         attempt = self._store.started(attempt, trainer.pid, procs.start_time(trainer.pid))
         crashpoint("worker.started")
-        self._tell("started", f"attempt {attempt.n}, pid {trainer.pid}", run)
+        words = f"attempt {attempt.n}, pid {trainer.pid}"
+        self._tell("started", "; ".join(filter(None, (words, low_memory))), run)
         self._follow(run, attempt, trainer, sweep)
 
     def _follow(
@@ -347,7 +352,7 @@ class _Worker:
             stopping.look()
         crashpoint("worker.ended")
         outcome = judge(self._ending(run, attempt, trainer, stopping.asked, watch.memory))
-        self._record(run, attempt, outcome, watch.last(), watch.wall_s())
+        self._record(run, attempt, outcome, read_progress(run.folder), watch.wall_s())
         trainer.close()
 
     def _ending(
@@ -413,22 +418,22 @@ class _Watch:
     ) -> None:
         self._run = run
         self._attempt = attempt
-        self._limits = sweep.limits
+        self._sweep = sweep
         self._store = store
         self._listen = listen
         self._reader = ProgressReader(run.folder)
         self._seen = Progress()
+        self._lock_words = ""
+        self._sweep_s = store.trained_s(sweep.id)
+        self._sweep_bytes = 0
         self._began = time.monotonic()
         self._looked = self._noted = self._began
+        self._measured = float("-inf")
         self.memory = procs.MemoryWitness()
 
     def wall_s(self) -> float:
         """Seconds that this attempt has trained; time.monotonic stands still in sleep."""
         return self._attempt.wall_s + time.monotonic() - self._began
-
-    def last(self) -> Progress:
-        """The progress at the end."""
-        return read_progress(self._run.folder)
 
     def look(self, stopping: _Stopping) -> None:
         """Look at everything that is due."""
@@ -437,6 +442,7 @@ class _Watch:
             return
         self._looked = now
         self._obey(stopping)
+        self._keep_limits(stopping)
         self._show()
         self.memory.look()
         if now - self._noted >= _NOTE_S:
@@ -447,13 +453,43 @@ class _Watch:
         request = self._store.request(self._run.id)
         if request is not None:
             stopping.ask(Ask(request))
-        most = self._limits.run_wall_s
-        if most is not None and self._run.wall_s + self.wall_s() > most:
+
+    def _keep_limits(self, stopping: _Stopping) -> None:
+        if stopping.asked is not None:
+            return
+        wall_s = self.wall_s()
+        used = Used(self._run.wall_s + wall_s, self._sweep_s + wall_s, self._bytes())
+        found = breach(self._sweep.limits, used)
+        if found is None:
+            return
+        if found.limit == "run_wall":
             stopping.ask(Ask.TIMEOUT)
+            return
+        self._store.hold_sweep(self._sweep.id, found.text)
+        stopping.ask(Ask.STOP)
+
+    def _bytes(self) -> int:
+        """What lies in the sweep's folders; measured rarely, and only where a limit wants it."""
+        if self._sweep.limits.disk_bytes is None:
+            return 0
+        if time.monotonic() - self._measured >= _MEASURE_S:
+            self._sweep_bytes = sum(map(folder_bytes, self._store.folders(self._sweep.id)))
+            self._measured = time.monotonic()
+        return self._sweep_bytes
 
     def _show(self) -> None:
         progress = self._reader.read()
+        if progress.update is None:
+            self._show_wait()
         if progress != self._seen:
             self._seen = progress
             text = f"update {progress.update}"
             self._listen(Event("progress", text, self._run, progress))
+
+    def _show_wait(self) -> None:
+        """Say what the trainer itself waits for (the GPU), as it says it in its log."""
+        lines = read_tail(Path(self._attempt.log), 4096).splitlines()
+        words = lines[-1].removeprefix("[lock] ") if lines else ""
+        if words.startswith("waiting for") and words != self._lock_words:
+            self._lock_words = words
+            self._listen(Event("waiting", words, self._run))

@@ -265,6 +265,44 @@ def test_tidy_leaves_a_served_queue_alone(tmp_path, start):
     assert worker_alive() == worker.process.pid
 
 
+def test_run_past_its_time_fails(tmp_path, start):
+    """limits.run_wall: it checkpoints, and is not tried again."""
+    submit(tmp_path, planned("a", updates=10_000), planned("b"), limits=Limits(run_wall_s=1.0))
+    assert start().wait() == 0
+    assert states() == ["failed", "completed"]
+    assert attempts()[0].outcome == "timeout"
+    assert "limits.run_wall" in runs()[0].reason
+
+
+@pytest.mark.parametrize("limits", [Limits(wall_s=0.2), Limits(disk_bytes=100)])
+def test_sweep_past_its_limit_is_held_and_goes_on_when_resumed(tmp_path, start, limits):
+    """limits.wall and limits.disk: the run is back in the queue, and nothing is lost."""
+    submit(tmp_path, planned("a", updates=60), limits=limits)
+    assert start().wait() == 0
+    with Store.open() as store:
+        sweep = store.sweep("s")
+        assert (sweep.state, states()) == ("paused", ["queued"])
+        assert sweep.reason.startswith("limits.")
+        store.resume_sweep(sweep.id)
+    assert start().wait() == 0
+    assert states() == ["completed"]
+    assert updates_logged(runs()[0]) == list(range(1, 61))
+
+
+def test_wait_for_the_gpu_is_told(tmp_path, start):
+    """A trainer that waits says for whom; the worker passes it on."""
+    line = "[lock] waiting for the GPU, held by pid 7 (mlx-grpo)"
+    submit(tmp_path, planned("a", say=line, die="1:SIGSTOP"))
+    worker = start()
+    told = eventually(lambda: worker.events("waiting"))
+    assert told[0]["text"] == "waiting for the GPU, held by pid 7 (mlx-grpo)"
+    with Store.open() as store:
+        store.cancel([1])
+    insist(worker)
+    assert worker.wait() == 75
+    assert states() == ["cancelled"]
+
+
 def test_missing_folder_of_the_submit_is_said(tmp_path, start):
     """A run whose folder of submit is gone fails with a word about the folder."""
     gone = tmp_path / "gone"

@@ -84,6 +84,19 @@ def test_memory_witness_sees_that_nothing_was_left(monkeypatch):
     assert witness.evidence() == "1.0% of the memory was left just before"
 
 
+def test_little_memory_names_who_has_the_rest(monkeypatch):
+    """The largest processes, by name and pid; nothing where there is enough."""
+    import psutil
+
+    real = psutil.virtual_memory()
+    memory = real._replace(available=int(0.5 * real.total))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert procs.low_memory() is None
+    memory = memory._replace(available=int(0.01 * memory.total))
+    assert "memory is free; largest: " in procs.low_memory()
+    assert procs.low_memory().count("(pid ") == 3
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own counters")
 def test_kernel_counts_its_kills():
     """The counter is read where there is one."""

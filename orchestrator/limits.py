@@ -1,0 +1,61 @@
+"""When a run or its sweep has used up what the spec allows: time trained, and disk.
+
+Time is what attempts have trained (time.monotonic stands still while the machine sleeps), summed
+over attempts; disk is what lies in the output folders. Past `run_wall` a run fails; past `wall` or
+`disk` the sweep is held with its run back in the queue, and `resume` lifts that limit.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.run import Limits
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A limit that is used up: its name in the spec and what to say."""
+
+    limit: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Used:
+    """Seconds trained by this run and by its whole sweep, and the bytes in the sweep's folders."""
+
+    run_s: float
+    sweep_s: float
+    sweep_bytes: int
+
+
+def breach(limits: Limits, used: Used) -> Breach | None:
+    """The first limit that is used up; None while there is room."""
+    if limits.run_wall_s is not None and used.run_s > limits.run_wall_s:
+        return Breach("run_wall", f"limits.run_wall: trained for {used.run_s:.0f} s")
+    if limits.wall_s is not None and used.sweep_s > limits.wall_s:
+        return Breach("wall", f"limits.wall: {used.sweep_s:.0f} s trained; resume lifts the limit")
+    if limits.disk_bytes is not None and used.sweep_bytes > limits.disk_bytes:
+        gigabytes = used.sweep_bytes / 1e9
+        return Breach("disk", f"limits.disk: {gigabytes:.3g} GB written; resume lifts the limit")
+    return None
+
+
+def lift(limits: Limits, reason: str | None) -> Limits:
+    """The limits without the one that `reason` says is used up."""
+    held_by = (reason or "").partition(":")[0]
+    if held_by == "limits.wall":
+        return replace(limits, wall_s=None)
+    return replace(limits, disk_bytes=None) if held_by == "limits.disk" else limits
+
+
+def folder_bytes(folder: Path) -> int:
+    """The bytes of all files under a folder; what vanishes meanwhile counts as nothing."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_size
+            except OSError:
+                continue
+    return total
