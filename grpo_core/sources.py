@@ -163,7 +163,7 @@ def _numbered(name: str, rows: Iterable[Row]) -> list[Entry]:
 
 
 def _read_builtin(dataset: str, split: str) -> Source:
-    from grpo_core.tiny import arithmetic_rows
+    from grpo_core.arithmetic import arithmetic_rows
 
     if dataset != BUILTIN:
         raise DataError(f"dataset {dataset}: no such built-in; there is {BUILTIN}")
