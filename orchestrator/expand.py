@@ -25,12 +25,13 @@ from grpo_core.config import (
     validate,
 )
 from grpo_core.errors import ConfigError
+from orchestrator.document import Faults
 from orchestrator.errors import SpecError
 from orchestrator.locate import KeyPath
 from orchestrator.naming import default_names, fill, folded, name_fault, template_faults
 from orchestrator.rules import Rule, Rules
 from orchestrator.run import Plan, PlannedRun
-from orchestrator.spec import Faults, Spec
+from orchestrator.spec import Spec
 
 # More is a mistake in a grid for one GPU: at a minute a run this is a week.
 MAX_RUNS = 10_000
@@ -77,8 +78,8 @@ class Expansion:
             raise SpecError(*faults.lines())
         return Plan(
             name=name,
-            config_text=spec.config_text,
-            config_source=spec.config_source,
+            config_text=spec.base.text,
+            config_source=spec.base.source,
             spec_text=spec.text,
             cwd=cwd,
             objective=spec.objective,
@@ -98,17 +99,18 @@ def expand(spec: Spec) -> Expansion:
     size = _size(spec)
     if size > MAX_COMBINATIONS:
         faults.add(("params",), f"makes {size:,} combinations; a sweep can have {MAX_RUNS:,} runs")
-    if spec.base is None or size > MAX_COMBINATIONS:
+    base = spec.base.config
+    if base is None or size > MAX_COMBINATIONS:
         raise SpecError(*faults.lines())
-    kept, dropped = _ruled(spec, spec.base, list(_settings(spec)), faults)
-    settings, merged = _merged(spec.base, kept)
+    kept, dropped = _ruled(spec, base, list(_settings(spec)), faults)
+    settings, merged = _merged(base, kept)
     count = len(settings) * max(1, len(spec.seeds))
     if count > MAX_RUNS:
         faults.add(("params",), f"makes {count:,} runs; a sweep can have {MAX_RUNS:,}")
-    _check_settings(spec, spec.base, settings, faults)
+    _check_settings(spec, base, settings, faults)
     if faults.found:
         raise SpecError(*faults.lines())
-    differing = _differing(spec, spec.base, settings)
+    differing = _differing(spec, base, settings)
     expansion = Expansion(spec, settings, merged, dropped, differing)
     expansion.plan(spec.name, cwd="")  # Clashes of names are faults of the spec too.
     return expansion
@@ -278,7 +280,7 @@ def _check_settings(
     for key, fault in (("log_jsonl", not base.log_jsonl), ("dry_run", base.dry_run)):
         if fault and key not in spec.fixed:
             faults.add_elsewhere(
-                f"{spec.config_source}: {key} = {format_value(getattr(base, key))}: "
+                f"{spec.base.source}: {key} = {format_value(getattr(base, key))}: "
                 "cannot be used in a sweep, which reads the training log of every run"
             )
 
@@ -289,7 +291,7 @@ def _add_contradiction(spec: Spec, setting: Setting, text: str, share: str, faul
         if path in faults.positions:
             faults.add(path, text + share)
             return
-    place = "--set" if name in spec.fixed else spec.config_source
+    place = "--set" if name in spec.fixed else spec.base.source
     faults.add_elsewhere(f"{place}: {text}{share}")
 
 
@@ -297,7 +299,7 @@ def _add_contradiction(spec: Spec, setting: Setting, text: str, share: str, faul
 
 
 def _planned_runs(expansion: Expansion, name: str, faults: Faults) -> Iterator[PlannedRun]:
-    spec, base = expansion.spec, expansion.spec.base
+    spec, base = expansion.spec, expansion.spec.base.config
     assert base is not None  # expand() refuses a spec without one.
     points = [(s, seed) for seed in spec.seeds or (None,) for s in expansion.settings]
     configs = [

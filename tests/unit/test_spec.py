@@ -46,7 +46,7 @@ def test_everything_that_a_spec_says_is_read(folder):
             "[set]\nbatch_size = 2\n[params]\nlearning_rate = [1e-5, 1]\n"
             'loss_type = ["grpo", "dapo"]\n[[run]]\nkl_coeff = 0.1\ntags = ["a"]\n'
             '[objective]\nmetric = "reward/int"\ngoal = "min"\nreduce = "last:3"\n'
-            '[limits]\nmax_failures = 5\n[retry]\nmax = 0\non = ["lost"]\n'
+            '[limits]\nmax_failures = 5\nrun_wall = "1.5h"\n[retry]\nmax = 0\non = ["lost"]\n'
         )
     )
     assert spec.faults.lines() == ()
@@ -58,7 +58,7 @@ def test_everything_that_a_spec_says_is_read(folder):
     assert spec.explicit[0].overrides == {"kl_coeff": 0.1}
     assert spec.explicit[0].tags == ("a",)
     assert spec.objective == Objective("reward/int", "min", "last:3")
-    assert spec.limits == Limits(max_failures=5)
+    assert spec.limits == Limits(max_failures=5, run_wall_s=5400.0)
     assert spec.retry == Retry(max=0, on=("lost",))
 
 
@@ -74,9 +74,9 @@ def test_what_a_spec_leaves_out_has_the_documented_default(folder):
 def test_the_base_is_frozen_as_it_stands(folder):
     """Path from the working folder, text word for word, values resolved."""
     spec = read_spec(write('config = "../configs/base.toml"\n', name="sweeps/a.toml", base=False))
-    assert spec.config_source == "configs/base.toml"
-    assert spec.config_text == BASE
-    assert spec.base == MLXGRPOConfig(
+    assert spec.base.source == "configs/base.toml"
+    assert spec.base.text == BASE
+    assert spec.base.config == MLXGRPOConfig(
         model_name="builtin/tiny", num_generations=4, learning_rate=2e-5
     )
 
@@ -86,9 +86,9 @@ def test_without_config_the_environment_then_the_default_file_counts(folder, mon
     text = "[params]\nseed = [1, 2]\n"
     assert "configs/default.toml does not exist" in faults(text, base=False)[0]
     (folder / "configs" / "default.toml").write_text("batch_size = 3\n")
-    assert read_spec(write(text, base=False)).base.batch_size == 3
+    assert read_spec(write(text, base=False)).base.config.batch_size == 3
     monkeypatch.setenv("MLX_GRPO_CONFIG", "configs/base.toml")
-    assert read_spec(write(text, base=False)).base.num_generations == 4
+    assert read_spec(write(text, base=False)).base.config.num_generations == 4
 
 
 def test_set_on_the_command_line_goes_over_the_set_table(folder):
@@ -189,7 +189,9 @@ ONE_FAULT = [
     ('[objective]\nreduce = "last:0"', "objective.reduce = 'last:0': must be last, best or last:N"),
     ("[objective]\nmetrics = 1", "objective.metrics: unknown key; did you mean metric?"),
     ("[limits]\nmax_failures = -1", "limits.max_failures = -1: must be a whole number, 0 or more"),
-    ('[limits]\nrun_wall = "3h"', "3:1: limits.run_wall: not there yet"),
+    ('[limits]\nwall = "3h"', "3:1: limits.wall: not there yet"),
+    ('[limits]\nrun_wall = "3"', "3:1: limits.run_wall = '3': must be a time above 0, such as"),
+    ("[limits]\nrun_wall = 3", "3:1: limits.run_wall = 3: must be a time above 0"),
     ('[retry]\non = ["oom"]', "retry.on = ['oom']: must be a list out of crash, lost"),
     ("[retry]\nmax = true", "retry.max = True: must be a whole number"),
     (f"[set]\nseed = {10**30}", "set.seed: the number is too large for 64 bits"),

@@ -1,0 +1,111 @@
+"""What a sweep is judged by and how it is run: `[objective]`, `[limits]`, `[retry]`."""
+
+import re
+from typing import Any
+
+from grpo_core.config import did_you_mean
+from orchestrator.document import MISSING, Document
+from orchestrator.run import RETRYABLE, Limits, Objective, Retry
+
+# The keys of training_log.jsonl that can rank runs (design, section 3), beside reward/NAME.
+METRICS = (
+    "em",
+    "loss",
+    "grad_norm",
+    "policy_reward",
+    "kl",
+    "reward_mean",
+    "reward_std",
+    "completion_length",
+    "truncated_frac",
+    "frac_reward_zero_std",
+    "entropy",
+    "clip_frac",
+    "tokens_per_s",
+    "rollout_s",
+    "update_s",
+    "peak_bytes",
+)
+
+_NOT_YET_LIMITS = ("wall", "disk")
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def read_objective(document: Document) -> Objective:
+    """`[objective]`: metric, goal, reduce."""
+    values = document.known("objective", ("metric", "goal", "reduce"))
+    checks = {"metric": _check_metric, "goal": _check_goal, "reduce": _check_reduce}
+    found = {
+        name: document.checked("objective", values, name, check) for name, check in checks.items()
+    }
+    return Objective(**{name: value for name, value in found.items() if value is not MISSING})
+
+
+def read_limits(document: Document) -> Limits:
+    """`[limits]`: max_failures, run_wall."""
+    values = document.known("limits", ("max_failures", "run_wall", *_NOT_YET_LIMITS))
+    for name in _NOT_YET_LIMITS:
+        if name in values:
+            document.faults.add(("limits", name), "not there yet")
+    default = Limits()
+    count = document.checked("limits", values, "max_failures", _check_count)
+    wall = document.checked("limits", values, "run_wall", _check_duration)
+    return Limits(
+        max_failures=default.max_failures if count is MISSING else count,
+        run_wall_s=default.run_wall_s if wall is MISSING else duration_s(wall),
+    )
+
+
+def read_retry(document: Document) -> Retry:
+    """`[retry]`: max, on."""
+    values = document.known("retry", ("max", "on"))
+    most = document.checked("retry", values, "max", _check_count)
+    causes = document.checked("retry", values, "on", _check_causes)
+    default = Retry()
+    return Retry(
+        max=default.max if most is MISSING else most,
+        on=default.on if causes is MISSING else tuple(causes),
+    )
+
+
+def duration_s(text: str) -> float:
+    """The seconds in `90s`, `45m`, `1.5h` or `2d`; ValueError."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?) ?([smhd])", text)
+    if found is None or float(found[1]) == 0:
+        raise ValueError(text)
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def _check_metric(value: Any) -> str:
+    if isinstance(value, str) and (value in METRICS or value.startswith("reward/")):
+        return ""
+    near = did_you_mean(value, METRICS) if isinstance(value, str) else ""
+    return f"a key of the training log: {', '.join(METRICS)} or reward/NAME{near}"
+
+
+def _check_goal(value: Any) -> str:
+    return "" if value in ("max", "min") else "max or min"
+
+
+def _check_reduce(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"last|best|last:[1-9][0-9]{0,5}", value):
+        return ""
+    return "last, best or last:N (the mean of the last N)"
+
+
+def _check_count(value: Any) -> str:
+    return "" if type(value) is int and value >= 0 else "a whole number, 0 or more"
+
+
+def _check_causes(value: Any) -> str:
+    if isinstance(value, list) and all(item in tuple(RETRYABLE) for item in value):
+        return ""
+    return f"a list out of {', '.join(RETRYABLE)}"
+
+
+def _check_duration(value: Any) -> str:
+    try:
+        duration_s(value)
+    except (TypeError, ValueError):
+        return 'a time above 0, such as "90s", "45m", "1.5h" or "2d"'
+    return ""
