@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from grpo_core.cpu import fast_products
 from grpo_core.errors import Interrupted
 from grpo_core.fields import MLXGRPOConfig
 from grpo_core.forward import Halves
@@ -92,6 +93,18 @@ def generate_groups(
     if keys is None and sampling.temperature > 0:
         raise ValueError("sampling needs a key for each completion")
     policy.model.eval()
+    with fast_products(policy.model, constant=True):
+        return _groups(policy, prompts, n, keys, sampling, should_stop)
+
+
+def _groups(
+    policy: Policy,
+    prompts: Sequence[tuple[int, ...]],
+    n: int,
+    keys: Sequence[Sequence[Key]] | None,
+    sampling: Sampling,
+    should_stop: Callable[[], bool] | None,
+) -> list[Group]:
     groups: dict[int, Group] = {}
     for chosen in _batches(policy, prompts, n):
         rows = [

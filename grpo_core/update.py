@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from grpo_core.cpu import fast_products
 from grpo_core.errors import Interrupted
 from grpo_core.fields import MLXGRPOConfig
 from grpo_core.forward import Params
@@ -89,7 +90,7 @@ def gradient(
     _ = policy.halves.head_names  # found by a gradient of its own, so before any other
     policy.model.train()
     try:
-        with _checkpointing(policy, plan):
+        with fast_products(policy.model, constant=False), _checkpointing(policy, plan):
             for number, group in enumerate(groups):
                 _set_dropout(policy, dropout_key, number)
                 for grads, parts in run.group(weights, group):
@@ -113,7 +114,8 @@ def score(
     """
     policy.model.eval()
     run = _Run(policy, cfg, plan, Totals(1, 1, 1))
-    return [_in_order(group, run.scores(group)) for group in groups]
+    with fast_products(policy.model, constant=True):
+        return [_in_order(group, run.scores(group)) for group in groups]
 
 
 def _in_order(group: Sequence[Sample], scored: Iterator[tuple[int, Scores]]) -> list[Scores]:
