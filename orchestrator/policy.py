@@ -27,7 +27,7 @@ METRICS = (
     "peak_bytes",
 )
 
-_NOT_YET_LIMITS = ("wall", "disk")
+_UNITS_BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -42,17 +42,18 @@ def read_objective(document: Document) -> Objective:
 
 
 def read_limits(document: Document) -> Limits:
-    """`[limits]`: max_failures, run_wall."""
-    values = document.known("limits", ("max_failures", "run_wall", *_NOT_YET_LIMITS))
-    for name in _NOT_YET_LIMITS:
-        if name in values:
-            document.faults.add(("limits", name), "not there yet")
+    """`[limits]`: max_failures, wall, run_wall, disk."""
+    values = document.known("limits", ("max_failures", "wall", "run_wall", "disk"))
     default = Limits()
     count = document.checked("limits", values, "max_failures", _check_count)
-    wall = document.checked("limits", values, "run_wall", _check_duration)
+    wall = document.checked("limits", values, "wall", _check_duration)
+    run_wall = document.checked("limits", values, "run_wall", _check_duration)
+    disk = document.checked("limits", values, "disk", _check_size)
     return Limits(
         max_failures=default.max_failures if count is MISSING else count,
-        run_wall_s=default.run_wall_s if wall is MISSING else duration_s(wall),
+        wall_s=default.wall_s if wall is MISSING else duration_s(wall),
+        run_wall_s=default.run_wall_s if run_wall is MISSING else duration_s(run_wall),
+        disk_bytes=default.disk_bytes if disk is MISSING else size_bytes(disk),
     )
 
 
@@ -74,6 +75,14 @@ def duration_s(text: str) -> float:
     if found is None or float(found[1]) == 0:
         raise ValueError(text)
     return float(found[1]) * _UNITS_S[found[2]]
+
+
+def size_bytes(text: str) -> int:
+    """The bytes in `500MB`, `40GB` or `1.5TB`, decimal as disks are sold; ValueError."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?) ?([KMGT]B)", text)
+    if found is None or float(found[1]) == 0:
+        raise ValueError(text)
+    return round(float(found[1]) * _UNITS_BYTES[found[2]])
 
 
 def _check_metric(value: Any) -> str:
@@ -108,4 +117,12 @@ def _check_duration(value: Any) -> str:
         duration_s(value)
     except (TypeError, ValueError):
         return 'a time above 0, such as "90s", "45m", "1.5h" or "2d"'
+    return ""
+
+
+def _check_size(value: Any) -> str:
+    try:
+        size_bytes(value)
+    except (TypeError, ValueError):
+        return 'a size above 0, such as "500MB", "40GB" or "1.5TB"'
     return ""

@@ -46,7 +46,8 @@ def test_everything_that_a_spec_says_is_read(folder):
             "[set]\nbatch_size = 2\n[params]\nlearning_rate = [1e-5, 1]\n"
             'loss_type = ["grpo", "dapo"]\n[[run]]\nkl_coeff = 0.1\ntags = ["a"]\n'
             '[objective]\nmetric = "reward/int"\ngoal = "min"\nreduce = "last:3"\n'
-            '[limits]\nmax_failures = 5\nrun_wall = "1.5h"\n[retry]\nmax = 0\non = ["lost"]\n'
+            '[limits]\nmax_failures = 5\nrun_wall = "1.5h"\n'
+            'wall = "2d"\ndisk = "1.5 GB"\n[retry]\nmax = 0\non = ["lost"]\n'
         )
     )
     assert spec.faults.lines() == ()
@@ -58,7 +59,7 @@ def test_everything_that_a_spec_says_is_read(folder):
     assert spec.explicit[0].overrides == {"kl_coeff": 0.1}
     assert spec.explicit[0].tags == ("a",)
     assert spec.objective == Objective("reward/int", "min", "last:3")
-    assert spec.limits == Limits(max_failures=5, run_wall_s=5400.0)
+    assert spec.limits == Limits(5, wall_s=172800.0, run_wall_s=5400.0, disk_bytes=1_500_000_000)
     assert spec.retry == Retry(max=0, on=("lost",))
 
 
@@ -189,7 +190,8 @@ ONE_FAULT = [
     ('[objective]\nreduce = "last:0"', "objective.reduce = 'last:0': must be last, best or last:N"),
     ("[objective]\nmetrics = 1", "objective.metrics: unknown key; did you mean metric?"),
     ("[limits]\nmax_failures = -1", "limits.max_failures = -1: must be a whole number, 0 or more"),
-    ('[limits]\nwall = "3h"', "3:1: limits.wall: not there yet"),
+    ('[limits]\nwall = "0h"', "3:1: limits.wall = '0h': must be a time above 0, such as"),
+    ('[limits]\ndisk = "40"', "3:1: limits.disk = '40': must be a size above 0, such as"),
     ('[limits]\nrun_wall = "3"', "3:1: limits.run_wall = '3': must be a time above 0, such as"),
     ("[limits]\nrun_wall = 3", "3:1: limits.run_wall = 3: must be a time above 0"),
     ('[retry]\non = ["oom"]', "retry.on = ['oom']: must be a list out of crash, lost"),
