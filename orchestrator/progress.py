@@ -62,7 +62,7 @@ class ProgressReader:
         """What is known now."""
         for line in self._new_lines():
             self._take(line)
-        return Progress(self._update, self._updates_total(), dict(self._metrics), self._pace())
+        return Progress(self._update, self._total, dict(self._metrics), self._pace())
 
     def _new_lines(self) -> list[Line]:
         try:
@@ -96,12 +96,6 @@ class ProgressReader:
             self._total = total
         if is_held_out(line):
             self._metrics.update({key: _finite(value) for key, value in line.items()})
-
-    def _updates_total(self) -> int | None:
-        if self._total is None and self._inode != -1:
-            total = _read_object(self._paths.resolved_config).get("updates_total")
-            self._total = total if isinstance(total, int) else None
-        return self._total
 
     def _pace(self) -> float | None:
         """Seconds an update, over the last ones, with the evaluations among them."""

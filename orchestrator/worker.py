@@ -44,7 +44,7 @@ _TICK_S = 0.1
 _LOOK_S = 0.5
 _IDLE_S = 0.2
 # How often it notes the time trained, so that limits outlive a dead worker.
-_NOTE_S = 30.0
+_NOTE_S = 5.0
 # Measuring folders takes a moment where there are many.
 _MEASURE_S = 10.0
 # A command that asks "is it held?" holds the lock for an instant.
