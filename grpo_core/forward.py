@@ -78,7 +78,7 @@ class Halves:
     def head_parameters(self) -> Params:
         """The head's trainable parameters as the model holds them now."""
         trainable: Params = dict(tree_flatten(self.model.trainable_parameters()))
-        return {name: trainable[name] for name in self.head_names}
+        return {name: trainable[name] for name in self.head_names if name in trainable}
 
     def _width(self) -> int:
         return int(self.trunk(mx.zeros((1, 1), mx.int32)).shape[-1])

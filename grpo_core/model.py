@@ -19,7 +19,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
-from mlx_lm.utils import load_config, load_model, load_tokenizer, save_model
+from mlx_lm.utils import (
+    DEFAULT_ALLOW_PATTERNS,
+    load_config,
+    load_model,
+    load_tokenizer,
+    save_model,
+)
 
 from grpo_core import tiny
 from grpo_core.errors import ModelError
@@ -31,6 +37,9 @@ from grpo_core.prefix import abilities
 # mlx-lm's defaults for `convert -q`.
 BASE_BITS = 4
 GROUP_SIZE = 64
+
+# Tokenizer, chat template, generation defaults, own code: what mlx-lm reads beside the weights.
+COMPANION_FILES = tuple(p for p in DEFAULT_ALLOW_PATTERNS if "safetensors" not in p)
 
 ADAPTER_WEIGHTS = "adapters.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -153,10 +162,10 @@ def load_policy(cfg: MLXGRPOConfig) -> Policy:
     model, config = _load_base(path, cfg)
     bits = _bits(config)
     _refuse_quantized_full(cfg, bits)
-    model.freeze()
     wants_bits = cfg.quantize_for_rollouts and cfg.train_type != "full" and not bits
     if wants_bits:
         quantize_base(model, GROUP_SIZE, BASE_BITS)
+    model.freeze()  # after quantising, which makes new layers
     adapter = None
     if cfg.train_type == "full":
         model.unfreeze()
@@ -200,7 +209,7 @@ class _Base:
 
 
 def _policy(cfg: MLXGRPOConfig, base: _Base, model: nn.Module, adapter: Adapter | None) -> Policy:
-    mx.eval(model.parameters())
+    _load_weights(model)
     model.eval()
     if not tree_flatten(model.trainable_parameters()):
         raise ModelError(
@@ -208,10 +217,11 @@ def _policy(cfg: MLXGRPOConfig, base: _Base, model: nn.Module, adapter: Adapter 
         )
     tokenizer = _load_tokenizer(base.path, base.config, cfg)
     halves = Halves(model)
-    config = base.config
-    vocab = int(config.get("vocab_size") or config.get("text_config", {}).get("vocab_size", 0))
-    halves.check(mx.arange(4)[None])
-    can = abilities(halves, vocab or 32)
+    some = mx.arange(4)[None]
+    halves.check(some)
+    vocab = int(halves.model(some).shape[-1])
+    can = abilities(halves, vocab)
+    _ = halves.head_names
     keeps_initial = cfg.train_type == "full" and cfg.kl_coeff > 0
     policy = Policy(
         model=model,
@@ -223,7 +233,7 @@ def _policy(cfg: MLXGRPOConfig, base: _Base, model: nn.Module, adapter: Adapter 
         base_bits=base.bits,
         quantized_here=base.quantized_here,
         adapter=adapter,
-        config=config,
+        config=base.config,
         vocab_size=vocab,
         halves=halves,
         can_share_prefix=can.share_prefix,
@@ -235,6 +245,13 @@ def _policy(cfg: MLXGRPOConfig, base: _Base, model: nn.Module, adapter: Adapter 
     return policy
 
 
+def _load_weights(model: nn.Module) -> None:
+    """Evaluates block by block, so that no two blocks are in memory before they are quantised."""
+    for layer in model.layers:
+        mx.eval(layer.parameters())
+    mx.eval(model.parameters())
+
+
 def _base_folder(name: str, revision: str) -> Path:
     """The local folder of a model: built in, on disk, or fetched from the hub."""
     if name == tiny.MODEL_NAME:
@@ -242,22 +259,31 @@ def _base_folder(name: str, revision: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise ModelError(f"model_name = {name!r}: no such folder, and no hub name (owner/model)")
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ModelError(f"model_name = {name!r}: no such folder")
     return _from_hub(name, revision)
 
 
 def _from_hub(name: str, revision: str) -> Path:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    from mlx_lm.utils import _download
+    """The folder of a hub model in the local cache, fetched if need be."""
+    from huggingface_hub import snapshot_download
 
     try:
-        return Path(_download(name, revision=revision or None))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        folder = snapshot_download(
+            name, revision=revision or None, allow_patterns=DEFAULT_ALLOW_PATTERNS
+        )
+    except (OSError, ValueError) as error:
+        # huggingface_hub's own errors are all of these two kinds.
         raise ModelError(
-            f"model_name = {name!r}: no such folder, and the hub says: {reason}"
+            f"model_name = {name!r}: no such folder, and not to be had from the hub: "
+            + _first_line(error)
         ) from error
+    return Path(folder)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def _load_base(path: Path, cfg: MLXGRPOConfig) -> tuple[nn.Module, dict[str, Any]]:
@@ -268,8 +294,16 @@ def _load_base(path: Path, cfg: MLXGRPOConfig) -> tuple[nn.Module, dict[str, Any
         raise ModelError(f"{path / 'config.json'}: line {error.lineno}: {error.msg}") from error
     except (FileNotFoundError, ValueError, KeyError, TypeError, RuntimeError) as error:
         # What mlx-lm raises on missing weights, unknown types, missing config keys, torn files.
-        raise ModelError(f"{path}: mlx-lm cannot load it: {error}") from error
+        raise ModelError(f"{path}: mlx-lm cannot load it: {_explain(error)}") from error
     return model, config
+
+
+def _explain(error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return "it brings its own Python code; if you trust it, set trust_remote_code=true"
+    if isinstance(error, KeyError):
+        return f"its config.json has no {error}"
+    return _first_line(error)
 
 
 def load_tokenizer_of(cfg: MLXGRPOConfig) -> Any:
@@ -294,9 +328,13 @@ def _must_be_model(path: Path) -> None:
 def _load_tokenizer(path: Path, config: dict[str, Any], cfg: MLXGRPOConfig) -> Any:
     options = {"trust_remote_code": True} if cfg.trust_remote_code else None
     try:
-        return load_tokenizer(path, options, eos_token_ids=_as_list(config.get("eos_token_id")))
+        tokenizer = load_tokenizer(path, options, _as_list(config.get("eos_token_id")))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: its tokenizer cannot be loaded: {error}") from error
+        raise ModelError(f"{path}: its tokenizer cannot be loaded: {_explain(error)}") from error
+    # transformers makes an empty tokenizer where the files are missing, and says nothing.
+    if not tokenizer.encode("1 + 2", add_special_tokens=False):
+        raise ModelError(f"{path}: its tokenizer knows no text; is tokenizer.json there?")
+    return tokenizer
 
 
 def _as_list(value: Any) -> list[int] | None:
@@ -432,13 +470,14 @@ def _adapter_config(policy: Policy, adapter: Adapter, cfg: MLXGRPOConfig) -> dic
 
 
 def _save_whole(policy: Policy, folder: Path) -> None:
+    """Weights and config as they are now; the tokenizer's files as they came."""
     save_model(folder, policy.model)
     text = json.dumps(policy.config, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-    policy.tokenizer.save_pretrained(str(folder))
-    generation = policy.base_path / "generation_config.json"
-    if generation.is_file():
-        shutil.copyfile(generation, folder / generation.name)
+    for pattern in COMPANION_FILES:
+        for file in policy.base_path.glob(pattern):
+            if not file.name.startswith("model.") and file.name != "config.json":
+                shutil.copyfile(file, folder / file.name)
 
 
 def read_model_config(name: str, revision: str = "") -> dict[str, Any]:

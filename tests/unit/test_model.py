@@ -1,0 +1,350 @@
+"""Loading, adapters, quantisation, the reference, and files that mlx-lm reads."""
+
+import json
+import shutil
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm.utils import load_model
+
+from grpo_core import tiny
+from grpo_core.errors import ModelError
+from grpo_core.fields import MLXGRPOConfig
+from grpo_core.model import KeyedDropout, load_policy, load_trained
+
+IDS = mx.array([[5, 40, 7, 99, 12, 3]])
+KINDS = ("lora", "dora", "full")
+
+
+def config(**more):
+    settings = {"model_name": "builtin/tiny", "quantize_for_rollouts": False, "lora_rank": 4}
+    return MLXGRPOConfig(**{**settings, **more})
+
+
+def shake(policy, seed=0):
+    """Gives every trained weight a new value, as training would."""
+    draw = np.random.default_rng(seed)
+    weights = {
+        name: value + mx.array(draw.normal(0, 0.05, value.shape), mx.float32)
+        for name, value in policy.trainable().items()
+    }
+    policy.set_trainable(weights)
+    return weights
+
+
+def same(a, b):
+    return mx.array_equal(a, b).item()
+
+
+@pytest.fixture(scope="module")
+def base_logits():
+    """Of the shipped model as mlx-lm loads it, and of its 4-bit copy as mlx makes it."""
+    plain, _ = load_model(tiny.model_path())
+    quantized, _ = load_model(tiny.model_path())
+    nn.quantize(quantized, group_size=64, bits=4)
+    return {0: plain(IDS), 4: quantized(IDS)}
+
+
+# -- adapters and the reference ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [0, 4])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_the_reference_is_the_base_bit_for_bit(kind, bits, base_logits):
+    """With adapters that have learned, on a plain and on a 4-bit base; and they come back."""
+    policy = load_policy(config(train_type=kind, quantize_for_rollouts=bits > 0))
+    assert policy.base_bits == bits
+    assert {name.split(".")[-1] for name in policy.trainable()} <= {"lora_a", "lora_b", "m"}
+    shake(policy)
+    trained, weights = policy.model(IDS), policy.trainable()
+    assert not np.allclose(trained, base_logits[bits], atol=1e-3)
+    with policy.reference():
+        assert same(policy.model(IDS), base_logits[bits])
+    assert same(policy.model(IDS), trained)
+    assert all(weights[name] is value for name, value in policy.trainable().items())
+
+
+def test_the_reference_of_full_training_is_the_first_weights(base_logits):
+    """They are kept with a KL term only; without one there is nothing to refer to."""
+    policy = load_policy(config(train_type="full", kl_coeff=0.1))
+    shake(policy)
+    trained = policy.model(IDS)
+    with pytest.raises(ZeroDivisionError), policy.reference():
+        assert same(policy.model(IDS), base_logits[0])
+        raise ZeroDivisionError
+    assert same(policy.model(IDS), trained)
+    without = load_policy(config(train_type="full"))
+    with pytest.raises(ModelError, match="kl_coeff"), without.reference():
+        pass
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_new_adapters_depend_on_the_seed_and_nothing_else(kind):
+    """Not on what MLX drew before; and they start as the base itself, in fp32."""
+    mx.random.seed(1)
+    first = load_policy(config(train_type=kind, seed=3)).trainable()
+    mx.random.seed(2)
+    again = load_policy(config(train_type=kind, seed=3)).trainable()
+    other = load_policy(config(train_type=kind, seed=4)).trainable()
+    assert all(same(first[name], again[name]) for name in first)
+    assert not any(same(first[name], other[name]) for name in first if name.endswith("lora_a"))
+    assert all(value.dtype == mx.float32 for value in first.values())
+    assert not any(value.any().item() for name, value in first.items() if name.endswith("lora_b"))
+
+
+def test_a_new_adapter_is_drawn_as_wide_as_mlx_lm_draws_it():
+    """Uniform within 1 / sqrt(width): every value inside, and some near the edge."""
+    weights = load_policy(config(lora_rank=64)).trainable()
+    first = np.array(weights["model.layers.0.self_attn.q_proj.lora_a"])
+    bound = 1 / np.sqrt(first.shape[0])
+    assert 0.98 * bound < np.abs(first).max() <= bound
+    assert abs(first.mean()) < 0.05 * bound
+
+
+def test_lora_layers_and_keys_choose_what_learns():
+    """Blocks count from the last; keys name layers within a block."""
+    names = load_policy(config(lora_layers=1, lora_keys=["self_attn.q_proj"])).trainable()
+    last = tiny_config()["num_hidden_layers"] - 1
+    stem = f"model.layers.{last}.self_attn.q_proj"
+    assert set(names) == {f"{stem}.lora_a", f"{stem}.lora_b"}
+    with pytest.raises(ModelError, match="lora_keys"):
+        load_policy(config(lora_keys=["self_attn.no_such"]))
+
+
+def tiny_config():
+    return json.loads((tiny.model_path() / "config.json").read_text())
+
+
+def test_dropout_repeats_itself_by_key_and_rests_outside_of_training():
+    """A mask is a function of its key, keeps the mean, and is not there when sampling."""
+    layer, x = KeyedDropout(0.25, "q"), mx.ones((64, 64))
+    assert same(layer(x), x)
+    layer.set_key(1, 2)
+    first = layer(x)
+    assert same(first, layer(x))
+    assert set(np.unique(first)) == {0, np.float32(1 / 0.75)}
+    assert np.array(first).mean() == pytest.approx(1, abs=0.03)
+    layer.set_key(1, 3)
+    assert not same(first, layer(x))
+    layer.eval()
+    assert same(layer(x), x)
+
+
+# -- quantisation -----------------------------------------------------------------------------
+
+
+def resize(folder, hidden):
+    """A copy of the tiny model with another width and fresh weights."""
+    shutil.copytree(tiny.model_path(), folder)
+    change(folder, hidden_size=hidden, intermediate_size=192)
+    for file in folder.glob("model*.safetensors"):
+        file.unlink()
+    model, _ = load_model(folder, strict=False)
+    weights = dict(tree_flatten(model.parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    return folder
+
+
+def change(folder, **values):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_layers_that_do_not_divide_stay_as_they_are(tmp_path):
+    """Hidden width 96 does not divide by 64: what reads it stays, what reads 192 does not."""
+    policy = load_policy(
+        config(model_name=str(resize(tmp_path / "odd", 96)), quantize_for_rollouts=True)
+    )
+    bits = {
+        name.split(".")[-2]: isinstance(module, nn.QuantizedLinear)
+        for name, module in policy.model.named_modules()
+        if name.endswith("_proj.linear")
+    }
+    assert bits["down_proj"]
+    assert not bits["q_proj"] and not bits["up_proj"]
+
+
+@pytest.fixture(scope="module")
+def quantized_folder(tmp_path_factory):
+    """The tiny model quantised to 8 bits by its maker."""
+    folder = tmp_path_factory.mktemp("models") / "q8"
+    mlx_lm.convert(str(tiny.model_path()), str(folder), quantize=True, q_bits=8, q_group_size=32)
+    return folder
+
+
+def test_a_quantised_model_keeps_its_bits(quantized_folder):
+    """quantize_for_rollouts does nothing to it, and adapters train on it."""
+    policy = load_policy(config(model_name=str(quantized_folder), quantize_for_rollouts=True))
+    assert (policy.base_bits, policy.quantized_here) == (8, False)
+    expected, _ = load_model(quantized_folder)
+    assert same(policy.model(IDS), expected(IDS))
+    assert policy.trainable()
+
+
+def test_full_training_of_a_quantised_model_is_refused_with_the_way_out(quantized_folder):
+    """Its weights are whole numbers: only adapters can learn on them."""
+    with pytest.raises(ModelError, match=r"8 bits.*train_type=lora"):
+        load_policy(config(model_name=str(quantized_folder), train_type="full"))
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [0, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_reloaded_a_policy_is_the_same_bit_for_bit(kind, bits, tmp_path):
+    """Weights and logits, on a plain and on a 4-bit base."""
+    cfg = config(train_type=kind, quantize_for_rollouts=bits > 0, seed=5)
+    policy = load_policy(cfg)
+    weights = shake(policy)
+    policy.save(tmp_path / "final", cfg)
+    again = load_trained(cfg, tmp_path / "final")
+    assert all(same(value, weights[name]) for name, value in again.trainable().items())
+    assert same(again.model(IDS), policy.model(IDS))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mlx_lm_loads_what_is_saved(kind, tmp_path):
+    """A whole folder with its tokenizer, or adapters on their base, whose name is in the file."""
+    cfg = config(train_type=kind)
+    policy = load_policy(cfg)
+    shake(policy)
+    folder = tmp_path / "final"
+    policy.save(folder, cfg)
+    if kind == "full":
+        model, tokenizer = mlx_lm.load(str(folder))
+    else:
+        base = json.loads((folder / "adapter_config.json").read_text())["model"]
+        model, tokenizer = mlx_lm.load(base, adapter_path=str(folder))
+    assert same(model(IDS), policy.model(IDS))
+    assert tokenizer.eos_token_ids == set(policy.eos_ids)
+    messages = [{"role": "user", "content": "What is 1 + 2?"}]
+    assert tokenizer.apply_chat_template(messages) == policy.tokenizer.apply_chat_template(messages)
+
+
+def test_adapters_record_the_base_and_its_bits(tmp_path):
+    """Whoever finds them knows what they were trained on."""
+    cfg = config(quantize_for_rollouts=True)
+    load_policy(cfg).save(tmp_path, cfg)
+    made = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert made["base_model"] == "builtin/tiny"
+    assert (made["base_bits"], made["base_quantized_at_load"]) == (4, True)
+    assert (made["fine_tune_type"], made["num_layers"]) == ("lora", -1)
+    assert made["lora_parameters"] == {"rank": 4, "scale": 2.0, "dropout": 0.0}
+
+
+def made_by_mlx_lm(folder, kind="lora"):
+    """Adapters as mlx-lm leaves them: another rank than ours, 16 bits."""
+    parameters = {"rank": 3, "scale": 7.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]}
+    model, _ = load_model(tiny.model_path())
+    model.freeze()
+    linear_to_lora_layers(model, 1, parameters, use_dora=kind == "dora")
+    draw = np.random.default_rng(0)
+    weights = {
+        name: mx.array(draw.normal(0, 0.1, value.shape), mx.bfloat16)
+        for name, value in tree_flatten(model.trainable_parameters())
+    }
+    folder.mkdir()
+    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
+    made = {"fine_tune_type": kind, "num_layers": 1, "lora_parameters": parameters}
+    (folder / "adapter_config.json").write_text(json.dumps(made))
+    return folder
+
+
+def test_training_starts_from_adapters_that_mlx_lm_made(tmp_path):
+    """Their own rank and scale count, they are fp32 from here on, and saving keeps their shape."""
+    folder = made_by_mlx_lm(tmp_path / "start")
+    cfg = config(adapter_path=str(folder))
+    policy = load_policy(cfg)
+    assert {value.dtype for value in policy.trainable().values()} == {mx.float32}
+    theirs, _ = mlx_lm.load(str(tiny.model_path()), adapter_path=str(folder))
+    np.testing.assert_allclose(policy.model(IDS), theirs(IDS), rtol=1e-2, atol=1e-2)
+    policy.save(tmp_path / "final", cfg)
+    again, _ = mlx_lm.load(str(tiny.model_path()), adapter_path=str(tmp_path / "final"))
+    assert same(again(IDS), policy.model(IDS))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "adapter_config.json").unlink(), "adapter_config.json"),
+        (lambda f: (f / "adapter_config.json").write_text("[]"), "adapter_config.json"),
+        (lambda f: (f / "adapters.safetensors").write_bytes(b"torn"), "do not fit"),
+    ],
+)
+def test_adapters_that_cannot_be_used_are_refused(spoil, message, tmp_path):
+    """Each with the file at fault."""
+    folder = made_by_mlx_lm(tmp_path / "start")
+    spoil(folder)
+    with pytest.raises(ModelError, match=message):
+        load_policy(config(adapter_path=str(folder)))
+
+
+def test_adapters_of_another_kind_are_refused_with_the_way_out(tmp_path):
+    """LoRA weights in DoRA layers would be something that nobody trained."""
+    folder = made_by_mlx_lm(tmp_path / "start")
+    with pytest.raises(ModelError, match="set train_type=lora"):
+        load_policy(config(adapter_path=str(folder), train_type="dora"))
+
+
+# -- what is refused --------------------------------------------------------------------------
+
+
+def spoiled(folder, spoil):
+    shutil.copytree(tiny.model_path(), folder)
+    spoil(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "no config.json"),
+        (lambda f: (f / "config.json").write_text('{"a":\n nope}'), "line 2"),
+        (lambda f: change(f, model_type="no_such"), "no_such"),
+        (lambda f: (f / "model.safetensors").unlink(), "safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 40), "cannot load"),
+        (lambda f: change(f, hidden_size=128), "shape"),
+        (lambda f: change(f, model_file="own.py"), "trust_remote_code=true"),
+        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_one_clear_message(spoil, message, tmp_path):
+    """With the folder's name and what is wrong there."""
+    name = spoiled(tmp_path / "model", spoil)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_policy(config(model_name=name))
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "nobody/nothing", "nothing"])
+def test_a_model_that_is_nowhere_is_one_clear_message(name):
+    """No such folder, and the hub (offline here) cannot help."""
+    with pytest.raises(ModelError, match="no such folder") as caught:
+        load_policy(config(model_name=name))
+    assert repr(name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit_are_refused_before_any_is_set():
+    """By name and by shape; the policy keeps what it had."""
+    policy = load_policy(config())
+    weights = policy.trainable()
+    name = next(iter(weights))
+    with pytest.raises(ModelError, match="do not fit"):
+        policy.set_trainable({name: weights[name]})
+    with pytest.raises(ModelError, match=name):
+        policy.set_trainable({**weights, name: mx.zeros((1, 1))})
+    assert all(weights[n] is value for n, value in policy.trainable().items())
+
+
+def test_a_checkpoint_without_weights_is_refused(tmp_path):
+    """An empty folder is no checkpoint."""
+    with pytest.raises(ModelError, match=r"adapters\.safetensors"):
+        load_trained(config(), tmp_path)
