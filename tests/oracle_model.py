@@ -32,24 +32,45 @@ def token_logps(
     temperature: float,
 ) -> tuple[Array, Array]:
     """Log-probs [T] of a completion's T tokens after its prompt, and the entropies [T] there."""
-    logits = forward(weights, shape, prompt + completion[:-1])[len(prompt) - 1 :] / temperature
-    logits = logits - logits.max(axis=-1, keepdims=True)
-    logps = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    chosen = np.array([logps[t, token] for t, token in enumerate(completion)])
+    logits = forward(weights, shape, prompt + completion[:-1])[len(prompt) - 1 :]
+    return of_tokens(logits, completion, temperature)
+
+
+def of_tokens(logits: Array, tokens: list[int], temperature: float) -> tuple[Array, Array]:
+    """Log-probs [T] of tokens under softmax(logits [T, V] / temperature), and entropies [T]."""
+    scaled = logits / temperature
+    scaled = scaled - scaled.max(axis=-1, keepdims=True)
+    logps = scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True))
+    chosen = np.array([logps[t, token] for t, token in enumerate(tokens)])
     return chosen, -(np.exp(logps) * logps).sum(axis=-1)
 
 
 def forward(weights: Mapping[str, Array], shape: Shape, ids: list[int]) -> Array:
-    """Logits [len(ids), vocabulary]; the head is the embedding (tied)."""
-    embedding = weights["model.embed_tokens.weight"]
-    x = embedding[ids]
+    """Logits [len(ids), vocabulary]."""
+    return finish(weights, shape, *start(weights, shape, ids))
+
+
+def start(weights: Mapping[str, Array], shape: Shape, ids: list[int]) -> tuple[Array, Array]:
+    """All but the model's last product and head: the residual, and what goes into `down_proj`."""
+    x = weights["model.embed_tokens.weight"][ids]
+    inner = np.zeros(0)
     for n in range(shape.layers):
         name = f"model.layers.{n}"
+        if n:
+            x = x + _linear(weights, shape, f"model.layers.{n - 1}.mlp.down_proj", inner)
         normed = _rms_norm(x, weights[f"{name}.input_layernorm.weight"], shape)
         x = x + _attention(weights, shape, f"{name}.self_attn", normed)
         normed = _rms_norm(x, weights[f"{name}.post_attention_layernorm.weight"], shape)
-        x = x + _mlp(weights, shape, f"{name}.mlp", normed)
-    return _rms_norm(x, weights["model.norm.weight"], shape) @ embedding.T
+        inner = _gated(weights, shape, f"{name}.mlp", normed)
+    return x, inner
+
+
+def finish(weights: Mapping[str, Array], shape: Shape, x: Array, inner: Array) -> Array:
+    """The rest, for any of the positions of `start`; the head is the embedding (tied)."""
+    x = x + _linear(weights, shape, f"model.layers.{shape.layers - 1}.mlp.down_proj", inner)
+    return (
+        _rms_norm(x, weights["model.norm.weight"], shape) @ weights["model.embed_tokens.weight"].T
+    )
 
 
 def _rms_norm(x: Array, weight: Array, shape: Shape) -> Array:
@@ -120,7 +141,7 @@ def _rotate(x: Array, shape: Shape) -> Array:
     )
 
 
-def _mlp(weights: Mapping[str, Array], shape: Shape, name: str, x: Array) -> Array:
+def _gated(weights: Mapping[str, Array], shape: Shape, name: str, x: Array) -> Array:
+    """SwiGLU without its last product."""
     gate = _linear(weights, shape, f"{name}.gate_proj", x)
-    up = _linear(weights, shape, f"{name}.up_proj", x)
-    return _linear(weights, shape, f"{name}.down_proj", gate / (1 + np.exp(-gate)) * up)
+    return gate / (1 + np.exp(-gate)) * _linear(weights, shape, f"{name}.up_proj", x)

@@ -1,0 +1,135 @@
+"""From prompts to weighed samples on a small random Qwen2: rewards and advantages by the oracle."""
+
+import numpy as np
+import pytest
+
+from grpo_core.examples import Example
+from grpo_core.experience import gain_experience
+from grpo_core.prompts import Prompt
+from grpo_core.rewards import Rewards
+from tests import oracle
+from tests.toy import EOS, LIMIT, config, toy_policy
+
+PROMPTS = [(9, 3, 30), (12, 40, 21, 5, 17, 33), (2,)]
+BUFFER = 3
+
+
+def prompts():
+    found = []
+    for index, ids in enumerate(PROMPTS):
+        example = Example(index=index, prompt="?", answer="E", row={}, line=f"row {index}")
+        found.append(Prompt(example, ids, "?"))
+    return found
+
+
+def early(text, _):
+    """How many of the letters come before M."""
+    return float(sum(letter < "M" for letter in text))
+
+
+def same(text, _):
+    return 1.0
+
+
+def experience(rewards, weights, update=5, **more):
+    cfg = config(num_generations=8, **more)
+    judge = Rewards(rewards, weights, "", False)
+    return gain_experience(toy_policy(), judge, prompts(), cfg, update, lambda: False)
+
+
+def expected_rewards(groups, weight, penalty):
+    """The weighted reward and the overlong penalty of each sample, from its token ids."""
+    total = []
+    for group in groups:
+        row = []
+        for sample in group:
+            ids = [token for token in sample.completion_ids if token != EOS]
+            letters = "".join(chr(ord("A") + token) for token in ids)
+            length = len(sample.completion_ids)
+            cost = oracle.overlong_penalty(length, LIMIT, BUFFER, penalty) if penalty else 0.0
+            row.append(weight * early(letters, "") + cost)
+        total.append(row)
+    return np.array(total)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.8])
+@pytest.mark.parametrize(
+    ("loss_type", "scale", "expected"),
+    [
+        ("dapo", "auto", lambda r: oracle.advantages(r, "group")),
+        ("grpo", "batch", lambda r: oracle.advantages(r, "batch")),
+        ("dr_grpo", "auto", lambda r: oracle.advantages(r, "none")),
+        ("rloo", "auto", oracle.leave_one_out),
+    ],
+)
+def test_samples_carry_the_oracles_advantages(loss_type, scale, expected, penalty):
+    """Each sample's own reward, against its own group: weights, penalty and order included."""
+    more = {"overlong_buffer": BUFFER, "overlong_penalty": penalty} if penalty else {}
+    found = experience(
+        {"early": early, "same": same}, [0.5, 0.0], loss_type=loss_type, scale_rewards=scale, **more
+    )
+    rewards = expected_rewards(found.groups, 0.5, penalty)
+    assert rewards.shape == (3, 8)
+    got = [[sample.advantage for sample in group] for group in found.groups]
+    np.testing.assert_allclose(got, expected(rewards), atol=1e-9)
+    assert found.figures["reward_mean"] == pytest.approx(rewards.mean())
+    assert found.figures["reward_std"] == pytest.approx(rewards.std(axis=1, ddof=1).mean())
+    assert [group[0].prompt_ids for group in found.groups] == PROMPTS
+
+
+def test_a_sample_knows_whether_it_was_cut():
+    """Truncated is what has no end token: it hit the limit."""
+    found = experience({"early": early}, [1.0])
+    samples = [sample for group in found.groups for sample in group]
+    for sample in samples:
+        assert sample.truncated == (sample.completion_ids[-1] != EOS)
+        assert not sample.truncated or len(sample.completion_ids) == LIMIT
+    cut = np.mean([sample.truncated for sample in samples])
+    assert found.figures["truncated_frac"] == pytest.approx(cut)
+
+
+def test_flat_groups_are_left_out_or_kept_without_advantage():
+    """Equal rewards say nothing: `skip` drops the group, `keep` keeps it with advantages 0."""
+    assert experience({"same": same}, [1.0], zero_variance="skip").groups == []
+    kept = experience({"same": same}, [1.0], zero_variance="keep").groups
+    assert [len(group) for group in kept] == [8, 8, 8]
+    assert not any(sample.advantage for group in kept for sample in group)
+
+
+def test_resampled_groups_are_drawn_with_other_keys():
+    """A flat group is drawn again, and other groups stay as they are."""
+
+    def rare(text, _):
+        return float(text.startswith(("B", "C", "D", "E")))
+
+    def tokens(zero_variance, **more):
+        found = experience({"rare": rare}, [1.0], zero_variance=zero_variance, **more)
+        return {g[0].prompt_ids: [s.completion_ids for s in g] for g in found.groups}, found
+
+    (skipped, _), (drawn, again) = tokens("skip"), tokens("resample", resample_rounds=8)
+    assert len(skipped) < len(drawn) <= 3
+    assert {prompt: drawn[prompt] for prompt in skipped} == skipped
+    assert again.tokens > sum(len(ids) for group in drawn.values() for ids in group)
+
+
+def test_another_update_draws_other_completions():
+    """The same rows in a later epoch are not answered with the same draws."""
+    first, second = (
+        [
+            [s.completion_ids for s in g]
+            for g in experience({"early": early}, [1.0], update=u).groups
+        ]
+        for u in (5, 6)
+    )
+    assert first != second
+
+
+@pytest.mark.parametrize("rollout_is", ["none", "token_truncate"])
+def test_sampler_logprobs_come_along_where_they_are_needed(rollout_is):
+    """With a filter and `rollout_is` each sample knows what it was drawn with."""
+    found = experience({"early": early}, [1.0], rollout_is=rollout_is, top_k=4)
+    for sample in (s for group in found.groups for s in group):
+        if rollout_is == "none":
+            assert sample.sampling_logprobs is None
+        else:
+            assert len(sample.sampling_logprobs) == len(sample.completion_ids)
