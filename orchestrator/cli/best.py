@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import Ref, console, json_option, open_queue, print_json, say
+from orchestrator.cli.common import WIDE, Ref, console, json_option, open_queue, print_json, say
 
 if TYPE_CHECKING:
     from orchestrator.run import Run, Sweep
@@ -30,7 +30,8 @@ def best(sweep: str, as_json: bool) -> None:
         print_json(best_shape(found.objective, rows))
         return
     if rows:
-        console().print(best_table(rows, found.objective))
+        out = console()
+        out.print(best_table(rows, found.objective, wide=out.width >= WIDE))
     _say_what_is_missing(found, runs, sum(row.n for row in rows))
 
 

@@ -18,6 +18,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # A table in a pipe is for programs and files: no line is folded.
 _PIPE_WIDTH = 10_000
+# From here on a table has room for what is nice to know.
+WIDE = 100
 
 
 def say(text: str) -> None:

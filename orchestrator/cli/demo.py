@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import console, say
+from orchestrator.cli.common import WIDE, console, say
 from orchestrator.run import END_STATES, RunState
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ def _print_results(sweep: "Sweep", runs: "list[Run]", home: "Home") -> None:
 
     rows = result_rows(runs)
     print()
-    console().print(results_table(rows))
+    out = console()
+    out.print(results_table(rows, wide=out.width >= WIDE))
     print()
     if rows[0].learnt:
         words = f"{rows[0].words()} of the held-out problems solved"
@@ -122,9 +123,9 @@ def _print_next(name: str, run_id: int, home: "Home") -> None:
     if home.root != paths.home().root:
         print(f"  export {paths.ENV_HOME}={OWN_QUEUE}")
     for command, words in (
-        (f"grpo-sweep best {name}", "the ranking, as for any sweep"),
-        (f"grpo-sweep show {run_id}", "everything about the best run, and its command"),
+        (f"grpo-sweep best {name}", "its settings, ranked"),
+        (f"grpo-sweep show {run_id}", "the best run and the command that made it"),
         (f"grpo-sweep logs {run_id}", "what it printed"),
-        ("grpo-sweep submit sweeps/YOURS.toml --dry-run", "your own sweep, looked at first"),
+        ("grpo-sweep submit SPEC.toml --dry-run", "a sweep of your own, looked at first"),
     ):
-        print(f"  {command:<46} {words}")
+        print(f"  {command:<38} {words}")

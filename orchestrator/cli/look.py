@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import Ref, console, json_option, open_queue, print_json, say
+from orchestrator.cli.common import WIDE, Ref, console, json_option, open_queue, print_json, say
 
 if TYPE_CHECKING:
     from orchestrator.run import Attempt, Run, Sweep
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 # A status is one screen: of a long sweep it shows what matters now.
 _RUNS_SHOWN = 12
+
+# Of the metrics of a run those that tell how it went; --json has all.
+_TELLING = (
+    *("em", "reward_mean", "loss", "kl", "entropy", "completion_length", "truncated_frac"),
+    *("tokens_per_s", "peak_bytes"),
+)
 
 
 @click.command()
@@ -56,7 +62,7 @@ def _print_status(pid: int | None, view: "Overview", whole: bool) -> None:
         out.print(sweep_line(sweep, view.eta_s[sweep.id]), soft_wrap=True)
         runs = view.runs[sweep.id]
         shown = runs if whole else _most_telling(runs)
-        out.print(runs_table(shown, view, wide=out.is_terminal and out.width >= 100))
+        out.print(runs_table(shown, view, wide=out.is_terminal and out.width >= WIDE))
         if len(shown) < len(runs):
             print(f"… {len(runs) - len(shown)} more: grpo-sweep status {sweep.name}")
         for run in shown:
@@ -129,9 +135,7 @@ def _print_run(run: "Run", sweep: "Sweep", words: list[str]) -> None:
         "started": clock(run.started),
         "ended": clock(run.ended),
         "metrics": ", ".join(
-            f"{key} {metric(key, value)}"
-            for key, value in now.metrics.items()
-            if key not in ("update", "updates_total", "batch_step", "split", "n")
+            f"{key} {metric(key, now.metrics[key])}" for key in _TELLING if key in now.metrics
         ),
     }
     print(f"run {run.id}: {run.name}   (sweep {run.sweep})")

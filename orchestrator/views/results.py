@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.leaderboard import Row, Score, differing_keys, reduce_curve
+from orchestrator.naming import SHORT_NAMES
 from orchestrator.run import Objective, Run, RunState
 from orchestrator.views.facts import curve
 from orchestrator.views.tables import plain_table
@@ -35,12 +36,12 @@ def scores(runs: Iterable[Run], objective: Objective) -> list[Score]:
     return [Score(run, value) for run, value in found if value is not None]
 
 
-def best_table(rows: Sequence[Row], objective: Objective) -> Table:
-    """The ranking; only the keys that differ between settings have a column."""
+def best_table(rows: Sequence[Row], objective: Objective, wide: bool) -> Table:
+    """The ranking, with a column for each key that differs; `wide` with the whole names."""
     keys = differing_keys(row.params for row in rows)
-    table = plain_table(
-        "rank", *keys, objective.metric, "95% interval", "n", "runs", right=("rank", "n", *keys)
-    )
+    heads = [key if wide else SHORT_NAMES.get(key, key) for key in keys]
+    columns = ("rank", *heads, objective.metric, "95% interval", "n", "runs")
+    table = plain_table(*columns, right=("rank", "n", *heads))
     for row in rows:
         values = [setting_value(row.params[key]) if key in row.params else UNKNOWN for key in keys]
         table.add_row(
@@ -96,9 +97,9 @@ def _row(run: Run) -> ResultRow:
     return ResultRow(run, em[0] if em else None, em[-1] if done else None, rewards)
 
 
-def results_table(rows: Sequence[ResultRow]) -> Table:
-    """Rank, what differs, exact match, and the reward curve on one scale for all."""
-    keys = differing_keys(row.run.overrides for row in rows)
+def results_table(rows: Sequence[ResultRow], wide: bool) -> Table:
+    """Rank, exact match, and the reward curve on one scale for all; `wide` with the settings."""
+    keys = differing_keys(row.run.overrides for row in rows) if wide else []
     heads = ("rank", "run", *keys, "exact match", "reward", "time")
     table = plain_table(*heads, right=("rank", "time", *keys))
     values = [value for row in rows for value in row.rewards]

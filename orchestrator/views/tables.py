@@ -15,6 +15,7 @@ from orchestrator.views.text import (
     duration,
     number,
     percent,
+    size,
 )
 
 STATE_STYLES = {
@@ -60,7 +61,7 @@ def runs_table(runs: Sequence[Run], view: Overview, wide: bool) -> Table:
         cells += [_progress_bar(run, now)] if wide else []
         cells += [updates_text(now), number(now.metrics.get("reward_mean"))]
         cells += [percent(now.metrics.get("em")), duration(run.wall_s or None)]
-        cells += [_gigabytes(now.metrics.get("peak_bytes"))] if wide else []
+        cells += [size(now.metrics.get("peak_bytes"))] if wide else []
         table.add_row(*cells)
     return table
 
@@ -81,7 +82,3 @@ def updates_text(now: Progress) -> str:
 def _progress_bar(run: Run, now: Progress) -> Text:
     share = (now.update or 0) / now.updates_total if now.updates_total else 0.0
     return Text(bar(share, 20), style=STATE_STYLES[run.state])
-
-
-def _gigabytes(value: Any) -> str:
-    return f"{value / 1e9:.1f} GB" if isinstance(value, int | float) else UNKNOWN

@@ -46,9 +46,18 @@ def percent(value: Any) -> str:
     return UNKNOWN if not isinstance(value, int | float) else f"{100 * value:.1f}%"
 
 
+def size(value: Any) -> str:
+    """Bytes as `3.6 MB` or `12.4 GB`, decimal as disks and Macs count them."""
+    if not isinstance(value, int | float):
+        return UNKNOWN
+    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+
+
 def metric(name: str, value: Any) -> str:
-    """A metric as people read it: exact match in percent."""
-    return percent(value) if name == "em" else number(value)
+    """A metric as people read it: exact match in percent, memory in GB."""
+    if name == "em":
+        return percent(value)
+    return size(value) if name.endswith("_bytes") else number(value)
 
 
 def setting_value(value: Any) -> str:

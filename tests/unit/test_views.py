@@ -21,9 +21,11 @@ from orchestrator.views.text import (
     bar,
     counts,
     duration,
+    metric,
     number,
     percent,
     settings,
+    size,
     sparkline,
 )
 from orchestrator.worker import Event
@@ -81,6 +83,8 @@ def test_a_number_has_four_digits(value, text):
 def test_the_small_words():
     """Percent, counts, settings and bars by hand."""
     assert (percent(0.455), percent(None)) == ("45.5%", "–")
+    assert (size(3_634_445), size(12_400_000_000), size(None)) == ("3.6 MB", "12.4 GB", "–")
+    assert (metric("em", 0.5), metric("peak_bytes", 10**9)) == ("50.0%", "1.0 GB")
     found = {RunState.QUEUED: 3, RunState.COMPLETED: 2, RunState.FAILED: 0}
     assert counts(found) == "2 completed, 3 queued"
     assert settings({"learning_rate": 1e-5, "shuffle": True, "rewards": ["int"]}) == (
@@ -280,7 +284,7 @@ def test_the_status_shows_every_run_on_a_line_of_its_own():
 def test_a_ranking_says_where_there_is_no_interval():
     """One run tells nothing about the spread."""
     rows = ranking(scores([RUN], Objective()), Objective())
-    assert "n=1, no interval" in drawn(best_table(rows, Objective()))
+    assert "n=1, no interval" in drawn(best_table(rows, Objective(), wide=True))
 
 
 def test_results_are_ranked_by_held_out_exact_match(tmp_path):
@@ -294,7 +298,7 @@ def test_results_are_ranked_by_held_out_exact_match(tmp_path):
     rows = result_rows([lost, *folders])
     assert [row.words() for row in rows[:2]] == ["25.0% → 75.0%", "25.0% → 50.0%"]
     assert rows[2].run is lost
-    text = drawn(results_table(rows)).splitlines()
+    text = drawn(results_table(rows, wide=False), width=80).splitlines()
     assert "25.0% → 75.0%" in text[1]
     assert "failed" in text[3]
 
