@@ -1,0 +1,178 @@
+"""A run killed anywhere and started again is the run that was never killed, to the last bit."""
+
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.trainer_kit import (
+    TIMEOUT_S,
+    assert_equal_runs,
+    command,
+    complete,
+    log_of,
+    result_of,
+    said,
+    start,
+    surroundings,
+    wait_until,
+)
+
+KILLER = Path(__file__).parents[1] / "kill_at.py"
+
+# Accumulation, epochs and both evaluations are in FAST; here the rest that a state must hold.
+KINDS = {
+    "lora": {},
+    "dora": {"train_type": "dora", "num_iterations": 2, "lora_dropout": 0.1},
+    "full": {"train_type": "full", "learning_rate": 1e-4, "kl_coeff": 0.05},
+}
+SHORT = {"num_epochs": 1, "eval_samples": 4, "eval_subset_size": 4, "max_new_tokens": 16}
+
+
+def fields(kind: str) -> dict:
+    return SHORT | KINDS[kind]
+
+
+def run_killed_at(n: str, folder: Path, **settings) -> subprocess.CompletedProcess:
+    """A run that dies at its n-th touch of the disk."""
+    args = command(folder, **settings)
+    return subprocess.run(
+        [sys.executable, "-P", str(KILLER), n, *args[args.index("--config") :]],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=surroundings(folder),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Undisturbed runs by kind: folder, and how often each touched the disk."""
+    known = {}
+
+    def run(kind):
+        if kind not in known:
+            folder = tmp_path_factory.mktemp(kind) / "whole"
+            done = run_killed_at("0", folder, **fields(kind))
+            assert done.returncode == 0, done.stderr
+            known[kind] = folder, int(done.stdout)
+        return known[kind]
+
+    return run
+
+
+def storm(folder: Path, kind: str, touches: int, kills: int, draw: random.Random) -> None:
+    """Kill a run at random touches, each attempt at another, and let the last one live."""
+    for _ in range(kills):
+        n = f"{draw.randint(1, touches)}{draw.choice(['', 'half'])}"
+        done = run_killed_at(n, folder, **fields(kind))
+        if done.returncode == 0:
+            return
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    complete(folder, **fields(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_run_ends_as_the_whole_one(whole, tmp_path, kind):
+    """Twice, at touches drawn at random: log, samples and weights are equal."""
+    reference, touches = whole(kind)
+    storm(tmp_path / "out", kind, touches, kills=2, draw=random.Random(kind))
+    assert_equal_runs(tmp_path / "out", reference)
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("kind", KINDS)
+def test_storm_of_kills(whole, tmp_path, kind, seed):
+    """36 runs, each killed three times at random touches of the disk."""
+    reference, touches = whole(kind)
+    storm(tmp_path / "out", kind, touches, kills=3, draw=random.Random(f"{kind} {seed}"))
+    assert_equal_runs(tmp_path / "out", reference)
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("kind", KINDS)
+def test_storm_of_kills_by_the_clock(whole, tmp_path, kind, seed):
+    """36 runs, each killed at a random moment: in rollouts, gradients and start-up as well."""
+    reference, _ = whole(kind)
+    draw = random.Random(f"clock {kind} {seed}")
+    folder = tmp_path / "out"
+    span_s = 1.5 * result_of(reference)["wall_s"]
+    for _ in range(3):
+        process = start(folder, **fields(kind))
+        try:
+            process.wait(timeout=draw.uniform(0, span_s))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    complete(folder, **fields(kind))
+    assert_equal_runs(folder, reference)
+
+
+def test_torn_checkpoint_is_passed_over(whole, tmp_path):
+    """The newest one loses its tail: the run goes on from the one before, to the same end."""
+    reference, _ = whole("lora")
+    folder = tmp_path / "out"
+    settings = fields("lora") | {"save_steps": 1}
+    process = start(folder, **settings)
+    wait_until(lambda: (folder / "checkpoint-2").exists(), process)
+    process.kill()
+    process.wait()
+    newest = max(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    torn = newest / "optimizer.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-100])
+    done = complete(folder, **settings)
+    assert f"passing over {newest}: optimizer.safetensors" in done.stderr
+    assert "going on from" in done.stderr
+    assert_equal_runs(folder, reference)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
+def test_signal_checkpoints_and_the_same_command_goes_on(whole, tmp_path, number):
+    """Exit 75, a verdict, the last whole state on disk; then the same end as ever."""
+    reference, _ = whole("dora")
+    folder = tmp_path / "out"
+    process = start(folder, **fields("dora"))
+    wait_until(lambda: any("lr" in line for line in log_of(folder)), process)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 75
+    result = result_of(folder)
+    assert (result["status"], result["exit_code"]) == ("interrupted", 75)
+    assert "stopped" in result["reason"]
+    assert (folder / f"checkpoint-{result['updates']}").is_dir()
+    done = complete(folder, **fields("dora"))
+    assert f"after update {result['updates']}" in done.stderr
+    assert_equal_runs(folder, reference)
+
+
+def test_signal_in_an_evaluation_keeps_what_is_done(tmp_path):
+    """The first evaluation is done, the second is stopped: only the second is done again."""
+    folder = tmp_path / "out"
+    settings = SHORT | {"max_train_samples": 2000, "eval_subset_size": 2000}
+    process = start(folder, **settings)
+    wait_until(lambda: log_of(folder), process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    first = log_of(folder)
+    assert [line["split"] for line in first] == ["test"]
+    process = start(folder, **settings)
+    wait_until(lambda: "going on from" in said(folder), process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    # To the very second that it took: it is the same line.
+    assert log_of(folder)[0] == first[0]
+
+
+def test_signal_while_loading_ends_at_once(tmp_path):
+    """Nothing is worth keeping yet: exit 75 all the same, with a verdict."""
+    folder = tmp_path / "out"
+    process = start(folder, **SHORT)
+    wait_until(lambda: (folder / "config.resolved.json").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    assert result_of(folder)["status"] == "interrupted"
+    assert not log_of(folder)
