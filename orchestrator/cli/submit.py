@@ -1,5 +1,6 @@
 """`grpo-sweep submit`: check a spec, show or queue its runs."""
 
+import itertools
 import os
 import shlex
 from pathlib import Path
@@ -20,6 +21,8 @@ from orchestrator.cli.folders import holds_another
 from orchestrator.errors import SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from orchestrator.expand import Expansion
     from orchestrator.run import Plan, PlannedRun, Run, Sweep
     from orchestrator.store import Store
@@ -69,7 +72,9 @@ def show_plan(expansion: "Expansion", as_json: bool) -> None:
     from orchestrator.views.plan import plan_table
     from orchestrator.views.shapes import submit_shape
 
-    plan = expansion.plan(expansion.spec.name, os.getcwd())
+    with open_queue(readonly=True) as store:
+        name = free_name(expansion.spec.name, {sweep.name for sweep in store.sweeps(all=True)})
+    plan = expansion.plan(name, os.getcwd())
     refuse_taken_folders(plan, expansion.spec.source)
     if as_json:
         print_json(submit_shape(plan.name, None, [(None, run.name, run.set) for run in plan.runs]))
@@ -107,7 +112,15 @@ def summary(expansion: "Expansion") -> str:
 # --- queue
 
 
-def queue(store: "Store", expansion: "Expansion") -> "tuple[Sweep, list[Run]]":
+def free_name(name: str, taken: "Container[str]") -> str:
+    """NAME, NAME-2, NAME-3, ...: the first that is not taken."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(free for free in names if free not in taken)
+
+
+def queue(
+    store: "Store", expansion: "Expansion", name: str | None = None
+) -> "tuple[Sweep, list[Run]]":
     """The sweep as queued, under its name or the next free one, all of it or nothing."""
 
     def make(name: str) -> "Plan":
@@ -115,7 +128,7 @@ def queue(store: "Store", expansion: "Expansion") -> "tuple[Sweep, list[Run]]":
         refuse_taken_folders(plan, expansion.spec.source)
         return plan
 
-    sweep = store.add_sweep(expansion.spec.name, make)
+    sweep = store.add_sweep(name or expansion.spec.name, make)
     return sweep, store.runs(sweep.id)
 
 
