@@ -168,6 +168,22 @@ def test_worker_killed_at_a_named_point(tmp_path, start, point, time):
     check_all_completed_once(tmp_path, 2)
 
 
+def test_result_of_an_earlier_attempt_is_never_taken_for_a_new_one(tmp_path, start):
+    """An attempt that died before its trainer began is lost, whatever lies in the folder."""
+    submit(tmp_path, planned("a", updates=10_000), retry=PATIENT)
+    worker = start()
+    eventually(lambda: trained(runs()[0]))
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 75
+    assert (tmp_path / "out/a/result.json").exists()
+    assert start(GRPO_SWEEP_CRASH_AT="launcher.locked").wait() == -signal.SIGKILL
+    with Store.open() as store:
+        store.cancel([1])
+    assert start().wait() == 0
+    assert [a.outcome for a in attempts()] == ["interrupted", "lost"]
+    assert states() == ["cancelled"]
+
+
 def test_trainer_whose_pid_was_never_recorded_can_be_cancelled(tmp_path, start):
     """The worker died between start and record: the next finds the trainer and ends it."""
     submit(tmp_path, planned("a", updates=10_000))
@@ -263,7 +279,7 @@ def storm(tmp_path, start, n_runs, kills, seed, updates=6):
         if who != "trainer":
             worker = start(GRPO_SWEEP_BOOT_ID=f"boot-{counts['reboot']}")
     print(f"storm: seed {seed}, {dict(counts)}")
-    assert worker.wait() == 0
+    assert worker.process.wait(600) == 0
     check_all_completed_once(tmp_path, n_runs)
     return counts
 

@@ -2,15 +2,18 @@
 
 import os
 import signal
+from contextlib import contextmanager
 
 import pytest
 
+from orchestrator import worker as worker_module
 from orchestrator.errors import WorkerBusy
 from orchestrator.paths import home
 from orchestrator.run import Limits, Retry
 from orchestrator.store import Store
 from orchestrator.worker import spawn_detached, tidy, worker_alive
 from tests.queue_kit import (
+    FAKE,
     WorkerProcess,
     attempts,
     eventually,
@@ -221,6 +224,23 @@ def test_idle_worker_takes_up_what_is_submitted_later(tmp_path, start):
     eventually(lambda: states() == ["completed"])
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 75
+
+
+def test_sweep_that_comes_as_the_worker_leaves_is_not_left_alone(tmp_path, monkeypatch):
+    """Who submits while the lock is still held starts no worker, so the leaving one looks again."""
+    serve_alone = worker_module._serve_alone
+    late = iter([True])
+
+    @contextmanager
+    def leaving(own):
+        with serve_alone(own) as lock:
+            yield lock
+            if next(late, False):
+                submit(tmp_path, planned("late"))
+
+    monkeypatch.setattr(worker_module, "_serve_alone", leaving)
+    assert worker_module.work(until_empty=True, trainer=FAKE) == 0
+    assert states() == ["completed"]
 
 
 def test_detached_worker_serves_until_it_is_told_to_stop():

@@ -190,6 +190,17 @@ def test_attempt_is_finished_once(tmp_path, store):
     assert store.attempts(1)[0].outcome == "completed"
 
 
+def test_time_trained_is_noted_until_the_end(tmp_path, store):
+    """A note that comes late does not change what was recorded."""
+    submit(tmp_path, planned("a"))
+    _, attempt = claim(store)
+    store.tick(attempt, 1.5)
+    assert store.attempts(1)[0].wall_s == 1.5
+    end(store, attempt)
+    store.tick(attempt, 99.0)
+    assert store.attempts(1)[0].wall_s == store.run(1).wall_s == 2.0
+
+
 def test_back_off_is_waited_for_and_others_go_first(tmp_path, store):
     """A crashed run comes back after its back-off; meanwhile the next one trains."""
     submit(tmp_path, planned("a"), planned("b"), retry=Retry(max=9))
