@@ -89,6 +89,11 @@ class RunPaths:
         return self.folder / "training_log.jsonl"
 
     @property
+    def samples(self) -> Path:
+        """Some completions of each update with their rewards, a JSON object a line."""
+        return self.folder / "samples.jsonl"
+
+    @property
     def result(self) -> Path:
         """Written last, atomically."""
         return self.folder / "result.json"

@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,24 @@ def read_progress(folder: Path) -> Progress:
 
 def read_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
     """(update, value) of a metric in logged order; of evaluations the held-out ones only."""
+    return read_curves(folder, [metric])[metric]
+
+
+def read_curves(folder: Path, metrics: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
+    """As `read_curve` for several metrics in one reading; a metric that is not logged is empty."""
+    curves: dict[str, list[tuple[int, float]]] = {metric: [] for metric in metrics}
     try:
         raw_lines = RunPaths(folder).log.read_bytes().splitlines(keepends=True)
     except OSError:
-        return []
+        return curves
     parsed = (_parse(raw) for raw in raw_lines if raw.endswith(b"\n"))
-    lines = [line for line in parsed if line is not None and is_held_out(line)]
-    found = [(line.get("update"), _number(line.get(metric))) for line in lines]
-    return [(u, v) for u, v in found if isinstance(u, int) and v is not None]
+    for line in parsed:
+        if line is None or not is_held_out(line) or not isinstance(line.get("update"), int):
+            continue
+        for metric, curve in curves.items():
+            if (value := _number(line.get(metric))) is not None:
+                curve.append((line["update"], value))
+    return curves
 
 
 def is_held_out(line: Line) -> bool:

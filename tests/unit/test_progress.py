@@ -6,6 +6,7 @@ import os
 from orchestrator.progress import (
     ProgressReader,
     read_curve,
+    read_curves,
     read_progress,
     read_result,
     result_identity,
@@ -131,3 +132,18 @@ def test_curve_is_of_held_out_rows_and_finite(tmp_path):
     assert read_curve(tmp_path, "em") == [(0, 0.2), (2, 1.0)]
     assert read_curve(tmp_path, "loss") == [(1, 3.0)]
     assert read_curve(tmp_path / "none", "em") == []
+
+
+def test_several_curves_come_from_one_reading(tmp_path):
+    """Each metric has its own updates; one that is not logged has none."""
+    write(
+        tmp_path,
+        {"update": 0, "em": 0.2, "split": "test"},
+        {"update": 1, "kl": 0.5, "reward_mean": 1},
+        {"update": 2, "kl": None, "reward_mean": 2},
+    )
+    curves = read_curves(tmp_path, ["kl", "em", "reward_mean", "entropy"])
+    assert curves == {
+        "kl": [(1, 0.5)], "em": [(0, 0.2)], "reward_mean": [(1, 1.0), (2, 2.0)], "entropy": [],
+    }  # fmt: skip
+    assert set(read_curves(tmp_path / "none", ["kl"])) == {"kl"}
