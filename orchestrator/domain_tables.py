@@ -179,7 +179,8 @@ class _DomainReader:
         if top - bottom < 1e-6:
             self._fault(
                 "mean",
-                f"{mean!r}: nearly all values lie outside of {domain.low:g}..{domain.high:g}",
+                f"{mean!r}: nearly all values lie outside of min and max, or of what "
+                f"{self.name} takes",
             )
         return domain
 

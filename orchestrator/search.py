@@ -24,6 +24,9 @@ MAX_TRIES = 1000
 MAX_LISTED = 10_000
 # Optuna's own number of random trials before its estimator has something to go by.
 STARTUP = 10
+# Every fifth setting is an even draw, so that no early luck of one choice lasts: BOHB keeps such a
+# share too (Falkner et al. 2018), and it more than halved our worst cases (benchmarks/search.py).
+EVEN_EVERY = 5
 
 Draw = Callable[[Space, Rules, int, int], Setting]
 
@@ -149,9 +152,10 @@ class _Source:
         return left[chosen]
 
     def estimated(self, trials: Sequence[Trial], goal: str, startup: int) -> Setting | None:
-        """What TPE proposes; None too early, or where all that it proposes is refused or known."""
+        """What TPE proposes; None where it is a draw's turn, or all proposals are refused."""
         told = by_setting(self.rules, trials)
-        if sum(trial.observed for trial in told) < startup:
+        enough = sum(trial.observed for trial in told) >= startup
+        if not enough or len(told) % EVEN_EVERY == EVEN_EVERY - 1:
             return None
         proposed = proposals(self.space, self.rules, told, self.seed, goal)
         admitted = (self.admit(setting) for setting in proposed)
