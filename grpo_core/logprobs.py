@@ -38,19 +38,39 @@ def token_stats(
 
 
 def _stats(logits: mx.array, ids: mx.array, temperature: float, entropy_gradient: bool) -> Pair:
+    """`logits` [N, V] and tokens [N] -> log-probs and entropies, with a lean backward pass.
+
+    With p = softmax(z) and z = logits / temperature: d log p_i / dz = onehot_i - p, and
+    d H / dz = -p (log p + H). Left to autograd, three more N x V arrays would be alive at once.
+    """
+
+    @mx.custom_function
+    def stats(logits: mx.array) -> list[mx.array]:
+        z = _over(logits, temperature)
+        norm = mx.logsumexp(z, axis=-1)
+        chosen = mx.take_along_axis(z, ids[:, None], axis=-1).squeeze(-1)
+        # By log-probs, not logits: MLX's exp is good to 1e-6, and logits may be large.
+        logp = z - norm[:, None]
+        return [chosen - norm, -(mx.exp(logp) * logp).sum(axis=-1), norm]
+
+    @stats.vjp
+    def backward(logits: mx.array, cotangents: Any, outputs: Any) -> mx.array:
+        (pull, entropy_pull, _), (_, entropy, norm) = cotangents, outputs
+        logp = _over(logits, temperature) - norm[:, None]
+        slope = mx.broadcast_to(-pull[:, None], logp.shape)
+        if entropy_gradient:
+            slope = slope - entropy_pull[:, None] * (logp + entropy[:, None])
+        slope = mx.exp(logp) * slope
+        slope = slope.at[mx.arange(ids.shape[0]), ids].add(pull)
+        return (slope / temperature).astype(logits.dtype)
+
+    all_three: Any = stats(logits)
+    return all_three[0], all_three[1]
+
+
+def _over(logits: mx.array, temperature: float) -> mx.array:
     logits = logits.astype(mx.float32)
-    if temperature != 1:
-        logits = logits / temperature
-    norm = mx.logsumexp(logits, axis=-1)
-    chosen = mx.take_along_axis(logits, ids[:, None], axis=-1).squeeze(-1)
-    if not entropy_gradient:
-        logits, free = mx.stop_gradient(logits), mx.stop_gradient(norm)
-    else:
-        free = norm
-    # Not free - sum(p * logits): MLX's exp on the CPU is good to 4e-6, and that times a logit of 20
-    # is seen in the entropy of a sure token.
-    logps = logits - free[:, None]
-    return chosen - norm, -(mx.exp(logps) * logps).sum(axis=-1)
+    return logits if temperature == 1 else logits / temperature
 
 
 def _chunked(

@@ -85,7 +85,7 @@ def gradient(
     """
     run = _Run(policy, cfg, plan, _totals(policy, groups, cfg, plan))
     weights = policy.trainable()
-    total = {name: mx.zeros(w.shape, mx.float32) for name, w in weights.items()}
+    total: Params = {}
     sums: dict[str, float] = {}
     _ = policy.halves.head_names  # found by a gradient of its own, so before any other
     policy.model.train()
@@ -93,16 +93,27 @@ def gradient(
         with fast_products(policy.model, constant=False), _checkpointing(policy, plan):
             for number, group in enumerate(groups):
                 _set_dropout(policy, dropout_key, number)
-                for grads, parts in run.group(weights, group):
+                for share in run.group(weights, group):
                     _check(should_stop)
-                    total = {name: total[name] + grads[name] for name in total}
-                    mx.eval(total, parts)
-                    del grads
+                    total = _added(total, share.grads)
+                    parts, pulls = share.sums, share.pulls
+                    del share  # so that each gradient is freed once it is in the total
+                    mx.eval(total, parts, pulls)
                     add_sums(sums, parts)
     finally:
         policy.model.update(tree_unflatten(list(weights.items())))
         policy.model.eval()
-    return Gradient(total, sums)
+    return Gradient(total or _zeros(weights), sums)
+
+
+def _added(total: Params, grads: Params) -> Params:
+    """The sum in fp32, not evaluated; the first gradient is the first total."""
+    in_fp32 = {name: grad.astype(mx.float32) for name, grad in grads.items()}
+    return {name: total[name] + grad for name, grad in in_fp32.items()} if total else in_fp32
+
+
+def _zeros(weights: Params) -> Params:
+    return {name: mx.zeros(weight.shape, mx.float32) for name, weight in weights.items()}
 
 
 def score(
@@ -167,10 +178,8 @@ class _Run:
         self.totals = totals
         self.how = Objective.of(cfg)
 
-    def group(
-        self, weights: Params, group: Sequence[Sample]
-    ) -> Iterator[tuple[Params, dict[str, mx.array]]]:
-        """Gradients whose sum is the group's, each with its sums; lazy, one at a time."""
+    def group(self, weights: Params, group: Sequence[Sample]) -> Iterator["_Share"]:
+        """Shares of the group's gradient, to be added up; each evaluated before the next."""
         rows = _cut(group, self.plan.micro_batch_size)
         prompt = mx.array(group[0].prompt_ids)[None]
         if not self.plan.prefix_sharing:
@@ -187,42 +196,54 @@ class _Run:
         prompt: mx.array,
         rows: "_Rows",
         hidden: Callable[[mx.array, "_Rows"], mx.array],
-    ) -> tuple[Params, dict[str, mx.array]]:
+    ) -> "_Share":
         def loss(weights: Params) -> tuple[mx.array, dict[str, mx.array]]:
             self._put(weights)
             return self._loss(hidden(prompt, rows), rows)
 
         (_, sums), grads = mx.value_and_grad(loss)(weights)
-        return grads, sums
+        return _Share(grads, sums, [])
 
     def _in_two(
         self, weights: Params, prompt: mx.array, parts: list["_Rows"]
-    ) -> Iterator[tuple[Params, dict[str, mx.array]]]:
+    ) -> Iterator["_Share"]:
         """The micro-batches behind one prompt, then the prompt's own backward pass."""
+        self._put(weights)
+        prefix, last = run_prefix(self.halves, prompt)
+        mx.eval(prefix, last)
+        pulls: list[mx.array] = []
+        for rows in parts:
+            # No name for the share here: its gradients are to be freed as they are added up.
+            yield self._behind(weights, prefix, last, rows, pulls)
+        del prefix, last
 
-        def after(weights: Params, prefix: list[KV], last: mx.array, rows: _Rows) -> Any:
+        def before(weights: Params) -> mx.array:
+            self._put(weights)
+            pairs = zip(_leaves(run_prefix(self.halves, prompt)), pulls, strict=True)
+            return mx.stack([(output * pull).sum() for output, pull in pairs]).sum()
+
+        yield _Share(mx.grad(before)(weights), {}, [])
+
+    def _behind(
+        self,
+        weights: Params,
+        prefix: list[KV],
+        last: mx.array,
+        rows: "_Rows",
+        pulls: list[mx.array],
+    ) -> "_Share":
+        """One micro-batch's gradient; that by what the prompt has left is added to `pulls`."""
+
+        def loss(weights: Params, prefix: list[KV], last: mx.array) -> Any:
             self._put(weights)
             hidden = run_rows(self.halves, prefix, last, rows.inputs, rows.length)
             return self._loss(hidden, rows)
 
-        self._put(weights)
-        prefix, last = run_prefix(self.halves, prompt)
-        mx.eval(prefix, last)
-        pulls: Any = None
-        for rows in parts:
-            run = mx.value_and_grad(after, argnums=(0, 1, 2))
-            (_, sums), (grads, *pull) = run(weights, prefix, last, rows)
-            pulls = pull if pulls is None else _add(pulls, pull)
-            mx.eval(pulls, grads)
-            yield grads, sums
-
-        def before(weights: Params) -> mx.array:
-            self._put(weights)
-            pairs = zip(_leaves(run_prefix(self.halves, prompt)), _leaves(pulls), strict=True)
-            return mx.stack([(output * pull).sum() for output, pull in pairs]).sum()
-
-        del prefix, last
-        yield mx.grad(before)(weights), {}
+        run = mx.value_and_grad(loss, argnums=(0, 1, 2))
+        (_, sums), (grads, *new) = run(weights, prefix, last)
+        pairs = zip(pulls, _leaves(new), strict=True)
+        pulls[:] = [a + b for a, b in pairs] if pulls else _leaves(new)
+        return _Share(grads, sums, list(pulls))
 
     def _put(self, weights: Params) -> None:
         self.policy.model.update(tree_unflatten(list(weights.items())))
@@ -281,9 +302,13 @@ def _leaves(tree: Any) -> list[mx.array]:
     return list(leaves.values())
 
 
-def _add(a: Any, b: Any) -> Any:
-    pairs = zip(tree_flatten(a), tree_flatten(b), strict=True)
-    return tree_unflatten([(name, x + y) for (name, x), (_, y) in pairs])
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What one backward pass adds to the update; not evaluated."""
+
+    grads: Params
+    sums: dict[str, mx.array]
+    pulls: list[mx.array]  # the gradient by the prompt's keys, values and last state, so far
 
 
 @dataclass(frozen=True, slots=True)
