@@ -6,7 +6,6 @@ mlx is imported after the configuration has been found good, so a typo costs no 
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 
 from grpo_core.config import (
     FIELDS,
@@ -72,7 +71,8 @@ def _completed_words(folder: RunFolder) -> str:
 def _dry_run(cfg: MLXGRPOConfig, strict: bool) -> None:
     from grpo_core.dry_run import describe
 
-    print(describe(replace(cfg, dry_run=True), strict))
+    for line in describe(cfg, strict):
+        print(line, flush=True)
 
 
 def _explain_values(config: str | None, overrides: Sequence[str], cfg: MLXGRPOConfig) -> None:

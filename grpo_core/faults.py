@@ -46,8 +46,11 @@ _QUEUE_TEXTS = ("erroroutofmemory", "command buffer execution failed")
 def explain(error: BaseException, cfg: MLXGRPOConfig | None = None) -> GRPOError | None:
     """The error of our tree that `error` amounts to; None for what is not known."""
     if isinstance(error, GRPOError):
-        return error
-    if isinstance(error, OSError) and error.errno in _DISK:
+        # A download or a cache that met a full disk: that is the news, wherever it happened.
+        cause = error.__cause__
+        return explain(cause) if cause is not None and _is_disk(cause) else error
+    if _is_disk(error):
+        assert isinstance(error, OSError)
         where = f"{error.filename}: " if error.filename else ""
         return DiskFull(f"{where}{error.strerror}; free some space, then run the same command")
     if isinstance(error, MemoryError):
@@ -55,6 +58,10 @@ def explain(error: BaseException, cfg: MLXGRPOConfig | None = None) -> GRPOError
     if isinstance(error, RuntimeError | ValueError | OSError):
         return _by_text(error, cfg)
     return None
+
+
+def _is_disk(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in _DISK
 
 
 def _by_text(error: Exception, cfg: MLXGRPOConfig | None) -> GRPOError | None:

@@ -252,8 +252,11 @@ def _load_weights(model: nn.Module) -> None:
     mx.eval(model.parameters())
 
 
-def _base_folder(name: str, revision: str) -> Path:
-    """The local folder of a model: built in, on disk, or fetched from the hub."""
+def _base_folder(name: str, revision: str, weights: bool = True) -> Path:
+    """The local folder of a model: built in, on disk, or fetched from the hub.
+
+    Without `weights` the hub is asked for the small files only.
+    """
     if name == tiny.MODEL_NAME:
         return tiny.model_path()
     path = Path(name).expanduser()
@@ -261,17 +264,16 @@ def _base_folder(name: str, revision: str) -> Path:
         return path
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"model_name = {name!r}: no such folder")
-    return _from_hub(name, revision)
+    return _from_hub(name, revision, weights)
 
 
-def _from_hub(name: str, revision: str) -> Path:
+def _from_hub(name: str, revision: str, weights: bool) -> Path:
     """The folder of a hub model in the local cache, fetched if need be."""
     from huggingface_hub import snapshot_download
 
+    files = DEFAULT_ALLOW_PATTERNS if weights else COMPANION_FILES
     try:
-        folder = snapshot_download(
-            name, revision=revision or None, allow_patterns=DEFAULT_ALLOW_PATTERNS
-        )
+        folder = snapshot_download(name, revision=revision or None, allow_patterns=list(files))
     except (OSError, ValueError) as error:
         # huggingface_hub's own errors are all of these two kinds.
         raise ModelError(
@@ -311,7 +313,7 @@ def load_tokenizer_of(cfg: MLXGRPOConfig) -> Any:
 
     Raises ModelError.
     """
-    path = _base_folder(cfg.model_name, cfg.model_revision)
+    path = _base_folder(cfg.model_name, cfg.model_revision, weights=False)
     _must_be_model(path)
     try:
         config = load_config(path)
@@ -480,6 +482,8 @@ def _save_whole(policy: Policy, folder: Path) -> None:
                 shutil.copyfile(file, folder / file.name)
 
 
-def read_model_config(name: str, revision: str = "") -> dict[str, Any]:
-    """config.json of a model, without its weights, for estimates. Raises ModelError."""
-    return dict(load_config(_base_folder(name, revision)))
+def read_model_config(cfg: MLXGRPOConfig) -> dict[str, Any]:
+    """config.json of the model, without its weights, for estimates. Raises ModelError."""
+    path = _base_folder(cfg.model_name, cfg.model_revision, weights=False)
+    _must_be_model(path)
+    return dict(load_config(path))

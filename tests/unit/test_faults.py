@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from grpo_core.config import MLXGRPOConfig
-from grpo_core.errors import ConfigError, DiskFull, GPUFault, OutOfMemory
+from grpo_core.errors import ConfigError, DiskFull, GPUFault, ModelError, OutOfMemory
 from grpo_core.faults import can_shrink, explain
 
 # As MLX 0.32, Metal and the field's bug reports have them.
@@ -60,6 +60,15 @@ def test_full_disk_is_told_by_errno(number):
     error = explain(OSError(number, "No space left on device", "out/log.jsonl"))
     assert type(error) is DiskFull
     assert str(error).startswith("out/log.jsonl: No space left")
+
+
+def test_full_disk_behind_another_error_is_the_news():
+    """A download that met a full disk is no fault of the model's name."""
+    model = ModelError("not to be had from the hub")
+    model.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert type(explain(model)) is DiskFull
+    model.__cause__ = OSError(errno.ENOENT, "No such file")
+    assert explain(model) is model
 
 
 def test_memory_words_name_values_to_lower():

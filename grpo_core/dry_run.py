@@ -1,0 +1,96 @@
+"""`--dry-run`: what the run would be, without training, writing or taking the GPU.
+
+The data are read and the prompts counted, the model's sizes come from its config.json alone. What
+is printed is a TOML file: the resolved configuration, and what is known about the run as comments.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from grpo_core.config import (
+    FIELDS,
+    GROUPS,
+    MLXGRPOConfig,
+    config_hash,
+    format_value,
+)
+from grpo_core.data import Data, load_data
+from grpo_core.estimate import Estimate, Part, estimate, model_shape
+from grpo_core.model import load_tokenizer_of, read_model_config
+from grpo_core.rewards import load_rewards
+from grpo_core.run_folder import Standing, choose
+from grpo_core.schedule import make_schedule
+
+MB = 1e6
+
+_STANDING = {
+    Standing.FREE: "a new run",
+    Standing.OURS: "would go on with the run that is there",
+    Standing.DONE: "is completed: nothing would be trained",
+}
+
+
+def describe(cfg: MLXGRPOConfig, strict: bool) -> Iterator[str]:
+    """Line by line, as it becomes known.
+
+    Raises what the run itself would meet: ConfigError, RewardError, DataError, ModelError.
+    """
+    yield from _config_lines(replace(cfg, dry_run=False))
+    yield f"\n# hash: {config_hash(cfg)}"
+    path, standing = choose(cfg, strict)
+    yield f"# output: {path} ({_STANDING[standing]})"
+    load_rewards(cfg).close()
+    data = load_data(cfg, load_tokenizer_of(cfg))
+    yield from _length_lines(cfg, data)
+    shape = model_shape(read_model_config(cfg), cfg)
+    longest = max(len(prompt.ids) for prompt in data.train)
+    yield from _memory_lines(estimate(shape, cfg, longest), longest)
+
+
+def _config_lines(cfg: MLXGRPOConfig) -> list[str]:
+    """Every field as TOML, by group, and the tags."""
+    lines = []
+    for group in GROUPS:
+        lines += ["", f"# {group}"]
+        names = [name for name, info in FIELDS.items() if info.group == group]
+        lines += [f"{name} = {_toml(getattr(cfg, name))}" for name in names]
+    if cfg.extra:
+        lines += ["", "# tags: " + ", ".join(f"{k} = {v!r}" for k, v in cfg.extra.items())]
+    return lines[1:]
+
+
+def _toml(value: object) -> str:
+    # A list's item is a TOML scalar.
+    return format_value([value])[1:-1] if not isinstance(value, list) else format_value(value)
+
+
+def _length_lines(cfg: MLXGRPOConfig, data: Data) -> list[str]:
+    schedule = make_schedule(cfg, len(data.train))
+    per_update = schedule.prompts_per_update
+    completions = schedule.updates // cfg.num_iterations * per_update * cfg.num_generations
+    lines = [
+        f"# updates: {schedule.updates} ({cfg.num_epochs} epochs of {len(data.train)} prompts, "
+        f"{per_update} prompts x {cfg.num_generations} completions in each)",
+        f"# completions: up to {completions}",
+        f"# prompts dropped as too long: {data.dropped}",
+        f"# evaluation rows: {len(data.test)} test, {len(data.train_eval)} train",
+    ]
+    return lines + [f"# note: {note}" for note in data.notes]
+
+
+def _memory_lines(found: Estimate, longest: int) -> list[str]:
+    lines = [
+        f"# peak memory: about {found.peak_bytes / MB:.0f} MB, in the {found.phase} "
+        f"(prompts of {longest} tokens)"
+    ]
+    for title, parts in (
+        ("all the time", found.standing),
+        ("in a rollout", found.rollout),
+        ("in an update", found.update),
+    ):
+        lines += [f"#   {title}", *map(_part_line, parts)]
+    return lines
+
+
+def _part_line(part: Part) -> str:
+    return f"#   {part.bytes / MB:10.1f} MB  {part.name}"
