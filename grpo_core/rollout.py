@@ -190,10 +190,11 @@ def _decode(
         count = min(LOOK_EVERY, sampling.max_tokens - done)
         drawn = []
         for t in range(done, done + count):
-            token, logp, sampler_logp = draw(state.logits, keys, t, sampling)
-            drawn.append((token, logp, sampler_logp))
+            drawn.append(draw(state.logits, keys, t, sampling))
+            # At once, so that no two steps' logits are alive; the host does not wait for it.
+            mx.async_eval(*drawn[-1])  # type: ignore[no-untyped-call]
             if t + 1 < sampling.max_tokens:
-                state.step(token)
+                state.step(drawn[-1][0])
         done += count
         _look(policy, alive, drawn, sampling)
         if done == sampling.max_tokens:
