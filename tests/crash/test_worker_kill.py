@@ -298,3 +298,9 @@ def test_storm(tmp_path, start):
 
 def _text(path):
     return path.read_text() if path.exists() else ""
+
+
+def test_crash_table_names_every_point():
+    """The published table and the points of the code are the same."""
+    table = (TESTS.parent / "docs" / "crash-table.md").read_text()
+    assert [point for point in POINTS if f"`{point}`" not in table] == []
