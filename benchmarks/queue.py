@@ -56,12 +56,13 @@ def finish_most(db, n):
     raw = sqlite3.connect(db)
     raw.execute(
         "UPDATE runs SET state = 'completed', attempt = 1, value = 0.5, wall_s = 60.0,"
-        f' "update" = 100, updates_total = 100, metrics = ? WHERE {done}',
+        ' "update" = 100, updates_total = 100, metrics = ? WHERE id <= ?',
         (json.dumps(PROGRESS.metrics), n - LEFT),
     )
     raw.execute(
         "INSERT INTO attempts (run_id, n, host, boot_id, checkpoint, started, ended, outcome, log)"
-        " SELECT id, 1, 'h', 'b', -1, created, created, 'completed', '/log' FROM runs WHERE id <= ?",
+        " SELECT id, 1, 'h', 'b', -1, created, created, 'completed', '/log' FROM runs"
+        " WHERE id <= ?",
         (n - LEFT,),
     )
     raw.commit()
