@@ -49,6 +49,7 @@ __all__ = [
     "format_override",
     "format_value",
     "load_toml_config",
+    "parse_config",
     "parse_toml",
     "resolve_config",
     "resolved_dict",
@@ -92,7 +93,12 @@ def load_toml_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     The file holds flat keys or one `[mlx_grpo]` table; both at once is a ConfigError.
     """
-    return _flatten(parse_toml(_read_text(path), path), path)
+    return parse_config(_read_text(path), path)
+
+
+def parse_config(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """As `load_toml_config` for the text of a file; `path` is for messages."""
+    return _flatten(parse_toml(text, path), path)
 
 
 def _flatten(document: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from grpo_core.config import (
     config_path,
     did_you_mean,
     load_toml_config,
+    parse_config,
     update_config_from_dict,
 )
 from grpo_core.errors import ConfigError
@@ -27,8 +28,13 @@ class Base:
     config: MLXGRPOConfig | None
 
 
-def read_base(document: Document, folder: Path) -> Base:
-    """The base that a spec in `folder` names, else MLX_GRPO_CONFIG, else configs/default.toml."""
+def read_base(document: Document, folder: Path, frozen: str | None = None) -> Base:
+    """The base that a spec in `folder` names, else MLX_GRPO_CONFIG, else configs/default.toml.
+
+    `frozen` is the text of a base that was read before; then no file is looked at.
+    """
+    if frozen is not None:
+        return _parse("the frozen base", frozen, document)
     given = document.text("config", "") if "config" in document.values else ""
     file = folder / os.path.expanduser(given) if given else Path(config_path(None))
     try:
@@ -45,14 +51,18 @@ def read_base(document: Document, folder: Path) -> Base:
 
 
 def _read(document: Document, file: Path) -> Base:
+    load_toml_config(file)  # Says what is wrong with the file, by its name as it was given.
+    return _parse(shown_path(file), file.read_text(encoding="utf-8-sig"), document)
+
+
+def _parse(source: str, text: str, document: Document) -> Base:
     """Unknown keys are faults in a sweep; values that do not fit show when runs resolve."""
     config = MLXGRPOConfig()
     warnings: list[str] = []
-    update_config_from_dict(config, load_toml_config(file), warnings.append)
-    shown = shown_path(file)
+    update_config_from_dict(config, parse_config(text, source), warnings.append)
     for fault in _unknown_keys(warnings):
-        document.faults.add_elsewhere(f"{shown}: {fault}")
-    return Base(shown, file.read_text(encoding="utf-8-sig"), config)
+        document.faults.add_elsewhere(f"{source}: {fault}")
+    return Base(source, text, config)
 
 
 def _unknown_keys(warnings: Sequence[str]) -> list[str]:

@@ -1,36 +1,28 @@
-"""Spec -> the ordered runs of a sweep; pure: the same spec gives the same runs anywhere.
+"""Spec -> the settings of a sweep, in order; pure: the same spec gives the same runs anywhere.
 
-Explicit runs come first, then zip rows, then axes with the last one fastest; what the rules refuse
-is dropped, equal runs are merged; seeds are outermost, so that every setting runs once before any
-gets its second seed (design, section 4). Reads no files: `spec.py` has read the spec and its base.
+Explicit runs come first; then zip rows and axes with the last one fastest, or what a search draws;
+what the rules refuse is dropped, equal settings are merged (design, section 4). Reads no files:
+`spec.py` has read the spec and its base, `planning.py` makes runs of the settings.
 """
 
 import itertools
 import json
 import math
-import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from grpo_core.config import (
-    FIELDS,
-    MLXGRPOConfig,
-    config_hash,
-    format_override,
-    format_value,
-    validate,
-)
+from grpo_core.config import FIELDS, MLXGRPOConfig, format_value, validate
 from grpo_core.errors import ConfigError
 from orchestrator.document import Faults
 from orchestrator.errors import SpecError
 from orchestrator.locate import KeyPath
-from orchestrator.naming import default_names, fill, folded, name_fault, template_faults
+from orchestrator.planning import Setting, check_templates, planned_runs, setting_config
 from orchestrator.rules import Rule, Rules
-from orchestrator.run import Plan, PlannedRun
+from orchestrator.run import Plan
+from orchestrator.sampling import Sampler, trial_of
 from orchestrator.spec import Spec
 
 # More is a mistake in a grid for one GPU: at a minute a run this is a week.
@@ -40,24 +32,13 @@ MAX_COMBINATIONS = 100_000
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One point of the grid: `overrides` in the order in which they are passed, without the seed.
-
-    `seed` is the setting's own, where the spec gives one outside of `seeds`.
-    """
-
-    overrides: dict[str, Any]
-    seed: int | None
-    tags: tuple[str, ...]
-    origin: KeyPath
-
-
-@dataclass(frozen=True)
 class Expansion:
     """The settings of a sweep; `merged` counts the equal ones of which one was kept.
 
     `dropped` counts for each rule, as `exclude[0]: TEXT`, the settings that it refused.
     `differing` are the keys whose values are not the same in all runs, `seed` among them.
+    `to_ask` counts the settings that are chosen while the sweep runs; `shortfall` says why there
+    are fewer than `search.runs` asks for; `size` counts the combinations of a capped grid.
     """
 
     spec: Spec
@@ -65,6 +46,9 @@ class Expansion:
     merged: int
     dropped: dict[str, int]
     differing: tuple[str, ...]
+    to_ask: int = 0
+    shortfall: str = ""
+    size: int | None = None
 
     def plan(self, name: str, cwd: str) -> Plan:
         """The plan under a given name, to run in the folder `cwd`.
@@ -73,7 +57,7 @@ class Expansion:
         """
         spec = self.spec
         faults = Faults(spec.source, spec.faults.positions)
-        runs = tuple(_planned_runs(self, name, faults))
+        runs = tuple(planned_runs(spec, self.settings, self.differing, name, faults))
         if faults.found:
             raise SpecError(*faults.lines())
         return Plan(
@@ -95,31 +79,61 @@ def expand(spec: Spec) -> Expansion:
     Raises SpecError with the spec's own faults and those that only show in whole runs.
     """
     faults = spec.faults.copy()
-    _check_templates(spec, faults)
+    check_templates(spec, faults)
     size = _size(spec)
-    if size > MAX_COMBINATIONS:
-        faults.add(("params",), f"makes {size:,} combinations; a sweep can have {MAX_RUNS:,} runs")
+    if size > MAX_COMBINATIONS and spec.search.runs is None:
+        faults.add(("params",), _too_many(size))
     base = spec.base.config
-    if base is None or size > MAX_COMBINATIONS:
+    if base is None or (size > MAX_COMBINATIONS and spec.search.runs is None):
         raise SpecError(*faults.lines())
-    kept, dropped = _ruled(spec, base, list(_settings(spec)), faults)
-    settings, merged = _merged(base, kept)
-    count = len(settings) * max(1, len(spec.seeds))
+    found = _gone_through(spec, faults)
+    if spec.search.method != "grid" and not faults.found:
+        found = _with_drawn(spec, found, faults)
+    count = (len(found.settings) + found.to_ask) * max(1, len(spec.seeds))
     if count > MAX_RUNS:
-        faults.add(("params",), f"makes {count:,} runs; a sweep can have {MAX_RUNS:,}")
-    _check_settings(spec, base, settings, faults)
+        place = "search" if spec.search.runs else "params"
+        faults.add((place,), f"makes {count:,} runs; a sweep can have {MAX_RUNS:,}")
+    _check_settings(spec, base, found.settings, faults)
     if faults.found:
         raise SpecError(*faults.lines())
-    differing = _differing(spec, base, settings)
-    expansion = Expansion(spec, settings, merged, dropped, differing)
+    expansion = Expansion(
+        spec,
+        found.settings,
+        found.merged,
+        found.dropped,
+        _differing(spec, found.settings),
+        found.to_ask,
+        found.shortfall,
+        size if size > (spec.search.runs or size) + len(spec.explicit) else None,
+    )
     expansion.plan(spec.name, cwd="")  # Clashes of names are faults of the spec too.
     return expansion
+
+
+def _too_many(size: int) -> str:
+    return (
+        f"makes {size:,} combinations; a sweep can have {MAX_RUNS:,} runs: say runs under "
+        '[search], with method = "sobol" for an even choice'
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The settings so far, with what became of the others."""
+
+    settings: tuple[Setting, ...]
+    merged: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    to_ask: int = 0
+    shortfall: str = ""
 
 
 # --- the grid
 
 
 def _size(spec: Spec) -> int:
+    if spec.search.method != "grid":
+        return len(spec.explicit)
     grid = math.prod(len(values) for values in spec.axes.values())
     grid *= math.prod(len(next(iter(columns.values()))) for columns in spec.zips)
     return len(spec.explicit) + (grid if _has_grid(spec) else 0)
@@ -127,6 +141,8 @@ def _size(spec: Spec) -> int:
 
 def _has_grid(spec: Spec) -> bool:
     """A spec of explicit runs alone has no other; one without any has the base as its only run."""
+    if spec.search.method != "grid":
+        return False
     return bool(spec.axes or spec.zips or not spec.explicit)
 
 
@@ -155,33 +171,53 @@ def _setting(
     return Setting(overrides, overrides.pop("seed", None), tags, origin)
 
 
-def _ruled(
-    spec: Spec, base: MLXGRPOConfig, settings: Sequence[Setting], faults: Faults
-) -> tuple[list[Setting], dict[str, int]]:
-    """The settings with what is derived, without those that a rule refuses; counts by rule."""
-    if faults.found or not (spec.derive or spec.checks):
-        return list(settings), {}
-    kept: list[Setting] = []
+def _gone_through(spec: Spec, faults: Faults) -> _Found:
+    """Explicit runs and the grid with what is derived, without what a rule refuses or repeats."""
+    rules = _rules(spec, faults)
+    most = None if spec.search.runs is None else spec.search.runs + len(spec.explicit)
+    kept: dict[str, Setting] = {}
     dropped: Counter[str] = Counter()
+    looked = 0
+    for setting in itertools.islice(_settings(spec), MAX_COMBINATIONS):
+        if most is not None and len(kept) >= most:
+            break
+        looked += 1
+        whole = _ruled(rules, setting, dropped, faults)
+        if whole is not None:
+            _merge(spec, kept, whole)
+    if looked and not kept and not faults.found:
+        words = "; ".join(f"{rule} drops {n}" for rule, n in dropped.items())
+        faults.add_elsewhere(f"{spec.source}: no run is left of {looked}: {words}")
+    merged = looked - len(kept) - sum(dropped.values())
+    return _Found(tuple(kept.values()), merged, dict(dropped))
+
+
+def _rules(spec: Spec, faults: Faults) -> Rules | None:
+    """The rules; None where there are none, or where faults make them mean nothing."""
+    if faults.found or not (spec.derive or spec.checks):
+        return None
     try:
-        rules = Rules.of(vars(base), spec.derive, spec.checks)
+        return Rules.of(vars(spec.base.config), spec.derive, spec.checks)
     except SpecError as e:
         _add_labelled(e, faults)
-        return kept, {}
-    for setting in settings:
-        try:
-            whole, refusing = _judged(rules, setting)
-        except SpecError as e:
-            _add_labelled(e, faults)
-            continue
-        if refusing is None:
-            kept.append(replace(setting, overrides=whole))
-        else:
-            dropped[str(refusing)] += 1
-    if not kept and not faults.found:
-        words = "; ".join(f"{rule} drops {n}" for rule, n in dropped.items())
-        faults.add_elsewhere(f"{spec.source}: no run is left of {len(settings)}: {words}")
-    return kept, dict(dropped)
+        return None
+
+
+def _ruled(
+    rules: Rules | None, setting: Setting, dropped: Counter[str], faults: Faults
+) -> Setting | None:
+    """The setting with what is derived; None where a rule refuses it, which is counted."""
+    if rules is None:
+        return setting
+    try:
+        whole, refusing = _judged(rules, setting)
+    except SpecError as e:
+        _add_labelled(e, faults)
+        return None
+    if refusing is not None:
+        dropped[str(refusing)] += 1
+        return None
+    return replace(setting, overrides=whole)
 
 
 def _judged(rules: Rules, setting: Setting) -> tuple[dict[str, Any], Rule | None]:
@@ -193,7 +229,7 @@ def _judged(rules: Rules, setting: Setting) -> tuple[dict[str, Any], Rule | None
     return {name: value for name, value in whole.items() if name != "seed"}, refusing
 
 
-_LABEL = re.compile(r"(derive)(?:\.(\w+))?: |(exclude|require)\[(\d+)\]: ")
+_LABEL = re.compile(r"(derive|params)(?:\.([\w+]+))?: |(exclude|require)\[(\d+)\]: ")
 
 
 def _add_labelled(error: SpecError, faults: Faults) -> None:
@@ -208,55 +244,57 @@ def _add_labelled(error: SpecError, faults: Faults) -> None:
         faults.add(path, text[found.end() :])
 
 
-def _merged(base: MLXGRPOConfig, settings: Sequence[Setting]) -> tuple[tuple[Setting, ...], int]:
+def _merge(spec: Spec, kept: dict[str, Setting], setting: Setting) -> None:
     """Equal settings once, with the tags of all; equal is what resolves to the same values."""
-    keys = sorted({key for setting in settings for key in setting.overrides})
-    kept: dict[str, Setting] = {}
-    for setting in settings:
-        values = [_value(base, setting, key) for key in keys]
-        identity = json.dumps([values, setting.seed])
-        first = kept.get(identity)
-        if first is None:
-            kept[identity] = setting
-        else:
-            tags = tuple(dict.fromkeys(first.tags + setting.tags))
-            kept[identity] = replace(first, tags=tags)
-    return tuple(kept.values()), len(settings) - len(kept)
+    base = vars(spec.base.config)
+    changed = {key: v for key, v in setting.overrides.items() if v != base[key]}
+    identity = json.dumps([changed, setting.seed], sort_keys=True)
+    first = kept.setdefault(identity, setting)
+    tags = tuple(dict.fromkeys(first.tags + setting.tags))
+    kept[identity] = replace(first, tags=tags)
 
 
-def _value(base: MLXGRPOConfig, setting: Setting, key: str) -> Any:
-    return setting.overrides.get(key, getattr(base, key))
+# --- a search
 
 
-def _differing(spec: Spec, base: MLXGRPOConfig, settings: Sequence[Setting]) -> tuple[str, ...]:
+def _with_drawn(spec: Spec, explicit: _Found, faults: Faults) -> _Found:
+    """The explicit runs and the settings that are drawn at submit."""
+    try:
+        sampler = Sampler.of(spec)
+        drawn = sampler.draw([trial_of(s) for s in explicit.settings], sampler.at_submit)
+    except SpecError as e:
+        _add_labelled(e, faults)
+        return explicit
+    dropped = Counter(explicit.dropped)
+    for rule, count in drawn.refused.items():
+        dropped[drawn.reasons[rule]] += count
+    return _Found(
+        (*explicit.settings, *(sampler.setting(dict(s)) for s in drawn.settings)),
+        explicit.merged,
+        dict(dropped),
+        0 if drawn.shortfall else (spec.search.runs or 0) - len(drawn.settings),
+        drawn.shortfall,
+    )
+
+
+def _differing(spec: Spec, settings: Sequence[Setting]) -> tuple[str, ...]:
     """The keys that tell the runs apart; in a sweep of one run, those that it was asked for."""
     asked = [
-        *(key for columns in spec.zips for key in columns),
-        *spec.axes,
+        *(name for parameter in spec.parameters for name in parameter.names),
         *(key for run in spec.explicit for key in run.overrides),
     ]
     keys = [key for key in dict.fromkeys(asked) if key != "seed"]
-    seeds = {_seed(base, setting) for setting in settings} | set(spec.seeds)
-    if len(settings) > 1:
-        keys = [
-            key
-            for key in keys
-            if len({json.dumps(_value(base, setting, key)) for setting in settings}) > 1
-        ]
+    seeds = {setting_config(spec, setting).seed for setting in settings} | set(spec.seeds)
+    if len(settings) > 1 and spec.search.method == "grid":
+        base = vars(spec.base.config)
+        rows = [{**base, **setting.overrides} for setting in settings]
+        keys = [key for key in keys if len({json.dumps(row[key]) for row in rows}) > 1]
     if len(spec.seeds) > 1 or (len(seeds) > 1 and not spec.seeds):
         keys.append("seed")
     return tuple(keys)
 
 
-def _seed(base: MLXGRPOConfig, setting: Setting) -> int:
-    return base.seed if setting.seed is None else setting.seed
-
-
 # --- whole runs
-
-
-def _config(base: MLXGRPOConfig, setting: Setting, seed: int) -> MLXGRPOConfig:
-    return replace(base, **setting.overrides, seed=seed)
 
 
 def _check_settings(
@@ -266,7 +304,7 @@ def _check_settings(
     found: dict[str, list[Setting]] = {}
     for setting in settings:
         try:
-            validate(_config(base, setting, _seed(base, setting)))
+            validate(setting_config(spec, setting))
         except ConfigError as e:
             for text in e.faults:
                 found.setdefault(text, []).append(setting)
@@ -293,84 +331,3 @@ def _add_contradiction(spec: Spec, setting: Setting, text: str, share: str, faul
             return
     place = "--set" if name in spec.fixed else spec.base.source
     faults.add_elsewhere(f"{place}: {text}{share}")
-
-
-# --- names
-
-
-def _planned_runs(expansion: Expansion, name: str, faults: Faults) -> Iterator[PlannedRun]:
-    spec, base = expansion.spec, expansion.spec.base.config
-    assert base is not None  # expand() refuses a spec without one.
-    points = [(s, seed) for seed in spec.seeds or (None,) for s in expansion.settings]
-    configs = [
-        _config(base, setting, _seed(base, setting) if seed is None else seed)
-        for setting, seed in points
-    ]
-    names = _run_names(expansion, name, configs, faults)
-    folders = [_folder(spec.output, name, run, c) for run, c in zip(names, configs, strict=True)]
-    if _check_unique(names, ("run_name",), "runs are named", faults):
-        _check_unique(folders, ("output",), "runs would share the folder", faults)
-    for (setting, seed), config, run, folder in zip(points, configs, names, folders, strict=True):
-        own_seed = setting.seed if seed is None else seed
-        passed = {
-            **setting.overrides,
-            **({} if own_seed is None else {"seed": own_seed}),
-            "run_name": run,
-            "output_dir": folder,
-        }
-        yield PlannedRun(
-            name=run,
-            seed=config.seed,
-            overrides=dict(setting.overrides),
-            set=tuple(format_override(key, value) for key, value in passed.items()),
-            output_dir=folder,
-            tags=setting.tags,
-            hash=config_hash(config),
-        )
-
-
-def _run_names(
-    expansion: Expansion, sweep: str, configs: Sequence[MLXGRPOConfig], faults: Faults
-) -> list[str]:
-    template = expansion.spec.run_name
-    if template is None:
-        return default_names(expansion.differing, [vars(config) for config in configs])
-    names = [fill(template, config, sweep=sweep) for config in configs]
-    for name in names:
-        fault = name_fault(name)
-        if fault:
-            faults.add(("run_name",), f"{template!r} makes the name {name!r}: {fault}", " = ")
-            break
-    return names
-
-
-def _check_unique(names: Sequence[str], path: KeyPath, words: str, faults: Faults) -> bool:
-    counts = Counter(folded(name) for name in names)
-    clashing = next((name for name in names if counts[folded(name)] > 1), None)
-    if clashing is not None:
-        faults.add(
-            path,
-            f"{counts[folded(clashing)]} {words} {clashing!r}; "
-            "put what differs into it, such as {learning_rate} or {seed}",
-        )
-    return clashing is None
-
-
-# --- templates
-
-
-def _check_templates(spec: Spec, faults: Faults) -> None:
-    for text in template_faults(spec.run_name or "", ("sweep",)):
-        faults.add(("run_name",), text)
-    for text in template_faults(spec.output, ("sweep", "run")):
-        faults.add(("output",), text)
-    if ".." in spec.output.split("/"):
-        faults.add(("output",), f"{spec.output!r}: cannot lead out of its folder", " = ")
-    if any(unicodedata.category(c) == "Cc" for c in spec.output):
-        faults.add(("output",), f"{spec.output!r}: holds a control character", " = ")
-    if os.path.normpath(spec.output) in (".", "/"):
-        faults.add(("output",), f"{spec.output!r}: runs need a folder of their own", " = ")
-
-
-def _folder(template: str, sweep: str, run: str, config: MLXGRPOConfig) -> str:
-    return os.path.normpath(os.path.expanduser(fill(template, config, sweep=sweep, run=run)))

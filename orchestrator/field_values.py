@@ -1,19 +1,23 @@
 """Values that a spec gives to config fields: checked as the trainer would, faults placed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from grpo_core.config import FIELDS, MLXGRPOConfig, apply_overrides, check_value, did_you_mean
 from grpo_core.errors import ConfigError
 from orchestrator.document import MISSING, Faults
+from orchestrator.domains import Choice
 from orchestrator.locate import KeyPath
+from orchestrator.space import Parameter, read_parameter
 
 # Keys of the spec itself, which are easily put into the wrong table.
 TOP_KEYS = ("name", "config", "output", "run_name", "seeds")
 TABLES = (
     *("set", "params", "zip", "run", "derive", "exclude", "require"),
-    *("objective", "limits", "retry"),
+    *("search", "objective", "stop", "limits", "retry", "keep"),
 )
+SEED_IN_EXPRESSION = "seeds are given to a setting when it is whole; leave seed out"
 # What a sweep gives to every run itself, and where to say it instead.
 RESERVED = {
     "output_dir": "each run gets its own; say where with `output` at the top of the spec",
@@ -59,9 +63,6 @@ class FieldValues:
         """The values of a list, without those that cannot stand."""
         if not self.known_field(path, name):
             return ()
-        if isinstance(values, dict):
-            self.faults.add(path, "distributions: not there yet; an axis is a list of values")
-            return ()
         if not isinstance(values, list):
             self.faults.add(
                 path,
@@ -74,6 +75,29 @@ class FieldValues:
             self.faults.add(path, "an empty axis has no runs; give it values or drop it")
         found = [self.value((*path, i), name, value) for i, value in enumerate(values)]
         return tuple(value for value in found if value is not MISSING)
+
+    def parameter(
+        self, path: KeyPath, name: str, table: Mapping[str, Any], seeds: bool
+    ) -> Parameter | None:
+        """What a distribution describes; None after noting why it cannot be.
+
+        With `seeds` a setting is whole before it gets its seed, which no condition may name.
+        """
+        if not self.known_field(path, name):
+            return None
+        before = len(self.faults.found)
+        parameter = read_parameter(
+            name, table, lambda below, text: self.faults.add((*path, *below), text)
+        )
+        if parameter is None:
+            return None
+        if isinstance(parameter.domain, Choice):
+            for value in parameter.domain.values:
+                if fault := _sweep_fault(name, value):
+                    self.faults.add((*path, "values"), fault)
+        if seeds and parameter.when is not None and "seed" in parameter.when.names:
+            self.faults.add((*path, "when"), SEED_IN_EXPRESSION)
+        return parameter if len(self.faults.found) == before else None
 
     def from_text(self, path: KeyPath, name: str, item: str) -> Any:
         """The value of a `--set` item, read as the trainer reads it; MISSING as in `value`."""

@@ -9,7 +9,7 @@ import os
 import re
 import string
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from grpo_core.config import FIELDS, MLXGRPOConfig, did_you_mean, format_value
@@ -106,18 +106,21 @@ def _cut(text: str, size: int) -> str:
 
 
 def default_names(
-    keys: Sequence[str], rows: Iterable[Mapping[str, Any]], alone: str = "run"
+    keys: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    alone: str = "run",
+    taken: Iterable[str] = (),
 ) -> list[str]:
     """`lr1e-5-g8-s0`: what differs between runs, short and unique; `alone` where nothing does.
 
-    `rows` hold the value of every key for each run.
+    `rows` hold the value of every key for each run; none is named as one of `taken`.
     """
     names: list[str] = []
-    taken: set[str] = set()
+    used = {folded(name) for name in taken}
     for row in rows:
         stem = "-".join(_part(key, row[key]) for key in keys).lstrip(".-")
-        name = _free(_cut(stem or alone, MAX_NAME_BYTES - 10), taken)
-        taken.add(folded(name))
+        name = free_name(_cut(stem or alone, MAX_NAME_BYTES - 10), used)
+        used.add(folded(name))
         names.append(name)
     return names
 
@@ -129,7 +132,8 @@ def _part(key: str, value: Any) -> str:
     return f"{SHORT_NAMES[key]}{text}" if key in SHORT_NAMES else f"{key}={text}"
 
 
-def _free(stem: str, taken: set[str]) -> str:
+def free_name(stem: str, taken: Container[str]) -> str:
+    """STEM, STEM-2, STEM-3, ...: the first whose folded form is not taken."""
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(name for name in names if folded(name) not in taken)
 

@@ -1,11 +1,12 @@
-"""What a sweep is judged by and how it is run: `[objective]`, `[limits]`, `[retry]`."""
+"""How a sweep searches, is judged and is run: `[search]`, `[objective]`, `[limits]`, ..."""
 
 import re
 from typing import Any
 
 from grpo_core.config import did_you_mean
 from orchestrator.document import MISSING, Document
-from orchestrator.run import RETRYABLE, Limits, Objective, Retry
+from orchestrator.run import RETRYABLE, Limits, Objective, Retry, Search
+from orchestrator.search import METHODS
 
 # The keys of training_log.jsonl that can rank runs (design, section 3), beside reward/NAME.
 METRICS = (
@@ -29,6 +30,37 @@ METRICS = (
 
 _UNITS_BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def read_search(document: Document) -> Search:
+    """`[search]`: method, runs, seed."""
+    values = document.known("search", ("method", "runs", "seed"))
+    default = Search()
+    method = document.checked("search", values, "method", _check_method)
+    runs = document.checked("search", values, "runs", _check_some)
+    seed = document.checked("search", values, "seed", _check_count)
+    search = Search(
+        method=default.method if method is MISSING else method,
+        runs=default.runs if runs is MISSING else runs,
+        seed=default.seed if seed is MISSING else seed,
+    )
+    if search.method != "grid" and "runs" not in values:
+        document.faults.add(("search",), "needs runs: how many settings to try, such as 40")
+    if search.method == "grid" and method is not MISSING and "seed" in values:
+        document.faults.add(("search", "seed"), "a grid draws nothing; drop it")
+    return search
+
+
+def read_keep(document: Document) -> dict[str, Any]:
+    """`[keep] checkpoints` as the config fields that do it; empty: the trainer's own rule."""
+    values = document.known("keep", ("checkpoints",))
+    rule = document.checked("keep", values, "checkpoints", _check_keep)
+    if rule is MISSING:
+        return {}
+    if rule == "all":
+        return {"save_total_limit": 0}
+    newest = int(rule.partition(":")[2] or 1)
+    return {"save_best": rule.startswith("best+"), "save_total_limit": newest}
 
 
 def read_objective(document: Document) -> Objective:
@@ -85,6 +117,18 @@ def size_bytes(text: str) -> int:
     return round(float(found[1]) * _UNITS_BYTES[found[2]])
 
 
+def _check_method(value: Any) -> str:
+    methods = ("grid", *METHODS)
+    near = did_you_mean(value, methods) if isinstance(value, str) else ""
+    return "" if value in methods else f"one of {', '.join(methods)}{near}"
+
+
+def _check_keep(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"all|(best\+)?last(:[1-9][0-9]{0,5})?", value):
+        return ""
+    return "best+last, last, best+last:N, last:N or all"
+
+
 def _check_metric(value: Any) -> str:
     if isinstance(value, str) and (value in METRICS or value.startswith("reward/")):
         return ""
@@ -104,6 +148,10 @@ def _check_reduce(value: Any) -> str:
 
 def _check_count(value: Any) -> str:
     return "" if type(value) is int and value >= 0 else "a whole number, 0 or more"
+
+
+def _check_some(value: Any) -> str:
+    return "" if type(value) is int and value >= 1 else "a whole number, 1 or more"
 
 
 def _check_causes(value: Any) -> str:

@@ -128,6 +128,18 @@ class Retry:
 
 
 @dataclass(frozen=True)
+class Search:
+    """How a sweep finds its settings: the full grid, or `runs` of them that a method chooses.
+
+    Of a grid `runs` keeps the first ones; explicit runs come on top of it.
+    """
+
+    method: str = "grid"
+    runs: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class PlannedRun:
     """One run as expanded: `set` is every `k=v` that is passed, in order.
 

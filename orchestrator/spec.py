@@ -15,20 +15,20 @@ from orchestrator.base import Base, nearest_file, read_base
 from orchestrator.document import MISSING, Document, Faults
 from orchestrator.errors import SpecError
 from orchestrator.expressions import Expression, parse
-from orchestrator.field_values import TABLES, TOP_KEYS, FieldValues
+from orchestrator.field_values import SEED_IN_EXPRESSION, TABLES, TOP_KEYS, FieldValues
 from orchestrator.locate import KeyPath, find_positions, key_text
 from orchestrator.naming import MAX_NAME_BYTES, safe_name, sweep_name_fault
-from orchestrator.policy import read_limits, read_objective, read_retry
+from orchestrator.policy import read_keep, read_limits, read_objective, read_retry, read_search
 from orchestrator.rules import Rule
-from orchestrator.run import Limits, Objective, Retry
+from orchestrator.run import Limits, Objective, Retry, Search
+from orchestrator.space import Parameter, axis, zipped
 
 DEFAULT_OUTPUT = "outputs/{sweep}/{run}"
 
-NOT_YET = {
-    "search": "search other than the full grid",
-    "stop": "early stopping",
-    "keep": "rules for checkpoints",
-}
+NOT_YET = {"stop": "early stopping"}
+_NEEDS_SEARCH = (
+    'a distribution cannot be gone through as a grid; say method = "random" and runs under [search]'
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class ExplicitRun:
 class Spec:
     """A sweep spec as read. Only without `faults` is it whole.
 
-    `fixed` is the `[set]` table with the command line's `--set` over it.
+    `fixed` is the `[set]` table with the command line's `--set` over it, and what `[keep]` means.
+    A grid turns `zips` and `axes`, the lists; any other search draws from `parameters`, which
+    holds these and the distributions, in the order of the file.
     """
 
     source: str
@@ -54,9 +56,11 @@ class Spec:
     output: str
     run_name: str | None
     seeds: tuple[int, ...]
+    search: Search
     fixed: dict[str, Any]
     axes: dict[str, tuple[Any, ...]]
     zips: tuple[dict[str, tuple[Any, ...]], ...]
+    parameters: tuple[Parameter, ...]
     explicit: tuple[ExplicitRun, ...]
     derive: dict[str, Expression]
     checks: tuple[Rule, ...]
@@ -71,8 +75,14 @@ def read_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
 
     Raises SpecError where nothing more can be read: no file, no UTF-8, no TOML.
     """
+    return parse_spec(_read_text(path), path, overrides)
+
+
+def parse_spec(
+    text: str, path: Path, overrides: Sequence[str] = (), base_text: str | None = None
+) -> Spec:
+    """As `read_spec` for a text that lay at `path`; with `base_text` the base as it was frozen."""
     source = str(path)
-    text = _read_text(path)
     try:
         values = parse_toml(text, source)
     except ConfigError as e:
@@ -82,7 +92,7 @@ def read_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
     except ValueError:
         raise SpecError(f"{source}: a number has more digits than can be read") from None
     faults = Faults(source, find_positions(text))
-    return _Reader(path, text, Document(values, faults)).spec(overrides)
+    return _Reader(path, text, Document(values, faults)).spec(overrides, base_text)
 
 
 def _read_text(path: Path) -> str:
@@ -115,25 +125,30 @@ class _Reader:
         self.values = FieldValues(document.faults)
         self._fault = document.faults.add
 
-    def spec(self, overrides: Sequence[str]) -> Spec:
+    def spec(self, overrides: Sequence[str], base_text: str | None = None) -> Spec:
         """Everything that the document says."""
         document = self.document
         document.refuse_huge_numbers()
         self._top_level()
         moved = self._moved_names()
-        fixed = self._set(overrides, moved)
+        fixed = self._keep(self._set(overrides, moved), moved)
         explicit = self._runs()
+        search = read_search(document)
+        axes, drawn = self._params(search)
+        zips = self._zips()
         return Spec(
             source=str(self.path),
             text=self.text,
             name=self._name(),
-            base=read_base(document, self.path.parent),
+            base=read_base(document, self.path.parent, base_text),
             output=document.text("output", DEFAULT_OUTPUT),
             run_name=document.text("run_name", "") or None,
             seeds=self._seeds(moved, fixed, explicit),
+            search=search,
             fixed=fixed,
-            axes=self._params(),
-            zips=self._zips(),
+            axes=axes,
+            zips=zips,
+            parameters=(*map(zipped, zips), *drawn),
             explicit=explicit,
             derive=self._derive(moved, explicit),
             checks=(
@@ -166,13 +181,32 @@ class _Reader:
 
     # --- [params], [set], [[run]], seeds
 
-    def _params(self) -> dict[str, tuple[Any, ...]]:
-        axes = {}
-        for name, values in self.document.table("params").items():
-            axis = self.values.axis(("params", name), name, values)
-            if axis:
-                axes[name] = axis
-        return axes
+    def _params(self, search: Search) -> tuple[dict[str, tuple[Any, ...]], list[Parameter]]:
+        """The lists, and lists and distributions as parameters to draw."""
+        axes, drawn = {}, []
+        for name, given in self.document.table("params").items():
+            path: KeyPath = ("params", name)
+            if isinstance(given, dict):
+                if search.method == "grid":
+                    self._fault(path, _NEEDS_SEARCH)
+                seeds = "seeds" in self.document.values
+                parameter = self.values.parameter(path, name, given, seeds)
+                drawn += [parameter] if parameter else []
+            elif values := self.values.axis(path, name, given):
+                axes[name] = values
+                drawn.append(axis(name, values))
+        anything = self.document.table("params") or self.document.tables("zip")
+        if search.method != "grid" and not anything:
+            self._fault(("search",), "there is nothing to search; give [params]")
+        return axes, drawn
+
+    def _keep(self, fixed: dict[str, Any], moved: Mapping[str, KeyPath]) -> dict[str, Any]:
+        """The fixed values with what `[keep]` sets."""
+        kept = read_keep(self.document)
+        for name in kept:
+            if name in fixed or name in moved:
+                self._fault(("keep", "checkpoints"), f"{name} is given too; keep one of them")
+        return {**fixed, **kept}
 
     def _set(self, overrides: Sequence[str], moved: Mapping[str, KeyPath]) -> dict[str, Any]:
         fixed = {}
@@ -337,7 +371,7 @@ class _Reader:
                 self._fault(path, fault)
             return None
         if "seed" in expression.names and "seeds" in self.document.values:
-            self._fault(path, "seeds are given to a setting when it is whole; leave seed out")
+            self._fault(path, SEED_IN_EXPRESSION)
         return expression
 
 

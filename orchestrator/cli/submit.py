@@ -95,17 +95,25 @@ def set_line(plan: "Plan", run: "PlannedRun") -> str:
 
 
 def summary(expansion: "Expansion") -> str:
-    """`8 runs = 4 settings × 2 seeds, 1 equal run merged`."""
+    """`8 runs = 4 settings × 2 seeds; 1 equal setting merged`."""
     from orchestrator.views.text import plural
 
     settings, seeds = len(expansion.settings), len(expansion.spec.seeds)
     words = plural(settings * max(1, seeds), "run")
     if seeds > 1:
         words += f" = {plural(settings, 'setting')} × {seeds} seeds"
+    if expansion.size:
+        words += f"; the first of {expansion.size:,} combinations"
+    if expansion.to_ask:
+        more = plural(expansion.to_ask, "setting")
+        words += f"; {more} more to be chosen by {expansion.spec.search.method} as results come"
     for rule, count in expansion.dropped.items():
-        words += f"; {plural(count, 'setting')} dropped by {rule}"
+        what = "setting" if expansion.spec.search.method == "grid" else "draw"
+        words += f"; {plural(count, what)} dropped by {rule}"
     if expansion.merged:
         words += f"; {plural(expansion.merged, 'equal setting')} merged"
+    if expansion.shortfall:
+        words += f"; fewer than search.runs: {expansion.shortfall}"
     return words
 
 

@@ -1,6 +1,7 @@
 """Expansion: order, merging, names, and the exact --set lines of every run."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -292,3 +293,79 @@ def test_no_text_makes_a_name_that_leads_elsewhere(text):
 def test_overrides_are_written_as_the_trainer_reads_them():
     """The one function that both sides use."""
     assert format_override("learning_rate", 1e-6) == "learning_rate=1e-06"
+
+
+# --- searches
+
+SEARCH = """
+[search]
+method = "{method}"
+runs = {runs}
+seed = 7
+[params]
+learning_rate = {{ dist = "loguniform", min = 1e-6, max = 1e-4 }}
+num_generations = [4, 8]
+clip_eps_high = {{ dist = "uniform", min = 0.2, max = 0.35, when = "loss_type == 'dapo'" }}
+loss_type = ["grpo", "dapo"]
+[[require]]
+that = "num_generations == 4 or learning_rate < 2e-5"
+"""
+
+
+@pytest.mark.parametrize("method", ["random", "sobol"])
+def test_a_search_draws_what_its_rules_allow(folder, method):
+    """As many settings as asked for, each different, conditions and constraints kept."""
+    found = expansion("[set]\nbatch_size = 2\n" + SEARCH.format(method=method, runs=20))
+    assert len(found.settings) == len({json.dumps(s.overrides) for s in found.settings}) == 20
+    for setting in found.settings:
+        drawn = setting.overrides
+        assert next(iter(drawn)) == "batch_size"
+        assert 1e-6 <= drawn["learning_rate"] <= 1e-4
+        assert drawn["num_generations"] == 4 or drawn["learning_rate"] < 2e-5
+        assert ("clip_eps_high" in drawn) == (drawn["loss_type"] == "dapo")
+    assert list(found.dropped) == ["require[0]: num_generations == 4 or learning_rate < 2e-5"]
+    assert (found.to_ask, found.shortfall) == (0, "")
+
+
+def test_tpe_draws_a_first_batch_and_leaves_the_rest_for_later(folder):
+    """Ten settings to begin with, as Optuna has it; the others are asked for as results come."""
+    found = expansion(SEARCH.format(method="tpe", runs=14))
+    assert (len(found.settings), found.to_ask) == (10, 4)
+    assert expansion(SEARCH.format(method="tpe", runs=3)).to_ask == 0
+
+
+def test_a_search_gives_each_setting_every_seed_breadth_first(folder):
+    """Runs of the search are settings; seeds multiply them, outermost."""
+    found = runs("seeds = [5, 6]" + SEARCH.format(method="random", runs=3))
+    assert [run.seed for run in found] == [5, 5, 5, 6, 6, 6]
+    assert [run.overrides for run in found[:3]] == [run.overrides for run in found[3:]]
+
+
+def test_a_search_never_repeats_an_explicit_run(folder):
+    """They come first and count as tried; runs are drawn on top of them."""
+    text = '[search]\nmethod = "random"\nruns = 2\n[params]\nbatch_size = [1, 2, 3]\n'
+    found = expansion(text + "[[run]]\nbatch_size = 2\n")
+    assert found.settings[0].overrides == {"batch_size": 2}
+    assert sorted(s.overrides["batch_size"] for s in found.settings) == [1, 2, 3]
+
+
+def test_a_search_that_has_tried_all_says_so(folder):
+    """Three settings there are, ten were asked for."""
+    text = '[search]\nmethod = "sobol"\nruns = 10\n[params]\nbatch_size = [1, 2, 3]\n'
+    found = expansion(text)
+    assert len(found.settings) == 3
+    assert found.shortfall == "all 3 settings that there are have been tried"
+
+
+def test_a_million_combinations_are_refused_with_their_size_unless_runs_caps_them(folder):
+    """A grid of that size is a mistake; the first of it, or a draw from it, is not."""
+    axes = "[params]\n" + "".join(
+        f"{name} = [{', '.join(str(v / 200) for v in range(1, 101))}]\n"
+        for name in ("temperature", "top_p", "kl_coeff")
+    )
+    with pytest.raises(SpecError, match=r"s.toml:2:1: params: makes 1,000,000 combinations"):
+        expansion(axes)
+    capped = expansion(axes + "[search]\nruns = 3\n")
+    assert [s.overrides["kl_coeff"] for s in capped.settings] == [0.005, 0.01, 0.015]
+    assert capped.size == 1_000_000
+    assert len(expansion(axes + '[search]\nmethod = "sobol"\nruns = 50\n').settings) == 50

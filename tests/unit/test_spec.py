@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from grpo_core.config import MLXGRPOConfig
+from orchestrator.domains import Uniform
 from orchestrator.errors import SpecError
 from orchestrator.expand import expand
-from orchestrator.run import Limits, Objective, Retry
+from orchestrator.run import Limits, Objective, Retry, Search
 from orchestrator.spec import NOT_YET, read_spec
 
 BASE = 'model_name = "builtin/tiny"\nnum_generations = 4\nlearning_rate = 2e-5\n'
@@ -61,6 +62,37 @@ def test_everything_that_a_spec_says_is_read(folder):
     assert spec.objective == Objective("reward/int", "min", "last:3")
     assert spec.limits == Limits(5, wall_s=172800.0, run_wall_s=5400.0, disk_bytes=1_500_000_000)
     assert spec.retry == Retry(max=0, on=("lost",))
+    assert spec.search == Search("grid", None, 0)
+
+
+def test_what_a_search_says_is_read(folder):
+    """Lists, zips and distributions become parameters in the order of the file."""
+    spec = read_spec(
+        write(
+            '[search]\nmethod = "tpe"\nruns = 7\nseed = 3\n'
+            "[[zip]]\nbatch_size = [1, 2]\nlora_rank = [4, 8]\n[params]\n"
+            'kl_coeff = { dist = "uniform", min = 0, max = 1, when = "batch_size == 1" }\n'
+            "temperature = [0.5, 1.0]\n"
+        )
+    )
+    assert spec.faults.lines() == ()
+    assert spec.search == Search("tpe", 7, 3)
+    assert [p.key for p in spec.parameters] == ["batch_size+lora_rank", "kl_coeff", "temperature"]
+    assert spec.parameters[1].domain == Uniform(0.0, 1.0)
+    assert spec.parameters[1].when.text == "batch_size == 1"
+
+
+@pytest.mark.parametrize(
+    ("rule", "means"),
+    [
+        ("best+last", {"save_best": True, "save_total_limit": 1}),
+        ("last:3", {"save_best": False, "save_total_limit": 3}),
+        ("all", {"save_total_limit": 0}),
+    ],
+)
+def test_keep_is_said_in_the_trainers_own_fields(folder, rule, means):
+    """A rule for checkpoints is two fields of the config."""
+    assert read_spec(write(f'[keep]\ncheckpoints = "{rule}"\n')).fixed == means
 
 
 def test_what_a_spec_leaves_out_has_the_documented_default(folder):
@@ -98,6 +130,8 @@ def test_set_on_the_command_line_goes_over_the_set_table(folder):
     assert spec.fixed == {"batch_size": 3, "shuffle": False}
 
 
+RANDOM = '[search]\nmethod = "random"\nruns = 4\n[params]\n'
+
 # One line each: what a user wrote (behind the config line, so from line 2 on), what must be said.
 ONE_FAULT = [
     ("[params]\nlearning_rat = [1e-5]", "3:1: params.learning_rat: unknown field; did you mean"),
@@ -111,7 +145,10 @@ ONE_FAULT = [
     ("[params]\nbatch_size = [1.5]", "params.batch_size[0] = 1.5: must be a whole number"),
     ('[params]\nloss_type = ["grppo"]', "params.loss_type[0] = 'grppo': must be one of"),
     ('[params]\nrewards = ["int"]', "rewards is a list itself, so its axis is a list of lists"),
-    ("[params]\nkl_coeff = { dist = 'uniform', min = 0, max = 1 }", "kl_coeff: distributions: not"),
+    (
+        "[params]\nkl_coeff = { dist = 'uniform', min = 0, max = 1 }",
+        "kl_coeff: a distribution cannot be",
+    ),
     ('[params]\noutput_dir = ["a"]', "params.output_dir: each run gets its own"),
     ('[set]\nrun_name = "a"', "set.run_name: each run gets its own"),
     ("[set]\nbatch_size = [1, 2]", "3:1: set.batch_size = [1, 2]: must be a whole number; a list"),
@@ -196,6 +233,58 @@ ONE_FAULT = [
     ("[limits]\nrun_wall = 3", "3:1: limits.run_wall = 3: must be a time above 0"),
     ('[retry]\non = ["oom"]', "retry.on = ['oom']: must be a list out of crash, lost"),
     ("[retry]\nmax = true", "retry.max = True: must be a whole number"),
+    ('[search]\nmethod = "grid"\nseed = 1', "search.seed: a grid draws nothing; drop it"),
+    (
+        '[search]\nmethod = "rondom"\nruns = 1',
+        "search.method = 'rondom': must be one of grid, rand",
+    ),
+    ("[search]\nruns = 0", "3:1: search.runs = 0: must be a whole number, 1 or more"),
+    ("[search]\nrun = 4", "3:1: search.run: unknown key; did you mean runs?"),
+    ('[search]\nmethod = "tpe"\n[params]\nseed = [1]', "2:1: search: needs runs: how many"),
+    ('[search]\nmethod = "tpe"\nruns = 4', "2:1: search: there is nothing to search; give [par"),
+    ('[keep]\ncheckpoints = "best"', "3:1: keep.checkpoints = 'best': must be best+last, last,"),
+    ('[set]\nsave_best = true\n[keep]\ncheckpoints = "last"', "keep.checkpoints: save_best is giv"),
+    (RANDOM + 'kl_coeff = { dist = "unifrm" }', "params.kl_coeff.dist: 'unifrm': must be one of"),
+    (RANDOM + "kl_coeff = { min = 0, max = 1 }", "params.kl_coeff: needs dist, one of uniform,"),
+    (
+        RANDOM + 'kl_coeff = { dist = "uniform", min = 0, mx = 1, max = 2 }',
+        "kl_coeff.mx: unknown k",
+    ),
+    (
+        RANDOM + 'kl_coeff = { dist = "uniform", min = 2, max = 1 }',
+        "kl_coeff.min: 2: must be below",
+    ),
+    (
+        RANDOM + 'kl_coeff = { dist = "uniform", min = -1, max = 1 }',
+        "params.kl_coeff.min: -1.0: mus",
+    ),
+    (
+        RANDOM + 'lora_rank = { dist = "uniform", min = 1, max = 4 }',
+        "lora_rank.dist: 'uniform': lo",
+    ),
+    (RANDOM + 'loss_type = { dist = "choice", values = ["gpo"] }', "loss_type.values[0]: 'gpo': m"),
+    (RANDOM + 'output_dir = { dist = "choice", values = ["a"] }', "output_dir: each run gets its"),
+    (
+        RANDOM + 'log_jsonl = { dist = "choice", values = [false] }',
+        "log_jsonl.values: a sweep reads",
+    ),
+    (
+        RANDOM + 'kl_coeff = { dist = "uniform", min = 0, max = 1, when = 3 }',
+        "kl_coeff.when: 3: must",
+    ),
+    (
+        RANDOM + 'kl_coeff = { dist = "uniform", min = 0, max = 1, when = "kl_coeff > 0" }',
+        "5:1: params: when: kl_coeff needs itself",
+    ),
+    (
+        "seeds = [1]\n" + RANDOM + 'kl_coeff = { dist = "uniform", min = 0, max = 1, '
+        'when = "seed > 0" }',
+        "params.kl_coeff.when: seeds are given to a setting when it is whole",
+    ),
+    (
+        RANDOM + "batch_size = [1, 2]\n[[require]]\nthat = 'batch_size > 2'",
+        "no setting of the space passes the rules: of all draws 1,000 refused by require[0]: ",
+    ),
     (f"[set]\nseed = {10**30}", "set.seed: the number is too large for 64 bits"),
 ]
 
