@@ -26,6 +26,9 @@ TIMEOUT_S = 900
 ORACLE = "tests/unit/test_oracle.py"
 GRADIENT = "tests/integration/test_gradient.py"
 SAMPLING = "tests/integration/test_sampling.py"
+EXPERIENCE = "tests/integration/test_experience.py"
+RUN = "tests/integration/test_run_oracle.py"
+KILL = "tests/crash/test_trainer_kill.py::test_killed_run_ends_as_the_whole_one"
 LOSS, ROLLOUT = "grpo_core/loss.py", "grpo_core/rollout.py"
 UPDATE, TRAINER = "grpo_core/update.py", "grpo_core/trainer.py"
 
@@ -199,6 +202,120 @@ MUTATIONS = (
         "        row.finished = True\n",
         (SAMPLING,),
     ),
+    # -- experience.py, learn.py, optimizer.py, schedule.py
+    Mutation(
+        "overlong completions are paid for",
+        "grpo_core/experience.py",
+        "cost: np.ndarray = -cfg.overlong_penalty * over",
+        "cost: np.ndarray = cfg.overlong_penalty * over",
+        (EXPERIENCE,),
+    ),
+    Mutation(
+        "advantages of another group",
+        "grpo_core/experience.py",
+        "_samples(j, weights[p], p, cfg)",
+        "_samples(j, weights[p - 1], p, cfg)",
+        (EXPERIENCE,),
+    ),
+    Mutation(
+        "keys without the update",
+        "grpo_core/experience.py",
+        "sample_key(cfg.seed, update, prompt.example.index, sample, round)",
+        "sample_key(cfg.seed, 0, prompt.example.index, sample, round)",
+        (EXPERIENCE,),
+    ),
+    Mutation(
+        "gradient not clipped",
+        "grpo_core/learn.py",
+        "clip(found.grads, norm, self.cfg.max_grad_norm)",
+        "found.grads",
+        (RUN,),
+    ),
+    Mutation(
+        "the policy as its own reference",
+        "grpo_core/learn.py",
+        "            with self.policy.reference():\n",
+        "            if True:\n",
+        (RUN,),
+    ),
+    Mutation(
+        "bias correction one step late",
+        "grpo_core/optimizer.py",
+        "unbias_m = 1 / (1 - self.beta1**self.steps)",
+        "unbias_m = 1 / (1 - self.beta1 ** (self.steps + 1))",
+        (RUN,),
+    ),
+    Mutation(
+        "decay that ends one update early",
+        "grpo_core/schedule.py",
+        "progress = (update - warmup) / (updates - warmup + 1)",
+        "progress = (update - warmup) / (updates - warmup)",
+        (RUN,),
+    ),
+    # -- trainer.py
+    Mutation(
+        "the rate of the update before",
+        TRAINER,
+        "learning_rate(self.cfg, number, self.schedule.updates)",
+        "learning_rate(self.cfg, number - 1, self.schedule.updates)",
+        (RUN,),
+    ),
+    Mutation(
+        "the first rows in every batch",
+        TRAINER,
+        "order[at.start : at.stop]",
+        "order[: at.stop - at.start]",
+        (RUN,),
+    ),
+    Mutation(
+        "the same order in every epoch",
+        TRAINER,
+        'shuffled(len(order), "order", self.cfg.seed, at.epoch)',
+        'shuffled(len(order), "order", self.cfg.seed)',
+        (RUN,),
+    ),
+    Mutation(
+        "rollouts drawn anew in each iteration",
+        TRAINER,
+        "        if at.iteration == 0 or self.experience is None:\n",
+        "        if True:\n",
+        (RUN,),
+    ),
+    Mutation(
+        "neither old policy nor reference scored",
+        TRAINER,
+        "            self.experience = self.learner.score(self.experience)\n",
+        "            pass\n",
+        (RUN,),
+    ),
+    Mutation(
+        "every iteration counts as the first",
+        TRAINER,
+        "self.learner.step(self.experience, number, at.iteration, lr, self.stop)",
+        "self.learner.step(self.experience, number, 0, lr, self.stop)",
+        (RUN,),
+    ),
+    Mutation(
+        "a resumed run keeps its first weights",
+        TRAINER,
+        "        self.policy.set_trainable(masters)\n",
+        "",
+        (KILL,),
+    ),
+    Mutation(
+        "a resumed run forgets Adam's step",
+        TRAINER,
+        "self.learner.optimizer.restore(found.arrays, self.state.optimizer_steps)",
+        "self.learner.optimizer.restore(found.arrays, 0)",
+        (KILL,),
+    ),
+    Mutation(
+        "a resumed run leaves the log as it is",
+        TRAINER,
+        "        self.log.cut(keep)\n",
+        "",
+        (KILL,),
+    ),
 )
 
 
@@ -265,7 +382,8 @@ def _red_tests(copy: Path, tests: tuple[str, ...]) -> str:
     """The first test that fails, or what else went wrong; empty if all pass."""
     # The copy must win over the checkout that is installed for development.
     env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
+    options = ("-x", "-m", "not storm and not slow", "-p", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", *options, *tests]
     try:
         done = subprocess.run(
             command, cwd=copy, env=env, capture_output=True, text=True, timeout=TIMEOUT_S
