@@ -21,7 +21,7 @@ from orchestrator.errors import SpecError
 from orchestrator.locate import KeyPath
 from orchestrator.planning import Setting, check_templates, planned_runs, setting_config
 from orchestrator.rules import Rule, Rules
-from orchestrator.run import Plan
+from orchestrator.run import Plan, Submitted
 from orchestrator.sampling import Sampler, trial_of
 from orchestrator.spec import Spec
 
@@ -70,6 +70,9 @@ class Expansion:
             limits=spec.limits,
             retry=spec.retry,
             runs=runs,
+            search=spec.search,
+            to_ask=self.to_ask,
+            submitted=Submitted(spec.source, spec.overrides),
         )
 
 
@@ -101,7 +104,7 @@ def expand(spec: Spec) -> Expansion:
         found.settings,
         found.merged,
         found.dropped,
-        _differing(spec, found.settings),
+        differing_names(spec, found.settings),
         found.to_ask,
         found.shortfall,
         size if size > (spec.search.runs or size) + len(spec.explicit) else None,
@@ -277,7 +280,7 @@ def _with_drawn(spec: Spec, explicit: _Found, faults: Faults) -> _Found:
     )
 
 
-def _differing(spec: Spec, settings: Sequence[Setting]) -> tuple[str, ...]:
+def differing_names(spec: Spec, settings: Sequence[Setting]) -> tuple[str, ...]:
     """The keys that tell the runs apart; in a sweep of one run, those that it was asked for."""
     asked = [
         *(name for parameter in spec.parameters for name in parameter.names),

@@ -22,6 +22,12 @@ POINTS = (
     "store.finished",  # committed, the run lock is still held
 )
 
+# These are reached only where a search asks for its next setting.
+SEARCH_POINTS = (
+    "store.asking",  # the next setting is known, its runs are not written
+    "store.asked",  # committed, nothing else done
+)
+
 _reached: dict[str, int] = {}
 
 

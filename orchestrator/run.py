@@ -156,8 +156,19 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
+class Submitted:
+    """How a sweep came: the path of its spec, as typed, and each `--set` of the command line."""
+
+    source: str = ""
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A sweep as expanded, its base config frozen; `cwd` is the folder of the submit."""
+    """A sweep as expanded, its base config frozen; `cwd` is the folder of the submit.
+
+    `to_ask` settings are left to be chosen while it runs; `stop` is the `[stop]` table as read.
+    """
 
     name: str
     config_text: str
@@ -168,6 +179,10 @@ class Plan:
     objective: Objective = field(default_factory=Objective)
     limits: Limits = field(default_factory=Limits)
     retry: Retry = field(default_factory=Retry)
+    search: Search = field(default_factory=Search)
+    to_ask: int = 0
+    stop: Mapping[str, Any] = field(default_factory=dict)
+    submitted: Submitted = field(default_factory=Submitted)
 
 
 # --- records: what the queue holds
@@ -180,7 +195,7 @@ class Run:
     `request` is what a user asked of a running run and the worker has not done yet (cancel or
     pause); `attempt` is the number of the latest attempt, 0 before the first; `update`,
     `updates_total`, `metrics` and `value` (the sweep's objective) are what the worker read when
-    the last attempt ended.
+    the last attempt ended. `rung` is the update at which halving holds it, if it does.
     """
 
     id: int
@@ -211,6 +226,7 @@ class Run:
     started: str | None
     ended: str | None
     value: float | None = None
+    rung: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -250,7 +266,8 @@ class Attempt:
 class Sweep:
     """A row of `sweeps` with the number of its runs in each state (states without runs left out).
 
-    `paused` is the switch that a user or `max_failures` set, `reason` says why.
+    `paused` is the switch that a user or `max_failures` set, `reason` says why. `to_ask` settings
+    are left for the search to choose.
     """
 
     id: int
@@ -267,18 +284,22 @@ class Sweep:
     retry: Retry
     created: str
     counts: dict[RunState, int]
+    search: Search = field(default_factory=Search)
+    to_ask: int = 0
+    stop: Mapping[str, Any] = field(default_factory=dict)
+    submitted: Submitted = field(default_factory=Submitted)
 
     @property
     def state(self) -> str:
         """queued, running, paused, completed (nothing left to do) or cancelled."""
-        return sweep_state(self.counts, self.paused)
+        return sweep_state(self.counts, self.paused, self.to_ask)
 
 
-def sweep_state(counts: Mapping[RunState, int], paused: bool) -> str:
-    """The state of a sweep whose runs stand as `counts` says."""
+def sweep_state(counts: Mapping[RunState, int], paused: bool, to_ask: int = 0) -> str:
+    """The state of a sweep whose runs stand as `counts` says; `to_ask` settings are to come."""
     if counts.get(RunState.RUNNING):
         return "running"
-    waiting = counts.get(RunState.QUEUED, 0)
+    waiting = counts.get(RunState.QUEUED, 0) + to_ask
     if waiting and not paused:
         return "queued"
     if waiting or counts.get(RunState.PAUSED):

@@ -152,8 +152,23 @@ _INITIAL = (
     """,
 )
 
+# What a sweep needs to go on by itself: how it was submitted (the spec's path, --set), how it
+# searches and how many settings are to come, how it stops runs; and where halving holds a run.
+_SEARCH = (
+    "ALTER TABLE sweeps ADD COLUMN submitted TEXT NOT NULL DEFAULT '{}'"
+    " CHECK (json_valid(submitted))",
+    "ALTER TABLE sweeps ADD COLUMN search TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(search))",
+    "ALTER TABLE sweeps ADD COLUMN to_ask INTEGER NOT NULL DEFAULT 0 CHECK (to_ask >= 0)",
+    "ALTER TABLE sweeps ADD COLUMN stop TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(stop))",
+    "ALTER TABLE runs ADD COLUMN rung INTEGER",
+    "CREATE INDEX sweeps_to_ask ON sweeps (id) WHERE to_ask > 0",
+)
+
 # One entry a version: version N is reached by running the first N of them.
-MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("m001_initial", _INITIAL),)
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("m001_initial", _INITIAL),
+    ("m002_search", _SEARCH),
+)
 VERSION = len(MIGRATIONS)
 
 

@@ -51,6 +51,7 @@ class Spec:
 
     source: str
     text: str
+    overrides: tuple[str, ...]
     name: str
     base: Base
     output: str
@@ -139,6 +140,7 @@ class _Reader:
         return Spec(
             source=str(self.path),
             text=self.text,
+            overrides=tuple(overrides),
             name=self._name(),
             base=read_base(document, self.path.parent, base_text),
             output=document.text("output", DEFAULT_OUTPUT),

@@ -35,6 +35,8 @@ from orchestrator.run import (
     Retry,
     Run,
     RunState,
+    Search,
+    Submitted,
     Sweep,
 )
 
@@ -42,7 +44,7 @@ _RUN = """
     SELECT r.id, r.sweep_id, s.name AS sweep, r.name, r.position, r.priority, r.state, r.reason,
            r.request, r.seed, r.overrides, r.set_args, r.output_dir, s.cwd, r.tags, r.hash,
            r.attempt, r.deaths, r.not_before, r."update", r.updates_total, r.metrics, r.wall_s,
-           r.exit_code, r.created, r.started, r.ended, r.value
+           r.exit_code, r.created, r.started, r.ended, r.value, r.rung
     FROM runs r JOIN sweeps s ON s.id = r.sweep_id
 """
 
@@ -167,7 +169,7 @@ class Store:
         with self._db.write():
             plan = make(self._free_name(name))
             sweep_id = self._insert_sweep(plan, priority, after)
-            self._insert_runs(sweep_id, plan, priority)
+            self._insert_runs(sweep_id, plan.runs, plan.cwd, priority)
             self._event("submitted", f"{len(plan.runs)} runs", sweep_id)
             crashpoint("store.adding")
         return self._sweep(sweep_id)
@@ -191,16 +193,23 @@ class Store:
             **asdict(plan.objective),
             "limits": _dump(asdict(plan.limits)),
             "retry": _dump(asdict(plan.retry)),
+            "search": _dump(asdict(plan.search)),
+            "to_ask": plan.to_ask,
+            "stop": _dump(plan.stop),
+            "submitted": _dump(asdict(plan.submitted)),
             "created": self._stamp(),
         }
         names, marks = ", ".join(row), ", ".join(f":{key}" for key in row)
         return self._db.insert(f"INSERT INTO sweeps ({names}) VALUES ({marks})", row)
 
-    def _insert_runs(self, sweep_id: int, plan: Plan, priority: int) -> None:
+    def _insert_runs(
+        self, sweep_id: int, runs: Sequence[PlannedRun], cwd: str, priority: int, first: int = 0
+    ) -> None:
+        """Queue runs, the first of them at the position `first` of its sweep."""
         created = self._stamp()
         rows = (
-            (sweep_id, position, priority, created, *_run_columns(run, plan.cwd))
-            for position, run in enumerate(plan.runs)
+            (sweep_id, position, priority, created, *_run_columns(run, cwd))
+            for position, run in enumerate(runs, start=first)
         )
         try:
             self._db.insert_many(
@@ -212,12 +221,12 @@ class Store:
         except sqlite3.IntegrityError as e:
             if "runs.folder" not in str(e):
                 raise
-            raise UsageError(self._shared_folder(sweep_id, plan)) from None
+            raise UsageError(self._shared_folder(sweep_id, runs, cwd)) from None
 
-    def _shared_folder(self, sweep_id: int, plan: Plan) -> str:
+    def _shared_folder(self, sweep_id: int, runs: Sequence[PlannedRun], cwd: str) -> str:
         seen: dict[str, str] = {}
-        for run in plan.runs:
-            folder = _folder(plan.cwd, run.output_dir)
+        for run in runs:
+            folder = _folder(cwd, run.output_dir)
             rows = self._db.read(
                 "SELECT r.id, s.name FROM runs r JOIN sweeps s ON s.id = r.sweep_id"
                 " WHERE folder = ? AND state IN ('queued', 'running', 'paused') AND sweep_id <> ?",
@@ -232,13 +241,58 @@ class Store:
             seen[folder] = f"run {run.name} of the same sweep"
         return "two runs share an output folder"
 
+    # --- search
+
+    def dry(self) -> list[Sweep]:
+        """The sweeps that are to choose their next setting: nothing of them waits or runs."""
+        return self._sweeps(
+            f"WHERE to_ask > 0 AND id NOT IN ({_HELD}) AND NOT EXISTS (SELECT 1 FROM runs WHERE"
+            " sweep_id = sweeps.id AND state IN ('queued', 'running'))",
+            {},
+        )
+
+    def ask(
+        self, sweep_id: int, propose: Callable[[Sweep, list[Run]], Sequence[PlannedRun]]
+    ) -> list[Run]:
+        """Queue what a search proposes after the runs there are, all in one transaction.
+
+        `propose` returns the runs of one setting, none where the search has tried all there is. The
+        new runs; none where another worker was faster.
+        """
+        with self._db.write():
+            sweep, runs = self._sweep(sweep_id), self.runs(sweep_id)
+            if not sweep.to_ask or any(r.state in ("queued", "running") for r in runs):
+                return []
+            proposed = propose(sweep, runs)
+            crashpoint("store.asking")
+            first = 1 + max((run.position for run in runs), default=-1)
+            self._insert_runs(sweep_id, proposed, sweep.cwd, sweep.priority, first)
+            self._db.execute(
+                "UPDATE sweeps SET to_ask = ? WHERE id = ?",
+                (sweep.to_ask - 1 if proposed else 0, sweep_id),
+            )
+            told = f"{len(proposed)} runs" if proposed else "nothing is left to try"
+            self._event("asked", told, sweep_id)
+        crashpoint("store.asked")
+        return [run for run in self.runs(sweep_id) if run.position >= first]
+
+    def end_search(self, sweep_id: int) -> bool:
+        """Choose no further settings; whether there were any to choose."""
+        with self._db.write():
+            ended = self._db.execute(
+                "UPDATE sweeps SET to_ask = 0 WHERE id = ? AND to_ask > 0", (sweep_id,)
+            )
+            if ended:
+                self._event("search ended", "asked for", sweep_id)
+        return bool(ended)
+
     # --- reads
 
     def sweeps(self, all: bool = False, latest: int = 5) -> list[Sweep]:
         """The unfinished sweeps and the `latest` ones (or all), oldest first."""
         where = "" if all else "WHERE id IN (SELECT sweep_id FROM runs WHERE state IN "
         if not all:
-            where += "('queued', 'running', 'paused')) OR id IN "
+            where += "('queued', 'running', 'paused')) OR to_ask > 0 OR id IN "
             where += "(SELECT id FROM sweeps ORDER BY id DESC LIMIT :latest)"
         return self._sweeps(where, {"latest": latest})
 
@@ -761,4 +815,12 @@ def _sweep(row: Row, counts: dict[RunState, int]) -> Sweep:
         retry=Retry(retry["max"], tuple(retry["on"])),
         created=row["created"],
         counts=counts,
+        search=Search(**json.loads(row["search"])),
+        to_ask=row["to_ask"],
+        stop=json.loads(row["stop"]),
+        submitted=_submitted(json.loads(row["submitted"])),
     )
+
+
+def _submitted(told: dict[str, Any]) -> Submitted:
+    return Submitted(told.get("source", ""), tuple(told.get("overrides", ())))

@@ -21,7 +21,8 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator import paths, procs
-from orchestrator.errors import SweepError, WorkerBusy
+from orchestrator.asking import next_runs, prepare
+from orchestrator.errors import SpecError, SweepError, WorkerBusy
 from orchestrator.faults import crashpoint
 from orchestrator.launcher import TRAINER, Adopted, LaunchError, Trainer, freeze, launch, read_tail
 from orchestrator.leaderboard import reduce_curve
@@ -60,7 +61,7 @@ _TERMINATE_GRACE_S = 5.0
 class Event:
     """Something that the worker did or saw.
 
-    `kind` is started, adopted, progress, stopping, ended, waiting, empty or stopped.
+    `kind` is asked, started, adopted, progress, stopping, ended, waiting, empty or stopped.
     """
 
     kind: str
@@ -284,6 +285,7 @@ class _Worker:
         """Train what is queued, one run after another."""
         self._reconcile()
         while not self._stops.count:
+            self._ask()
             claimed = self._store.claim(self._host, self._boot_id, self._before)
             if claimed is not None:
                 self._idle_words = ""
@@ -294,8 +296,21 @@ class _Worker:
                 self._idle()
 
     def has_work(self) -> bool:
-        """Whether a run is queued that can be claimed, now or after its back-off."""
-        return self._store.waiting(self._boot_id).ready_at is not None
+        """Whether a run can be claimed, now or after its back-off, or a search has more to try."""
+        ready = self._store.waiting(self._boot_id).ready_at is not None
+        return ready or bool(self._store.dry())
+
+    def _ask(self) -> None:
+        """Let each search whose runs are all done choose its next setting."""
+        for sweep in self._store.dry():
+            prepare()
+            try:
+                chosen = self._store.ask(sweep.id, next_runs)
+            except SpecError as e:
+                self._store.hold_sweep(sweep.id, f"search: {e}")
+                continue
+            words = chosen[0].name if chosen else "nothing is left to try"
+            self._tell("asked", f"sweep {sweep.name}: {sweep.search.method} tries {words}")
 
     def tidy(self) -> None:
         """Settle a running run that has ended, or that is asked to end."""

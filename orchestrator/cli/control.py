@@ -25,9 +25,23 @@ _REF_HELP = "REF is a run's id, a range such as 3-7, a sweep's name, or @ for th
 def cancel(refs: tuple[str, ...]) -> None:
     """Give runs up: waiting ones at once, a running one as soon as it has checkpointed."""
     with open_queue() as store:
-        changed = store.cancel(_ids(find_all(store, refs)))
+        ended = [name for ref in refs if (name := _end_search(store, ref))]
+        try:
+            changed = store.cancel(_ids(find_all(store, refs)))
+        except NothingAffected:
+            if not ended:
+                raise
+            changed = []
+    for name in ended:
+        say(f"sweep {name}: no further settings are tried")
     _tell("cancelled", changed)
     _settle(changed)
+
+
+def _end_search(store: "Store", ref: str) -> str | None:
+    """The name of the sweep that is meant, where its search had more settings to choose."""
+    sweep = only_sweep(store, ref)
+    return sweep.name if sweep is not None and store.end_search(sweep.id) else None
 
 
 @click.command(epilog=_REF_HELP)
@@ -86,14 +100,22 @@ def wait(refs: tuple[str, ...]) -> int:
     Exits with 1 unless every one of them completed (or was pruned).
     """
     with open_queue(readonly=True) as store:
-        ids = _ids(find_all(store, refs or ("@",)))
+        found = find_all(store, refs or ("@",))
+        sweeps = {sweep.id for ref in refs or ("@",) if (sweep := only_sweep(store, ref))}
         told: set[str] = set()
         while True:
-            runs = [store.run(run_id) for run_id in ids]
-            if all(run.state in END_STATES for run in runs):
+            runs = _as_they_stand(store, found, sweeps)
+            to_come = any(store.sweep(str(sweep_id)).to_ask for sweep_id in sweeps)
+            if not to_come and all(run.state in END_STATES for run in runs):
                 return _verdict(runs)
             _say_why_it_waits(store, runs, told)
             time.sleep(_POLL_S)
+
+
+def _as_they_stand(store: "Store", runs: "Sequence[Run]", sweeps: set[int]) -> "list[Run]":
+    """The runs now; of whole sweeps also those that came later."""
+    named = [store.run(run.id) for run in runs if run.sweep_id not in sweeps]
+    return [*named, *(run for sweep_id in sorted(sweeps) for run in store.runs(sweep_id))]
 
 
 def _verdict(runs: "Sequence[Run]") -> int:

@@ -1,0 +1,59 @@
+"""What a running sweep tries next: its spec, as submitted, asked again over the rows that it has.
+
+A pure function of the sweep's row and its runs, so that a worker that dies in between changes
+nothing. The transaction is `store.py`'s, when to ask is the worker's business.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.document import Faults
+from orchestrator.errors import SpecError
+from orchestrator.expand import differing_names
+from orchestrator.planning import Taken, planned_runs
+from orchestrator.run import PlannedRun, Run, RunState, Sweep
+from orchestrator.sampling import Sampler
+from orchestrator.spec import Spec, parse_spec
+from orchestrator.tpe import load_optuna
+from orchestrator.trials import Trial
+
+
+def prepare() -> None:
+    """Load what takes time, before a transaction is opened."""
+    load_optuna()
+
+
+def spec_of(sweep: Sweep) -> Spec:
+    """The spec of a sweep as it was submitted, over its frozen base; SpecError."""
+    told = sweep.submitted
+    spec = parse_spec(sweep.spec_text, Path(told.source), told.overrides, sweep.config_text)
+    if spec.faults.found:
+        raise SpecError(*spec.faults.lines())
+    return spec
+
+
+def next_runs(sweep: Sweep, runs: Sequence[Run]) -> list[PlannedRun]:
+    """The runs of the next setting, one a seed; none where all has been tried. SpecError."""
+    spec = spec_of(sweep)
+    sampler = Sampler.of(spec)
+    drawn = sampler.draw([trial(run, spec) for run in runs], 1)
+    settings = [sampler.setting(dict(setting)) for setting in drawn.settings]
+    faults = Faults(spec.source)
+    taken = Taken(frozenset(run.name for run in runs), frozenset(run.output_dir for run in runs))
+    names = differing_names(spec, settings)
+    planned = list(planned_runs(spec, settings, names, sweep.name, faults, taken))
+    if faults.found:
+        raise SpecError(*faults.lines())
+    return planned
+
+
+def trial(run: Run, spec: Spec) -> Trial:
+    """A run as a search sees it: its setting, how it ended, and its objective."""
+    seed = {} if spec.seeds else {"seed": run.seed}
+    pruned = run.state is RunState.PRUNED and run.value is not None
+    return Trial(
+        {**run.overrides, **seed},
+        run.state,
+        run.value,
+        {run.update or 0: run.value} if pruned and run.value is not None else {},
+    )
