@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from grpo_core.config import FIELDS, MLXGRPOConfig, format_value, validate
@@ -72,6 +72,7 @@ class Expansion:
             runs=runs,
             search=spec.search,
             to_ask=self.to_ask,
+            stop=asdict(spec.stop),
             submitted=Submitted(spec.source, spec.overrides),
         )
 

@@ -60,6 +60,9 @@ class Ask(StrEnum):
     CANCEL = "cancel"
     PAUSE = "pause"
     TIMEOUT = "timeout"
+    RUNG = "rung"
+    PRUNE = "prune"
+    FAIL = "fail"
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Ending:
 
     `exit_code` and `signal` are None when nobody could collect them (the worker had died too);
     `result` is a result.json that this attempt wrote; `log_tail` the end of the attempt's log;
-    `memory` a sentence that proves that the system was out of memory.
+    `memory` a sentence that proves that the system was out of memory; `because` what a stop rule
+    said, and the logged values that it rests on.
     """
 
     exit_code: int | None = None
@@ -78,6 +82,7 @@ class Ending:
     asked: Ask | None = None
     same_boot: bool = True
     memory: str | None = None
+    because: tuple[str, str | None] | None = None
 
 
 def judge(end: Ending) -> Outcome:
@@ -138,8 +143,13 @@ def _stopped(end: Ending, code: int | None, name: str | None = None) -> Outcome:
         Ask.PAUSE: (Verdict.INTERRUPTED, "paused"),
         Ask.CANCEL: (Verdict.CANCELLED, "cancelled"),
         Ask.TIMEOUT: (Verdict.TIMEOUT, "ran longer than limits.run_wall"),
+        Ask.RUNG: (Verdict.HELD, "waits at a rung"),
+        Ask.PRUNE: (Verdict.PRUNED, "pruned"),
+        Ask.FAIL: (Verdict.DIVERGED, "diverged"),
         None: (Verdict.INTERRUPTED, "stopped"),
     }[end.asked]
+    if end.because is not None and end.asked in (Ask.RUNG, Ask.PRUNE, Ask.FAIL):
+        return Outcome(verdict, end.because[0], end.because[1], code, name)
     return Outcome(verdict, words, _last_line(end), code, name)
 
 
@@ -227,6 +237,10 @@ def decide(run: Run, retry: Retry, outcome: Outcome, newer_checkpoint: bool, now
         return Next(RunState.COMPLETED, None)
     if run.request == "cancel" or verdict is Verdict.CANCELLED:
         return Next(RunState.CANCELLED, "cancelled")
+    if verdict is Verdict.PRUNED:
+        return Next(RunState.PRUNED, words)
+    if verdict is Verdict.HELD:
+        return Next(RunState.PAUSED, words)
     waiting = RunState.PAUSED if run.request == "pause" else RunState.QUEUED
     if verdict is Verdict.INTERRUPTED:
         return Next(waiting, words)

@@ -5,8 +5,10 @@ from typing import Any
 
 from grpo_core.config import did_you_mean
 from orchestrator.document import MISSING, Document
+from orchestrator.errors import SpecError
 from orchestrator.run import RETRYABLE, Limits, Objective, Retry, Search
 from orchestrator.search import METHODS
+from orchestrator.stopping import RULES, HealthRule, StopRule, parse_health, parse_share
 
 # The keys of training_log.jsonl that can rank runs (design, section 3), beside reward/NAME.
 METRICS = (
@@ -49,6 +51,49 @@ def read_search(document: Document) -> Search:
     if search.method == "grid" and method is not MISSING and "seed" in values:
         document.faults.add(("search", "seed"), "a grid draws nothing; drop it")
     return search
+
+
+def read_stop(document: Document, search: Search) -> StopRule:
+    """`[stop]`: rule, warmup, health."""
+    values = document.known("stop", ("rule", "warmup", "health"))
+    default = StopRule()
+    rule = document.checked("stop", values, "rule", _check_rule)
+    if rule == "halving" and search.method == "tpe":
+        words = "halving compares settings that are known from the start; tpe chooses later ones"
+        document.faults.add(("stop", "rule"), words)
+    return StopRule(
+        rule=default.rule if rule is MISSING else rule,
+        warmup=_read_share(document, values, default.warmup),
+        health=_read_health(document, values, default.health),
+    )
+
+
+def _read_share(document: Document, values: dict[str, Any], default: float) -> float:
+    try:
+        return parse_share(values["warmup"]) if "warmup" in values else default
+    except SpecError as e:
+        document.faults.add(("stop", "warmup"), e.faults[0], " = ")
+        return default
+
+
+def _read_health(
+    document: Document, values: dict[str, Any], default: tuple[HealthRule, ...]
+) -> tuple[HealthRule, ...]:
+    given = values.get("health", MISSING)
+    if given is MISSING:
+        return default
+    if not isinstance(given, list):
+        document.faults.add(("stop", "health"), f"{given!r}: must be a list of texts", " = ")
+        return default
+    rules = []
+    for index, text in enumerate(given):
+        try:
+            if not isinstance(text, str):
+                raise SpecError(f"{text!r}: must be text, such as 'nan'")
+            rules.append(parse_health(text, METRICS))
+        except SpecError as e:
+            document.faults.add(("stop", "health", index), e.faults[0], " = ")
+    return tuple(rules)
 
 
 def read_keep(document: Document) -> dict[str, Any]:
@@ -121,6 +166,11 @@ def _check_method(value: Any) -> str:
     methods = ("grid", *METHODS)
     near = did_you_mean(value, methods) if isinstance(value, str) else ""
     return "" if value in methods else f"one of {', '.join(methods)}{near}"
+
+
+def _check_rule(value: Any) -> str:
+    near = did_you_mean(value, RULES) if isinstance(value, str) else ""
+    return "" if value in RULES else f"one of {', '.join(RULES)}{near}"
 
 
 def _check_keep(value: Any) -> str:

@@ -34,18 +34,23 @@ def read_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
 def read_curves(folder: Path, metrics: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
     """As `read_curve` for several metrics in one reading; a metric that is not logged is empty."""
     curves: dict[str, list[tuple[int, float]]] = {metric: [] for metric in metrics}
-    try:
-        raw_lines = RunPaths(folder).log.read_bytes().splitlines(keepends=True)
-    except OSError:
-        return curves
-    parsed = (_parse(raw) for raw in raw_lines if raw.endswith(b"\n"))
-    for line in parsed:
-        if line is None or not is_held_out(line) or not isinstance(line.get("update"), int):
+    for line in read_log(folder):
+        if not is_held_out(line) or not isinstance(line.get("update"), int):
             continue
         for metric, curve in curves.items():
             if (value := _number(line.get(metric))) is not None:
                 curve.append((line["update"], value))
     return curves
+
+
+def read_log(folder: Path) -> list[Line]:
+    """Every whole line of a run's training log; none where there is no log."""
+    try:
+        raw_lines = RunPaths(folder).log.read_bytes().splitlines(keepends=True)
+    except OSError:
+        return []
+    parsed = (_parse(raw) for raw in raw_lines if raw.endswith(b"\n"))
+    return [line for line in parsed if line is not None]
 
 
 def is_held_out(line: Line) -> bool:

@@ -48,10 +48,15 @@ def check_transition(run_id: int, old: RunState, new: RunState) -> None:
 
 
 class Verdict(StrEnum):
-    """How an attempt ended. The first two are no failures; `cancelled` was asked for."""
+    """How an attempt ended. The first five are no failures.
+
+    `held` waits at a rung of halving, `pruned` was ended by a stop rule, `cancelled` by the user.
+    """
 
     COMPLETED = "completed"
     INTERRUPTED = "interrupted"
+    HELD = "held"
+    PRUNED = "pruned"
     CANCELLED = "cancelled"
     OOM = "oom"
     GPU_WATCHDOG = "gpu_watchdog"
@@ -227,11 +232,26 @@ class Run:
     ended: str | None
     value: float | None = None
     rung: int | None = None
+    kind: str = ""
 
     @property
     def folder(self) -> Path:
         """The absolute output folder: `output_dir` as seen from the folder of the submit."""
         return Path(self.cwd, self.output_dir)
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many runs of a sweep stand in one state and take about as long (`kind`).
+
+    `timed` of these `n` have trained, for `wall_s` together.
+    """
+
+    state: RunState
+    kind: str
+    n: int
+    timed: int
+    wall_s: float
 
 
 @dataclass(frozen=True)

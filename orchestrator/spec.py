@@ -18,14 +18,20 @@ from orchestrator.expressions import Expression, parse
 from orchestrator.field_values import SEED_IN_EXPRESSION, TABLES, TOP_KEYS, FieldValues
 from orchestrator.locate import KeyPath, find_positions, key_text
 from orchestrator.naming import MAX_NAME_BYTES, safe_name, sweep_name_fault
-from orchestrator.policy import read_keep, read_limits, read_objective, read_retry, read_search
+from orchestrator.policy import (
+    read_keep,
+    read_limits,
+    read_objective,
+    read_retry,
+    read_search,
+    read_stop,
+)
 from orchestrator.rules import Rule
 from orchestrator.run import Limits, Objective, Retry, Search
 from orchestrator.space import Parameter, axis, zipped
+from orchestrator.stopping import StopRule
 
 DEFAULT_OUTPUT = "outputs/{sweep}/{run}"
-
-NOT_YET = {"stop": "early stopping"}
 _NEEDS_SEARCH = (
     'a distribution cannot be gone through as a grid; say method = "random" and runs under [search]'
 )
@@ -66,6 +72,7 @@ class Spec:
     derive: dict[str, Expression]
     checks: tuple[Rule, ...]
     objective: Objective
+    stop: StopRule
     limits: Limits
     retry: Retry
     faults: Faults
@@ -158,6 +165,7 @@ class _Reader:
                 *self._rules("require", "that", excludes=False),
             ),
             objective=read_objective(document),
+            stop=read_stop(document, search),
             limits=read_limits(document),
             retry=read_retry(document),
             faults=document.faults,
@@ -167,9 +175,7 @@ class _Reader:
 
     def _top_level(self) -> None:
         for key in self.document.values:
-            if key in NOT_YET:
-                self._fault((key,), f"{NOT_YET[key]}: not there yet")
-            elif key not in TOP_KEYS and key not in TABLES:
+            if key not in TOP_KEYS and key not in TABLES:
                 self._fault((key,), _unknown_top(key))
 
     def _name(self) -> str:

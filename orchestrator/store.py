@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -36,15 +37,18 @@ from orchestrator.run import (
     Run,
     RunState,
     Search,
+    Share,
     Submitted,
     Sweep,
+    Verdict,
 )
+from orchestrator.stopping import Decision
 
 _RUN = """
     SELECT r.id, r.sweep_id, s.name AS sweep, r.name, r.position, r.priority, r.state, r.reason,
            r.request, r.seed, r.overrides, r.set_args, r.output_dir, s.cwd, r.tags, r.hash,
            r.attempt, r.deaths, r.not_before, r."update", r.updates_total, r.metrics, r.wall_s,
-           r.exit_code, r.created, r.started, r.ended, r.value, r.rung
+           r.exit_code, r.created, r.started, r.ended, r.value, r.rung, r.kind
     FROM runs r JOIN sweeps s ON s.id = r.sweep_id
 """
 
@@ -276,6 +280,30 @@ class Store:
         crashpoint("store.asked")
         return [run for run in self.runs(sweep_id) if run.position >= first]
 
+    def at_rung(self) -> list[Sweep]:
+        """The sweeps in which every run has ended or waits at a rung of halving."""
+        return self._sweeps(
+            "WHERE id IN (SELECT sweep_id FROM runs WHERE state = 'paused' AND rung IS NOT NULL)"
+            " AND NOT EXISTS (SELECT 1 FROM runs WHERE sweep_id = sweeps.id AND (state IN"
+            " ('queued', 'running') OR (state = 'paused' AND rung IS NULL)))",
+            {},
+        )
+
+    def leave_rung(self, run_id: int, decision: Decision | None) -> Run | None:
+        """Let a run that waits at a rung go on, or prune it by a decision; None if it has left."""
+        with self._db.write():
+            run = self.run(run_id)
+            if run.state is not RunState.PAUSED or run.rung is None:
+                return None
+            new = RunState.QUEUED if decision is None else RunState.PRUNED
+            reason = None if decision is None else f"{decision.reason} ({decision.evidence})"
+            self._db.execute(
+                "UPDATE runs SET state = ?, reason = ?, rung = NULL, ended = ? WHERE id = ?",
+                (str(new), reason, self._stamp() if decision else None, run_id),
+            )
+            self._event(str(new), reason or "goes on from its rung", run.sweep_id, run_id)
+        return self.run(run_id)
+
     def end_search(self, sweep_id: int) -> bool:
         """Choose no further settings; whether there were any to choose."""
         with self._db.write():
@@ -290,7 +318,7 @@ class Store:
 
     def sweeps(self, all: bool = False, latest: int = 5) -> list[Sweep]:
         """The unfinished sweeps and the `latest` ones (or all), oldest first."""
-        where = "" if all else "WHERE id IN (SELECT sweep_id FROM runs WHERE state IN "
+        where = "" if all else "WHERE id IN (SELECT sweep_id FROM totals WHERE n > 0 AND state IN "
         if not all:
             where += "('queued', 'running', 'paused')) OR to_ask > 0 OR id IN "
             where += "(SELECT id FROM sweeps ORDER BY id DESC LIMIT :latest)"
@@ -302,11 +330,18 @@ class Store:
 
     def counts(self, sweep_id: int) -> dict[RunState, int]:
         """How many runs of the sweep stand in each state, in the order of RunState."""
+        found: Counter[RunState] = Counter()
+        for share in self.shares(sweep_id):
+            found[share.state] += share.n
+        return {state: found[state] for state in RunState if found[state]}
+
+    def shares(self, sweep_id: int) -> list[Share]:
+        """The runs of a sweep counted by state and kind; as fast for many runs as for few."""
         rows = self._db.read(
-            "SELECT state, count(*) FROM runs WHERE sweep_id = ? GROUP BY state", (sweep_id,)
+            "SELECT state, kind, n, timed, wall_s FROM totals WHERE sweep_id = ? AND n > 0",
+            (sweep_id,),
         )
-        found = {RunState(state): n for state, n in rows}
-        return {state: found[state] for state in RunState if state in found}
+        return [Share(RunState(row[0]), *row[1:]) for row in rows]
 
     def sweep(self, ref: str) -> Sweep:
         """The sweep named `ref`, or with that id, or `@` for the latest, `@~1` for the one before.
@@ -359,6 +394,41 @@ class Store:
         order = f"ORDER BY r.sweep_id, r.position LIMIT {-1 if limit is None else int(limit)}"
         return [_run(row) for row in self._db.read(f"{_RUN} {where} {order}", params)]
 
+    def begun(self, sweep_id: int) -> list[Run]:
+        """The unfinished runs of a sweep that have been started before."""
+        return self._runs(
+            "WHERE r.sweep_id = ? AND r.attempt > 0 AND r.state IN ('queued', 'running', 'paused')"
+            " ORDER BY r.position",
+            (sweep_id,),
+        )
+
+    def telling(self, sweep_id: int, most: int) -> list[Run]:
+        """A screenful of a long sweep, in its order.
+
+        What runs and what failed, what is paused and what comes next, then what ended last.
+        """
+        found: list[Run] = []
+        for state in (RunState.RUNNING, RunState.FAILED, RunState.PAUSED, RunState.QUEUED):
+            found += self._edge(sweep_id, state, most - len(found))
+        ended = [
+            run
+            for state in (RunState.COMPLETED, RunState.PRUNED, RunState.CANCELLED)
+            for run in self._edge(sweep_id, state, most - len(found))
+        ]
+        ended.sort(key=lambda run: -run.position)
+        return sorted(found + ended[: most - len(found)], key=lambda run: run.position)
+
+    def _edge(self, sweep_id: int, state: RunState, most: int) -> list[Run]:
+        """Of those that wait the first ones, of the others the last."""
+        order = "ASC" if state is RunState.QUEUED else "DESC"
+        return self._runs(
+            f"WHERE r.sweep_id = ? AND r.state = ? ORDER BY r.position {order} LIMIT ?",
+            (sweep_id, str(state), most),
+        )
+
+    def _runs(self, clauses: str, params: Sequence[Any]) -> list[Run]:
+        return [_run(row) for row in self._db.read(f"{_RUN} {clauses}", params)]
+
     def run(self, run_id: int) -> Run:
         """The run with this id; NothingAffected."""
         rows = self._db.read(f"{_RUN} WHERE r.id = ?", (run_id,))
@@ -401,7 +471,7 @@ class Store:
 
     def trained_s(self, sweep_id: int) -> float:
         """Seconds that the ended attempts of a sweep have trained."""
-        rows = self._db.read("SELECT sum(wall_s) FROM runs WHERE sweep_id = ?", (sweep_id,))
+        rows = self._db.read("SELECT sum(wall_s) FROM totals WHERE sweep_id = ?", (sweep_id,))
         return float(rows[0][0] or 0.0)
 
     def folders(self, sweep_id: int) -> list[Path]:
@@ -418,7 +488,7 @@ class Store:
 
     def waiting(self, boot_id: str) -> Waiting:
         """What is queued, and why it cannot be claimed."""
-        queued = self._db.read("SELECT count(*) FROM runs WHERE state = 'queued'")[0][0]
+        queued = self._db.read("SELECT sum(n) FROM totals WHERE state = 'queued'")[0][0] or 0
         ready = self._db.read(
             "SELECT min(coalesce(not_before, '')) FROM runs WHERE state = 'queued'"
             f" AND sweep_id NOT IN ({_HELD})"
@@ -426,7 +496,7 @@ class Store:
         halted = self.halted(boot_id)
         held = self._db.read(
             f"SELECT name, reason FROM sweeps WHERE id IN ({_HELD}) AND id IN"
-            " (SELECT sweep_id FROM runs WHERE state = 'queued') ORDER BY id"
+            " (SELECT sweep_id FROM totals WHERE state = 'queued' AND n > 0) ORDER BY id"
         )
         words = [f"sweep {name} is held: {why or 'it waits for another'}" for name, why in held]
         if halted:
@@ -542,11 +612,12 @@ class Store:
         self._db.execute(
             "UPDATE runs SET state = ?, reason = ?, request = NULL, deaths = ?, not_before = ?,"
             ' "update" = ?, updates_total = ?, metrics = ?, value = ?, wall_s = wall_s + ?,'
-            " exit_code = ?, ended = ? WHERE id = ? AND state = 'running'",
+            " exit_code = ?, ended = ?, rung = ? WHERE id = ? AND state = 'running'",
             (
                 *(str(then.state), then.reason, then.deaths, then.not_before),
                 *(progress.update, progress.updates_total, _dump(progress.metrics), value),
-                *(wall_s, outcome.exit_code, ended, run.id),
+                *(wall_s, outcome.exit_code, ended),
+                *(progress.update if outcome.verdict is Verdict.HELD else None, run.id),
             ),
         )
 
@@ -639,8 +710,8 @@ class Store:
         ended = self._stamp() if new in _ENDED else None
         deaths = 0 if run.state is RunState.FAILED else run.deaths
         self._db.execute(
-            "UPDATE runs SET state = ?, reason = ?, ended = ?, deaths = ?, not_before = NULL"
-            " WHERE id = ?",
+            "UPDATE runs SET state = ?, reason = ?, ended = ?, deaths = ?, not_before = NULL,"
+            " rung = NULL WHERE id = ?",
             (str(new), reason, ended, deaths, run.id),
         )
         self._event(str(new), reason or "asked for", run.sweep_id, run.id)

@@ -24,6 +24,7 @@ from orchestrator import paths, procs
 from orchestrator.asking import next_runs, prepare
 from orchestrator.errors import SpecError, SweepError, WorkerBusy
 from orchestrator.faults import crashpoint
+from orchestrator.halting import Halter, courses_of
 from orchestrator.launcher import TRAINER, Adopted, LaunchError, Trainer, freeze, launch, read_tail
 from orchestrator.leaderboard import reduce_curve
 from orchestrator.limits import Used, breach, folder_bytes
@@ -37,7 +38,7 @@ from orchestrator.progress import (
     read_result,
     result_identity,
 )
-from orchestrator.run import Attempt, Outcome, Progress, Run, Sweep
+from orchestrator.run import Attempt, Outcome, Progress, Run, RunState, Sweep
 from orchestrator.store import Before, Store
 
 # How often the worker looks: at its signals, and at what users ask for ("within a second").
@@ -53,7 +54,7 @@ _LOCK_WAIT_S = 1.0
 _DETACH_WAIT_S = 20.0
 
 # How long a trainer may take to end before it is killed; no entry: until the user insists.
-_GRACE_S = {Ask.CANCEL: 30.0, Ask.TIMEOUT: 120.0}
+_GRACE_S = {Ask.CANCEL: 30.0, Ask.TIMEOUT: 120.0, Ask.PRUNE: 30.0, Ask.FAIL: 30.0}
 _TERMINATE_GRACE_S = 5.0
 
 
@@ -285,6 +286,7 @@ class _Worker:
         """Train what is queued, one run after another."""
         self._reconcile()
         while not self._stops.count:
+            self._climb()
             self._ask()
             claimed = self._store.claim(self._host, self._boot_id, self._before)
             if claimed is not None:
@@ -298,7 +300,7 @@ class _Worker:
     def has_work(self) -> bool:
         """Whether a run can be claimed, now or after its back-off, or a search has more to try."""
         ready = self._store.waiting(self._boot_id).ready_at is not None
-        return ready or bool(self._store.dry())
+        return ready or bool(self._store.dry() or self._store.at_rung())
 
     def _ask(self) -> None:
         """Let each search whose runs are all done choose its next setting."""
@@ -311,6 +313,17 @@ class _Worker:
                 continue
             words = chosen[0].name if chosen else "nothing is left to try"
             self._tell("asked", f"sweep {sweep.name}: {sweep.search.method} tries {words}")
+
+    def _climb(self) -> None:
+        """Where all runs of a sweep wait at a rung, let the best go on and prune the others."""
+        for sweep in self._store.at_rung():
+            runs = self._store.runs(sweep.id)
+            courses = courses_of(sweep, runs)
+            for run in runs:
+                if run.rung is not None and run.id in courses:
+                    changed = self._store.leave_rung(run.id, courses[run.id].decision)
+                    if changed is not None and changed.state is RunState.PRUNED:
+                        self._tell("ended", f"pruned: {changed.reason}", changed)
 
     def tidy(self) -> None:
         """Settle a running run that has ended, or that is asked to end."""
@@ -366,7 +379,7 @@ class _Worker:
             watch.look(stopping)
             stopping.look()
         crashpoint("worker.ended")
-        outcome = judge(self._ending(run, attempt, trainer, stopping.asked, watch.memory))
+        outcome = judge(self._ending(run, attempt, trainer, stopping.asked, watch))
         self._record(run, attempt, outcome, read_progress(run.folder), watch.wall_s())
         trainer.close()
 
@@ -376,7 +389,7 @@ class _Worker:
         attempt: Attempt,
         trainer: Trainer,
         asked: Ask | None,
-        memory: procs.MemoryWitness,
+        watch: "_Watch",
     ) -> Ending:
         # A finished folder is not trained again: exit code 0, and the result is an old one.
         fresh = result_identity(run.folder) != attempt.result_before
@@ -388,7 +401,8 @@ class _Worker:
             log_tail=read_tail(Path(attempt.log)),
             asked=asked,
             same_boot=attempt.boot_id == self._boot_id,
-            memory=memory.evidence() if trainer.signal == signal.SIGKILL else None,
+            memory=watch.memory.evidence() if trainer.signal == signal.SIGKILL else None,
+            because=watch.because,
         )
 
     def _record(
@@ -445,6 +459,8 @@ class _Watch:
         self._looked = self._noted = self._began
         self._measured = float("-inf")
         self.memory = procs.MemoryWitness()
+        self._halter = Halter(run, sweep, lambda: store.runs(sweep.id))
+        self.because: tuple[str, str | None] | None = None
 
     def wall_s(self) -> float:
         """Seconds that this attempt has trained; time.monotonic stands still in sleep."""
@@ -458,6 +474,7 @@ class _Watch:
         self._looked = now
         self._obey(stopping)
         self._keep_limits(stopping)
+        self._judge(stopping)
         self._show()
         self.memory.look()
         if now - self._noted >= _NOTE_S:
@@ -482,6 +499,15 @@ class _Watch:
             return
         self._store.hold_sweep(self._sweep.id, found.text)
         stopping.ask(Ask.STOP)
+
+    def _judge(self, stopping: _Stopping) -> None:
+        """Keep the sweep's stop rule."""
+        if stopping.asked is not None:
+            return
+        halt = self._halter.look()
+        if halt is not None:
+            self.because = (halt.reason, halt.evidence)
+            stopping.ask(halt.ask)
 
     def _bytes(self) -> int:
         """What lies in the sweep's folders; measured rarely, and only where a limit wants it."""

@@ -2,7 +2,8 @@
 
 Takes the trainer's command line. Beside `output_dir` it obeys overrides of its own:
 updates=N, update_s=S (how long one takes), save_steps=N, die="U:SIGNAL" or "U:CODE" (at update U,
-only while `die_file`, if named, does not exist; it is made then), child=true (start a child that
+only while `die_file`, if named, does not exist; it is made then), gain=G (log em = G * update),
+nan_from=U (log a loss that is not finite from then on), child=true (start a child that
 inherits everything and sleeps), deaf=true (ignore SIGTERM), say="a line for stderr".
 Exits 99 if another trainer holds the GPU lock: no test may ever see that.
 """
@@ -78,6 +79,16 @@ def maybe_die(values, update):
     time.sleep(60)
 
 
+def curve(values, update, updates):
+    """What a stop rule looks at, where the overrides ask for it."""
+    line = {}
+    if "gain" in values:
+        line |= {"em": float(values["gain"]) * update, "updates_total": updates}
+    if update >= int(values.get("nan_from", updates + 1)):
+        line |= {"loss": None}
+    return line
+
+
 def train(values, folder):
     updates, save_steps = int(values["updates"]), int(values["save_steps"])
     for update in range(resume(folder) + 1, updates + 1):
@@ -90,6 +101,7 @@ def train(values, folder):
         maybe_die(values, update)
         with open(folder / "training_log.jsonl", "a") as log:
             line = {"update": update, "loss": 1 / update, "update_s": float(values["update_s"])}
+            line |= curve(values, update, updates)
             log.write(json.dumps(line) + "\n")
         if update % save_steps == 0:
             save(folder, update)

@@ -183,7 +183,9 @@ def _pause_sweep(store: "Store", sweep_id: int) -> "list[Run]":
 
 
 def _resume_sweep(store: "Store", sweep_id: int) -> "list[Run]":
-    held = [run.id for run in store.runs(sweep_id, states=[RunState.PAUSED])]
+    paused = store.runs(sweep_id, states=[RunState.PAUSED])
+    # Those at a rung wait for the others, not for the user.
+    held = [run.id for run in paused if run.rung is None]
     try:
         store.resume_sweep(sweep_id)
     except NothingAffected:
