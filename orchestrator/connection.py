@@ -197,12 +197,17 @@ _NETWORK_TYPES = frozenset(
 
 
 def _refuse_network(path: Path) -> None:
-    kind = filesystem_type(path.parent)
-    if kind in _NETWORK_TYPES:
+    if kind := network_type(path.parent):
         raise QueueError(
             f"{path}: lies on a network folder ({kind}), where SQLite's locks do not hold; "
             f"set {ENV_HOME} to a folder on a local disk"
         )
+
+
+def network_type(folder: Path) -> str | None:
+    """The type of the network file system that holds `folder`; None on a local disk."""
+    kind = filesystem_type(folder)
+    return kind if kind in _NETWORK_TYPES else None
 
 
 def filesystem_type(folder: Path) -> str | None:

@@ -796,6 +796,14 @@ class Store:
                 )
         return gone
 
+    def damage(self) -> str | None:
+        """What SQLite finds wrong with the file, in its words; None where it is whole.
+
+        QueueError where it cannot even be read.
+        """
+        found = str(self._db.read("PRAGMA quick_check(1)")[0][0])
+        return None if found == "ok" else found
+
     def backup(self, target: Path) -> None:
         """Write a whole, compact copy of the queue to `target`, which must not exist.
 

@@ -19,6 +19,11 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "show": ("look", "Everything about a run: command, overrides, attempts, why."),
         "logs": ("logs", "What a run printed."),
         "best": ("best", "Rank the settings of a sweep."),
+        "compare": ("best", "Compare the values of a parameter."),
+        "importance": ("best", "Which parameters decided how good a setting was."),
+        "stop-check": ("replay", "What a stop rule would have done to a finished sweep."),
+        "report": ("report", "One HTML file about a sweep: ranking, curves, completions."),
+        "export": ("report", "The runs of a sweep as CSV, JSON lines, Parquet or PNG."),
         "wait": ("control", "Wait until runs are done."),
     },
     "Change": {
@@ -29,6 +34,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "rm": ("control", "Forget runs; their files stay."),
     },
     "Help": {
+        "doctor": ("doctor", "Check this machine, with a real training step."),
         "fields": ("about", "Every config field with default, range and meaning."),
         "completion": ("about", "Print the completion script of a shell."),
     },
@@ -43,6 +49,7 @@ Examples:
   grpo-sweep                              what runs, and how long it will take
   grpo-sweep logs -f
   grpo-sweep best lr
+  grpo-sweep report lr --open             a page to look at in the morning
 """
 
 
@@ -58,7 +65,7 @@ class Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = import_module(f"orchestrator.cli.{_COMMANDS[cmd_name][0]}")
-        command = getattr(module, cmd_name)
+        command = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 

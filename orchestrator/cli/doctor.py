@@ -1,0 +1,57 @@
+"""`grpo-sweep doctor`: is this machine fit to train, and what to do where it is not."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.common import console, json_option, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orchestrator.doctor import Finding
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> int:
+    """Check this machine: versions, memory, disk, queue, device, and a real training step.
+
+    Takes some seconds and changes nothing. Exits with 1 if something is in the way of training.
+    """
+    from orchestrator.doctor import Level, examine
+    from orchestrator.paths import home
+
+    out = console()
+    findings = []
+    for finding in examine(home(), Path.cwd()):
+        findings.append(finding)
+        if not as_json:
+            _print(finding, out)
+    if as_json:
+        print_json({"checks": [_shape(finding) for finding in findings]})
+    return 1 if any(finding.level is Level.FAIL for finding in findings) else 0
+
+
+def _shape(finding: "Finding") -> dict[str, str | None]:
+    return {
+        "name": finding.name,
+        "level": str(finding.level),
+        "text": finding.text,
+        "advice": finding.advice or None,
+    }
+
+
+def _print(finding: "Finding", out: "Console") -> None:
+    from rich.text import Text
+
+    styles = {"ok": "green", "warn": "bold yellow", "fail": "bold red"}
+    line = Text.assemble(
+        (f"{finding.level:<5}", styles[finding.level]),
+        (f"{finding.name:<18}", "bold"),
+        finding.text,
+    )
+    out.print(line, soft_wrap=True)
+    if finding.advice:
+        out.print(Text(f"{'':<5}{'':<18}→ {finding.advice}"), soft_wrap=True)

@@ -1,0 +1,186 @@
+"""`grpo-sweep report` and `export`: a sweep as a page, and as data for other programs."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli.common import Ref, console, open_queue, say
+
+if TYPE_CHECKING:
+    from orchestrator.report.gather import Facts
+
+
+@click.command()
+@click.argument("sweep", type=Ref(), default="@")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Default: SWEEP-report.html here; in a folder, under that name.",
+)
+@click.option("--open", "to_open", is_flag=True, help="Show it in the browser.")
+def report(sweep: str, output: Path | None, to_open: bool) -> None:
+    """Write one HTML file about a SWEEP (default: the latest) that opens without a network.
+
+    Ranking with intervals, learning curves, parameters, time, completions, spec and commands.
+
+    \b
+    Examples:
+      grpo-sweep report
+      grpo-sweep report lr -o notes/lr.html --open
+    """
+    from datetime import UTC, datetime
+
+    from orchestrator.report.page import page
+    from orchestrator.target import check_target, write_target
+
+    facts, path = _gather(sweep, lambda name: check_target(_html_path(output, name)))
+    html = page(facts, datetime.now(UTC)).encode()
+    write_target(path, html)
+    print(path)
+    say(_summary(facts, len(html)))
+    if to_open:
+        click.launch(path.absolute().as_uri())
+
+
+def _html_path(output: Path | None, name: str) -> Path:
+    default = f"{name}-report.html"
+    if output is None:
+        return Path(default)
+    return output / default if output.is_dir() else output
+
+
+def _gather(ref: str, choose: "Callable[[str], Path]") -> "tuple[Facts, Path]":
+    """Everything about the sweep, and where it goes: that is settled before the long reading."""
+    from orchestrator.paths import home
+    from orchestrator.report.gather import gather
+
+    with open_queue(readonly=True) as store:
+        found = store.sweep(ref)
+        path = choose(found.name)
+        with _progress(sum(found.counts.values())) as step:
+            return gather(store, found, home(), step), path
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar over the runs, for a person at a terminal."""
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield lambda: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=out, transient=True) as bar:
+        task = bar.add_task("reading runs", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _summary(facts: "Facts", size: int) -> str:
+    """`200 runs, 8.3 MB`, and what a reader should know."""
+    from orchestrator.views.text import counts, plural
+
+    words = f"{plural(len(facts.runs), 'run')}, {size / 1e6:.1f} MB"
+    if facts.rows:
+        return words
+    metric = facts.objective.metric
+    return f"{words}; no run has a value of {metric} yet: {counts(facts.sweep.counts)}"
+
+
+# --- export
+
+_file = click.Path(path_type=Path, allow_dash=True)
+
+
+@click.command()
+@click.argument("sweep", type=Ref(), default="@")
+@click.option("--csv", "to_csv", type=_file, metavar="FILE", help="CSV; - for stdout.")
+@click.option("--jsonl", "to_jsonl", type=_file, metavar="FILE", help="JSON lines; - for stdout.")
+@click.option("--parquet", "to_parquet", type=_file, metavar="FILE", help="Parquet.")
+@click.option("--png", "to_png", type=_file, metavar="DIR", help="Plots as PNG files.")
+def export(
+    sweep: str,
+    to_csv: Path | None,
+    to_jsonl: Path | None,
+    to_parquet: Path | None,
+    to_png: Path | None,
+) -> None:
+    """Write the runs of a SWEEP (default: the latest) as data, a row a run.
+
+    Without an option: CSV to stdout. Several options write several files.
+
+    \b
+    Examples:
+      grpo-sweep export lr > lr.csv
+      grpo-sweep export lr --parquet lr.parquet --png notes/plots
+    """
+    from orchestrator import export as formats
+
+    chosen: list[tuple[Path | None, Callable[[Sequence[dict[str, Any]]], bytes]]] = [
+        (to_csv, formats.to_csv),
+        (to_jsonl, formats.to_jsonl),
+        (to_parquet, formats.to_parquet),
+    ]
+    targets = [(path, write) for path, write in chosen if path is not None]
+    if not targets and to_png is None:
+        targets = [(_STDOUT, formats.to_csv)]
+    _check_targets([path for path, _ in targets])
+    if to_png is not None:
+        _export_pictures(sweep, to_png)
+    if targets:
+        records = _records(sweep)
+        for path, write in targets:
+            _put(path, write(records))
+
+
+_STDOUT = Path("-")
+
+
+def _check_targets(paths: "Sequence[Path]") -> None:
+    from orchestrator.errors import UsageError
+    from orchestrator.target import check_target
+
+    if paths.count(_STDOUT) > 1:
+        raise UsageError("stdout can take one format; give the others a file")
+    for path in paths:
+        if path != _STDOUT:
+            check_target(path)
+
+
+def _records(ref: str) -> "list[dict[str, Any]]":
+    from orchestrator.export import record
+    from orchestrator.views.facts import progress_of
+
+    with open_queue(readonly=True) as store:
+        return [record(run, progress_of(run)) for run in store.runs(store.sweep(ref).id)]
+
+
+def _put(path: Path, content: bytes) -> None:
+    """To stdout, or into a file whose name is then the output."""
+    from orchestrator.target import write_target
+
+    if path == _STDOUT:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    else:
+        write_target(path, content)
+        print(path)
+
+
+def _export_pictures(ref: str, folder: Path) -> None:
+    from orchestrator.errors import NothingAffected
+    from orchestrator.pictures import pictures
+    from orchestrator.target import make_folder
+
+    facts, _ = _gather(ref, lambda _: make_folder(folder))
+    found = list(pictures(facts))
+    if not found:
+        raise NothingAffected(f"sweep {facts.sweep.name}: no run has logged anything to draw yet")
+    for name, content in found:
+        _put(folder / name, content)

@@ -1,0 +1,202 @@
+"""Everything that a report tells about a sweep, read once from the queue and the runs' folders.
+
+Reads only; what is missing or torn is left out. How it looks is decided in `figures.py` and
+`page.py`.
+"""
+
+import json
+import math
+import shlex
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.launcher import command
+from orchestrator.leaderboard import Row, Score, differing_keys, ranking, reduce_curve
+from orchestrator.paths import Home, RunPaths
+from orchestrator.progress import read_curves
+from orchestrator.report.curves import Curve
+from orchestrator.run import Attempt, Objective, Run, RunState, Sweep
+from orchestrator.stats import mean
+from orchestrator.store import Store
+from orchestrator.views.text import setting_value
+
+# What GRPO people look at; the metric of the objective joins them.
+CURVES = ("reward_mean", "em", "kl", "completion_length", "entropy")
+
+RANKED = (RunState.COMPLETED, RunState.PRUNED)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A completion that a run drew at an update, and what it was worth."""
+
+    update: int
+    prompt: str
+    completion: str
+    answer: str
+    reward: float | None
+    rewards: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Completions of a run from its first and its last logged update."""
+
+    early: tuple[Sample, ...]
+    late: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run with what it logged, its attempts, and the exact command as a shell takes it."""
+
+    run: Run
+    curves: Mapping[str, Curve]
+    attempts: tuple[Attempt, ...]
+    command: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A sweep as a report shows it. `keys` are the overrides that differ between its settings."""
+
+    sweep: Sweep
+    runs: tuple[RunFacts, ...]
+    keys: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def objective(self) -> Objective:
+        """What the sweep is ranked by."""
+        return self.sweep.objective
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """The ranked runs, best first."""
+        sign = -1.0 if self.objective.goal == "max" else 1.0
+        found = (score for row in self.rows for score in row.scores)
+        return tuple(sorted(found, key=lambda score: sign * score.value))
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds that all attempts have trained."""
+        return math.fsum(facts.run.wall_s for facts in self.runs)
+
+    @property
+    def lost_s(self) -> float:
+        """Seconds of it that went into runs that failed."""
+        failed = (f.run.wall_s for f in self.runs if f.run.state is RunState.FAILED)
+        return math.fsum(failed)
+
+    @property
+    def before(self) -> float | None:
+        """The objective's metric before training, the mean over the runs that measured it."""
+        first = [f.curves[self.objective.metric][:1] for f in self.runs]
+        values = [curve[0][1] for curve in first if curve and curve[0][0] == 0]
+        return mean(values) if values else None
+
+    def label(self, overrides: Mapping[str, Any]) -> str:
+        """A setting in words: `learning_rate 1e-5 · num_generations 8`."""
+        words = [f"{key} {setting_value(overrides[key])}" for key in self.keys if key in overrides]
+        return " · ".join(words) or "the base config"
+
+
+def setting_key(overrides: Mapping[str, Any]) -> str:
+    """Tells settings apart, as the ranking does."""
+    return json.dumps(overrides, sort_keys=True)
+
+
+def gather(
+    store: Store, sweep: Sweep, home: Home, on_run: Callable[[], None] = lambda: None
+) -> Facts:
+    """Read everything about a sweep; `on_run` is called after each run. Raises QueueError."""
+    metrics = dict.fromkeys((*CURVES, sweep.objective.metric))
+    found = []
+    for run in store.runs(sweep.id):
+        curves = read_curves(run.folder, metrics)
+        attempts = tuple(store.attempts(run.id))
+        found.append(RunFacts(run, curves, attempts, by_hand(run, home)))
+        on_run()
+    keys = differing_keys(facts.run.overrides for facts in found)
+    rows = ranking(_scores(found, sweep.objective), sweep.objective)
+    return Facts(sweep, tuple(found), tuple(keys), tuple(rows))
+
+
+def by_hand(run: Run, home: Home) -> str:
+    """The command that repeats a run, from anywhere."""
+    return f"cd {shlex.quote(run.cwd)} && {shlex.join(command(run, home))}"
+
+
+def _scores(found: Iterable[RunFacts], objective: Objective) -> list[Score]:
+    ranked = (facts for facts in found if facts.run.state in RANKED)
+    values = ((facts.run, _value(facts, objective)) for facts in ranked)
+    return [Score(run, value) for run, value in values if value is not None]
+
+
+def _value(facts: RunFacts, objective: Objective) -> float | None:
+    """As recorded at the run's end, else from its log."""
+    if facts.run.value is not None:
+        return facts.run.value
+    return reduce_curve([value for _, value in facts.curves[objective.metric]], objective)
+
+
+# --- samples and versions
+
+
+def read_samples(folder: Path, most: int = 2) -> Samples:
+    """At most `most` different completions of the first and of the last logged update."""
+    head: list[Sample] = []
+    tail: deque[Sample] = deque(maxlen=16)
+    for sample in _samples(RunPaths(folder).samples):
+        if not head or sample.update == head[0].update:
+            head.append(sample)
+        tail.append(sample)
+    last = tail[-1].update if tail else 0
+    late = [sample for sample in tail if sample.update == last]
+    early = _different(head, most)
+    return Samples(early, () if head and last == head[0].update else _different(late, most))
+
+
+def _samples(path: Path) -> Iterable[Sample]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            yield from (sample for raw in file if (sample := _sample(raw)) is not None)
+    except OSError:
+        return
+
+
+def _sample(raw: str) -> Sample | None:
+    try:
+        line = json.loads(raw)
+        rewards = line.get("rewards") or {}
+        return Sample(
+            update=int(line["update"]),
+            prompt=str(line.get("prompt", "")),
+            completion=str(line["completion"]),
+            answer=str(line.get("answer", "")),
+            reward=_number(line.get("reward")),
+            rewards={str(key): float(value) for key, value in rewards.items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # A torn last line, or one of another program.
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _different(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
+    unique = {(sample.prompt, sample.completion): sample for sample in samples}
+    return tuple(unique.values())[:most]
+
+
+def read_versions(folder: Path) -> dict[str, str]:
+    """The versions that a run recorded; empty where it wrote none."""
+    try:
+        config = json.loads(RunPaths(folder).resolved_config.read_bytes())
+        return {str(key): str(value) for key, value in config["versions"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

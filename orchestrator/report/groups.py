@@ -1,0 +1,80 @@
+"""Which runs share a curve: those of a setting, or all with one value of a key; pure."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.report.colours import CATEGORIES, ORDERED, spread_over
+from orchestrator.report.gather import Facts, setting_key
+from orchestrator.views.text import setting_value
+
+# More values of a key than these cannot be told apart by colour.
+_GROUPS_UP_TO = 12
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that share a curve; `members` are their positions in the facts."""
+
+    label: str
+    colour: str
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A way to put runs together; `others` are drawn in grey, each by itself, without a legend."""
+
+    name: str
+    groups: tuple[Group, ...]
+    others: tuple[tuple[int, ...], ...] = ()
+
+
+def groupings(facts: Facts) -> list[Grouping]:
+    """By setting, then by each key that puts settings together into few enough groups."""
+    started = [i for i, run in enumerate(facts.runs) if any(run.curves.values())]
+    by_setting = _by_setting(facts, started)
+    settings = len(by_setting.groups) + len(by_setting.others)
+    by_key = [_by_key(facts, key, started) for key in facts.keys]
+    useful = [g for g in by_key if 1 < len(g.groups) <= _GROUPS_UP_TO and len(g.groups) < settings]
+    return [by_setting, *useful]
+
+
+def _by_setting(facts: Facts, started: Sequence[int]) -> Grouping:
+    """The best settings in colour; what is not ranked comes last, in the order of the sweep."""
+    by_setting: dict[str, list[int]] = {setting_key(row.params): [] for row in facts.rows}
+    for i in started:
+        by_setting.setdefault(setting_key(facts.runs[i].run.overrides), []).append(i)
+    settings = [tuple(members) for members in by_setting.values() if members]
+    groups = tuple(
+        Group(facts.label(facts.runs[members[0]].run.overrides), colour, members)
+        for members, colour in zip(settings, CATEGORIES, strict=False)
+    )
+    return Grouping("setting", groups, tuple(settings[len(groups) :]))
+
+
+def _by_key(facts: Facts, key: str, started: Sequence[int]) -> Grouping:
+    members: dict[str, list[int]] = {}
+    for i in started:
+        value = json.dumps(facts.runs[i].run.overrides.get(key))
+        members.setdefault(value, []).append(i)
+    values = [json.loads(text) for text in members]
+    ordered = is_numeric(values)
+    by_order = sorted(members, key=json.loads if ordered else str)
+    few = len(members) <= len(CATEGORIES) and not ordered
+    colours = CATEGORIES if few else spread_over(ORDERED, len(members))
+    groups = (
+        Group(_value_words(json.loads(text)), colour, tuple(members[text]))
+        for text, colour in zip(by_order, colours, strict=False)
+    )
+    return Grouping(key, tuple(groups))
+
+
+def _value_words(value: Any) -> str:
+    return "not set" if value is None else setting_value(value)
+
+
+def is_numeric(values: Iterable[Any]) -> bool:
+    """Whether all are numbers, so that they have an order."""
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)

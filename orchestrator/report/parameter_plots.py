@@ -1,0 +1,248 @@
+"""How the objective depends on the parameters: together, one at a time, and by weight.
+
+Parallel coordinates are drawn as lines, not by plotly's own trace for them: that one needs WebGL,
+which virtual machines and printers lack, and cannot be reached by keyboard.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from orchestrator.leaderboard import Row
+from orchestrator.report.colours import ACCENT, MUTED, RISING, rgba
+from orchestrator.report.draw import bare_figure, literal, rounded, run_hover, value_axis
+from orchestrator.report.gather import Facts
+from orchestrator.report.groups import is_numeric
+from orchestrator.stats import mean
+from orchestrator.views.text import metric, setting_value
+
+AXES_SHOWN = 10
+# More values than these on an axis become a scale.
+_VALUES_APART = 12
+# Points of an S-curve from one axis to the next: few enough to be light, enough to look round.
+_STEPS = 20
+_TICK_CHARS = 24
+_SLICE_TICKS = 6
+
+
+# --- axes
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A key with its place for every value, 0 at the bottom and 1 at the top.
+
+    `apart` says that each value has its own tick.
+    """
+
+    name: str
+    places: Mapping[str, float]
+    ticks: tuple[tuple[float, str], ...]
+    apart: bool
+
+    def place(self, value: Any) -> float:
+        """Where a value stands."""
+        return self.places[json.dumps(value)]
+
+
+def axis_of(name: str, values: Iterable[Any]) -> Axis:
+    """Few values stand evenly apart; many numbers stand on a scale, many words without ticks."""
+    unique = {json.dumps(value): value for value in values}
+    if is_numeric(unique.values()):
+        keys = sorted(unique, key=lambda key: float(unique[key]))
+        if len(keys) > _VALUES_APART:
+            return _scale(name, {key: float(unique[key]) for key in keys})
+    else:
+        keys = sorted(unique, key=lambda key: (unique[key] is None, key))
+    places = {key: i / (len(keys) - 1) if len(keys) > 1 else 0.5 for i, key in enumerate(keys)}
+    step = math.ceil(len(keys) / (2 * _VALUES_APART))
+    ticks = tuple((places[key], value_words(unique[key])) for key in keys[::step])
+    return Axis(name, places, ticks, apart=len(keys) <= _VALUES_APART)
+
+
+def _scale(name: str, numbers: Mapping[str, float]) -> Axis:
+    low, high = min(numbers.values()), max(numbers.values())
+    # Two decades or more, as learning rates have, are read on a log scale.
+    as_log = low > 0 and high / low >= 100
+    bend, unbend = (math.log10, lambda v: 10.0**v) if as_log else (float, float)
+    start, span = bend(low), bend(high) - bend(low)
+    places = {key: (bend(value) - start) / span for key, value in numbers.items()}
+    ticks = tuple((i / 4, f"{unbend(start + span * i / 4):.3g}") for i in range(5))
+    return Axis(name, places, ticks, apart=False)
+
+
+def _objective_axis(name: str, values: Sequence[float]) -> Axis:
+    low, high = min(values), max(values)
+    if low == high:
+        return Axis(name, {json.dumps(low): 0.5}, ((0.5, metric(name, low)),), apart=True)
+    places = {json.dumps(value): (value - low) / (high - low) for value in values}
+    ticks = tuple((i / 4, metric(name, low + (high - low) * i / 4)) for i in range(5))
+    return Axis(name, places, ticks, apart=False)
+
+
+def value_words(value: Any) -> str:
+    """A value at its tick, clipped where it is long."""
+    text = "not set" if value is None else setting_value(value)
+    return text if len(text) <= _TICK_CHARS else text[: _TICK_CHARS - 1] + "…"
+
+
+# --- parallel coordinates
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Parallel coordinates: the figure, and for each of its lines the values that it goes through.
+
+    `values` are the words of each key, in the order of its axis.
+    """
+
+    figure: go.Figure
+    lines: tuple[Mapping[str, str], ...]
+    values: Mapping[str, tuple[str, ...]]
+
+
+def parallel_figure(facts: Facts) -> Parallel | None:
+    """A line for each ranked setting through its values to its objective, the best on top."""
+    if not facts.keys or len(facts.rows) < 2:
+        return None
+    rows, keys = facts.rows[::-1], facts.keys[:AXES_SHOWN]
+    axes = [axis_of(key, [row.params.get(key) for row in rows]) for key in keys]
+    goal = _objective_axis(facts.objective.metric, [row.mean for row in rows])
+    lines = [
+        _line(row, axes, goal, facts, 0.04 * (i / (len(rows) - 1) - 0.5))
+        for i, row in enumerate(rows)
+    ]
+    figure = bare_figure(lines, 400)
+    _draw_axes(figure, [*axes, goal])
+    words = tuple({key: value_words(row.params.get(key)) for key in keys} for row in rows)
+    values = {axis.name: tuple(text for _, text in axis.ticks) for axis in axes if axis.apart}
+    return Parallel(figure, words, values)
+
+
+def _line(row: Row, axes: Sequence[Axis], goal: Axis, facts: Facts, shift: float) -> Any:
+    """`shift` keeps lines through the same values a little apart, in the order of their result."""
+    end = goal.place(row.mean)
+    nodes = [axis.place(row.params.get(axis.name)) + shift for axis in axes] + [end]
+    better = end if facts.objective.goal == "max" else 1 - end
+    best = row.rank == 1
+    hover = [f"#{row.rank}  {metric(facts.objective.metric, row.mean)}"]
+    hover += [f"{key} {value_words(row.params.get(key))}" for key in facts.keys]
+    return go.Scatter(
+        x=[i / _STEPS for i in range(_STEPS * (len(nodes) - 1) + 1)],
+        y=rounded(_through(nodes)),
+        mode="lines",
+        line={
+            "color": ACCENT if best else RISING[round(better * (len(RISING) - 1))],
+            "width": 3.5 if best else 1.6,
+        },
+        opacity=1.0 if best else 0.75,
+        hovertext="<br>".join(map(literal, hover)),
+        hoverinfo="text",
+    )
+
+
+def _through(nodes: Sequence[float]) -> list[float]:
+    """An S-curve from node to node: level at each, and never beyond the two that it joins."""
+    eased = [(1 - math.cos(math.pi * i / _STEPS)) / 2 for i in range(_STEPS)]
+    pairs = itertools.pairwise(nodes)
+    return [a + (b - a) * share for a, b in pairs for share in eased] + [nodes[-1]]
+
+
+def _draw_axes(figure: go.Figure, axes: Sequence[Axis]) -> None:
+    last = len(axes) - 1
+    for x, axis in enumerate(axes):
+        line = {"width": 1, "color": MUTED}
+        figure.add_shape(type="line", x0=x, x1=x, y0=-0.04, y1=1.04, line=line)
+        for place, text in axis.ticks:
+            figure.add_annotation(
+                x=x,
+                y=place,
+                text=literal(text),
+                showarrow=False,
+                xanchor="left" if x == last else "right",
+                xshift=6 if x == last else -6,
+                font={"size": 11},
+            )
+    figure.update_xaxes(
+        tickmode="array",
+        tickvals=list(range(len(axes))),
+        ticktext=[literal(axis.name) for axis in axes],
+        side="top",
+        showgrid=False,
+        range=[0, last],
+        fixedrange=True,
+    )
+    figure.update_yaxes(visible=False, range=[-0.06, 1.06], fixedrange=True)
+    figure.update_layout(margin={"l": 90, "r": 70, "t": 36, "b": 8})
+
+
+# --- one at a time, and by weight
+
+
+def slice_figure(facts: Facts, key: str) -> go.Figure:
+    """The objective of every ranked run over the values of one key, and the mean of each value."""
+    axis = axis_of(key, [row.params.get(key) for row in facts.rows])
+    dots = [(row.params.get(key), score) for row in facts.rows for score in row.scores]
+    at: dict[float, list[float]] = {}
+    for value, score in dots:
+        at.setdefault(axis.place(value), []).append(score.value)
+    traces = [
+        go.Scatter(
+            x=[axis.place(value) for value, _ in dots],
+            y=rounded(score.value for _, score in dots),
+            mode="markers",
+            marker={"color": rgba(MUTED, 0.6), "size": 6},
+            hovertext=[
+                f"{run_hover(score.run.name, facts.objective, score.value)}"
+                f"<br>{literal(f'{key} {value_words(value)}')}"
+                for value, score in dots
+            ],
+            hoverinfo="text",
+        )
+    ]
+    if axis.apart:
+        traces.append(
+            go.Scatter(
+                x=sorted(at),
+                y=rounded(mean(at[place]) for place in sorted(at)),
+                mode="lines+markers",
+                line={"color": ACCENT, "width": 2},
+                marker={"size": 9},
+                hoverinfo="skip",
+            )
+        )
+    ticks = axis.ticks[:: math.ceil(len(axis.ticks) / _SLICE_TICKS)]
+    figure = bare_figure(traces, 220)
+    figure.update_xaxes(
+        tickmode="array",
+        tickvals=[place for place, _ in ticks],
+        ticktext=[literal(text) for _, text in ticks],
+        range=[-0.12, 1.12],
+        showgrid=False,
+    )
+    figure.update_yaxes(**value_axis(facts.objective.metric))
+    return figure
+
+
+def importance_figure(importances: Mapping[str, float]) -> go.Figure:
+    """Each key's share of what decides the objective, the largest on top."""
+    ordered = sorted(importances.items(), key=lambda item: item[1])
+    bars = go.Bar(
+        x=rounded(value for _, value in ordered),
+        y=[literal(key) for key, _ in ordered],
+        orientation="h",
+        marker={"color": ACCENT},
+        text=[f" {value:.0%}" for _, value in ordered],
+        textposition="outside",
+        cliponaxis=False,
+        hoverinfo="skip",
+    )
+    figure = bare_figure([bars], 34 * len(ordered) + 24, bargap=0.45)
+    figure.update_xaxes(visible=False, range=[0, 1.15 * max(importances.values())])
+    figure.update_yaxes(type="category", showgrid=False, ticksuffix="  ", nticks=0)
+    return figure
