@@ -94,12 +94,22 @@ class Rules:
                 raise SpecError(*(f"derive.{name}: {fault}" for fault in e.faults)) from None
         return {**setting, **derived}
 
+    def derived(self, setting: Mapping[str, Any]) -> Setting | Refusal:
+        """As `complete`; a formula without a value refuses the setting."""
+        try:
+            return self.complete(setting)
+        except SpecError as e:
+            return _refused(e)
+
     def refusal(self, setting: Mapping[str, Any]) -> Refusal | None:
         """Why a setting as `complete` gives it cannot run; None where it can."""
         env = self.env(setting)
-        for rule in self.checks:
-            if not rule.allows(env):
-                return Refusal(rule.label, str(rule), by_rule=True)
+        try:
+            for rule in self.checks:
+                if not rule.allows(env):
+                    return Refusal(rule.label, str(rule), by_rule=True)
+        except SpecError as e:
+            return _refused(e)
         try:
             validate(_config(env))
         except ConfigError as e:
@@ -107,13 +117,9 @@ class Rules:
         return None
 
     def admit(self, setting: Mapping[str, Any]) -> Setting | Refusal:
-        """The whole setting, or why it cannot run; a formula without a value refuses it too."""
-        try:
-            whole = self.complete(setting)
-            return self.refusal(whole) or whole
-        except SpecError as e:
-            label = e.faults[0].partition(": ")[0]
-            return Refusal(label, e.faults[0], by_rule=False)
+        """The whole setting, or why it cannot run."""
+        whole = self.derived(setting)
+        return whole if isinstance(whole, Refusal) else self.refusal(whole) or whole
 
     def identity(self, setting: Mapping[str, Any]) -> Identity:
         """What two settings share exactly when they make the same run: all that is not the base."""
@@ -129,6 +135,10 @@ def _fitted(name: str, value: Any) -> Any:
         hint = "; // divides to a whole number, int(x) cuts to one"
         wants_whole = FIELDS[name].type == "int" and isinstance(value, float)
         raise SpecError(f"gives {text}{hint if wants_whole else ''}") from None
+
+
+def _refused(e: SpecError) -> Refusal:
+    return Refusal(e.faults[0].partition(": ")[0], e.faults[0], by_rule=False)
 
 
 def _config(env: Mapping[str, Any]) -> MLXGRPOConfig:

