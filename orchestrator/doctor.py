@@ -171,7 +171,7 @@ def _queue(home: Home) -> Iterator[Finding]:
 
 
 def _open_queue(home: Home) -> Finding:
-    from orchestrator.worker import worker_alive
+    from orchestrator.presence import worker_alive
 
     if not home.db.exists():
         return Finding("queue", Level.OK, f"{home.db}: none yet; the first submit makes it")

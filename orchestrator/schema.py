@@ -4,7 +4,8 @@ A database is brought up to date in one immediate transaction that looks at the 
 it holds the lock, so that two processes may try at once. `PRAGMA user_version` is looked at first,
 through plain sqlite3: sqlite-utils (whose Migrations keep the record of what was applied, visible
 to its own tools) takes 0.6 s to import where pandas is installed, and is needed only when a
-migration is pending. Later migrations only add (tables, columns, indexes); views may be replaced.
+migration is pending. Later migrations only add (tables, columns, triggers); views and indexes may
+be replaced.
 """
 
 import sqlite3
@@ -164,10 +165,61 @@ _SEARCH = (
     "CREATE INDEX sweeps_to_ask ON sweeps (id) WHERE to_ask > 0",
 )
 
+# What decides how long a run takes: runs that share these take about as long. Computed from the
+# overrides, so that no writer can forget it.
+_KIND = """
+    json_extract(overrides, '$.model_name', '$.train_type', '$.dataset', '$.batch_size',
+        '$.gradient_accumulation_steps', '$.num_epochs', '$.max_train_samples',
+        '$.num_generations', '$.num_iterations', '$.max_new_tokens', '$.max_completion_length')
+    || coalesce(json_extract(overrides, '$.kl_coeff') > 0, '')
+"""
+
+_COUNT_IN = """
+    INSERT INTO totals (sweep_id, state, kind, n, timed, wall_s)
+    VALUES (NEW.sweep_id, NEW.state, NEW.kind, 1, NEW.wall_s > 0, NEW.wall_s)
+    ON CONFLICT (sweep_id, state, kind) DO UPDATE SET
+        n = n + 1, timed = timed + excluded.timed, wall_s = wall_s + excluded.wall_s;
+"""
+_COUNT_OUT = """
+    UPDATE totals SET n = n - 1, timed = timed - (OLD.wall_s > 0), wall_s = wall_s - OLD.wall_s
+    WHERE sweep_id = OLD.sweep_id AND state = OLD.state AND kind = OLD.kind;
+"""
+
+# A status must not count a hundred thousand runs: the database keeps the counts itself, in the
+# transaction that changes a run, whoever changes it.
+_TOTALS = (
+    f"ALTER TABLE runs ADD COLUMN kind TEXT GENERATED ALWAYS AS ({_KIND}) VIRTUAL",
+    """
+    CREATE TABLE totals (
+        sweep_id INTEGER NOT NULL REFERENCES sweeps (id) ON DELETE CASCADE,
+        state    TEXT NOT NULL,
+        kind     TEXT NOT NULL,
+        n        INTEGER NOT NULL,
+        timed    INTEGER NOT NULL,
+        wall_s   REAL NOT NULL,
+        PRIMARY KEY (sweep_id, state, kind)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    INSERT INTO totals
+    SELECT sweep_id, state, kind, count(*), sum(wall_s > 0), sum(wall_s) FROM runs GROUP BY 1, 2, 3
+    """,
+    f"CREATE TRIGGER totals_insert AFTER INSERT ON runs BEGIN {_COUNT_IN} END",
+    f"CREATE TRIGGER totals_delete AFTER DELETE ON runs BEGIN {_COUNT_OUT} END",
+    "CREATE TRIGGER totals_update AFTER UPDATE OF state, wall_s ON runs"
+    f" BEGIN {_COUNT_OUT} {_COUNT_IN} END",
+    # The first and the last runs of each state, which a status shows.
+    "CREATE INDEX runs_by_state ON runs (sweep_id, state, position)",
+    "DROP INDEX runs_counts",
+    "CREATE INDEX runs_begun ON runs (sweep_id)"
+    " WHERE attempt > 0 AND state IN ('queued', 'running', 'paused')",
+)
+
 # One entry a version: version N is reached by running the first N of them.
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("m001_initial", _INITIAL),
     ("m002_search", _SEARCH),
+    ("m003_totals", _TOTALS),
 )
 VERSION = len(MIGRATIONS)
 

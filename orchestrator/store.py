@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator import paths, schema
 from orchestrator.connection import TIMEOUT_S, Connection, Row, connect, connect_memory
@@ -42,7 +42,10 @@ from orchestrator.run import (
     Sweep,
     Verdict,
 )
-from orchestrator.stopping import Decision
+
+if TYPE_CHECKING:
+    # It brings the config's fields along, for which a status would have to wait.
+    from orchestrator.stopping import Decision
 
 _RUN = """
     SELECT r.id, r.sweep_id, s.name AS sweep, r.name, r.position, r.priority, r.state, r.reason,
@@ -289,7 +292,7 @@ class Store:
             {},
         )
 
-    def leave_rung(self, run_id: int, decision: Decision | None) -> Run | None:
+    def leave_rung(self, run_id: int, decision: "Decision | None") -> Run | None:
         """Let a run that waits at a rung go on, or prune it by a decision; None if it has left."""
         with self._db.write():
             run = self.run(run_id)

@@ -6,7 +6,6 @@ machine may sleep at any point. What an ending means is decided in `outcome.py`,
 `store.py`, how processes are handled in `launcher.py`.
 """
 
-import json
 import os
 import signal
 import socket
@@ -28,9 +27,10 @@ from orchestrator.halting import Halter, courses_of
 from orchestrator.launcher import TRAINER, Adopted, LaunchError, Trainer, freeze, launch, read_tail
 from orchestrator.leaderboard import reduce_curve
 from orchestrator.limits import Used, breach, folder_bytes
-from orchestrator.locks import FileLock, holder, is_held, try_lock
+from orchestrator.locks import is_held
 from orchestrator.outcome import EXIT_INTERRUPTED, Ask, Ending, judge
 from orchestrator.paths import Home, RunPaths
+from orchestrator.presence import busy_words, holder_pid, serve_alone
 from orchestrator.progress import (
     ProgressReader,
     read_curve,
@@ -49,8 +49,6 @@ _IDLE_S = 0.2
 _NOTE_S = 5.0
 # Measuring folders takes a moment where there are many.
 _MEASURE_S = 10.0
-# A command that asks "is it held?" holds the lock for an instant.
-_LOCK_WAIT_S = 1.0
 _DETACH_WAIT_S = 20.0
 
 # How long a trainer may take to end before it is killed; no entry: until the user insists.
@@ -91,7 +89,7 @@ def work(
     with Store.open(home.db) as store, stop_signals() as stops:
         worker = _Worker(home, store, stops, listen, trainer)
         while True:
-            with _serve_alone(home):
+            with serve_alone(home):
                 worker.serve(until_empty)
             # A sweep that came while we let go of the lock was told that a worker is there.
             if stops.count or not worker.has_work():
@@ -107,16 +105,10 @@ def tidy(home: Home | None = None) -> None:
     """
     home = (home or paths.home()).make()
     try:
-        with _serve_alone(home), Store.open(home.db) as store, stop_signals() as stops:
+        with serve_alone(home), Store.open(home.db) as store, stop_signals() as stops:
             _Worker(home, store, stops, lambda event: None, TRAINER).tidy()
     except WorkerBusy:
         return
-
-
-def worker_alive(home: Home | None = None) -> int | None:
-    """The pid of the worker that serves the queue, if one does."""
-    home = home or paths.home()
-    return _holder_pid(home) if is_held(home.worker_lock) else None
 
 
 def spawn_detached(home: Home | None = None, *, until_empty: bool = False) -> int:
@@ -127,7 +119,7 @@ def spawn_detached(home: Home | None = None, *, until_empty: bool = False) -> in
     """
     home = (home or paths.home()).make()
     if is_held(home.worker_lock):
-        raise WorkerBusy(_busy_words(home))
+        raise WorkerBusy(busy_words(home))
     words = [sys.executable, "-P", "-m", "orchestrator", "work"]
     words += ["--until-empty"] if until_empty else []
     with open(home.worker_log, "ab") as log:
@@ -149,47 +141,13 @@ def _await_worker(process: "subprocess.Popen[bytes]", home: Home) -> None:
     while time.monotonic() < deadline:
         code = process.poll()
         # Exit code 0: it found nothing left to do.
-        if code == 0 or (code is None and _holder_pid(home) == process.pid):
+        if code == 0 or (code is None and holder_pid(home) == process.pid):
             return
         if code is not None:
             tail = read_tail(home.worker_log).strip().splitlines()[-1:]
             raise SweepError(f"the worker ended at once: {''.join(tail)} (see {home.worker_log})")
         time.sleep(0.02)
     raise SweepError(f"the worker does not start; see {home.worker_log}")
-
-
-# --- alone
-
-
-@contextmanager
-def _serve_alone(home: Home) -> Iterator[FileLock]:
-    lock = try_lock(home.worker_lock, _LOCK_WAIT_S)
-    if lock is None:
-        raise WorkerBusy(_busy_words(home))
-    with lock:
-        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        told = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-        lock.write(json.dumps(told))
-        yield lock
-
-
-def _told(home: Home) -> dict[str, object]:
-    try:
-        told = json.loads(holder(home.worker_lock))
-    except ValueError:
-        return {}
-    return told if isinstance(told, dict) else {}
-
-
-def _holder_pid(home: Home) -> int | None:
-    pid = _told(home).get("pid")
-    return pid if isinstance(pid, int) else None
-
-
-def _busy_words(home: Home) -> str:
-    told = _told(home)
-    who = f"pid {told.get('pid')}, since {told.get('started')}" if told else "another process"
-    return f"a worker serves this queue already ({who}); see: grpo-sweep status"
 
 
 # --- signals

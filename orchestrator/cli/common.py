@@ -121,7 +121,7 @@ class Ref(click.ParamType[str]):
 
 def no_worker_hint() -> str:
     """What to say after something was queued and nobody works; empty where a worker runs."""
-    from orchestrator.worker import worker_alive
+    from orchestrator.presence import worker_alive
 
     if worker_alive() is not None:
         return ""

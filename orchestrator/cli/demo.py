@@ -54,15 +54,15 @@ def _done(runs: "list[Run]") -> str:
 
 def _choose_queue() -> "Home":
     """The user's own queue, unless it has something else to do: the demo starts none of that."""
-    from orchestrator import worker
     from orchestrator.paths import Home, home
+    from orchestrator.presence import worker_alive
     from orchestrator.store import Store
 
     own = home()
     with Store.open(own.db, readonly=True) as store:
         waiting = store.runs(states=set(RunState) - END_STATES)
         ours = _unfinished(store)
-    busy = worker.worker_alive(own) is not None
+    busy = worker_alive(own) is not None
     if not busy and all(ours is not None and run.sweep_id == ours.id for run in waiting):
         return own
     say(f"your queue has other runs to do, so the demo uses one of its own, in {OWN_QUEUE}")

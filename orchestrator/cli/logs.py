@@ -122,7 +122,7 @@ def _is_orphan(run: "Run") -> bool:
     """Whether a run still counts as running though its trainer and its worker are gone."""
     from orchestrator.locks import is_held
     from orchestrator.paths import home
-    from orchestrator.worker import worker_alive
+    from orchestrator.presence import worker_alive
 
     gone = run.state == "running" and worker_alive() is None
     return gone and not is_held(home().run_lock(run.id))

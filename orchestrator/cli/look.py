@@ -31,23 +31,25 @@ def status(sweep: str | None = None, show_all: bool = False, as_json: bool = Fal
 
     Shows unfinished and the latest sweeps; with SWEEP all runs of that one.
     """
-    from orchestrator.views.facts import overview
+    from orchestrator.presence import worker_alive
+    from orchestrator.views.facts import gather
     from orchestrator.views.shapes import status_shape
-    from orchestrator.worker import worker_alive
 
     with open_queue(readonly=True) as store:
         sweeps = [store.sweep(sweep)] if sweep else store.sweeps(all=show_all)
-        view = overview(sweeps, {s.id: store.runs(s.id) for s in sweeps})
+        # Programs get every run; a person one screen, unless the sweep is named.
+        whole = as_json or sweep is not None
+        view = gather(store, sweeps, None if whole else _RUNS_SHOWN)
     pid = worker_alive()
     if as_json:
         print_json(status_shape(pid, view))
     elif not sweeps:
         print("the queue is empty; try: grpo-sweep demo   or: grpo-sweep submit SPEC")
     else:
-        _print_status(pid, view, whole=sweep is not None)
+        _print_status(pid, view)
 
 
-def _print_status(pid: int | None, view: "Overview", whole: bool) -> None:
+def _print_status(pid: int | None, view: "Overview") -> None:
     from orchestrator.views.tables import runs_table, sweep_line
 
     out = console()
@@ -60,29 +62,13 @@ def _print_status(pid: int | None, view: "Overview", whole: bool) -> None:
         if number or unfinished or pid is not None:
             out.print()
         out.print(sweep_line(sweep, view.eta_s[sweep.id]), soft_wrap=True)
-        runs = view.runs[sweep.id]
-        shown = runs if whole else _most_telling(runs)
+        shown = view.runs[sweep.id]
         out.print(runs_table(shown, view, wide=out.is_terminal and out.width >= WIDE))
-        if len(shown) < len(runs):
-            print(f"… {len(runs) - len(shown)} more: grpo-sweep status {sweep.name}")
+        if more := sum(sweep.counts.values()) - len(shown):
+            print(f"… {more:,} more: grpo-sweep status {sweep.name}")
         for run in shown:
             if run.reason and run.state not in ("completed", "cancelled"):
                 out.print(f"run {run.id}: {run.reason}", style="yellow", soft_wrap=True)
-
-
-def _most_telling(runs: "tuple[Run, ...]") -> "tuple[Run, ...]":
-    """At most a screenful: what runs and what failed, then what comes next, then the latest."""
-    if len(runs) <= _RUNS_SHOWN:
-        return runs
-    rank = {"running": 0, "failed": 1, "paused": 2, "queued": 3}
-    by_weight = sorted(runs, key=lambda run: (rank.get(run.state, 4), _recency(run)))
-    chosen = {run.id for run in by_weight[:_RUNS_SHOWN]}
-    return tuple(run for run in runs if run.id in chosen)
-
-
-def _recency(run: "Run") -> int:
-    """What waits in its order, what has ended the latest first."""
-    return run.position if run.state == "queued" else -run.position
 
 
 @click.command()

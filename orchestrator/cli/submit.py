@@ -166,7 +166,8 @@ def tell_queued(expansion: "Expansion", sweep: "Sweep", runs: "list[Run]", as_js
 
 def start_worker() -> None:
     """A worker in the background, unless one runs already."""
-    from orchestrator.worker import spawn_detached, worker_alive
+    from orchestrator.presence import worker_alive
+    from orchestrator.worker import spawn_detached
 
     pid = worker_alive()
     if pid is not None:

@@ -6,30 +6,18 @@ Reads the store's records and the training logs; writes nothing. How it looks is
 
 import json
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.paths import RunPaths
 from orchestrator.progress import read_progress
-from orchestrator.run import END_STATES, Progress, Run, RunState, Sweep
+from orchestrator.run import END_STATES, Progress, Run, RunState, Share, Sweep
 
-# What decides how long a run takes; runs that share these take about as long.
-_COST_KEYS = (
-    "model_name",
-    "train_type",
-    "dataset",
-    "batch_size",
-    "gradient_accumulation_steps",
-    "num_epochs",
-    "max_train_samples",
-    "num_generations",
-    "num_iterations",
-    "max_new_tokens",
-    "max_completion_length",
-    "kl_coeff",
-)
+if TYPE_CHECKING:
+    from orchestrator.store import Store
 
 
 def progress_of(run: Run) -> Progress:
@@ -70,8 +58,21 @@ def _log_lines(path: Path) -> Iterable[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What the store tells about a sweep: the `runs` to show, all of them counted in `shares`.
+
+    `begun` are its unfinished runs that have been started before.
+    """
+
+    sweep: Sweep
+    runs: Sequence[Run]
+    shares: Sequence[Share]
+    begun: Sequence[Run]
+
+
+@dataclass(frozen=True)
 class Overview:
-    """Sweeps with their runs, how far those are, and the seconds until each sweep is done."""
+    """Sweeps with runs to show, how far those are, and the seconds until each sweep is done."""
 
     sweeps: tuple[Sweep, ...]
     runs: Mapping[int, tuple[Run, ...]]
@@ -79,73 +80,95 @@ class Overview:
     eta_s: Mapping[int, float | None]
 
 
-def overview(sweeps: Sequence[Sweep], runs: Mapping[int, Sequence[Run]]) -> Overview:
+def gather(store: "Store", sweeps: Sequence[Sweep], most: int | None = 0) -> Overview:
+    """An overview with at most so many runs of each sweep (None: all), the most telling ones.
+
+    Reads no more runs than it shows, and those that have begun: a queue may hold very many.
+    """
+    return overview([_facts(store, sweep, most) for sweep in sweeps])
+
+
+def _facts(store: "Store", sweep: Sweep, most: int | None) -> Facts:
+    shown = store.runs(sweep.id) if most is None else store.telling(sweep.id, most)
+    return Facts(sweep, shown, store.shares(sweep.id), store.begun(sweep.id))
+
+
+def overview(facts: Sequence[Facts]) -> Overview:
     """Everything that a status shows about some sweeps, in the order in which they run."""
-    progress = {run.id: progress_of(run) for of in runs.values() for run in of}
+    known = {run.id: run for of in facts for run in (*of.runs, *of.begun)}
+    progress = {run_id: progress_of(run) for run_id, run in known.items()}
     ahead: float | None = 0.0
     eta: dict[int, float | None] = {}
-    for sweep in sweeps:
-        left = remaining_s(runs[sweep.id], progress)
-        if sweep.state in ("queued", "running"):
+    for of in facts:
+        left = remaining_s(of, progress)
+        if of.sweep.state in ("queued", "running"):
             ahead = None if ahead is None or left is None else ahead + left
-            eta[sweep.id] = ahead
+            eta[of.sweep.id] = ahead
         else:
-            eta[sweep.id] = None
-    return Overview(tuple(sweeps), {key: tuple(of) for key, of in runs.items()}, progress, eta)
+            eta[of.sweep.id] = None
+    shown = {of.sweep.id: tuple(of.runs) for of in facts}
+    return Overview(tuple(of.sweep for of in facts), shown, progress, eta)
 
 
-def remaining_s(runs: Sequence[Run], progress: Mapping[int, Progress]) -> float | None:
+def remaining_s(facts: Facts, progress: Mapping[int, Progress]) -> float | None:
     """The seconds that the unfinished runs of a sweep will take; None where nothing tells."""
-    known = _known_costs(runs, progress)
-    left = [_left_s(run, progress[run.id], known) for run in runs if run.state not in END_STATES]
+    costs = _Costs(facts, progress)
+    left = [_left_s(run, progress[run.id], costs) for run in facts.begun]
+    for kind, n in _untouched(facts).items():
+        cost = costs.of(kind)
+        left.append(None if cost is None else n * cost)
     if any(value is None for value in left):
         return None
     return math.fsum(value for value in left if value is not None)
 
 
-_Cost = tuple[tuple[str, ...], float]
+def _untouched(facts: Facts) -> Counter[str]:
+    """How many runs of each kind are to be trained from their beginning."""
+    waiting: Counter[str] = Counter()
+    for share in facts.shares:
+        if share.state not in END_STATES:
+            waiting[share.kind] += share.n
+    waiting.subtract(run.kind for run in facts.begun)
+    return +waiting
 
 
-@dataclass(frozen=True)
 class _Costs:
-    """(what the cost depends on, seconds for a whole run): measured to the end, or projected."""
+    """The seconds that a whole run takes, by kind: measured to the end, or projected."""
 
-    measured: tuple[_Cost, ...]
-    projected: tuple[_Cost, ...]
+    def __init__(self, facts: Facts, progress: Mapping[int, Progress]) -> None:
+        self._measured: Counter[str] = Counter()
+        self._seconds: dict[str, float] = defaultdict(float)
+        for share in facts.shares:
+            if share.state is RunState.COMPLETED and share.timed:
+                self._measured[share.kind] += share.timed
+                self._seconds[share.kind] += share.wall_s
+        self._projected: dict[str, list[float]] = defaultdict(list)
+        for run in facts.begun:
+            now = progress[run.id]
+            if run.state is RunState.RUNNING and now.s_per_update and now.updates_total:
+                self._projected[run.kind].append(now.s_per_update * now.updates_total)
 
-    def of(self, key: tuple[str, ...]) -> float | None:
+    def of(self, kind: str) -> float | None:
         """The seconds that a run takes, from the likest runs there are."""
-        for costs in (self.measured, self.projected):
-            same = [cost for of, cost in costs if of == key]
-            if same:
-                return math.fsum(same) / len(same)
-        found = [cost for _, cost in self.measured or self.projected]
-        return math.fsum(found) / len(found) if found else None
+        if kind in self._measured:
+            return self._seconds[kind] / self._measured[kind]
+        if kind in self._projected:
+            return _mean(self._projected[kind])
+        if self._measured:
+            return math.fsum(self._seconds.values()) / self._measured.total()
+        every = [cost for costs in self._projected.values() for cost in costs]
+        return _mean(every) if every else None
 
 
-def _known_costs(runs: Sequence[Run], progress: Mapping[int, Progress]) -> _Costs:
-    measured = tuple(
-        (_cost_key(run), run.wall_s)
-        for run in runs
-        if run.state is RunState.COMPLETED and run.wall_s > 0
-    )
-    projected = []
-    for run in runs:
-        now = progress[run.id]
-        if run.state is RunState.RUNNING and now.s_per_update and now.updates_total:
-            projected.append((_cost_key(run), now.s_per_update * now.updates_total))
-    return _Costs(measured, tuple(projected))
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
-def _cost_key(run: Run) -> tuple[str, ...]:
-    return tuple(json.dumps(run.overrides.get(key)) for key in _COST_KEYS)
-
-
-def _left_s(run: Run, now: Progress, known: _Costs) -> float | None:
+def _left_s(run: Run, now: Progress, costs: _Costs) -> float | None:
     done, total = now.update or 0, now.updates_total
     if now.s_per_update and total:
         return now.s_per_update * max(0, total - done)
-    cost = known.of(_cost_key(run))
+    cost = costs.of(run.kind)
     if cost is None:
         return None
     return cost * (1.0 - done / total if total else 1.0)

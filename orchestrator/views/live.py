@@ -17,7 +17,7 @@ from orchestrator.launcher import read_tail
 from orchestrator.paths import Home
 from orchestrator.run import Progress, Run, RunState, Sweep
 from orchestrator.store import Store
-from orchestrator.views.facts import curve, overview
+from orchestrator.views.facts import curve, gather
 from orchestrator.views.tables import STATE_STYLES, updates_text
 from orchestrator.views.text import bar, counts, duration, number, percent, sparkline
 from orchestrator.worker import Event
@@ -254,7 +254,7 @@ def _queue_line(home: Home) -> Text:
     """`demo: 2 completed, 1 running, 3 queued · about 2m 30s left · Ctrl-C stops safely`."""
     with Store.open(home.db, readonly=True) as store:
         open_sweeps = [s for s in store.sweeps() if s.state in ("queued", "running")]
-        view = overview(open_sweeps, {s.id: store.runs(s.id) for s in open_sweeps})
+        view = gather(store, open_sweeps)
     line = Text(overflow="ellipsis", no_wrap=True)
     line.append(_sweep_words(open_sweeps))
     left = view.eta_s[open_sweeps[-1].id] if open_sweeps else None

@@ -9,9 +9,10 @@ import pytest
 from orchestrator import worker as worker_module
 from orchestrator.errors import WorkerBusy
 from orchestrator.paths import home
+from orchestrator.presence import worker_alive
 from orchestrator.run import Limits, Retry
 from orchestrator.store import Store
-from orchestrator.worker import spawn_detached, tidy, worker_alive
+from orchestrator.worker import spawn_detached, tidy
 from tests.queue_kit import (
     FAKE,
     WorkerProcess,

@@ -15,6 +15,8 @@ from tests.queue_kit import nothing_before, plan_of, planned, runs, states, subm
 
 BOOT = "boot"
 DONE = Outcome(Verdict.COMPLETED, "completed", "result.json: completed", 0)
+OOM = Outcome(Verdict.OOM, "out of memory", "bad_alloc", 4)
+STOPPED = Outcome(Verdict.INTERRUPTED, "the worker was stopped", None, 75)
 
 
 @pytest.fixture
@@ -456,3 +458,58 @@ def test_reader_is_not_blocked_by_a_long_submit(tmp_path, store):
     go_on.set()
     thread.join(30)
     assert states() == ["queued", "queued"]
+
+
+# --- counts that the database keeps
+
+
+def counted(store):
+    """The totals as counted anew from the runs."""
+    sql = "SELECT sweep_id, state, kind, count(*), sum(wall_s > 0), sum(wall_s) FROM runs"
+    return {tuple(row) for row in store._db.read(f"{sql} GROUP BY 1, 2, 3")}
+
+
+def kept(store):
+    """The totals as the database keeps them."""
+    return {tuple(row) for row in store._db.read("SELECT * FROM totals WHERE n > 0")}
+
+
+def test_counts_that_the_database_keeps_are_those_of_its_runs(tmp_path):
+    """After everything that a run can go through, and for kinds that differ."""
+    runs = [planned(f"r{i}", num_generations=(2, 8)[i % 2], kl_coeff=0.1 * i) for i in range(8)]
+    submit(tmp_path, *runs)
+    submit(tmp_path, planned("z", updates=2), name="other")
+    with Store.open() as store:
+        for outcome in (DONE, OOM, STOPPED):
+            _, attempt = store.claim("h", "b", nothing_before)
+            store.finish(attempt, outcome, newer_checkpoint=True, progress=Progress(), wall_s=2.5)
+        store.cancel([4, 5])
+        store.pause([6])
+        store.retry([2])
+        assert kept(store) == counted(store)
+        assert {share.kind for share in store.shares(1)} == {
+            share[2] for share in counted(store) if share[0] == 1
+        }
+        # g = 2 without KL, g = 2 with, g = 8 with: what a run costs, and no more.
+        assert len({share.kind for share in store.shares(1)}) == 3
+        assert store.trained_s(1) == 7.5
+        store.remove([1, 4, 9])
+        assert kept(store) == counted(store)
+        assert [share.n for share in store.shares(2)] == []
+
+
+def test_telling_runs_are_those_that_a_person_looks_for(tmp_path):
+    """What runs, failed and waits first; of what waits the next, of what ended the last."""
+    submit(tmp_path, *(planned(f"r{i}") for i in range(20)))
+    with Store.open() as store:
+        for outcome in (DONE, DONE, OOM, DONE):
+            _, attempt = store.claim("h", "b", nothing_before)
+            store.finish(attempt, outcome, newer_checkpoint=False, progress=Progress())
+        store.claim("h", "b", nothing_before)
+        store.pause([20])
+        assert [run.id for run in store.telling(1, 5)] == [3, 5, 6, 7, 20]
+        assert [run.id for run in store.telling(1, 3)] == [3, 5, 20]
+        store.cancel(range(6, 20))
+        assert [run.id for run in store.telling(1, 6)] == [3, 5, 17, 18, 19, 20]
+        assert len(store.telling(1, 100)) == 20
+        assert [run.id for run in store.begun(1)] == [5]

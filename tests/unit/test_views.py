@@ -10,8 +10,19 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from orchestrator.leaderboard import ranking
-from orchestrator.run import Attempt, Limits, Objective, Progress, Retry, Run, RunState, Sweep
-from orchestrator.views.facts import curve, overview, progress_of, remaining_s
+from orchestrator.run import (
+    END_STATES,
+    Attempt,
+    Limits,
+    Objective,
+    Progress,
+    Retry,
+    Run,
+    RunState,
+    Share,
+    Sweep,
+)
+from orchestrator.views.facts import Facts, curve, overview, progress_of, remaining_s
 from orchestrator.views.live import Lines, ended_words, progress_words
 from orchestrator.views.plan import plan_table
 from orchestrator.views.results import best_table, result_rows, results_table, scores
@@ -49,6 +60,14 @@ def logged(tmp_path, *lines, torn=""):
     text = "".join(json.dumps(line) + "\n" for line in lines) + torn
     (tmp_path / "training_log.jsonl").write_text(text)
     return replace(RUN, cwd=str(tmp_path), output_dir=".")
+
+
+def facts_of(sweep, runs):
+    """What a store would tell about a sweep of these runs."""
+    runs = [replace(run, kind=json.dumps(run.overrides.get("num_generations"))) for run in runs]
+    shares = [Share(r.state, r.kind, 1, int(r.wall_s > 0), r.wall_s) for r in runs]
+    begun = [run for run in runs if run.attempt and run.state not in END_STATES]
+    return Facts(sweep, runs, shares, begun)
 
 
 def drawn(renderable, width=200):
@@ -142,6 +161,7 @@ def test_the_time_left_comes_from_runs_of_the_same_cost():
     """20 s for g=2, 80 s for g=8 are measured: one of each left makes 100 s."""
     small, large = {"num_generations": 2}, {"num_generations": 8}
     queued = {"state": RunState.QUEUED, "wall_s": 0.0, "update": None, "updates_total": None}
+    queued["attempt"] = 0
     runs = [
         replace(RUN, id=1, overrides=small, wall_s=20.0),
         replace(RUN, id=2, overrides=large, wall_s=80.0),
@@ -149,18 +169,18 @@ def test_the_time_left_comes_from_runs_of_the_same_cost():
         replace(RUN, id=4, overrides=large, **queued),
     ]
     progress = {run.id: progress_of(run) for run in runs}
-    assert remaining_s(runs, progress) == pytest.approx(100.0)
+    assert remaining_s(facts_of(SWEEP, runs), progress) == pytest.approx(100.0)
     # A running run counts by its own pace: 6 of 10 updates at 3 s are left.
     runs.append(replace(RUN, id=5, overrides=large, state=RunState.RUNNING))
     progress[5] = Progress(4, 10, {}, 3.0)
-    assert remaining_s(runs, progress) == pytest.approx(118.0)
+    assert remaining_s(facts_of(SWEEP, runs), progress) == pytest.approx(118.0)
 
 
 def test_the_time_left_is_unknown_until_something_was_measured():
     """No guess out of nothing; nothing left is no time at all."""
     queued = replace(RUN, state=RunState.QUEUED, update=None, updates_total=None, wall_s=0.0)
-    assert remaining_s([queued], {1: Progress()}) is None
-    assert remaining_s([RUN], {1: Progress()}) == 0
+    assert remaining_s(facts_of(SWEEP, [queued]), {1: Progress()}) is None
+    assert remaining_s(facts_of(SWEEP, [RUN]), {1: Progress()}) == 0
 
 
 def test_a_sweep_waits_for_those_before_it():
@@ -174,7 +194,7 @@ def test_a_sweep_waits_for_those_before_it():
         2: [replace(RUN, id=i, **queued) for i in (3, 4)] + [replace(RUN, id=5, wall_s=30.0)],
         3: [replace(RUN, id=6, **queued)],
     }
-    view = overview([first, second, held], runs)
+    view = overview([facts_of(sweep, runs[sweep.id]) for sweep in (first, second, held)])
     assert view.eta_s == {1: pytest.approx(20.0), 2: pytest.approx(80.0), 3: None}
 
 
@@ -196,7 +216,7 @@ RUN_KEYS = [
 
 def test_status_json_is_as_the_design_says():
     """Worker, sweeps with every count, runs."""
-    view = overview([SWEEP], {1: [RUN]})
+    view = overview([facts_of(SWEEP, [RUN])])
     shape = status_shape(None, view)
     assert list(shape) == ["worker", "sweeps", "runs"]
     assert shape["worker"] == {"alive": False, "pid": None}
@@ -250,8 +270,8 @@ def test_best_json_has_null_where_one_run_gives_no_interval():
     first, second = shape["rows"]
     assert list(first) == ["rank", "params", "n", "mean", "ci95", "runs"]
     assert (first["rank"], first["params"], first["n"], first["mean"]) == (1, {"a": 1}, 2, 0.5)
-    # Means 1/4, 1/2 twice, 3/4: the 2.5% point is 0.075 of the first step in.
-    assert first["ci95"] == [pytest.approx(0.26875), pytest.approx(0.73125)]
+    # Of two values the expanded bootstrap interval is the range.
+    assert first["ci95"] == [pytest.approx(0.25), pytest.approx(0.75)]
     assert [run["id"] for run in first["runs"]] == [1, 2]
     assert (second["ci95"], second["n"]) == (None, 1)
 
@@ -269,7 +289,7 @@ def test_the_objective_of_a_run_comes_from_its_log(tmp_path):
 def test_the_status_shows_every_run_on_a_line_of_its_own():
     """A narrow terminal gets fewer columns, never a folded row."""
     runs = [replace(RUN, id=i, name=f"lr1e-5-g{i}", metrics={"em": 0.5}) for i in (1, 2, 3)]
-    view = overview([SWEEP], {1: runs})
+    view = overview([facts_of(SWEEP, runs)])
     narrow = drawn(runs_table(runs, view, wide=False), width=80).splitlines()
     assert len(narrow) == 4
     assert all(len(line) <= 80 for line in narrow)
