@@ -1,23 +1,19 @@
 """Which setting is best, and how sure that is: statistics over the runs of a sweep; pure.
 
 A setting is a set of overrides; its runs differ in their seeds. Reads nothing: the values come
-from whoever read the training logs. Bootstrap: Efron & Tibshirani, An Introduction to the
-Bootstrap (1993), chapter 13, the percentile interval of the mean.
+from whoever read the training logs. The statistics themselves are in `stats.py`.
 """
 
-import itertools
 import json
 import math
-import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator import stats
 from orchestrator.run import Objective, Run
 
-# Up to here every resample is counted (5**5 = 3125), beyond it as many are drawn.
-EXACT_UP_TO = 5
-RESAMPLES = 4000
+Statistic = Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
-    """A setting in the ranking; `ci95` is None where one run says nothing about the spread."""
+    """A setting in the ranking; `mean` is what it is ranked by (or its interquartile mean).
+
+    `ci95` is None where one run says nothing about the spread.
+    """
 
     rank: int
     params: dict[str, Any]
@@ -58,61 +57,104 @@ def reduce_curve(values: Sequence[float], objective: Objective) -> float | None:
     return math.fsum(finite[-count:]) / len(finite[-count:])
 
 
-def ranking(scores: Iterable[Score], objective: Objective) -> list[Row]:
-    """The settings, best mean first; equal means share a rank, in the order of the sweep."""
+def ranking(
+    scores: Iterable[Score], objective: Objective, statistic: Statistic = stats.mean
+) -> list[Row]:
+    """The settings, best first by a statistic over their seeds; equal ones share a rank.
+
+    Those that share one stand in the order of the sweep.
+    """
     groups: dict[str, list[Score]] = {}
     for score in scores:
         key = json.dumps(score.run.overrides, sort_keys=True)
         groups.setdefault(key, []).append(score)
     sign = -1.0 if objective.goal == "max" else 1.0
-    ordered = sorted(groups.values(), key=lambda group: sign * _mean_of(group))
-    means = [_mean_of(group) for group in ordered]
+    of = {key: statistic([score.value for score in group]) for key, group in groups.items()}
+    ordered = sorted(groups, key=lambda key: sign * of[key])
+    values = [of[key] for key in ordered]
     return [
         Row(
-            rank=means.index(mean) + 1,
-            params=group[0].run.overrides,
-            mean=mean,
-            ci95=bootstrap_ci95([score.value for score in group]),
-            scores=tuple(group),
+            rank=values.index(of[key]) + 1,
+            params=groups[key][0].run.overrides,
+            mean=of[key],
+            ci95=stats.interval([score.value for score in groups[key]], statistic),
+            scores=tuple(groups[key]),
         )
-        for mean, group in zip(means, ordered, strict=True)
+        for key in ordered
     ]
 
 
-def _mean_of(group: Sequence[Score]) -> float:
-    return mean([score.value for score in group])
-
-
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean, the same in whatever order the values come."""
-    return math.fsum(values) / len(values)
-
-
-def bootstrap_ci95(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95% percentile interval of the mean; None for fewer than two values.
-
-    Exact for up to five values; above that drawn with a fixed seed, so that the same values always
-    give the same interval.
-    """
-    if len(values) < 2:
+def first_against_second(rows: Sequence[Row], objective: Objective) -> stats.Comparison | None:
+    """How sure it is that the best setting beats the next; None where there is only one."""
+    if len(rows) < 2:
         return None
-    means = sorted(mean(sample) for sample in _resamples(sorted(values)))
-    return quantile(means, 0.025), quantile(means, 0.975)
+    first, second = (dict(enumerate(s.value for s in row.scores)) for row in rows[:2])
+    return stats.compare(first, second, goal=objective.goal)
 
 
-def _resamples(values: Sequence[float]) -> Iterable[Sequence[float]]:
-    if len(values) <= EXACT_UP_TO:
-        return itertools.product(values, repeat=len(values))
-    draw = random.Random(0)
-    return (draw.choices(values, k=len(values)) for _ in range(RESAMPLES))
+@dataclass(frozen=True)
+class Level:
+    """All runs with one value of a parameter; `against` is the best level, run against run.
+
+    `matched` counts the runs that have a partner in the best level with the same other parameters
+    and seed; with two or more of them only these are compared.
+    """
+
+    value: Any
+    mean: float
+    ci95: tuple[float, float] | None
+    n: int
+    against: stats.Comparison | None
+    matched: int
 
 
-def quantile(ordered: Sequence[float], q: float) -> float:
-    """The q-quantile of sorted values with linear interpolation (R's type 7, numpy's default)."""
-    place = q * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+def by_parameter(scores: Iterable[Score], key: str, base: Any, objective: Objective) -> list[Level]:
+    """The values of a parameter, best mean first, each compared with the best one.
+
+    `base` stands for the value of runs that do not set it.
+    """
+    levels: dict[str, list[Score]] = {}
+    for score in scores:
+        levels.setdefault(json.dumps(score.run.overrides.get(key, base)), []).append(score)
+    sign = -1.0 if objective.goal == "max" else 1.0
+    ordered = sorted(levels.values(), key=lambda group: sign * _mean_of(group))
+    return [_level(group, ordered[0], key, base, objective) for group in ordered]
+
+
+def _level(
+    group: Sequence[Score], best: Sequence[Score], key: str, base: Any, objective: Objective
+) -> Level:
+    ours, theirs = _by_rest(group, key), _by_rest(best, key)
+    shared = sorted(ours.keys() & theirs.keys())
+    against = None
+    if group is not best and len(shared) >= 2:
+        first = {i: theirs[rest] for i, rest in enumerate(shared)}
+        second = {i: ours[rest] for i, rest in enumerate(shared)}
+        against = stats.compare(first, second, goal=objective.goal, paired=True)
+    elif group is not best:
+        first, second = (dict(enumerate(s.value for s in g)) for g in (best, group))
+        against = stats.compare(first, second, goal=objective.goal)
+    return Level(
+        group[0].run.overrides.get(key, base),
+        _mean_of(group),
+        stats.interval([score.value for score in group]),
+        len(group),
+        against,
+        len(shared) if against is not None and against.paired else 0,
+    )
+
+
+def _by_rest(group: Iterable[Score], key: str) -> dict[str, float]:
+    """The value of each run by everything but one parameter."""
+    found = {}
+    for score in group:
+        others = {k: v for k, v in score.run.overrides.items() if k != key}
+        found[json.dumps([others, score.run.seed], sort_keys=True)] = score.value
+    return found
+
+
+def _mean_of(group: Sequence[Score]) -> float:
+    return stats.mean([score.value for score in group])
 
 
 def differing_keys(rows: Iterable[dict[str, Any]]) -> list[str]:

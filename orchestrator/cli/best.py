@@ -1,4 +1,4 @@
-"""`grpo-sweep best`: the ranking of a sweep, with intervals over its seeds."""
+"""`grpo-sweep best`, `compare` and `importance`: what a sweep has found, and how sure that is."""
 
 from typing import TYPE_CHECKING
 
@@ -7,32 +7,73 @@ import click
 from orchestrator.cli.common import WIDE, Ref, console, json_option, open_queue, print_json, say
 
 if TYPE_CHECKING:
+    from orchestrator.leaderboard import Row
     from orchestrator.run import Run, Sweep
 
 
 @click.command()
 @click.argument("sweep", type=Ref(), default="@")
+@click.option("--iqm", is_flag=True, help="Rank by the interquartile mean instead of the mean.")
+@click.option("--history", is_flag=True, help="Show the best value so far against GPU hours.")
 @json_option
-def best(sweep: str, as_json: bool) -> None:
+def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
     """Rank the settings of a SWEEP (default: the latest) by its objective.
 
-    The mean over the seeds of each setting, with a 95% bootstrap interval.
+    The mean over the seeds of each setting, with a 95% bootstrap interval, and whether the first
+    can be told from the second. Only completed runs count.
     """
-    from orchestrator.leaderboard import ranking
+    from orchestrator import stats
+    from orchestrator.leaderboard import first_against_second, ranking
     from orchestrator.views.results import best_table, scores
-    from orchestrator.views.shapes import best_shape
+    from orchestrator.views.shapes import best_shape, history_shape
 
-    with open_queue(readonly=True) as store:
-        found = store.sweep(sweep)
-        runs = store.runs(found.id)
-    rows = ranking(scores(runs, found.objective), found.objective)
+    found, runs = _sweep_and_runs(sweep)
+    if history:
+        points = _history(found, runs)
+        if as_json:
+            print_json(history_shape(found.objective, points))
+        else:
+            _print_history(found, points)
+        return
+    statistic = stats.iqm if iqm else stats.mean
+    rows = ranking(scores(runs, found.objective), found.objective, statistic)
+    duel = first_against_second(rows, found.objective)
     if as_json:
-        print_json(best_shape(found.objective, rows))
+        print_json(best_shape(found.objective, rows, duel, "iqm" if iqm else "mean"))
         return
     if rows:
         out = console()
         out.print(best_table(rows, found.objective, wide=out.width >= WIDE))
+        _print_duel(found, rows)
     _say_what_is_missing(found, runs, sum(row.n for row in rows))
+
+
+def _sweep_and_runs(ref: str) -> "tuple[Sweep, list[Run]]":
+    with open_queue(readonly=True) as store:
+        sweep = store.sweep(ref)
+        return sweep, store.runs(sweep.id)
+
+
+def _print_duel(sweep: "Sweep", rows: "list[Row]") -> None:
+    """Whether the best setting is better than the next, in words, and what to do about it."""
+    from orchestrator.leaderboard import first_against_second
+    from orchestrator.views.text import percent
+
+    duel = first_against_second(rows, sweep.objective)
+    if duel is None:
+        return
+    print()
+    if duel.p is None:
+        print("first against second: n=1, no interval; more seeds tell, such as seeds = [0, 1, 2]")
+        return
+    span = ""
+    if duel.probability_ci95 is not None:
+        low, high = duel.probability_ci95
+        span = f" ({percent(low)} … {percent(high)})"
+    verdict = {"first": "the first is better", "second": "the second is better"}
+    words = verdict.get(duel.verdict, duel.verdict)
+    print(f"first against second: {words}, p = {duel.p:.2g};")
+    print(f"a run of the first beats a run of the second in {percent(duel.probability)}{span}")
 
 
 def _say_what_is_missing(sweep: "Sweep", runs: "list[Run]", ranked: int) -> None:
@@ -48,3 +89,111 @@ def _say_what_is_missing(sweep: "Sweep", runs: "list[Run]", ranked: int) -> None
     else:
         missing = plural(len(runs) - ranked, "run")
         say(f"{missing} without a result: {counts(sweep.counts)}")
+
+
+# --- the best so far
+
+
+def _history(sweep: "Sweep", runs: "list[Run]") -> "list[tuple[float, float]]":
+    """(GPU hours, best value) after each run, in the order in which they ended."""
+    from orchestrator.stats import best_so_far
+
+    trained = (run for run in runs if run.ended and run.attempt)
+    ended = sorted(trained, key=lambda run: run.ended or "")
+    values = [(run.wall_s / 3600, run.value if run.state == "completed" else None) for run in ended]
+    return best_so_far(values, sweep.objective.goal)
+
+
+def _print_history(sweep: "Sweep", points: "list[tuple[float, float]]") -> None:
+    from orchestrator.views.tables import plain_table
+    from orchestrator.views.text import duration, metric
+
+    table = plain_table("GPU time", f"best {sweep.objective.metric}", right=("GPU time",))
+    shown = [p for i, p in enumerate(points) if i == 0 or p[1] != points[i - 1][1]]
+    for hours, value in [*shown, *(points[-1:] if points[-1:] != shown[-1:] else [])]:
+        table.add_row(duration(hours * 3600), metric(sweep.objective.metric, value))
+    if points:
+        console().print(table)
+    else:
+        say(f"sweep {sweep.name} has no result yet for {sweep.objective.metric}")
+
+
+# --- compare
+
+
+@click.command()
+@click.argument("sweep", type=Ref(), default="@")
+@click.option("--by", "key", metavar="PARAM", required=True, help="The parameter to compare.")
+@json_option
+def compare(sweep: str, key: str, as_json: bool) -> None:
+    """Compare the values of a parameter over all other settings of a SWEEP.
+
+    Where runs share everything but this parameter, seed included, they are compared pair by pair.
+    """
+    from grpo_core.config import FIELDS, did_you_mean
+    from orchestrator.errors import UsageError
+    from orchestrator.leaderboard import by_parameter
+    from orchestrator.views.results import levels_table, scores
+    from orchestrator.views.shapes import levels_shape
+
+    found, runs = _sweep_and_runs(sweep)
+    moved = dict.fromkeys(name for run in runs for name in run.overrides)
+    if key not in moved:
+        near = did_you_mean(key, moved if key in FIELDS else FIELDS)
+        raise UsageError(f"--by {key}: no run of sweep {found.name} sets it{near}")
+    base = _base_value(found, key)
+    levels = by_parameter(scores(runs, found.objective), key, base, found.objective)
+    if as_json:
+        print_json(levels_shape(found.objective, key, levels))
+    elif levels:
+        console().print(levels_table(levels, key, found.objective))
+    ranked = sum(level.n for level in levels)
+    _say_what_is_missing(found, runs, ranked)
+
+
+def _base_value(sweep: "Sweep", key: str) -> object:
+    """What the base config says for a field; the field's default where it says nothing."""
+    from grpo_core.config import MLXGRPOConfig, parse_config, update_config_from_dict
+
+    config = MLXGRPOConfig()
+    values = parse_config(sweep.config_text, sweep.config_source)
+    return getattr(update_config_from_dict(config, values, lambda line: None), key)
+
+
+# --- importance
+
+
+@click.command()
+@click.argument("sweep", type=Ref(), default="@")
+@json_option
+def importance(sweep: str, as_json: bool) -> None:
+    """How much each parameter decided whether a setting of a SWEEP was among the best.
+
+    PED-ANOVA over the completed settings; it needs twenty of them.
+    """
+    from orchestrator.asking import spec_of, trial
+    from orchestrator.errors import UsageError
+    from orchestrator.importance import importance as estimate
+    from orchestrator.sampling import Sampler
+    from orchestrator.views.tables import plain_table
+    from orchestrator.views.text import bar, percent
+
+    found, runs = _sweep_and_runs(sweep)
+    spec = spec_of(found) if found.spec_text else None
+    if spec is None or not spec.parameters:
+        raise UsageError(f"sweep {found.name}: its spec moves no parameter")
+    sampler = Sampler.of(spec)
+    told = estimate(
+        sampler.space, sampler.rules, [trial(run, spec) for run in runs], found.objective.goal
+    )
+    if as_json:
+        shares = [{"param": name, "share": share} for name, share in told.shares.items()]
+        print_json({"settings": told.settings, "params": shares, "reason": told.reason or None})
+    elif told.reason:
+        say(f"sweep {found.name}: {told.reason}")
+    else:
+        table = plain_table("parameter", "share", "", right=("share",))
+        for name, share in told.shares.items():
+            table.add_row(name, percent(share), bar(share, 20))
+        console().print(table)
+        say(f"over {told.settings} settings; it says what mattered, not which way to turn it")

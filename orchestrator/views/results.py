@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.leaderboard import Row, Score, differing_keys, reduce_curve
+from orchestrator.leaderboard import Level, Row, Score, differing_keys, reduce_curve
 from orchestrator.naming import SHORT_NAMES
 from orchestrator.run import Objective, Run, RunState
 from orchestrator.views.facts import curve
@@ -30,8 +30,8 @@ def objective_value(run: Run, objective: Objective) -> float | None:
 
 
 def scores(runs: Iterable[Run], objective: Objective) -> list[Score]:
-    """The finished runs that have a value."""
-    done = (run for run in runs if run.state in (RunState.COMPLETED, RunState.PRUNED))
+    """The completed runs that have a value; what was stopped early cannot be compared with them."""
+    done = (run for run in runs if run.state is RunState.COMPLETED)
     found = ((run, objective_value(run, objective)) for run in done)
     return [Score(run, value) for run, value in found if value is not None]
 
@@ -55,11 +55,37 @@ def best_table(rows: Sequence[Row], objective: Objective, wide: bool) -> Table:
     return table
 
 
-def _interval(row: Row, objective: Objective) -> str:
+def _interval(row: Row | Level, objective: Objective) -> str:
     if row.ci95 is None:
         return "n=1, no interval"
     low, high = (metric(objective.metric, value) for value in row.ci95)
     return f"{low} … {high}"
+
+
+def levels_table(levels: Sequence[Level], key: str, objective: Objective) -> Table:
+    """The values of a parameter, best first, each against the best."""
+    columns = (key, objective.metric, "95% interval", "n", "against the best")
+    table = plain_table(*columns, right=(key, "n"))
+    for level in levels:
+        table.add_row(
+            UNKNOWN if level.value is None else setting_value(level.value),
+            metric(objective.metric, level.mean),
+            _interval(level, objective),
+            str(level.n),
+            _against(level),
+        )
+    return table
+
+
+def _against(level: Level) -> str:
+    if level.against is None:
+        return ""
+    if level.against.p is None:
+        return level.against.verdict
+    words = {"first": "worse", "second": "better"}
+    pairs = f", {level.matched} pairs" if level.matched else ""
+    verdict = words.get(level.against.verdict, level.against.verdict)
+    return f"{verdict} (p = {level.against.p:.2g}{pairs})"
 
 
 # --- runs

@@ -10,7 +10,8 @@ from orchestrator.run import Attempt, Objective, Progress, Run, RunState, Sweep
 from orchestrator.views.facts import Overview
 
 if TYPE_CHECKING:
-    from orchestrator.leaderboard import Row
+    from orchestrator.leaderboard import Level, Row
+    from orchestrator.stats import Comparison
 
 Shape = dict[str, Any]
 
@@ -91,13 +92,65 @@ def submit_shape(
     }
 
 
-def best_shape(objective: Objective, rows: "Sequence[Row]") -> Shape:
-    """`best --json`."""
+def best_shape(
+    objective: Objective,
+    rows: "Sequence[Row]",
+    duel: "Comparison | None" = None,
+    statistic: str = "mean",
+) -> Shape:
+    """`best --json`; `mean` of a row is its `statistic`."""
     return {
         "objective": objective.metric,
         "goal": objective.goal,
+        "statistic": statistic,
         "rows": [_row_shape(row) for row in rows],
+        "first_against_second": None if duel is None else comparison_shape(duel),
     }
+
+
+def comparison_shape(found: "Comparison") -> Shape:
+    """How a setting compares with another: the probability that a run of it beats one of that."""
+    return {
+        "verdict": found.verdict,
+        "probability": found.probability,
+        "probability_ci95": _span(found.probability_ci95),
+        "difference": found.difference,
+        "p": found.p,
+        "paired": found.paired,
+    }
+
+
+def levels_shape(objective: Objective, key: str, levels: "Sequence[Level]") -> Shape:
+    """`compare --json`; `best_against` compares the best value with this one."""
+    return {
+        "objective": objective.metric,
+        "goal": objective.goal,
+        "by": key,
+        "rows": [
+            {
+                "value": level.value,
+                "n": level.n,
+                "mean": level.mean,
+                "ci95": _span(level.ci95),
+                "best_against": None if level.against is None else comparison_shape(level.against),
+                "pairs": level.matched,
+            }
+            for level in levels
+        ],
+    }
+
+
+def history_shape(objective: Objective, points: Sequence[tuple[float, float]]) -> Shape:
+    """`best --history --json`."""
+    return {
+        "objective": objective.metric,
+        "goal": objective.goal,
+        "points": [{"gpu_hours": hours, "best": value} for hours, value in points],
+    }
+
+
+def _span(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
 
 
 def _row_shape(row: "Row") -> Shape:

@@ -1,18 +1,15 @@
-"""Ranking and intervals, against numpy and against numbers worked out by hand."""
+"""Ranking and comparison of settings, against numbers worked out by hand."""
 
-import itertools
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from orchestrator import stats
 from orchestrator.leaderboard import (
     Score,
-    bootstrap_ci95,
+    by_parameter,
     differing_keys,
-    quantile,
+    first_against_second,
     ranking,
     reduce_curve,
 )
@@ -25,11 +22,13 @@ RUN = Run(
     wall_s=1.0, exit_code=0, created="", started=None, ended=None,
 )  # fmt: skip
 
-VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=4)
-
 
 def score(value, run_id=1, **overrides):
     return Score(replace(RUN, id=run_id, overrides=overrides), value)
+
+
+def seeded(value, seed, **overrides):
+    return Score(replace(RUN, seed=seed, overrides=overrides), value)
 
 
 @pytest.mark.parametrize(
@@ -77,35 +76,65 @@ def test_settings_are_ranked_by_their_mean_over_seeds():
     assert [row.params for row in ranking(scores, Objective(goal="min"))][-1] == {"lr": 2}
 
 
-def test_one_run_has_no_interval_and_two_have_their_own_values():
-    """With two values the resampled means are a, (a+b)/2 twice, b; interpolated by hand."""
-    assert bootstrap_ci95([0.5]) is None
-    # Sorted means 0, 1, 1, 2; the 2.5% point lies at 0.075 of the way from the first.
-    assert bootstrap_ci95([0.0, 2.0]) == pytest.approx((0.075, 1.925))
+def test_the_interquartile_mean_does_not_follow_one_lucky_seed():
+    """Of eight values the outer two on each side are left out: by hand 1.5 against 3."""
+    lucky = [score(v, i, lr=1) for i, v in enumerate([0, 0, 1, 1, 2, 2, 40, 50])]
+    steady = [score(3.0, i, lr=2) for i in range(8)]
+    assert ranking([*lucky, *steady], Objective())[0].params == {"lr": 1}
+    rows = ranking([*lucky, *steady], Objective(), stats.iqm)
+    assert [(row.params, row.mean) for row in rows] == [({"lr": 2}, 3.0), ({"lr": 1}, 1.5)]
 
 
-@given(VALUES)
-def test_the_interval_of_few_values_is_the_exact_bootstrap(values):
-    """All resamples written out, quantiles by numpy."""
-    means = [np.mean(sample) for sample in itertools.product(values, repeat=len(values))]
-    expected = np.quantile(means, [0.025, 0.975])
-    assert bootstrap_ci95(values) == pytest.approx(tuple(expected), abs=1e-9)
+def test_one_run_has_no_interval():
+    """And nothing can be said about which of two single runs is better."""
+    rows = ranking([score(0.9, 1, lr=1), score(0.1, 2, lr=2)], Objective())
+    assert [row.ci95 for row in rows] == [None, None]
+    assert first_against_second(rows, Objective()).verdict == "n=1, no interval"
+    assert first_against_second(rows[:1], Objective()) is None
 
 
-def test_the_interval_of_many_values_is_near_the_normal_one():
-    """For 40 values of a known spread: mean ± 1.96 standard errors, to a tenth of its width."""
-    values = np.random.default_rng(3).normal(10, 2, 40)
-    low, high = bootstrap_ci95(list(values))
-    half = 1.96 * values.std() / np.sqrt(40)
-    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
-    assert bootstrap_ci95(list(values[::-1])) == (low, high)
+@pytest.mark.parametrize(
+    ("second", "verdict", "probability"),
+    [
+        ([0.1, 0.11, 0.12], "first", 1.0),
+        # The first wins 6 of 9 meetings: 0.5 beats all, 0.4 beats two, 0.3 beats one.
+        ([0.25, 0.35, 0.45], "not distinguishable", 6 / 9),
+    ],
+)
+def test_the_first_beats_the_second_or_cannot_be_told_apart(second, verdict, probability):
+    """The share of meetings that the first wins, and the verdict of the t test."""
+    first = [score(v, i, lr=1) for i, v in enumerate([0.3, 0.4, 0.5])]
+    others = [score(v, 9 + i, lr=2) for i, v in enumerate(second)]
+    found = first_against_second(ranking([*first, *others], Objective()), Objective())
+    assert (found.verdict, found.probability) == (verdict, pytest.approx(probability))
 
 
-@given(st.lists(st.floats(-10, 10), min_size=1, max_size=9), st.floats(0, 1))
-def test_quantiles_are_numpys(values, q):
-    """Linear interpolation."""
-    assert quantile(sorted(values), q) == pytest.approx(np.quantile(values, q), abs=1e-9)
+def test_levels_of_a_parameter_are_compared_among_runs_that_share_the_rest():
+    """The rank differs a little in each pair, the rate a lot between them: pairing shows it."""
+    scores = [
+        seeded(value + better, seed, lr=lr, lora_rank=rank)
+        for lr, value in ((1e-5, 0.1), (1e-4, 0.5), (1e-3, 0.9))
+        for rank, better in ((4, 0.0), (8, 0.02))
+        for seed in (0, 1)
+    ]
+    best, other = by_parameter(scores, "lora_rank", 16, Objective())
+    assert (best.value, best.n, best.against) == (8, 6, None)
+    assert best.mean == pytest.approx(0.52)
+    assert (other.value, other.matched) == (4, 6)
+    assert other.against.verdict == "first"
+    assert other.against.difference == pytest.approx(0.02)
+    assert [level.value for level in by_parameter(scores, "lr", None, Objective())] == [
+        1e-3,
+        1e-4,
+        1e-5,
+    ]
+
+
+def test_a_parameter_that_a_run_does_not_set_has_the_value_of_the_base():
+    """Settings without it stand with those that set it to the same."""
+    scores = [score(0.1, 1), score(0.2, 2, lora_rank=16), score(0.9, 3, lora_rank=8)]
+    levels = by_parameter(scores, "lora_rank", 16, Objective())
+    assert [(level.value, level.n) for level in levels] == [(8, 1), (16, 2)]
 
 
 def test_only_the_keys_that_differ_are_told():

@@ -1,0 +1,168 @@
+"""best, compare, importance and stop-check over sweeps with known results."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli import main
+from orchestrator.expand import expand
+from orchestrator.paths import home
+from orchestrator.run import Outcome, Progress, Verdict
+from orchestrator.spec import read_spec
+from orchestrator.store import Store
+from tests.queue_kit import nothing_before
+
+DONE = Outcome(Verdict.COMPLETED, "completed", exit_code=0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with base.toml, in which the process stands."""
+    (tmp_path / "base.toml").write_text("num_generations = 4\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def say(capfd, folder):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*args):
+        capfd.readouterr()
+        code = main(list(args))
+        out = capfd.readouterr()
+        assert "Traceback" not in out.err
+        return code, out.out, out.err
+
+    return run
+
+
+def sweep(text, value, log=None):
+    """A sweep whose runs have all completed; `value(run)` is the exact match, `log(run)` lines."""
+    Path("s.toml").write_text(f'config = "base.toml"\n{text}')
+    expansion = expand(read_spec(Path("s.toml")))
+    with Store.open(home().db) as store:
+        store.add_sweep("s", lambda name: expansion.plan(name, str(Path.cwd())))
+        while (claimed := store.claim("host", "boot", nothing_before)) is not None:
+            run, attempt = claimed
+            em = value(run)
+            if log is not None:
+                run.folder.mkdir(parents=True)
+                lines = "".join(json.dumps(line) + "\n" for line in log(run))
+                (run.folder / "training_log.jsonl").write_text(lines)
+            store.finish(
+                attempt,
+                DONE,
+                newer_checkpoint=True,
+                progress=Progress(10, 10, {"em": em}),
+                value=em,
+                wall_s=1800.0,
+            )
+
+
+def by_rate(run):
+    """0.3, 0.4, 0.5 at 1e-5 and 0.25, 0.35, 0.45 at 1e-4, by seed."""
+    return 0.3 + 0.1 * run.seed - (0.05 if run.overrides["learning_rate"] == 1e-4 else 0.0)
+
+
+RATES = "seeds = [0, 1, 2]\n[params]\nlearning_rate = [1e-5, 1e-4]\n"
+
+
+def test_best_says_what_cannot_be_told_apart(say):
+    """Means 0.4 and 0.35 over three seeds: of nine meetings the first wins six."""
+    sweep(RATES, by_rate)
+    code, out, _ = say("best")
+    assert code == 0
+    assert "first against second: not distinguishable, p = 0.57;" in out
+    assert "a run of the first beats a run of the second in 66.7%" in out
+    told = json.loads(say("best", "--json")[1])
+    assert [row["params"]["learning_rate"] for row in told["rows"]] == [1e-5, 1e-4]
+    assert told["rows"][0]["mean"] == pytest.approx(0.4)
+    assert told["rows"][0]["ci95"] == pytest.approx([0.3, 0.5])
+    assert told["first_against_second"]["verdict"] == "not distinguishable"
+    assert told["first_against_second"]["probability"] == pytest.approx(6 / 9)
+
+
+def test_best_of_single_runs_has_no_interval(say):
+    """One seed says nothing about the spread, and best says so."""
+    sweep("[params]\nlearning_rate = [1e-5, 1e-4]\n", by_rate)
+    assert say("best")[1].count("n=1, no interval") == 3
+    assert json.loads(say("best", "--json")[1])["rows"][0]["ci95"] is None
+
+
+def test_best_by_the_interquartile_mean(say):
+    """One lucky seed of four moves the mean, not the middle."""
+    text = "seeds = [0, 1, 2, 3]\n[params]\nlearning_rate = [1e-5, 1e-4]\n"
+    lucky = (0.1, 0.1, 0.1, 0.9)
+    sweep(text, lambda r: lucky[r.seed] if r.overrides["learning_rate"] == 1e-5 else 0.2)
+    first = [
+        json.loads(say("best", "--json", *more)[1])["rows"][0]["params"] for more in ([], ["--iqm"])
+    ]
+    assert first == [{"learning_rate": 1e-5}, {"learning_rate": 1e-4}]
+
+
+def test_the_best_so_far_against_gpu_hours(say):
+    """Each run takes half an hour; a point for each that has ended."""
+    sweep("[params]\nnum_generations = [2, 4, 8]\n", lambda r: 1 / r.overrides["num_generations"])
+    points = json.loads(say("best", "--history", "--json")[1])["points"]
+    assert points == [{"gpu_hours": h, "best": 0.5} for h in (0.5, 1.0, 1.5)]
+    assert "30m 00s" in say("best", "--history")[1]
+
+
+def test_compare_pairs_runs_that_share_the_rest(say):
+    """The same difference in every pair is told apart, however far the pairs are from another."""
+    sweep(RATES + "lora_rank = [4, 8]\n", lambda r: by_rate(r) + 0.001 * r.overrides["lora_rank"])
+    told = json.loads(say("compare", "--by", "lora_rank", "--json")[1])
+    found = [(row["value"], row["n"], row["pairs"]) for row in told["rows"]]
+    assert found == [(8, 6, 0), (4, 6, 6)]
+    assert told["rows"][1]["best_against"]["verdict"] == "first"
+    assert told["rows"][1]["best_against"]["difference"] == pytest.approx(0.004)
+    code, out, _ = say("compare", "--by", "lora_rank")
+    assert code == 0
+    assert "6 pairs" in out
+    assert say("compare", "--by", "lora_rnk")[0] == 2
+    assert say("compare", "--by", "batch_size")[0] == 2
+
+
+def test_importance_names_what_decided(say):
+    """The rate decides everything, the rank nothing."""
+    rates = ", ".join(f"{10**-e:g}" for e in range(2, 8))
+    text = f"[params]\nlearning_rate = [{rates}]\nlora_rank = [2, 4, 8, 16]\n"
+    sweep(text, lambda r: r.overrides["learning_rate"])
+    told = json.loads(say("importance", "--json")[1])
+    assert told["settings"] == 24
+    assert told["params"][0]["param"] == "learning_rate"
+    assert told["params"][0]["share"] > 0.9
+    assert say("importance")[1].splitlines()[1].startswith("learning_rate")
+
+
+def test_importance_of_few_settings_is_not_made_up(say):
+    """It says how many it needs."""
+    sweep(RATES, by_rate)
+    code, out, err = say("importance")
+    assert (code, out) == (0, "")
+    assert "needs 20 finished settings, there are 2" in err
+
+
+def rising(run):
+    """Exact match in ten steps up to the run's value."""
+    for update in range(1, 11):
+        em = update / 10 * run.overrides["kl_coeff"]
+        yield {"update": update, "updates_total": 10, "em": em, "split": "test", "loss": 0.0}
+
+
+def test_stop_check_replays_a_finished_sweep(say):
+    """Curves that keep their order: the median rule stops the worst, nobody stops the best."""
+    text = "[params]\nkl_coeff = [0.8, 0.6, 0.9, 0.1]\n"
+    sweep(text, lambda r: r.overrides["kl_coeff"], log=rising)
+    told = {row["rule"]: row for row in json.loads(say("stop-check", "--json")[1])}
+    # Halving: two of four end at update 3, one of two at update 6.
+    assert [told[rule]["updates_saved"] for rule in ("none", "median", "halving")] == [0, 7, 18]
+    assert [len(told[rule]["stopped"]) for rule in ("none", "median", "halving")] == [0, 1, 3]
+    assert not any(row["winner_stopped"] for row in told.values())
+    code, out, _ = say("stop-check", "--rule", "median")
+    assert code == 0
+    assert "run 4 kl0.1, update 3: median: em 0.03 at best" in out
+    assert say("stop-check", "--warmup", "130%")[0] == 2
+    assert say("stop-check", "--health", "klx > 1")[0] == 2
