@@ -16,6 +16,8 @@ from grpo_core.config import (
 )
 from grpo_core.data import Data, load_data
 from grpo_core.estimate import Estimate, Part, estimate, model_shape
+from grpo_core.memory import budget_bytes
+from grpo_core.memory import choose as plan_for
 from grpo_core.model import load_tokenizer_of, read_model_config
 from grpo_core.rewards import load_rewards
 from grpo_core.run_folder import Standing, choose
@@ -44,7 +46,10 @@ def describe(cfg: MLXGRPOConfig, strict: bool) -> Iterator[str]:
     yield from _length_lines(cfg, data)
     shape = model_shape(read_model_config(cfg), cfg)
     longest = max(len(prompt.ids) for prompt in data.train)
-    yield from _memory_lines(estimate(shape, cfg, longest), longest)
+    plan = plan_for(shape, cfg, budget_bytes(cfg))
+    settled = replace(cfg, **plan.settings)  # type: ignore[arg-type]
+    yield f"# cut: {', '.join(f'{name} = {value}' for name, value in plan.settings.items())}"
+    yield from _memory_lines(estimate(shape, settled, longest), longest)
 
 
 def _config_lines(cfg: MLXGRPOConfig) -> list[str]:

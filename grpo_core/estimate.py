@@ -25,8 +25,10 @@ FP32 = 4
 PER_HIDDEN, PER_KV, PER_INNER = (12.0, 8.0, 6.3)
 PER_HIDDEN_FULL, PER_KV_FULL, PER_INNER_FULL = (7.0, 4.0, 4.0)
 PER_SCORE = 1.34
-# Copies of a vocabulary chunk's logits in the update, and of a token's logits in sampling.
+# Copies of logits in the update where one chunk holds them all; else one copy of all of them, and
+# several of the chunk. In sampling.
 PER_LOGIT = 3.25
+PER_CHUNK, PER_CHUNK_MOST = (8.0, 3.5)
 PER_SAMPLED_LOGIT = 3.0
 # Of the keys and values that sampling joins anew for each token.
 PER_JOINED = 0.7
@@ -179,17 +181,22 @@ def _rollout(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int) -> list[Part]
 def _update(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int) -> list[Part]:
     limit = min(cfg.max_new_tokens, cfg.max_completion_length)
     rows = min(cfg.micro_batch_size or cfg.num_generations, cfg.num_generations)
-    chunk = min(cfg.logprob_chunk_tokens or 512, rows * limit)
+    tokens, chunk = rows * limit, cfg.logprob_chunk_tokens or 512
+    logits = PER_LOGIT * tokens
+    if chunk < tokens:
+        logits = tokens + min(PER_CHUNK * chunk, PER_CHUNK_MOST * tokens)
     layers = shape.layers if cfg.grad_checkpoint != "on" else 1
     activations = layers * max(
         _layer(shape, cfg, rows, prompt_tokens, limit, part) for part in _graphs(cfg, rows)
     )
     if layers < shape.layers:
-        tokens = rows * limit + prompt_tokens
-        activations += shape.layers * tokens * shape.hidden * shape.dtype_bytes
+        activations += shape.layers * (tokens + prompt_tokens) * shape.hidden * shape.dtype_bytes
     return [
         Part(f"activations of {rows} completions", round(activations)),
-        Part(f"logits of {chunk} tokens", round(PER_LOGIT * chunk * shape.vocab * FP32)),
+        Part(
+            f"logits of {tokens} tokens, {min(chunk, tokens)} at once",
+            round(logits * shape.vocab * FP32),
+        ),
         Part("gradients, fp32, and their sum", 2 * FP32 * shape.trainable_count),
     ]
 
