@@ -9,7 +9,7 @@ never meet: `test`, which a sweep selects by, and `confirm`, which no selection 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from grpo_core.config import MLXGRPOConfig
@@ -59,7 +59,7 @@ def load_data(cfg: MLXGRPOConfig, tokenizer: Any) -> Data:
     splits = _read_splits(cfg)
     n_train = cfg.max_train_samples or len(splits.train)
     needed = splits.train[: max(n_train, cfg.eval_subset_size)]
-    test = splits.test[: cfg.eval_samples]
+    test = _part(splits, cfg)[: cfg.eval_samples]
     prompts = make_prompts([*needed, *test], cfg, tokenizer)
     drawn, drawn_test = prompts[: len(needed)][:n_train], prompts[len(needed) :]
     train = _fitting(drawn, cfg.max_prompt_length)
@@ -80,14 +80,24 @@ def held_out(cfg: MLXGRPOConfig, tokenizer: Any, part: Part) -> list[Prompt]:
 
     Raises DataError as `load_data` does, or where the part has no rows.
     """
-    splits = _read_splits(cfg)
-    examples = splits.confirm if part == "confirm" else splits.test
+    examples = _part(_read_splits(cfg), replace(cfg, eval_part=part))
     if not examples:
-        raise DataError(
-            f"dataset {cfg.eval_dataset or cfg.dataset}: too few rows for the part {part!r}; "
-            "give more held-out rows with eval_dataset"
-        )
+        raise _too_few(cfg, part)
     return _fitting(make_prompts(examples, cfg, tokenizer), cfg.max_prompt_length)
+
+
+def _part(splits: "_Splits", cfg: MLXGRPOConfig) -> list[Example]:
+    """The held-out rows that a run evaluates on."""
+    if cfg.eval_part == "confirm" and cfg.eval_samples and not splits.confirm:
+        raise _too_few(cfg, cfg.eval_part)
+    return splits.confirm if cfg.eval_part == "confirm" else splits.test
+
+
+def _too_few(cfg: MLXGRPOConfig, part: str) -> DataError:
+    return DataError(
+        f"dataset {cfg.eval_dataset or cfg.dataset}: too few rows for the part {part!r}; "
+        "give more held-out rows with eval_dataset"
+    )
 
 
 # -- lengths ----------------------------------------------------------------------------------

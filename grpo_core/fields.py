@@ -104,6 +104,12 @@ class MLXGRPOConfig:
         "", "data", "file or repository with held-out rows; empty: the test split or rows by hash"
     )
     eval_split: str = _f("test", "data", "split to evaluate on")
+    eval_part: str = _f(
+        "test",
+        "data",
+        "held-out rows to evaluate on: those that a sweep selects by, or those it never sees",
+        choices=("test", "confirm"),
+    )
     prompt_key: str = _f("question", "data", "column of the prompt: text or chat messages")
     answer_key: str = _f("answer", "data", "column of the reference answer")
     system_prompt: str = _f(SYSTEM_PROMPT, "data", "system message; empty: none")
