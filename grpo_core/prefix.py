@@ -21,6 +21,9 @@ from grpo_core.forward import Halves
 KV = tuple[mx.array, mx.array]
 """Keys and values of one layer, each [B, heads, T, D]."""
 
+# Prompt tokens that run together: enough to fill a GPU.
+PREFILL_TOKENS = 4096
+
 # A wrong mask or position is off by whole nats; 16-bit logits differ by this much at most.
 PROBE_TOLERANCE = 0.5
 PROBE_TOLERANCE_FP32 = 1e-2
@@ -136,17 +139,38 @@ def run_prefix(halves: Halves, prompt: mx.array) -> tuple[list[KV], mx.array]:
 def run_prompts(
     halves: Halves, prompts: Sequence[Sequence[int]]
 ) -> tuple[list[KV], mx.array, list[int]]:
-    """Keys and values of every layer [P, H, L, D], last hidden states [P, D], lengths.
+    """Keys and values of every layer [P, H, L, D], last hidden states [P, D], lengths; evaluated.
 
     Prompts of several lengths are padded behind, where nothing before it sees the padding, so no
-    mask is needed.
+    mask is needed. They run some at a time, which bounds the memory of their activations.
     """
     lengths = [len(prompt) for prompt in prompts]
-    ids = np.zeros((len(prompts), max(lengths)), np.int32)
+    at_once = max(1, PREFILL_TOKENS // max(lengths))
+    parts = []
+    for start in range(0, len(prompts), at_once):
+        some = slice(start, start + at_once)
+        prefix, hidden = _run_prompts(halves, _padded(prompts[some], max(lengths)))
+        last = hidden[mx.arange(hidden.shape[0]), mx.array(lengths[some]) - 1]
+        mx.eval(prefix, last)
+        parts.append((prefix, last))
+    if len(parts) == 1:
+        return *parts[0], lengths
+    return _joined([prefix for prefix, _ in parts]), mx.concatenate([x for _, x in parts]), lengths
+
+
+def _joined(parts: list[list[KV]]) -> list[KV]:
+    """The same layers of several batches, one behind the other."""
+    return [
+        (mx.concatenate([kv[0] for kv in layer]), mx.concatenate([kv[1] for kv in layer]))
+        for layer in zip(*parts, strict=True)
+    ]
+
+
+def _padded(prompts: Sequence[Sequence[int]], length: int) -> mx.array:
+    ids = np.zeros((len(prompts), length), np.int32)
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)] = prompt
-    prefix, hidden = _run_prompts(halves, mx.array(ids))
-    return prefix, hidden[mx.arange(len(prompts)), mx.array(lengths) - 1], lengths
+    return mx.array(ids)
 
 
 def _run_prompts(halves: Halves, ids: mx.array) -> tuple[list[KV], mx.array]:

@@ -112,7 +112,10 @@ def _groups(
             for p in chosen
             for s in range(n)
         ]
-        _decode(policy, [prompts[p] for p in chosen], rows, sampling, should_stop)
+        # More than MAX_ROWS rows are of one prompt, which then runs once for each part.
+        for start in range(0, len(rows), MAX_ROWS):
+            part = rows[start : start + MAX_ROWS]
+            _decode(policy, [prompts[p] for p in chosen], part, sampling, should_stop)
         for p in chosen:
             groups[p] = _group(policy, [r for r in rows if r.prompt == p], sampling)
     return [groups[p] for p in range(len(prompts))]
@@ -244,10 +247,15 @@ def _length(policy: Policy, old: list[int], new: list[int], sampling: Sampling) 
 def _stop_length(
     policy: Policy, old: list[int], new: list[int], stops: tuple[str, ...]
 ) -> int | None:
-    """The fewest new tokens with which the text holds a stop text."""
+    """The fewest new tokens with which the text holds a stop text.
+
+    Only the end of the text is looked at, or a long completion would be decoded again and again.
+    """
+    # A character takes four tokens at most (bytes of UTF-8); the rest is for tokens without any.
+    before = old[-(4 * max(map(len, stops)) + 8) :]
 
     def holds(count: int) -> bool:
-        text = decode_text(policy, old + new[:count])
+        text = decode_text(policy, before + new[:count])
         return any(stop in text for stop in stops)
 
     if not holds(len(new)):
