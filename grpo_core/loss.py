@@ -15,6 +15,9 @@ How ours differ from the papers, and why:
 - Two-sided clipping (`clip_delta`), entropy bonus and top-entropy tokens work with every loss_type
   they make sense for; the papers have them with GRPO or DAPO only.
 - A masked completion (`mask_truncated`) has no tokens but still counts as a completion, as in TRL.
+- A group whose rewards are all equal counts in every divisor, skipped or kept: skipping saves its
+  cost and changes no gradient, as TRL has it. (With KL, entropy bonus or top-entropy tokens it does
+  change one: a skipped group has no part in those.) DAPO divides by the groups that are left.
 
 Papers: GRPO 2402.03300, Dr. GRPO 2503.20783, DAPO 2503.14476, CISPO 2506.13585, GSPO 2507.18071,
 SAPO 2511.20347, RLOO 2402.14740, two-sided clip 2505.07291, top-entropy tokens 2506.01939.
@@ -124,8 +127,9 @@ class Objective:
 class Totals:
     """What the means of one update divide by: the same for each of its micro-batches."""
 
-    sequences: int
-    tokens: int  # in the loss
+    sequences: int  # skipped groups included
+    tokens: int  # in the loss, skipped groups included
+    seen: int  # in the loss and not skipped: what the log's means are over
     learning: int  # of those, the ones above the entropy threshold
     threshold: float = -np.inf  # nats; tokens below it do not learn (top_entropy_quantile)
 
@@ -152,7 +156,7 @@ def objective(
     """One micro-batch's share of the update's loss, and sums for the log.
 
     `logps` and `entropies` are [B, T], of the policy that learns. The shares of all micro-batches
-    add up to the loss of the update; so do the sums, each already divided (see `SUMS`).
+    add up to the loss of the update; so do the sums, each already divided.
     """
     mask = batch.mask
     old = mx.stop_gradient(logps) if batch.old is None else batch.old
@@ -166,7 +170,7 @@ def objective(
     # where, not a product: padding may hold anything, and 0 * inf is no number.
     reward = mx.where(learns > 0, gain * weight, 0).sum()
     loss = -reward
-    per_token = mask / max(1, totals.tokens)
+    per_token = mask / max(1, totals.seen)
     sums = {
         "policy_reward": reward,
         "entropy": (entropies * per_token).sum(),
@@ -264,10 +268,14 @@ def entropy_threshold(entropies: np.ndarray, share: float) -> float:
     """Entropy above which a `share` of the tokens lies (2506.01939): a linear quantile, as TRL's.
 
     `entropies` [N] are those of every token in the update's loss; a token at the threshold learns.
+    What is returned lies half-way to the next lower token, so that rounding in another pass makes
+    no difference.
     """
     if share >= 1 or entropies.size == 0:
         return -np.inf
-    return float(np.quantile(entropies, 1 - share))
+    edge = np.quantile(entropies, 1 - share)
+    lower = entropies[entropies < edge]
+    return float((entropies[entropies >= edge].min() + lower.max()) / 2) if lower.size else -np.inf
 
 
 def add_sums(total: dict[str, float], sums: Mapping[str, mx.array]) -> None:
