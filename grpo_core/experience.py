@@ -19,7 +19,7 @@ from grpo_core.model import Policy
 from grpo_core.prompts import Prompt
 from grpo_core.rewards import Rewards, combine
 from grpo_core.rollout import Group, Sampling, generate_groups
-from grpo_core.update import Sample
+from grpo_core.update import Count, Sample, count
 
 ShouldStop = Callable[[], bool]
 
@@ -29,11 +29,13 @@ class Experience:
     """What one batch of prompts gave.
 
     `groups` holds the samples to learn from, only those groups that have something to say;
-    `figures` is what the log says of the draw, all of it reproducible but for times; `tokens`
-    counts every token drawn; `shown` are completions for people to read.
+    `skipped` counts the others, which stay in the loss's means; `figures` is what the log says of
+    the draw, all of it reproducible but for times; `tokens` counts every token drawn; `shown` are
+    completions for people to read.
     """
 
     groups: list[list[Sample]]
+    skipped: Count
     figures: dict[str, float]
     tokens: int
     shown: list[dict[str, Any]]
@@ -76,9 +78,12 @@ def gain_experience(
     figures = _figures(first, rewards.names) | clock.figures(tokens)
     if cfg.overlong_buffer:
         figures["reward/overlong"] = float(np.mean([overlong(j.group, cfg) for j in first]))
+    groups = [_samples(j, weights[p], p, cfg) for p, j in enumerate(final)]
     counts = [_counts(judged, cfg) for judged in final]
+    skipped = [s for g, counted in zip(groups, counts, strict=True) if not counted for s in g]
     return Experience(
-        groups=[_samples(j, weights[p], p, cfg) for p, j in enumerate(final) if counts[p]],
+        groups=[g for g, counted in zip(groups, counts, strict=True) if counted],
+        skipped=count(skipped, cfg),
         figures=figures,
         tokens=tokens,
         shown=_shown(final[0], rewards.names, weights[0], cfg.log_completions),
@@ -272,6 +277,7 @@ def to_json(experience: Experience) -> dict[str, Any]:
     """As JSON, to the last bit: a float32 is a double as well."""
     return {
         "groups": [[_plain(sample) for sample in group] for group in experience.groups],
+        "skipped": asdict(experience.skipped),
         "figures": experience.figures,
         "tokens": experience.tokens,
         "shown": experience.shown,
@@ -288,7 +294,8 @@ def _plain(sample: Sample) -> dict[str, Any]:
 def from_json(known: dict[str, Any]) -> Experience:
     """What `to_json` gave."""
     groups = [[_sample(sample) for sample in group] for group in known["groups"]]
-    return Experience(groups, known["figures"], known["tokens"], known["shown"])
+    skipped = Count(**known["skipped"])
+    return Experience(groups, skipped, known["figures"], known["tokens"], known["shown"])
 
 
 def _sample(known: dict[str, Any]) -> Sample:

@@ -207,7 +207,8 @@ class MLXGRPOConfig:
     zero_variance: str = _f(
         "skip",
         "objective",
-        "groups whose rewards are all equal",
+        "groups whose rewards are all equal: run them, save their cost (they stay in the loss's "
+        "means), or draw them again",
         choices=("keep", "skip", "resample"),
     )
     resample_rounds: int = _f(2, "objective", "further draws for such a group", min=1)

@@ -101,6 +101,7 @@ class Learner:
                 groups,
                 self.cfg,
                 plan,
+                skipped=experience.skipped,
                 dropout_key=(self.cfg.seed, update),
                 should_stop=stop,
             )

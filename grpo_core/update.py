@@ -8,7 +8,7 @@ is `loss`'s business, how log-probs are made `logprobs`'s, what fits into memory
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,6 +49,14 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Count:
+    """How many completions, and how many of their tokens are in the loss."""
+
+    sequences: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Gradient:
     """Of the loss, by flat parameter name in fp32, evaluated; and what to log."""
 
@@ -66,6 +74,8 @@ class Scores:
 
 Groups = Sequence[Sequence[Sample]]
 
+NOTHING = Count()
+
 
 def gradient(
     policy: Policy,
@@ -73,17 +83,19 @@ def gradient(
     cfg: MLXGRPOConfig,
     plan: MemoryPlan,
     *,
+    skipped: Count = NOTHING,
     dropout_key: tuple[int, ...] = (),
     should_stop: Callable[[], bool] | None = None,
 ) -> Gradient:
     """The gradient of the update's loss over all groups, and its statistics.
 
-    Every mean is over the whole update, so the cut into micro-batches changes nothing. Samples of
-    a group share their prompt. `dropout_key` names the update (with lora_dropout > 0).
+    Every mean is over the whole update, so the cut into micro-batches changes nothing, and neither
+    does leaving out groups without advantage if `skipped` counts them. Samples of a group share
+    their prompt. `dropout_key` names the update (with lora_dropout > 0).
     `should_stop` is asked between micro-batches; then Interrupted is raised and nothing has
     changed. The policy's weights are as before in any case.
     """
-    run = _Run(policy, cfg, plan, _totals(policy, groups, cfg, plan))
+    run = _Run(policy, cfg, plan, _totals(policy, groups, cfg, plan, skipped))
     weights = policy.trainable()
     total: Params = {}
     sums: dict[str, float] = {}
@@ -124,7 +136,7 @@ def score(
     For the reference, call it within `policy.reference()`.
     """
     policy.model.eval()
-    run = _Run(policy, cfg, plan, Totals(1, 1, 1))
+    run = _Run(policy, cfg, plan, Totals(1, 1, 1, 1))
     with fast_products(policy.model, constant=True):
         return [_in_order(group, run.scores(group)) for group in groups]
 
@@ -149,20 +161,32 @@ def _set_dropout(policy: Policy, key: tuple[int, ...], group: int) -> None:
             module.set_key(*key, group)
 
 
-def _totals(policy: Policy, groups: Groups, cfg: MLXGRPOConfig, plan: MemoryPlan) -> Totals:
+def _totals(
+    policy: Policy, groups: Groups, cfg: MLXGRPOConfig, plan: MemoryPlan, skipped: Count
+) -> Totals:
     """What the update's means divide by."""
     samples = [sample for group in groups for sample in group]
-    used = [s for s in samples if not (cfg.mask_truncated and s.truncated)]
-    tokens = sum(len(s.completion_ids) for s in used)
+    own = count(samples, cfg)
+    everything = (own.sequences + skipped.sequences, own.tokens + skipped.tokens, own.tokens)
     if cfg.top_entropy_quantile >= 1:
-        return Totals(len(samples), tokens, tokens)
+        return Totals(*everything, learning=own.tokens)
     # Which tokens learn must be known before the first gradient: one more forward pass.
     scored = [s for group in score(policy, groups, cfg, plan) for s in group]
     pairs = zip(samples, scored, strict=True)
-    pool = [sc.entropies for s, sc in pairs if not (cfg.mask_truncated and s.truncated)]
+    pool = [found.entropies for sample, found in pairs if _is_in_loss(sample, cfg)]
     entropies = np.concatenate(pool) if pool else np.zeros(0, np.float32)
     threshold = entropy_threshold(entropies, cfg.top_entropy_quantile)
-    return Totals(len(samples), tokens, int((entropies >= threshold).sum()), threshold)
+    return Totals(*everything, int((entropies >= threshold).sum()), threshold)
+
+
+def count(samples: Iterable[Sample], cfg: MLXGRPOConfig) -> Count:
+    """Counts completions; those that are masked have no tokens in the loss."""
+    lengths = [len(s.completion_ids) if _is_in_loss(s, cfg) else 0 for s in samples]
+    return Count(len(lengths), sum(lengths))
+
+
+def _is_in_loss(sample: Sample, cfg: MLXGRPOConfig) -> bool:
+    return not (cfg.mask_truncated and sample.truncated)
 
 
 class _Run:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from grpo_core import update
 from grpo_core.examples import Example
 from grpo_core.experience import gain_experience
+from grpo_core.memory import MemoryPlan
 from grpo_core.prompts import Prompt
 from grpo_core.rewards import Rewards
 from tests import oracle
@@ -31,10 +33,15 @@ def same(text, _):
     return 1.0
 
 
-def experience(rewards, weights, update=5, **more):
+def rare(text, _):
+    """Such that most groups have none, or all the same."""
+    return float(text.startswith(("B", "C", "D", "E")))
+
+
+def experience(rewards, weights, number=5, **more):
     cfg = config(num_generations=8, **more)
     judge = Rewards(rewards, weights, "", False)
-    return gain_experience(toy_policy(), judge, prompts(), cfg, update, lambda: False)
+    return gain_experience(toy_policy(), judge, prompts(), cfg, number, lambda: False)
 
 
 def expected_rewards(groups, weight, penalty):
@@ -90,17 +97,59 @@ def test_a_sample_knows_whether_it_was_cut():
 
 def test_flat_groups_are_left_out_or_kept_without_advantage():
     """Equal rewards say nothing: `skip` drops the group, `keep` keeps it with advantages 0."""
-    assert experience({"same": same}, [1.0], zero_variance="skip").groups == []
-    kept = experience({"same": same}, [1.0], zero_variance="keep").groups
-    assert [len(group) for group in kept] == [8, 8, 8]
-    assert not any(sample.advantage for group in kept for sample in group)
+    skipped = experience({"same": same}, [1.0], zero_variance="skip")
+    assert skipped.groups == []
+    assert (skipped.skipped.sequences, skipped.skipped.tokens) == (24, skipped.tokens)
+    kept = experience({"same": same}, [1.0], zero_variance="keep")
+    assert [len(group) for group in kept.groups] == [8, 8, 8]
+    assert not any(sample.advantage for group in kept.groups for sample in group)
+    assert kept.skipped.sequences == kept.skipped.tokens == 0
+
+
+def test_truncated_completions_of_a_skipped_group_count_without_their_tokens():
+    """With `mask_truncated` they are in the means as those of any other group are."""
+    found = experience({"same": same}, [1.0], zero_variance="skip", mask_truncated=True)
+    kept = experience({"same": same}, [1.0], zero_variance="keep")
+    samples = [sample for group in kept.groups for sample in group]
+    ended = [sample for sample in samples if not sample.truncated]
+    assert found.skipped.sequences == len(samples) > len(ended) > 0
+    assert found.skipped.tokens == sum(len(sample.completion_ids) for sample in ended)
+
+
+@pytest.mark.parametrize("mask_truncated", [False, True])
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo"])
+def test_skipping_flat_groups_changes_no_gradient(loss_type, mask_truncated):
+    """`skip` saves the cost of groups without advantage: loss and gradient are those of `keep`."""
+
+    def step(zero_variance):
+        more = {"loss_type": loss_type, "mask_truncated": mask_truncated}
+        found = experience({"rare": rare}, [1.0], zero_variance=zero_variance, **more)
+        cfg, plan = config(**more), MemoryPlan(8, 64, False, True)
+        gradient = update.gradient(toy_policy(), found.groups, cfg, plan, skipped=found.skipped)
+        return len(found.groups), gradient
+
+    (learnt, skipping), (everything, keeping) = step("skip"), step("keep")
+    assert 0 < learnt < everything
+    for name in ("loss", "policy_reward"):
+        assert skipping.stats[name] == pytest.approx(keeping.stats[name], rel=1e-5)
+    for name, grad in keeping.grads.items():
+        size = np.abs(np.array(grad)).max()
+        np.testing.assert_allclose(skipping.grads[name], grad, atol=1e-5 * size, err_msg=name)
+
+
+def test_the_log_of_an_update_is_over_what_was_run():
+    """Entropy and ratio are means over the tokens that were run, however many were skipped."""
+    found = experience({"rare": rare}, [1.0], zero_variance="skip")
+    cfg, plan = config(), MemoryPlan(8, 64, False, True)
+    with_skipped = update.gradient(toy_policy(), found.groups, cfg, plan, skipped=found.skipped)
+    without = update.gradient(toy_policy(), found.groups, cfg, plan)
+    assert found.skipped.tokens > 0
+    for name in ("entropy", "ratio", "clip_frac"):
+        assert with_skipped.stats[name] == pytest.approx(without.stats[name])
 
 
 def test_resampled_groups_are_drawn_with_other_keys():
     """A flat group is drawn again, and other groups stay as they are."""
-
-    def rare(text, _):
-        return float(text.startswith(("B", "C", "D", "E")))
 
     def tokens(zero_variance, **more):
         found = experience({"rare": rare}, [1.0], zero_variance=zero_variance, **more)
@@ -117,7 +166,7 @@ def test_another_update_draws_other_completions():
     first, second = (
         [
             [s.completion_ids for s in g]
-            for g in experience({"early": early}, [1.0], update=u).groups
+            for g in experience({"early": early}, [1.0], number=u).groups
         ]
         for u in (5, 6)
     )

@@ -193,6 +193,7 @@ def totals_of(batch, options):
     return ours.Totals(
         sequences=len(batch),
         tokens=len(entropies),
+        seen=len(entropies),
         learning=int((entropies >= threshold).sum()),
         threshold=threshold,
     )
