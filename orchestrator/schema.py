@@ -168,10 +168,11 @@ _SEARCH = (
 # What decides how long a run takes: runs that share these take about as long. Computed from the
 # overrides, so that no writer can forget it.
 _KIND = """
-    json_extract(overrides, '$.model_name', '$.train_type', '$.dataset', '$.batch_size',
+    CASE WHEN json_valid(overrides) THEN json_extract(overrides,
+        '$.model_name', '$.train_type', '$.dataset', '$.batch_size',
         '$.gradient_accumulation_steps', '$.num_epochs', '$.max_train_samples',
         '$.num_generations', '$.num_iterations', '$.max_new_tokens', '$.max_completion_length')
-    || coalesce(json_extract(overrides, '$.kl_coeff') > 0, '')
+    || coalesce(json_extract(overrides, '$.kl_coeff') > 0, '') ELSE '' END
 """
 
 _COUNT_IN = """

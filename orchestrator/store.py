@@ -750,10 +750,19 @@ class Store:
             )
             self._event("resumed", "asked for", sweep_id)
 
-    def pause_queue(self, reason: str = "paused") -> None:
-        """Start no more runs at all."""
+    def pause_queue(self, reason: str = "paused") -> Run | None:
+        """Start no more runs at all; the running one, if there is one, checkpoints and waits.
+
+        That run; its `request` is done by the worker. Raises NothingAffected if it was paused.
+        """
         with self._db.write():
+            if self._db.read("SELECT 1 FROM queue WHERE paused = 1 AND boot_id IS NULL"):
+                raise NothingAffected("the queue is paused already")
             self._halt(reason, None)
+            run = self.running()
+            if run is not None and run.request is None:
+                self._db.execute("UPDATE runs SET request = 'stop' WHERE id = ?", (run.id,))
+        return run
 
     def resume_queue(self) -> None:
         """Let the queue go on. Raises NothingAffected if it was not paused."""
@@ -807,6 +816,11 @@ class Store:
         found = str(self._db.read("PRAGMA quick_check(1)")[0][0])
         return None if found == "ok" else found
 
+    def shown_elsewhere(self, folders: Sequence[Path]) -> set[Path]:
+        """Which of these folders belong to a run of the queue."""
+        sql = "SELECT 1 FROM runs WHERE folder = ? LIMIT 1"
+        return {folder for folder in folders if self._db.read(sql, (os.path.normpath(folder),))}
+
     def backup(self, target: Path) -> None:
         """Write a whole, compact copy of the queue to `target`, which must not exist.
 
@@ -814,6 +828,8 @@ class Store:
         """
         if target.exists():
             raise UsageError(f"{target}: exists; name a file that does not")
+        if not target.parent.is_dir():
+            raise UsageError(f"{target}: there is no folder {target.parent}")
         self._db.execute("VACUUM INTO ?", (str(target),))
         target.chmod(0o600)
 

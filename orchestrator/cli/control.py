@@ -1,4 +1,4 @@
-"""`cancel`, `pause`, `resume`, `retry`, `rm` and `wait`: changes of state, each one transaction."""
+"""`cancel`, `pause`, `resume`, `retry`, `move`, `wait`: changes of state, each one transaction."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.2
 
 _refs = click.argument("refs", nargs=-1, required=True, metavar="REF...", type=Ref())
+_some_refs = click.argument("refs", nargs=-1, metavar="[REF]...", type=Ref())
 _REF_HELP = "REF is a run's id, a range such as 3-7, a sweep's name, or @ for the latest sweep."
 
 
@@ -45,25 +46,73 @@ def _end_search(store: "Store", ref: str) -> str | None:
 
 
 @click.command(epilog=_REF_HELP)
-@_refs
-def pause(refs: tuple[str, ...]) -> None:
+@_some_refs
+@click.option("--queue", "whole", is_flag=True, help="The whole queue: no run of any sweep starts.")
+def pause(refs: tuple[str, ...], whole: bool) -> None:
     """Hold runs back; a running one checkpoints and frees the GPU.
 
     Of a sweep that is named, no further run starts until it is resumed.
+
+    \b
+    Examples:
+      grpo-sweep pause 12          one run
+      grpo-sweep pause lr          a sweep
+      grpo-sweep pause --queue     everything, to have the machine for yourself
     """
+    _check_named(refs, whole, "pause")
     with open_queue() as store:
-        changed = _each(store, refs, _pause_sweep, store.pause, "pause")
+        if whole:
+            running = store.pause_queue()
+            changed = [running] if running else []
+            say("queue: paused; go on with: grpo-sweep resume --queue")
+        else:
+            changed = _each(store, refs, _pause_sweep, store.pause, "pause")
     _tell("paused", changed)
     _settle(changed)
 
 
 @click.command(epilog=_REF_HELP)
-@_refs
-def resume(refs: tuple[str, ...]) -> None:
-    """Let paused runs or a paused sweep go on from where they were."""
+@_some_refs
+@click.option("--queue", "whole", is_flag=True, help="The whole queue, after pause --queue.")
+def resume(refs: tuple[str, ...], whole: bool) -> None:
+    """Let paused runs, a paused sweep or the paused queue go on from where they were.
+
+    \b
+    Examples:
+      grpo-sweep resume 3-7
+      grpo-sweep resume --queue
+    """
+    _check_named(refs, whole, "resume")
     with open_queue() as store:
-        changed = _each(store, refs, _resume_sweep, store.resume, "resume")
-    _tell("queued again", changed)
+        if whole:
+            store.resume_queue()
+            say("queue: resumed")
+        else:
+            _tell("queued again", _each(store, refs, _resume_sweep, store.resume, "resume"))
+    _say_no_worker()
+
+
+def _check_named(refs: tuple[str, ...], whole: bool, verb: str) -> None:
+    if bool(refs) == whole:
+        raise UsageError(
+            f"name what to {verb}: a run, a range, a sweep, @, or --queue for everything"
+        )
+
+
+@click.command(epilog=_REF_HELP)
+@_refs
+@click.option("--first", is_flag=True, required=True, help="Before everything else that waits.")
+def move(refs: tuple[str, ...], first: bool) -> None:
+    """Train some queued runs before all others, in the order in which they are named.
+
+    \b
+    Examples:
+      grpo-sweep move 12 --first
+      grpo-sweep move lr-2 --first
+    """
+    with open_queue() as store:
+        changed = store.move_first(_ids(find_all(store, refs)))
+    _tell("next", changed)
     _say_no_worker()
 
 
@@ -81,15 +130,6 @@ def retry(refs: tuple[str, ...], failed: bool) -> None:
         changed = store.retry(_ids(runs))
     _tell("queued again", changed)
     _say_no_worker()
-
-
-@click.command(epilog=_REF_HELP)
-@_refs
-def rm(refs: tuple[str, ...]) -> None:
-    """Forget runs that are not running; their output folders stay."""
-    with open_queue() as store:
-        gone = store.remove(_ids(find_all(store, refs)))
-    _tell("forgotten", gone)
 
 
 @click.command(epilog=_REF_HELP)

@@ -28,10 +28,12 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Change": {
         "cancel": ("control", "Give runs up."),
-        "pause": ("control", "Hold runs or a sweep back."),
-        "resume": ("control", "Let paused runs or a sweep go on."),
+        "pause": ("control", "Hold runs, a sweep or the whole queue back."),
+        "resume": ("control", "Let paused runs, a sweep or the queue go on."),
         "retry": ("control", "Queue failed runs again, from their checkpoints."),
-        "rm": ("control", "Forget runs; their files stay."),
+        "move": ("control", "Train some runs before all others."),
+        "rm": ("upkeep", "Forget runs, with --files also what they wrote."),
+        "backup": ("upkeep", "Write a copy of the queue, also while it works."),
     },
     "Help": {
         "doctor": ("doctor", "Check this machine, with a real training step."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.common import (
+    Ref,
     console,
     json_option,
     no_worker_hint,
@@ -35,9 +36,17 @@ if TYPE_CHECKING:
     "--dry-run", is_flag=True, help="Show the runs and their exact commands; queue nothing."
 )
 @click.option("--start", is_flag=True, help="Start a worker in the background if none runs.")
+@click.option("--priority", default=0, help="Higher is trained first; 0 if not given.")
+@click.option("--after", type=Ref(), metavar="SWEEP", help="Wait until that sweep is done.")
 @json_option
 def submit(
-    spec: Path, overrides: tuple[str, ...], dry_run: bool, start: bool, as_json: bool
+    spec: Path,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    start: bool,
+    priority: int,
+    after: str | None,
+    as_json: bool,
 ) -> None:
     """Queue the runs of the sweep SPEC (a TOML file).
 
@@ -45,6 +54,7 @@ def submit(
     Examples:
       grpo-sweep submit sweeps/lr.toml --dry-run
       grpo-sweep submit sweeps/lr.toml --set max_train_samples=50 --start
+      grpo-sweep submit sweeps/long.toml --after lr
     """
     from orchestrator.expand import expand
     from orchestrator.spec import read_spec
@@ -54,7 +64,8 @@ def submit(
         show_plan(expansion, as_json)
         return
     with open_queue() as store:
-        sweep, runs = queue(store, expansion)
+        waits_for = store.sweep(after).id if after else None
+        sweep, runs = queue(store, expansion, priority=priority, after=waits_for)
     tell_queued(expansion, sweep, runs, as_json)
     if start:
         start_worker()
@@ -127,7 +138,12 @@ def free_name(name: str, taken: "Container[str]") -> str:
 
 
 def queue(
-    store: "Store", expansion: "Expansion", name: str | None = None
+    store: "Store",
+    expansion: "Expansion",
+    name: str | None = None,
+    *,
+    priority: int = 0,
+    after: int | None = None,
 ) -> "tuple[Sweep, list[Run]]":
     """The sweep as queued, under its name or the next free one, all of it or nothing."""
 
@@ -136,7 +152,7 @@ def queue(
         refuse_taken_folders(plan, expansion.spec.source)
         return plan
 
-    sweep = store.add_sweep(name or expansion.spec.name, make)
+    sweep = store.add_sweep(name or expansion.spec.name, make, priority=priority, after=after)
     return sweep, store.runs(sweep.id)
 
 

@@ -1,0 +1,96 @@
+"""`rm` and `backup`: what is done to the queue as a whole and to the files that runs leave."""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.common import Ref, find_all, open_queue, say
+
+if TYPE_CHECKING:
+    from orchestrator.run import Run
+
+# What is asked about is listed, but not by the thousand.
+_LISTED = 5
+
+
+@click.command(
+    epilog="REF is a run's id, a range such as 3-7, a sweep's name, or @ for the latest sweep."
+)
+@click.argument("refs", nargs=-1, required=True, metavar="REF...", type=Ref())
+@click.option("--files", is_flag=True, help="Delete their output folders too, after asking.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rm(refs: tuple[str, ...], files: bool, yes: bool) -> None:
+    """Forget runs that are not running; their output folders stay, unless --files is given.
+
+    \b
+    Examples:
+      grpo-sweep rm lr
+      grpo-sweep rm 3-7 --files
+    """
+    with open_queue() as store:
+        runs = find_all(store, refs)
+        if files and not yes:
+            _ask(runs)
+        gone = store.remove([run.id for run in runs])
+        shared = store.shown_elsewhere([run.folder for run in gone])
+    one = f"run {gone[0].id} {gone[0].name}: forgotten"
+    say(one if len(gone) == 1 else f"{len(gone)} runs forgotten")
+    if files:
+        _delete((run.folder for run in gone), shared)
+
+
+def _ask(runs: "Sequence[Run]") -> None:
+    """Go on only after a yes; Abort otherwise."""
+    folders = [run.folder for run in runs if run.state != "running" and run.folder.exists()]
+    for folder in folders[:_LISTED]:
+        say(f"  {folder}")
+    if len(folders) > _LISTED:
+        say(f"  … and {len(folders) - _LISTED} more")
+    click.confirm(f"Delete {len(folders)} output folders for good?", abort=True, err=True)
+
+
+def _delete(folders: Iterable[Path], shared: set[Path]) -> None:
+    """Delete what runs have written; what is not a run's own folder stays, and is named."""
+    deleted = 0
+    for folder in folders:
+        why = "shown by a run of another sweep" if folder in shared else _not_ours(folder)
+        if why:
+            say(f"{folder}: stays: {why}")
+        elif folder.is_dir():
+            shutil.rmtree(folder)
+            deleted += 1
+    say(f"{deleted} output folders deleted")
+
+
+def _not_ours(folder: Path) -> str:
+    """Why a folder cannot be taken for one that a run has made; empty where it can."""
+    from orchestrator.paths import RunPaths
+
+    if not folder.is_dir():
+        return ""
+    if folder.is_symlink():
+        return "a link"
+    if Path.cwd().resolve().is_relative_to(folder.resolve()):
+        return "the current folder lies in it"
+    paths = RunPaths(folder)
+    known = (paths.resolved_config, paths.log, paths.result)
+    return "" if any(path.exists() for path in known) else "holds no run"
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def backup(file: Path) -> None:
+    """Write a whole copy of the queue to FILE; safe while a worker works.
+
+    Copying queue.db by hand is not: what was written last may lie beside it.
+
+    \b
+    Examples:
+      grpo-sweep backup queue-monday.db
+    """
+    with open_queue(readonly=True) as store:
+        store.backup(file)
+    say(f"{file}: a copy of the queue; to use it, put it into a folder as queue.db")

@@ -1,0 +1,126 @@
+"""Order, holding back, removal and backup, as users command them."""
+
+import io
+
+import pytest
+
+from orchestrator.cli import main
+from orchestrator.store import Store
+from tests.queue_kit import WorkerProcess, eventually, planned, runs, states, submit
+
+SPEC = 'config = "base.toml"\n[params]\nlearning_rate = [1e-5, 1e-4]\n'
+
+
+@pytest.fixture
+def say(tmp_path, monkeypatch, capfd):
+    """Run a command in a folder with a base config and a spec: (exit code, stdout, stderr)."""
+    (tmp_path / "base.toml").write_text('model_name = "builtin/tiny"\n')
+    (tmp_path / "lr.toml").write_text(SPEC)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args):
+        capfd.readouterr()
+        code = main(list(args))
+        out = capfd.readouterr()
+        assert "Traceback" not in out.err
+        return code, out.out, out.err
+
+    return run
+
+
+def order():
+    """The names of the queued runs as they would be claimed."""
+    with Store.open(readonly=True) as store:
+        sql = "SELECT name FROM runs WHERE state = 'queued'"
+        sql += " ORDER BY priority DESC, sweep_id, position"
+        return [row[0] for row in store._db.read(sql)]
+
+
+def test_moved_runs_are_trained_first(tmp_path, say):
+    """In the order named; what does not wait cannot be moved."""
+    submit(tmp_path, *(planned(name) for name in "abcd"))
+    assert say("move", "4", "2", "--first")[0] == 0
+    assert order() == ["d", "b", "a", "c"]
+    assert say("move", "3", "--first")[0] == 0
+    assert order() == ["c", "d", "b", "a"]
+    say("cancel", "1")
+    code, _, err = say("move", "1", "--first")
+    assert (code, "run 1 is cancelled" in err) == (3, True)
+    assert say("move", "99", "--first")[0] == 3
+    assert say("move", "2")[0] == 2
+
+
+def test_a_higher_priority_is_trained_first(tmp_path, say):
+    """Across sweeps; equal priorities keep the order of the submits."""
+    submit(tmp_path, planned("a"))
+    assert say("submit", "lr.toml", "--priority", "5")[0] == 0
+    assert order()[-1] == "a"
+
+
+def test_a_sweep_waits_for_another(tmp_path, say):
+    """It is held until nothing of the other is left; an unknown one queues nothing."""
+    submit(tmp_path, planned("a", updates=1), name="before")
+    code, _, err = say("submit", "lr.toml", "--after", "befor")
+    assert (code, "did you mean before?" in err) == (3, True)
+    assert len(runs()) == 1
+    assert say("submit", "lr.toml", "--after", "before", "--priority", "9")[0] == 0
+    with Store.open() as store:
+        assert store.waiting("boot").held == ("sweep lr is held: it waits for another",)
+    assert WorkerProcess(tmp_path / "log").wait() == 0
+    assert states() == ["completed"] * 3
+    began = [run.started for run in runs()]
+    assert began == sorted(began)
+
+
+def test_the_whole_queue_is_paused_and_goes_on(tmp_path, say):
+    """The running run checkpoints, goes back into the queue and is continued."""
+    submit(tmp_path, planned("a", updates=60, update_s=0.05), planned("b"))
+    worker = WorkerProcess(tmp_path / "log")
+    eventually(lambda: (tmp_path / "out/a/checkpoint-2").exists())
+    assert say("pause", "--queue")[0] == 0
+    eventually(lambda: states() == ["queued", "queued"])
+    assert worker.wait() == 0
+    code, _, err = say("pause", "--queue")
+    assert (code, "paused already" in err) == (3, True)
+    assert say("resume", "--queue")[0] == 0
+    assert say("resume", "--queue")[0] == 3
+    assert WorkerProcess(tmp_path / "log2").wait() == 0
+    assert states() == ["completed"] * 2
+    assert say("pause")[0] == 2
+    assert say("pause", "1", "--queue")[0] == 2
+
+
+def test_files_are_removed_after_a_yes_only(tmp_path, say, monkeypatch):
+    """Without it nothing is forgotten either; what holds no run stays."""
+    submit(tmp_path, planned("a", updates=1), planned("b", updates=1), planned("c"))
+    WorkerProcess(tmp_path / "log").wait()
+    for path in (tmp_path / "out/c").iterdir():
+        path.rename(tmp_path / f"kept-{path.name}")
+    (tmp_path / "out/c/thesis.txt").write_text("not a run's")
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert say("rm", "s", "--files")[0] != 0
+    assert len(runs()) == 3
+    code, _, err = say("rm", "s", "--files", "--yes")
+    assert (code, runs()) == (0, [])
+    assert "holds no run" in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["c"]
+
+
+def test_without_files_the_folders_stay(tmp_path, say):
+    """Only the queue forgets."""
+    submit(tmp_path, planned("a", updates=1))
+    WorkerProcess(tmp_path / "log").wait()
+    assert say("rm", "1")[0] == 0
+    assert (tmp_path / "out/a/result.json").exists()
+    assert say("rm", "1")[0] == 3
+
+
+def test_a_backup_is_a_whole_queue(tmp_path, say):
+    """Written while another connection is in a transaction; never over an existing file."""
+    submit(tmp_path, planned("a"), planned("b"))
+    assert say("backup", "copy.db")[0] == 0
+    with Store.open(tmp_path / "copy.db") as store:
+        assert [run.name for run in store.runs()] == ["a", "b"]
+    code, _, err = say("backup", "copy.db")
+    assert (code, "exists" in err) == (2, True)
+    assert say("backup", "no/such/folder.db")[0] == 2
