@@ -7,10 +7,10 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.curves import band, thin
 from orchestrator.errors import UsageError
 from orchestrator.report.colours import ACCENT, MUTED, STRONG
-from orchestrator.report.curves import band, thin
-from orchestrator.report.gather import CURVES, Facts
+from orchestrator.report.gather import CURVES, Facts, evaluation_interval
 from orchestrator.report.groups import Grouping, groupings
 from orchestrator.stats import best_so_far
 
@@ -58,6 +58,14 @@ def _axes(width: float, height: float) -> tuple[Any, "Axes"]:
     return figure, axes
 
 
+def _in_percent(axis: Any, metric: str) -> None:
+    """Exact match is read in percent."""
+    if metric == "em":
+        from matplotlib.ticker import PercentFormatter
+
+        axis.set_major_formatter(PercentFormatter(1.0))
+
+
 def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
@@ -69,8 +77,8 @@ def _ranking(facts: Facts) -> bytes:
     figure, axes = _axes(8, 1.2 + 0.3 * len(rows))
     for y, row in enumerate(rows):
         colour = ACCENT if row.rank == 1 else STRONG
-        if row.ci95:
-            axes.plot(row.ci95, [y, y], color=colour, linewidth=2)
+        if interval := row.ci95 or evaluation_interval(row):
+            axes.plot(interval, [y, y], color=colour, linewidth=2, alpha=0.6)
         values = [score.value for score in row.scores]
         axes.plot(values, [y] * len(values), "o", color=MUTED, markersize=3.5)
         axes.plot([row.mean], [y], "o", color=colour, markersize=7)
@@ -78,6 +86,7 @@ def _ranking(facts: Facts) -> bytes:
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(_literal(facts.objective.metric))
+    _in_percent(axes.xaxis, facts.objective.metric)
     axes.set_title(_literal(f"{facts.sweep.name}: mean, 95% interval, runs"), fontsize=10)
     return _png(figure)
 
@@ -96,6 +105,7 @@ def _curves(facts: Facts, by: Grouping, name: str) -> bytes:
     labels = [_literal(group.label) for group in by.groups]
     figure.legend(lines, labels, loc="outside lower left", fontsize=7, frameon=False)
     axes.set_xlabel("update")
+    _in_percent(axes.yaxis, name)
     axes.set_title(_literal(f"{facts.sweep.name}: {name}"), fontsize=10)
     return _png(figure)
 
@@ -110,5 +120,6 @@ def _best(facts: Facts) -> bytes:
     axes.set_xlim(left=0)
     axes.set_xlabel("hours of training")
     axes.set_ylabel(_literal(facts.objective.metric))
+    _in_percent(axes.yaxis, facts.objective.metric)
     axes.set_title(_literal(f"{facts.sweep.name}: best so far"), fontsize=10)
     return _png(figure)

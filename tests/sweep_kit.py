@@ -1,4 +1,4 @@
-"""Sweeps with results for the tests of what shows them: a real queue, logs as a trainer writes them.
+"""Sweeps with results for the tests of what shows them: a real queue, and logs as trainers write.
 
 Nothing is trained here: the numbers follow a formula (see `lines_of`), and the queue goes through
 the states that a worker would lead it through.
@@ -13,8 +13,9 @@ from pathlib import Path
 from orchestrator.leaderboard import reduce_curve
 from orchestrator.paths import home
 from orchestrator.progress import read_curve, read_progress
-from orchestrator.run import Objective, Outcome, Plan, PlannedRun, Verdict
-from orchestrator.store import Before, Store
+from orchestrator.run import Objective, Outcome, Plan, PlannedRun, Progress, Verdict
+from orchestrator.store import Store
+from tests.queue_kit import nothing_before
 
 CONFIG = 'model_name = "builtin/tiny"\n'
 SPEC = 'config = "base.toml"\n[params]\nlearning_rate = [1e-5, 1e-3]\n'
@@ -82,19 +83,23 @@ def write_run(folder, gain, updates, seed=0):
 COMPLETED = Outcome(Verdict.COMPLETED, "completed", exit_code=0)
 
 
-def finish_next(outcome=COMPLETED, wall_s=60.0, write=None):
-    """Claim the next run, let `write(run)` fill its folder, record the outcome; the run."""
+def finish_next(outcome=COMPLETED, wall_s=60.0, write=None, value=None):
+    """Claim the next run, let `write(run)` fill its folder, record the outcome; the run.
+
+    With a `value` its log is not read for one.
+    """
     with Store.open(home().db) as store:
-        claimed = store.claim("host", "boot", lambda run: Before(-1, None, f"{run.folder}.log"))
-        run, attempt = claimed
+        run, attempt = store.claim("host", "boot", nothing_before)
         if write is not None:
             write(run)
-        objective = store.sweep_of(run).objective
-        values = [value for _, value in read_curve(run.folder, objective.metric)]
+        progress = Progress()
+        if value is None:
+            objective = store.sweep_of(run).objective
+            values = [found for _, found in read_curve(run.folder, objective.metric)]
+            progress, value = read_progress(run.folder), reduce_curve(values, objective)
         return store.finish(
-            attempt, outcome, newer_checkpoint=True, progress=read_progress(run.folder),
-            wall_s=wall_s, value=reduce_curve(values, objective),
-        )  # fmt: skip
+            attempt, outcome, newer_checkpoint=True, progress=progress, wall_s=wall_s, value=value
+        )
 
 
 def finished_sweep(cwd, settings, seeds=(0,), updates=20, name="s"):

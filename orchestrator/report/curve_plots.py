@@ -6,8 +6,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from orchestrator.curves import Band, Thinned, band
 from orchestrator.report.colours import MUTED, rgba
-from orchestrator.report.curves import Band, Thinned, band
 from orchestrator.report.draw import bare_figure, literal, rounded, value_axis
 from orchestrator.report.groups import Group, Grouping
 from orchestrator.views.text import metric

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.curves import Curve
 from orchestrator.launcher import command
 from orchestrator.leaderboard import Row, Score, differing_keys, ranking, reduce_curve
 from orchestrator.paths import Home, RunPaths
 from orchestrator.progress import read_curves
-from orchestrator.report.curves import Curve
 from orchestrator.run import Attempt, Objective, Run, RunState, Sweep
 from orchestrator.stats import mean
 from orchestrator.store import Store
@@ -25,8 +25,6 @@ from orchestrator.views.text import setting_value
 
 # What GRPO people look at; the metric of the objective joins them.
 CURVES = ("reward_mean", "em", "kl", "completion_length", "entropy")
-
-RANKED = (RunState.COMPLETED, RunState.PRUNED)
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,8 @@ def by_hand(run: Run, home: Home) -> str:
 
 
 def _scores(found: Iterable[RunFacts], objective: Objective) -> list[Score]:
-    ranked = (facts for facts in found if facts.run.state in RANKED)
+    # What was stopped early cannot be compared with what ran to its end.
+    ranked = (facts for facts in found if facts.run.state is RunState.COMPLETED)
     values = ((facts.run, _value(facts, objective)) for facts in ranked)
     return [Score(run, value) for run, value in values if value is not None]
 
@@ -141,6 +140,17 @@ def _value(facts: RunFacts, objective: Objective) -> float | None:
     if facts.run.value is not None:
         return facts.run.value
     return reduce_curve([value for _, value in facts.curves[objective.metric]], objective)
+
+
+def evaluation_interval(row: Row) -> tuple[float, float] | None:
+    """For a setting with one run: the interval of its last evaluation, as the trainer logged it."""
+    if row.n != 1:
+        return None
+    metrics = row.scores[0].run.metrics
+    logged = metrics.get("ci95")
+    if not isinstance(logged, list) or len(logged) != 2 or metrics.get("em") != row.mean:
+        return None
+    return float(logged[0]), float(logged[1])
 
 
 # --- samples and versions

@@ -15,10 +15,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from orchestrator.curves import Thinned, only_value, thin
 from orchestrator.leaderboard import Row
 from orchestrator.report import curve_plots, parameter_plots, ranking_plot, time_plots
-from orchestrator.report.curves import Thinned, only_value, thin
-from orchestrator.report.gather import CURVES, Facts, RunFacts, Sample, read_samples, read_versions
+from orchestrator.report.gather import (
+    CURVES,
+    Facts,
+    RunFacts,
+    Sample,
+    evaluation_interval,
+    read_samples,
+    read_versions,
+)
 from orchestrator.report.groups import groupings
 from orchestrator.run import Attempt, RunState
 from orchestrator.stats import ALPHA, welch_p
@@ -163,7 +171,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
 def _interval_words(row: Row, facts: Facts) -> str:
     if row.ci95 is not None:
         return f"95% interval {_span(row.ci95, facts)}, {row.n} seeds"
-    if (found := ranking_plot.evaluation_interval(row)) is not None:
+    if (found := evaluation_interval(row)) is not None:
         return f"one run; {_span(found, facts)} by its evaluation’s own noise"
     return "one run, no interval"
 

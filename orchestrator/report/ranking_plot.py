@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from orchestrator.leaderboard import Row
 from orchestrator.report.colours import ACCENT, MUTED, STRONG, rgba
 from orchestrator.report.draw import bare_figure, literal, rounded, run_hover, value_axis
+from orchestrator.report.gather import evaluation_interval
 from orchestrator.run import Objective
 from orchestrator.views.text import metric
 
@@ -63,17 +64,6 @@ def _means(rows: Sequence[Row], objective: Objective) -> Any:
         hovertext=[_row_hover(row, objective) for row in rows],
         hoverinfo="text",
     )
-
-
-def evaluation_interval(row: Row) -> tuple[float, float] | None:
-    """For a setting with one run: the interval of its last evaluation, as the trainer logged it."""
-    if row.n != 1:
-        return None
-    metrics = row.scores[0].run.metrics
-    logged = metrics.get("ci95")
-    if not isinstance(logged, list) or len(logged) != 2 or metrics.get("em") != row.mean:
-        return None
-    return float(logged[0]), float(logged[1])
 
 
 def _row_hover(row: Row, objective: Objective) -> str:
