@@ -225,6 +225,13 @@ MUTATIONS = (
         (EXPERIENCE,),
     ),
     Mutation(
+        "skipped groups out of the means",
+        "grpo_core/learn.py",
+        "skipped=experience.skipped",
+        "skipped=type(experience.skipped)()",
+        (EXPERIENCE,),
+    ),
+    Mutation(
         "gradient not clipped",
         "grpo_core/learn.py",
         "clip(found.grads, norm, self.cfg.max_grad_norm)",

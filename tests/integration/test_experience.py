@@ -6,11 +6,12 @@ import pytest
 from grpo_core import update
 from grpo_core.examples import Example
 from grpo_core.experience import gain_experience
+from grpo_core.learn import Learner
 from grpo_core.memory import MemoryPlan
 from grpo_core.prompts import Prompt
 from grpo_core.rewards import Rewards
 from tests import oracle
-from tests.toy import EOS, LIMIT, config, toy_policy
+from tests.toy import EOS, LIMIT, config, toy_policy, weights_of
 
 PROMPTS = [(9, 3, 30), (12, 40, 21, 5, 17, 33), (2,)]
 BUFFER = 3
@@ -135,6 +136,22 @@ def test_skipping_flat_groups_changes_no_gradient(loss_type, mask_truncated):
     for name, grad in keeping.grads.items():
         size = np.abs(np.array(grad)).max()
         np.testing.assert_allclose(skipping.grads[name], grad, atol=1e-5 * size, err_msg=name)
+
+
+def test_a_step_over_skipped_groups_is_the_step_over_kept_ones():
+    """The same norm in the log and the same weights afterwards."""
+    weights, norms = [], []
+    for zero_variance in ("skip", "keep"):
+        found = experience({"rare": rare}, [1.0], zero_variance=zero_variance)
+        policy, plan = toy_policy(), MemoryPlan(8, 64, False, True)
+        learner = Learner(policy, config(), plan, lambda: None, print)
+        norms.append(learner.step(found, 1, 0, 1e-3, lambda: False).figures["grad_norm"])
+        weights.append(weights_of(policy))
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+    for name, value in weights[0].items():
+        # The first step of Adam is lr wherever a gradient is not nearly 0.
+        close = np.isclose(value, weights[1][name], atol=1e-5)
+        assert close.mean() > 0.99, name
 
 
 def test_the_log_of_an_update_is_over_what_was_run():
