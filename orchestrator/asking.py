@@ -7,6 +7,7 @@ nothing. The transaction is `store.py`'s, when to ask is the worker's business.
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.base import Frozen
 from orchestrator.document import Faults
 from orchestrator.errors import SpecError
 from orchestrator.expand import differing_names
@@ -26,7 +27,8 @@ def prepare() -> None:
 def spec_of(sweep: Sweep) -> Spec:
     """The spec of a sweep as it was submitted, over its frozen base; SpecError."""
     told = sweep.submitted
-    spec = parse_spec(sweep.spec_text, Path(told.source), told.overrides, sweep.config_text)
+    frozen = Frozen(sweep.config_source, sweep.config_text)
+    spec = parse_spec(sweep.spec_text, Path(told.source), told.overrides, frozen)
     if spec.faults.found:
         raise SpecError(*spec.faults.lines())
     return spec

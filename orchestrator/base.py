@@ -28,13 +28,21 @@ class Base:
     config: MLXGRPOConfig | None
 
 
-def read_base(document: Document, folder: Path, frozen: str | None = None) -> Base:
+@dataclass(frozen=True)
+class Frozen:
+    """A base config as a sweep keeps it: where it lay and what it said."""
+
+    source: str
+    text: str
+
+
+def read_base(document: Document, folder: Path, frozen: Frozen | None = None) -> Base:
     """The base that a spec in `folder` names, else MLX_GRPO_CONFIG, else configs/default.toml.
 
-    `frozen` is the text of a base that was read before; then no file is looked at.
+    With a base that was frozen before no file is looked at.
     """
     if frozen is not None:
-        return _parse("the frozen base", frozen, document)
+        return _parse(frozen.source, frozen.text, document)
     given = document.text("config", "") if "config" in document.values else ""
     file = folder / os.path.expanduser(given) if given else Path(config_path(None))
     try:

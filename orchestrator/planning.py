@@ -7,7 +7,7 @@ stand in a name is `naming.py`'s business.
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,10 +34,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Taken:
-    """Names and folders of the runs that a sweep has already."""
+    """Names and folders of the runs that a sweep has already.
+
+    `known` tells a run that it has from a new one, by the hash of its configuration and its
+    overrides; without it all are new.
+    """
 
     names: frozenset[str] = frozenset()
     folders: frozenset[str] = frozenset()
+    known: Callable[[str, Mapping[str, Any]], bool] = lambda config_hash, overrides: False
 
 
 def setting_config(spec: Spec, setting: Setting, seed: int | None = None) -> MLXGRPOConfig:
@@ -59,9 +64,11 @@ def planned_runs(
     """The runs of these settings in the sweep of that name, seeds outermost.
 
     Two of one name or folder are a fault, unless there are `taken` ones: then the new ones get a
-    number behind theirs.
+    number behind theirs, and known ones are left out.
     """
     points = [(setting, seed) for seed in spec.seeds or (None,) for setting in settings]
+    if taken is not None:
+        points = [point for point in points if not _is_known(spec, *point, taken)]
     configs = [setting_config(spec, setting, seed) for setting, seed in points]
     names = _run_names(spec, differing, sweep, configs, faults, taken)
     folders = [_folder(spec.output, sweep, run, c) for run, c in zip(names, configs, strict=True)]
@@ -86,6 +93,10 @@ def planned_runs(
             tags=setting.tags,
             hash=config_hash(config),
         )
+
+
+def _is_known(spec: Spec, setting: Setting, seed: int | None, taken: Taken) -> bool:
+    return taken.known(config_hash(setting_config(spec, setting, seed)), setting.overrides)
 
 
 def _run_names(

@@ -190,6 +190,14 @@ class Plan:
     submitted: Submitted = field(default_factory=Submitted)
 
 
+@dataclass(frozen=True)
+class Extension:
+    """The runs that a changed spec adds to a sweep, and the plan whose rules it has from then."""
+
+    runs: tuple[PlannedRun, ...]
+    plan: Plan
+
+
 # --- records: what the queue holds
 
 

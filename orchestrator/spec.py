@@ -11,7 +11,7 @@ from typing import Any
 
 from grpo_core.config import FIELDS, did_you_mean, parse_toml
 from grpo_core.errors import ConfigError
-from orchestrator.base import Base, nearest_file, read_base
+from orchestrator.base import Base, Frozen, nearest_file, read_base
 from orchestrator.document import MISSING, Document, Faults
 from orchestrator.errors import SpecError
 from orchestrator.expressions import Expression, parse
@@ -87,9 +87,9 @@ def read_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
 
 
 def parse_spec(
-    text: str, path: Path, overrides: Sequence[str] = (), base_text: str | None = None
+    text: str, path: Path, overrides: Sequence[str] = (), frozen: Frozen | None = None
 ) -> Spec:
-    """As `read_spec` for a text that lay at `path`; with `base_text` the base as it was frozen."""
+    """As `read_spec` for a text that lay at `path`, over a base that was frozen before."""
     source = str(path)
     try:
         values = parse_toml(text, source)
@@ -100,7 +100,7 @@ def parse_spec(
     except ValueError:
         raise SpecError(f"{source}: a number has more digits than can be read") from None
     faults = Faults(source, find_positions(text))
-    return _Reader(path, text, Document(values, faults)).spec(overrides, base_text)
+    return _Reader(path, text, Document(values, faults)).spec(overrides, frozen)
 
 
 def _read_text(path: Path) -> str:
@@ -133,7 +133,7 @@ class _Reader:
         self.values = FieldValues(document.faults)
         self._fault = document.faults.add
 
-    def spec(self, overrides: Sequence[str], base_text: str | None = None) -> Spec:
+    def spec(self, overrides: Sequence[str], frozen: Frozen | None = None) -> Spec:
         """Everything that the document says."""
         document = self.document
         document.refuse_huge_numbers()
@@ -149,7 +149,7 @@ class _Reader:
             text=self.text,
             overrides=tuple(overrides),
             name=self._name(),
-            base=read_base(document, self.path.parent, base_text),
+            base=read_base(document, self.path.parent, frozen),
             output=document.text("output", DEFAULT_OUTPUT),
             run_name=document.text("run_name", "") or None,
             seeds=self._seeds(moved, fixed, explicit),

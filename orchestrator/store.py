@@ -27,6 +27,7 @@ from orchestrator.outcome import BACKOFF_MOST_S, Next, decide, stamp
 from orchestrator.run import (
     TRANSITIONS,
     Attempt,
+    Extension,
     Limits,
     Objective,
     Outcome,
@@ -281,6 +282,29 @@ class Store:
             told = f"{len(proposed)} runs" if proposed else "nothing is left to try"
             self._event("asked", told, sweep_id)
         crashpoint("store.asked")
+        return [run for run in self.runs(sweep_id) if run.position >= first]
+
+    def extend(self, sweep_id: int, make: Callable[[Sweep, list[Run]], Extension]) -> list[Run]:
+        """Add runs to a sweep, and take over the rules of its changed spec; the added runs.
+
+        `make` is called inside the transaction with the sweep as it is.
+        """
+        with self._db.write():
+            sweep, runs = self._sweep(sweep_id), self.runs(sweep_id)
+            made = make(sweep, runs)
+            first = 1 + max((run.position for run in runs), default=-1)
+            self._insert_runs(sweep_id, made.runs, sweep.cwd, sweep.priority, first)
+            plan = made.plan
+            self._db.execute(
+                "UPDATE sweeps SET spec_text = ?, submitted = ?, search = ?, to_ask = ?, stop = ?,"
+                " limits = ?, retry = ? WHERE id = ?",
+                (
+                    *(plan.spec_text, _dump(asdict(plan.submitted)), _dump(asdict(plan.search))),
+                    *(plan.to_ask, _dump(plan.stop), _dump(asdict(plan.limits))),
+                    *(_dump(asdict(plan.retry)), sweep_id),
+                ),
+            )
+            self._event("extended", f"{len(made.runs)} runs", sweep_id)
         return [run for run in self.runs(sweep_id) if run.position >= first]
 
     def at_rung(self) -> list[Sweep]:

@@ -11,6 +11,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Start": {
         "demo": ("demo", "Run a small real sweep now, to see how it goes."),
         "submit": ("submit", "Queue the runs of a sweep spec."),
+        "confirm": ("offspring", "Train the best settings again, on fresh seeds and fresh rows."),
+        "fork": ("offspring", "Start a run from the checkpoint of another."),
         "run": ("single", "Train one run now, as mlx-grpo would."),
         "work": ("serve", "Train what is queued, one run after another."),
     },
@@ -27,6 +29,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "wait": ("control", "Wait until runs are done."),
     },
     "Change": {
+        "extend": ("offspring", "Add to a sweep what its changed spec has more."),
         "cancel": ("control", "Give runs up."),
         "pause": ("control", "Hold runs, a sweep or the whole queue back."),
         "resume": ("control", "Let paused runs, a sweep or the queue go on."),

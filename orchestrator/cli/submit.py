@@ -144,11 +144,12 @@ def queue(
     *,
     priority: int = 0,
     after: int | None = None,
+    cwd: str | None = None,
 ) -> "tuple[Sweep, list[Run]]":
     """The sweep as queued, under its name or the next free one, all of it or nothing."""
 
     def make(name: str) -> "Plan":
-        plan = expansion.plan(name, os.getcwd())
+        plan = expansion.plan(name, cwd or os.getcwd())
         refuse_taken_folders(plan, expansion.spec.source)
         return plan
 

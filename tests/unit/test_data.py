@@ -162,7 +162,7 @@ def test_without_a_test_split_a_tenth_is_held_out(rows):
     confirm = held_out(cfg, TOKENIZER, "confirm")
     assert (len(data.train), len(data.test), len(confirm)) == (540, 40, 20)
     parts = questions(data.train) + questions(data.test) + questions(confirm)
-    fresh = load_data(config(rows, eval_part="confirm"), TOKENIZER)
+    fresh = load_data(config(rows, eval_samples=40, eval_part="confirm"), TOKENIZER)
     assert questions(fresh.test) == questions(confirm)
     assert questions(fresh.train) == questions(data.train)
     assert len(set(parts)) == 600
