@@ -300,6 +300,16 @@ def test_ties_and_missing_values_keep_a_run():
     assert stopped == {0, 1}
 
 
+def test_an_evaluation_before_training_is_no_evidence():
+    """It is the same model in every run, whatever the setting."""
+    first = {"update": 0, "em": 0.9, "split": "test"}
+    idle = Curve(0, "s0", [first, *({"update": u, "loss": 0.1} for u in range(1, 11))], 10, DONE)
+    curves = [idle, run(1, [0.5] * 10), run(2, [0.6] * 10)]
+    stopped = {i for i, course in halving(curves, HALVING, EM).items() if course.decision}
+    assert stopped == {1}
+    assert judge(idle, [run(i, [0.95] * 10) for i in (1, 2, 3)], median_rule(), EM) is None
+
+
 def test_seeds_are_judged_together():
     """A setting goes on with all its seeds, by their mean."""
     lucky = [run(0, [0.9] * 10, setting="a"), run(1, [0.1] * 10, setting="a")]
