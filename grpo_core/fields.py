@@ -304,7 +304,9 @@ class MLXGRPOConfig:
     prefix_sharing: bool = _f(
         True, "memory", "run each prompt once for its whole group, in the update too", hashed=False
     )
-    use_compile: bool = _f(True, "memory", "compile the update's inner parts", hashed=False)
+    use_compile: bool = _f(
+        True, "memory", "compile the update's inner parts (on a GPU)", hashed=False
+    )
     memory_limit_gb: float = _f(
         0.0,
         "memory",

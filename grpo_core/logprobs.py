@@ -7,7 +7,8 @@ from is `update`'s and `forward`'s business.
 """
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import mlx.core as mx
@@ -17,35 +18,57 @@ from grpo_core.forward import Halves, Params
 
 Pair = tuple[mx.array, mx.array]
 """Log-probs [N] and entropies [N]."""
+Kernel = Callable[..., Any]
 
 
-def token_stats(
-    halves: Halves,
-    hidden: mx.array,
-    ids: mx.array,
-    temperature: float,
-    chunk: int,
-    entropy_gradient: bool = False,
-) -> Pair:
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How positions pass the vocabulary head."""
+
+    temperature: float
+    chunk: int  # positions at once
+    entropy_gradient: bool = False  # whether entropies carry one
+    compiled: bool = False
+
+
+def token_stats(halves: Halves, hidden: mx.array, ids: mx.array, how: Head) -> Pair:
     """`hidden` [N, D] and the tokens that follow, `ids` [N] -> log-probs [N], entropies [N].
 
-    Both in nats and fp32, of softmax(logits / temperature) over the whole vocabulary. At most
-    `chunk` positions pass the head at once. Entropies carry a gradient only if asked to.
+    Both in nats and fp32, of softmax(logits / temperature) over the whole vocabulary.
     """
-    if hidden.shape[0] <= chunk:
-        return _stats(halves.head(hidden), ids, temperature, entropy_gradient)
-    return _chunked(halves, hidden, ids, temperature, chunk, entropy_gradient)
+    if hidden.shape[0] <= how.chunk:
+        return _stats(halves.head(hidden), ids, how)
+    return _chunked(halves, hidden, ids, how)
 
 
-def _stats(logits: mx.array, ids: mx.array, temperature: float, entropy_gradient: bool) -> Pair:
+def _stats(logits: mx.array, ids: mx.array, how: Head) -> Pair:
     """`logits` [N, V] and tokens [N] -> log-probs and entropies, with a lean backward pass.
 
-    With p = softmax(z) and z = logits / temperature: d log p_i / dz = onehot_i - p, and
-    d H / dz = -p (log p + H). Left to autograd, three more N x V arrays would be alive at once.
+    Left to autograd, three more N x V arrays would be alive at once.
     """
+    forward, slope = _kernels(how.temperature, how.entropy_gradient, how.compiled)
 
     @mx.custom_function
-    def stats(logits: mx.array) -> list[mx.array]:
+    def stats(logits: mx.array) -> Any:
+        return forward(logits, ids)
+
+    @stats.vjp
+    def backward(logits: mx.array, cotangents: Any, outputs: Any) -> Any:
+        return slope(logits, ids, *cotangents[:2], *outputs[1:])
+
+    all_three: Any = stats(logits)
+    return all_three[0], all_three[1]
+
+
+@cache
+def _kernels(temperature: float, entropy_gradient: bool, compiled: bool) -> tuple[Kernel, Kernel]:
+    """Log-prob, entropy and log-sum-exp of each row; and the gradient of the first two.
+
+    With p = softmax(z) and z = logits / temperature: d log p_i / dz = onehot_i - p, and
+    d H / dz = -p (log p + H).
+    """
+
+    def forward(logits: mx.array, ids: mx.array) -> list[mx.array]:
         z = _over(logits, temperature)
         norm = mx.logsumexp(z, axis=-1)
         chosen = mx.take_along_axis(z, ids[:, None], axis=-1).squeeze(-1)
@@ -53,19 +76,25 @@ def _stats(logits: mx.array, ids: mx.array, temperature: float, entropy_gradient
         logp = z - norm[:, None]
         return [chosen - norm, -(mx.exp(logp) * logp).sum(axis=-1), norm]
 
-    @stats.vjp
-    def backward(logits: mx.array, cotangents: Any, outputs: Any) -> mx.array:
-        (pull, entropy_pull, _), (_, entropy, norm) = cotangents, outputs
+    def slope(
+        logits: mx.array,
+        ids: mx.array,
+        pull: mx.array,
+        entropy_pull: mx.array,
+        entropy: mx.array,
+        norm: mx.array,
+    ) -> mx.array:
         logp = _over(logits, temperature) - norm[:, None]
-        slope = mx.broadcast_to(-pull[:, None], logp.shape)
+        by_z = -pull[:, None]
         if entropy_gradient:
-            slope = slope - entropy_pull[:, None] * (logp + entropy[:, None])
-        slope = mx.exp(logp) * slope
-        slope = slope.at[mx.arange(ids.shape[0]), ids].add(pull)
-        return (slope / temperature).astype(logits.dtype)
+            by_z = by_z - entropy_pull[:, None] * (logp + entropy[:, None])
+        by_z = mx.exp(logp) * by_z
+        by_z = by_z.at[mx.arange(ids.shape[0]), ids].add(pull)
+        return (by_z / temperature if temperature != 1 else by_z).astype(logits.dtype)
 
-    all_three: Any = stats(logits)
-    return all_three[0], all_three[1]
+    if not compiled:
+        return forward, slope
+    return mx.compile(forward), mx.compile(slope)
 
 
 def _over(logits: mx.array, temperature: float) -> mx.array:
@@ -73,22 +102,15 @@ def _over(logits: mx.array, temperature: float) -> mx.array:
     return logits if temperature == 1 else logits / temperature
 
 
-def _chunked(
-    halves: Halves,
-    hidden: mx.array,
-    ids: mx.array,
-    temperature: float,
-    chunk: int,
-    entropy_gradient: bool,
-) -> Pair:
-    """The same as `_stats` on all positions, with one chunk's logits alive at a time."""
+def _chunked(halves: Halves, hidden: mx.array, ids: mx.array, how: Head) -> Pair:
+    """The same as `_stats` on all positions, with few chunks' logits alive at a time."""
     weights = halves.head_parameters()
+    chunk = how.chunk
     starts = range(0, hidden.shape[0], chunk)
 
     def one(start: int, piece: mx.array, weights: Params) -> Pair:
         halves.model.update(tree_unflatten(list(weights.items())))
-        part = ids[start : start + chunk]
-        return _stats(halves.head(piece), part, temperature, entropy_gradient)
+        return _stats(halves.head(piece), ids[start : start + chunk], how)
 
     @mx.custom_function
     def stats(hidden: mx.array, weights: Params) -> Pair:

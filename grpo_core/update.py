@@ -21,7 +21,7 @@ from grpo_core.cpu import fast_products
 from grpo_core.errors import Interrupted
 from grpo_core.fields import MLXGRPOConfig
 from grpo_core.forward import Params
-from grpo_core.logprobs import token_stats
+from grpo_core.logprobs import Head, token_stats
 from grpo_core.loss import Batch, Objective, Totals, add_sums, entropy_threshold, objective
 from grpo_core.memory import MemoryPlan
 from grpo_core.model import KeyedDropout, Policy
@@ -75,6 +75,15 @@ class Scores:
 Groups = Sequence[Sequence[Sample]]
 
 NOTHING = Count()
+
+# Compiled kernels are kept for every shape and never dropped (mlx #4464): lengths in steps of this
+# many tokens keep the shapes few.
+COMPILED_MULTIPLE = 32
+
+
+def compiles(cfg: MLXGRPOConfig) -> bool:
+    """Whether inner parts are compiled; not on the CPU, which calls a C++ compiler for each."""
+    return cfg.use_compile and bool(mx.default_device() != mx.cpu)
 
 
 def gradient(
@@ -201,10 +210,17 @@ class _Run:
         self.plan = plan
         self.totals = totals
         self.how = Objective.of(cfg)
+        self.head = Head(
+            temperature=cfg.temperature,
+            chunk=plan.logprob_chunk_tokens,
+            entropy_gradient=cfg.entropy_coef > 0,
+            compiled=compiles(cfg),
+        )
+        self.multiple = COMPILED_MULTIPLE if self.head.compiled else 1
 
     def group(self, weights: Params, group: Sequence[Sample]) -> Iterator["_Share"]:
         """Shares of the group's gradient, to be added up; each evaluated before the next."""
-        rows = _cut(group, self.plan.micro_batch_size)
+        rows = _cut(group, self.plan.micro_batch_size, self.multiple)
         prompt = mx.array(group[0].prompt_ids)[None]
         if not self.plan.prefix_sharing:
             for part in rows:
@@ -284,14 +300,8 @@ class _Run:
 
     def _stats(self, hidden: mx.array, rows: "_Rows") -> tuple[mx.array, mx.array]:
         """Log-probs and entropies [B, C]."""
-        logps, entropies = token_stats(
-            self.halves,
-            hidden.reshape(-1, hidden.shape[-1]),
-            rows.ids.reshape(-1),
-            self.cfg.temperature,
-            self.plan.logprob_chunk_tokens,
-            entropy_gradient=self.cfg.entropy_coef > 0,
-        )
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        logps, entropies = token_stats(self.halves, flat, rows.ids.reshape(-1), self.head)
         return logps.reshape(rows.ids.shape), entropies.reshape(rows.ids.shape)
 
     def _loss(self, hidden: mx.array, rows: "_Rows") -> tuple[mx.array, dict[str, mx.array]]:
@@ -309,7 +319,7 @@ class _Run:
         if self.plan.prefix_sharing:
             prefix, last = run_prefix(self.halves, prompt)
             mx.eval(prefix, last)
-        for rows in _cut(group, self.plan.micro_batch_size):
+        for rows in _cut(group, self.plan.micro_batch_size, self.multiple):
             if self.plan.prefix_sharing:
                 hidden = run_rows(self.halves, prefix, last, rows.inputs, rows.length)
             else:
@@ -354,17 +364,19 @@ class _Rows:
         return self.ids[:, :-1]
 
 
-def _cut(group: Sequence[Sample], size: int) -> list[_Rows]:
+def _cut(group: Sequence[Sample], size: int, multiple: int) -> list[_Rows]:
     """Micro-batches of at most `size` completions, sorted by length to save padding."""
     order = sorted(range(len(group)), key=lambda i: len(group[i].completion_ids))
     count = math.ceil(len(order) / size)
     even = math.ceil(len(order) / count)
-    return [_rows(group, order[i : i + even]) for i in range(0, len(order), even)]
+    return [_rows(group, order[i : i + even], multiple) for i in range(0, len(order), even)]
 
 
-def _rows(group: Sequence[Sample], numbers: list[int]) -> _Rows:
+def _rows(group: Sequence[Sample], numbers: list[int], multiple: int) -> _Rows:
+    """Some of a group's completions, padded to a multiple of `multiple` tokens."""
     samples = [group[i] for i in numbers]
-    width = max(len(s.completion_ids) for s in samples)
+    longest = max(len(s.completion_ids) for s in samples)
+    width = multiple * math.ceil(longest / multiple)
 
     def padded(rows: list[Any], dtype: Any) -> mx.array:
         out = np.zeros((len(rows), width), dtype)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_unflatten
 
-from grpo_core.logprobs import token_stats
+from grpo_core.logprobs import Head, token_stats
 from tests.toy import toy_policy
 from tests.zoo import zoo_policy
 
@@ -57,7 +57,7 @@ def test_values_and_gradients_are_numpys_in_any_chunk(make, chunk, entropy_gradi
     def total(params, hidden):
         policy.model.update(tree_unflatten(list(params.items())))
         logps, entropies = token_stats(
-            policy.halves, hidden, mx.array(ids), TEMPERATURE, chunk, entropy_gradient
+            policy.halves, hidden, mx.array(ids), Head(TEMPERATURE, chunk, entropy_gradient)
         )
         weighed = logps * mx.array(pull, mx.float32) + entropies * mx.array(
             entropy_pull, mx.float32
@@ -86,7 +86,7 @@ def test_a_frozen_head_needs_no_gradient_of_its_own():
     ids = mx.zeros((ROWS,), mx.int32)
 
     def total(hidden, chunk):
-        return token_stats(policy.halves, hidden, ids, TEMPERATURE, chunk)[0].sum()
+        return token_stats(policy.halves, hidden, ids, Head(TEMPERATURE, chunk))[0].sum()
 
     whole, parts = (mx.grad(total)(hidden, chunk) for chunk in (100, 3))
     np.testing.assert_allclose(parts, whole, atol=1e-6)
@@ -97,7 +97,7 @@ def test_the_model_holds_its_own_weights_afterwards():
     """The chunked pass puts traced copies in while it works."""
     policy, name, hidden, ids, *_ = setting("qwen3")
     before = policy.trainable()
-    token_stats(policy.halves, mx.array(hidden), mx.array(ids), TEMPERATURE, 3)
+    token_stats(policy.halves, mx.array(hidden), mx.array(ids), Head(TEMPERATURE, 3))
     assert policy.trainable()[name] is before[name]
 
 
@@ -115,7 +115,7 @@ def test_a_chunk_bounds_the_memory():
     assert policy.halves.head_names
 
     def total(hidden):
-        return token_stats(policy.halves, hidden, ids, 1.0, 64)[0].sum()
+        return token_stats(policy.halves, hidden, ids, Head(1.0, 64))[0].sum()
 
     before = mx.get_active_memory()
     mx.reset_peak_memory()

@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from grpo_core import update
 from grpo_core.errors import Interrupted
 from grpo_core.memory import MemoryPlan
 from grpo_core.model import KeyedDropout, adapter_modules
@@ -116,6 +117,19 @@ def test_gradients_are_fp32_whatever_the_weights_are():
         assert grad.dtype == mx.float32
         error = np.linalg.norm(np.array(grad) - np.array(exact.grads[name]))
         assert error < 0.1 * np.linalg.norm(np.array(exact.grads[name])), name
+
+
+@pytest.mark.parametrize("plan", [WHOLE, replace(PARTS, logprob_chunk_tokens=5)])
+def test_compiled_parts_give_the_same_gradient_in_few_shapes(plan, monkeypatch):
+    """As on a GPU: lengths are padded to multiples, and the padding changes nothing."""
+    policy, cfg = toy_policy("lora"), config(entropy_coef=0.1, kl_coeff=0.0)
+    plain = gradient(policy, [group()], cfg, plan)
+    monkeypatch.setattr(update, "compiles", lambda cfg: True)
+    found = gradient(policy, [group()], cfg, plan)
+    assert found.stats == pytest.approx(plain.stats, rel=1e-5)
+    for name, grad in plain.grads.items():
+        np.testing.assert_allclose(found.grads[name], grad, atol=1e-6, err_msg=name)
+    assert {rows.length for rows in update._cut(group(), 2, update.COMPILED_MULTIPLE)} == {32}
 
 
 def test_small_micro_batches_take_less_memory():
