@@ -1,6 +1,7 @@
 """`grpo-sweep status` and `grpo-sweep show`: what runs, what waits, and the story of one run."""
 
 import shlex
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 # A status is one screen: of a long sweep it shows what matters now.
 _RUNS_SHOWN = 12
+_PLOT_WIDTH = 80
 
 # Of the metrics of a run those that tell how it went; --json has all.
 _TELLING = (
@@ -73,8 +75,9 @@ def _print_status(pid: int | None, view: "Overview") -> None:
 
 @click.command()
 @click.argument("run", type=Ref())
+@click.option("--plot", is_flag=True, help="Draw its reward and the sweep's objective as well.")
 @json_option
-def show(run: str, as_json: bool) -> None:
+def show(run: str, plot: bool, as_json: bool) -> None:
     """Everything about a RUN: the exact command, its overrides, each attempt and why it ended."""
     from orchestrator.launcher import command
     from orchestrator.paths import home
@@ -91,6 +94,8 @@ def show(run: str, as_json: bool) -> None:
     else:
         _print_run(found, sweep, words)
         _print_attempts(attempts)
+        if plot:
+            _print_plots(found, sweep)
 
 
 def one_run(store: "Store", ref: str) -> "Run":
@@ -137,9 +142,23 @@ def _print_attempts(attempts: "list[Attempt]") -> None:
     for attempt in attempts:
         end = f"{clock(attempt.ended)}: {attempt.outcome}" if attempt.ended else "not ended"
         print(f"  attempt {attempt.n}  {clock(attempt.started)} to {end}")
+        for line in attempt.changed:
+            print(f"    changed   {line}")
         for name in ("reason", "evidence", "log"):
             value = getattr(attempt, name)
             if value:
                 print(f"    {name:<9} {value}")
     if not attempts:
         say("not started yet")
+
+
+def _print_plots(run: "Run", sweep: "Sweep") -> None:
+    from orchestrator.progress import read_curves
+    from orchestrator.views.plot import curve_plot, shows_braille
+
+    out = console()
+    width = min(out.width, _PLOT_WIDTH) if out.is_terminal else _PLOT_WIDTH
+    curves = read_curves(run.folder, dict.fromkeys(("reward_mean", sweep.objective.metric)))
+    for name, curve in curves.items():
+        lines = curve_plot(name, curve, width, braille=shows_braille(sys.stdout.encoding))
+        print("\n" + "\n".join(lines) if lines else f"\n{name}: not logged yet")

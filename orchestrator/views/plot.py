@@ -35,8 +35,9 @@ def curve_plot(
     heads = (
         [labels[0], *[""] * (height - 2), labels[1]] if high > low else _middle(labels[0], height)
     )
-    body = [f"{head:>{margin}} ┤{row}" for head, row in zip(heads, rows, strict=True)]
-    first, last = f"{xs[0]:g}", f"update {xs[-1]:g}"
+    edge = "┤" if braille else "|"
+    body = [f"{head:>{margin}} {edge}{row}" for head, row in zip(heads, rows, strict=True)]
+    first, last = str(curve[0][0]), f"update {curve[-1][0]}"
     below = f"{first}{last:>{max(len(last) + 1, columns - len(first))}}"
     mean_of = f", the mean of {thinned.width} updates a point" if thinned.width > 1 else ""
     return [f"{name}{mean_of}", *body, f"{'':>{margin}}  {below}"]
