@@ -67,7 +67,9 @@ def _is_disk(error: BaseException | None) -> bool:
 def _by_text(error: Exception, cfg: MLXGRPOConfig | None) -> GRPOError | None:
     text = str(error).lower()
     if any(known in text for known in _DISK_TEXTS):
-        return DiskFull(f"{error}; free some space, then run the same command")
+        return DiskFull(
+            f"the disk is full, by MLX's word: {error}; free some space, then run the same command"
+        )
     if any(known in text for known in _MEMORY_TEXTS):
         return OutOfMemory(_memory_words(str(error), cfg))
     if any(known in text for known in _GPU_TEXTS):

@@ -1,0 +1,174 @@
+"""Every bad end has its exit code, its message, its result.json, and leaves what can go on."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.trainer_kit import (
+    TIMEOUT_S,
+    assert_equal_runs,
+    command,
+    complete,
+    log_of,
+    result_of,
+    story,
+    surroundings,
+    train,
+)
+
+FAULTS = Path(__file__).parents[1] / "fault_at.py"
+FEW = {"num_epochs": 1, "eval_samples": 4, "eval_every_updates": 0, "max_new_tokens": 16}
+
+TIMEOUT = (
+    "[METAL] Command buffer execution failed: Caused GPU Timeout Error "
+    "(00000002:kIOGPUCommandBufferCallbackErrorTimeout)"
+)
+MEMORY = (
+    "[METAL] Command buffer execution failed: Insufficient Memory "
+    "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+)
+
+
+def train_with_fault(folder, at, times, text, **fields):
+    """A run whose gradient fails at that call, and `times - 1` more."""
+    args = command(folder, **fields)
+    return subprocess.run(
+        [sys.executable, "-P", str(FAULTS), str(at), str(times), text, *args[4:]],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=surroundings(folder),
+    )
+
+
+def assert_failed(done, folder, code, words):
+    """One message, no traceback, and the same verdict in result.json."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert words in last
+    result = result_of(folder)
+    assert (result["status"], result["exit_code"]) == ("failed", code)
+    assert f"error: {result['reason']}" == last
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [(TIMEOUT, 5, "watchdog"), (MEMORY, 4, "lower what it takes: micro_batch_size=1")],
+    ids=["watchdog", "memory"],
+)
+def test_fault_of_the_device_ends_the_run_and_it_can_go_on(tmp_path, text, code, words):
+    """At the third update: exit code, advice; the same command ends as an undisturbed run."""
+    folder = tmp_path / "out"
+    assert_failed(train_with_fault(folder, 3, 1, text, **FEW), folder, code, words)
+    assert result_of(folder)["updates"] == 2
+    complete(folder, **FEW)
+    complete(tmp_path / "whole", **FEW)
+    assert_equal_runs(folder, tmp_path / "whole")
+
+
+def test_halved_micro_batch_is_kept_over_a_restart(tmp_path):
+    """Memory ran out once: the size that fitted is in the checkpoint, and used again."""
+    folder = tmp_path / "out"
+    text = "[malloc] Unable to allocate 123 bytes."
+    # The second update halves to 2; the third one's watchdog ends the run.
+    settings = FEW | {"save_steps": 1}
+    code = f"{text}"
+    done = train_with_fault(folder, 2, 1, code, **settings)
+    assert done.returncode == 0, done.stderr
+    assert "going on with micro_batch_size = 2" in done.stderr
+
+    states = {
+        path.parent.name: json.loads(path.read_text())["plan"]["micro_batch_size"]
+        for path in folder.glob("checkpoint-*/trainer_state.json")
+    }
+    assert states["checkpoint-2"] == 2
+    assert states["checkpoint-3"] == 2
+
+
+def test_diverged_run_ends_with_6_and_null_in_its_log(tmp_path):
+    """A rate that blows the weights up: three bad updates in a row, each logged, then the end."""
+    folder = tmp_path / "out"
+    settings = FEW | {"train_type": "full", "learning_rate": 1e38, "max_grad_norm": 0.0}
+    settings |= {"num_epochs": 4, "zero_variance": "keep", "entropy_coef": 0.1}
+    done = train(folder, **settings)
+    assert_failed(done, folder, 6, "not finite")
+    lines = [line for line in log_of(folder) if "lr" in line]
+    assert [line["skipped_updates"] for line in lines[-3:]] == [1, 2, 3]
+    assert all(line["loss"] is None or line["grad_norm"] is None for line in lines[-3:])
+
+
+def test_run_without_any_signal_ends_if_asked_to(tmp_path):
+    """A constant reward and a window of 2: exit 6 after two updates, weights as they began."""
+    (tmp_path / "flat.py").write_text(
+        "def same(completions, **_):\n    return [1.0] * len(completions)\n"
+    )
+    folder = tmp_path / "out"
+    settings = FEW | {"rewards": [f"{tmp_path}/flat.py:same"], "abort_inactive_window": 2}
+    done = train(folder, **settings)
+    assert_failed(done, folder, 6, "no learning signal in 2 updates in a row")
+    lines = [line for line in log_of(folder) if "lr" in line]
+    assert [line["frac_reward_zero_std"] for line in lines] == [1.0, 1.0]
+    assert [line["loss"] for line in lines] == [0.0, 0.0]
+
+
+def test_failing_reward_ends_the_run_with_3(tmp_path):
+    """The row at fault is named."""
+    (tmp_path / "bad.py").write_text("def bad(completions, **_):\n    raise ValueError('no')\n")
+    folder = tmp_path / "out"
+    done = train(folder, **FEW, rewards=[f"{tmp_path}/bad.py:bad"])
+    assert_failed(done, folder, 3, "on row builtin/arithmetic")
+
+
+def limited(bytes_):
+    """In the child: no file may grow beyond so many bytes, as on a disk that is nearly full."""
+
+    def apply():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
+
+    return apply
+
+
+def test_full_disk_ends_with_7_and_half_a_checkpoint_is_no_checkpoint(tmp_path):
+    """No file may grow: the checkpoint fails; with space again the run goes on to the same end."""
+    folder = tmp_path / "out"
+    done = subprocess.run(
+        command(folder, **FEW),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=surroundings(folder),
+        preexec_fn=limited(60_000),
+    )
+    assert_failed(done, folder, 7, "free some space")
+    assert not list(folder.glob("*checkpoint*"))
+    complete(folder, **FEW)
+    complete(tmp_path / "whole", **FEW)
+    assert story(folder) == story(tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 kB; skipped where we may not mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("may not mount a small file system here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_disk_that_is_really_full(small_disk):
+    """ENOSPC from the file system itself: exit 7, and the verdict still fits."""
+    folder = small_disk / "out"
+    done = train(folder, **FEW)
+    assert_failed(done, folder, 7, "free some space")
+    assert not list(folder.glob("*checkpoint*"))
+    assert [line["update"] for line in log_of(folder) if "lr" in line] == [1, 2]
