@@ -3,6 +3,8 @@
 import itertools
 import os
 import shlex
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from orchestrator.cli.common import (
     set_option,
 )
 from orchestrator.cli.folders import holds_another
+from orchestrator.cli.preview import check_heaviest, forecast_of, forecast_words
 from orchestrator.errors import SpecError
 
 if TYPE_CHECKING:
@@ -35,20 +38,34 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run", is_flag=True, help="Show the runs and their exact commands; queue nothing."
 )
+@click.option(
+    "--check", is_flag=True, help="First train one update of the setting that needs most memory."
+)
 @click.option("--start", is_flag=True, help="Start a worker in the background if none runs.")
 @click.option("--priority", default=0, help="Higher is trained first; 0 if not given.")
 @click.option("--after", type=Ref(), metavar="SWEEP", help="Wait until that sweep is done.")
+@click.option(
+    "--again", is_flag=True, help="Train settings anew that are done already, or queued elsewhere."
+)
+@click.option(
+    "--frozen", is_flag=True, help="Hold the sweep if data, rewards, code or packages change."
+)
 @json_option
 def submit(
     spec: Path,
     overrides: tuple[str, ...],
     dry_run: bool,
+    check: bool,
     start: bool,
     priority: int,
     after: str | None,
+    again: bool,
+    frozen: bool,
     as_json: bool,
 ) -> None:
     """Queue the runs of the sweep SPEC (a TOML file).
+
+    A setting that was trained before is not trained again: its result is shown.
 
     \b
     Examples:
@@ -60,13 +77,18 @@ def submit(
     from orchestrator.spec import read_spec
 
     expansion = expand(read_spec(spec, overrides))
+    if check:
+        check_heaviest(expansion)
     if dry_run:
         show_plan(expansion, as_json)
         return
     with open_queue() as store:
         waits_for = store.sweep(after).id if after else None
-        sweep, runs = queue(store, expansion, priority=priority, after=waits_for)
-    tell_queued(expansion, sweep, runs, as_json)
+        sweep, runs = queue(
+            store, expansion, priority=priority, after=waits_for, again=again, frozen=frozen
+        )
+        known = recognised(store, runs)
+    tell_queued(expansion, sweep, runs, as_json, known)
     if start:
         start_worker()
     else:
@@ -85,7 +107,8 @@ def show_plan(expansion: "Expansion", as_json: bool) -> None:
 
     with open_queue(readonly=True) as store:
         name = free_name(expansion.spec.name, {sweep.name for sweep in store.sweeps(all=True)})
-    plan = expansion.plan(name, os.getcwd())
+        plan = expansion.plan(name, os.getcwd())
+        found = forecast_of(store, plan)
     refuse_taken_folders(plan, expansion.spec.source)
     if as_json:
         print_json(submit_shape(plan.name, None, [(None, run.name, run.set) for run in plan.runs]))
@@ -95,6 +118,7 @@ def show_plan(expansion: "Expansion", as_json: bool) -> None:
         for run in plan.runs:
             print(set_line(plan, run))
     say(f"{summary(expansion)}; dry run: nothing was queued")
+    say(forecast_words(found))
 
 
 def set_line(plan: "Plan", run: "PlannedRun") -> str:
@@ -145,15 +169,23 @@ def queue(
     priority: int = 0,
     after: int | None = None,
     cwd: str | None = None,
+    again: bool = False,
+    frozen: bool = False,
 ) -> "tuple[Sweep, list[Run]]":
     """The sweep as queued, under its name or the next free one, all of it or nothing."""
+    from orchestrator.frozen import with_provenance
+
+    folder = cwd or os.getcwd()
+    wanted = name or expansion.spec.name
+    # Files are read before the transaction: they may be large.
+    found = with_provenance(expansion.plan(wanted, folder)).provenance
 
     def make(name: str) -> "Plan":
-        plan = expansion.plan(name, cwd or os.getcwd())
+        plan = expansion.plan(name, folder)
         refuse_taken_folders(plan, expansion.spec.source)
-        return plan
+        return replace(with_provenance(plan, found), frozen=frozen)
 
-    sweep = store.add_sweep(name or expansion.spec.name, make, priority=priority, after=after)
+    sweep = store.add_sweep(wanted, make, priority=priority, after=after, again=again)
     return sweep, store.runs(sweep.id)
 
 
@@ -168,7 +200,20 @@ def refuse_taken_folders(plan: "Plan", source: str) -> None:
         )
 
 
-def tell_queued(expansion: "Expansion", sweep: "Sweep", runs: "list[Run]", as_json: bool) -> None:
+def recognised(store: "Store", runs: "list[Run]") -> str:
+    """`3 done, 1 running, 8 new` where some of the runs are those of an earlier sweep, else ''."""
+    owners = [store.run(run.same_as).state for run in runs if run.same_as is not None]
+    found = Counter("done" if state == "completed" else str(state) for state in owners)
+    if not found:
+        return ""
+    words = [f"{found[word]} {word}" for word in ("done", "running", "paused", "queued")]
+    words = [word for word in words if not word.startswith("0 ")]
+    return ", ".join([*words, f"{len(runs) - len(owners)} new"])
+
+
+def tell_queued(
+    expansion: "Expansion", sweep: "Sweep", runs: "list[Run]", as_json: bool, known: str = ""
+) -> None:
     """What was queued: the sweep and its runs as data, the rest as talk."""
     from orchestrator.views.shapes import submit_shape
 
@@ -177,6 +222,8 @@ def tell_queued(expansion: "Expansion", sweep: "Sweep", runs: "list[Run]", as_js
     else:
         ids = str(runs[0].id) if len(runs) == 1 else f"{runs[0].id}-{runs[-1].id}"
         print(f"queued sweep {sweep.name} (runs {ids}): {summary(expansion)}")
+    if known:
+        say(f"{known}; what is done is shown and not trained again (--again would)")
     if sweep.name != expansion.spec.name:
         say(f"the name {expansion.spec.name} is in use, so this one is {sweep.name}")
 
