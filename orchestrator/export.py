@@ -110,12 +110,13 @@ def to_parquet(records: Iterable[Record]) -> bytes:
 
 def _typed(values: Sequence[Any]) -> tuple[list[Any], str]:
     """The values as one of Parquet's types, and the name of it."""
-    kinds = {type(value) for value in values if value is not None}
+    known = [value for value in values if value is not None]
+    kinds = {type(value) for value in known}
     if kinds == {bool}:
         return list(values), "bool"
-    if kinds == {int} and all(value is None or -(2**63) <= value < 2**63 for value in values):
+    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in known):
         return list(values), "int64"
-    if kinds and kinds <= {int, float}:
+    if float in kinds and kinds <= {int, float} and all(float(value) == value for value in known):
         return [None if value is None else float(value) for value in values], "float64"
     if kinds <= {str}:
         return list(values), "string"

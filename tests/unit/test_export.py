@@ -1,4 +1,4 @@
-"""Exports: every run a row, nothing lost on the way into CSV, JSON lines, Parquet, PNG or Datasette."""
+"""Exports: every run a row, nothing lost on its way into CSV, JSON lines, Parquet or Datasette."""
 
 import csv
 import io
@@ -118,14 +118,7 @@ def test_pictures_are_png_files_named_for_what_they_show(tmp_path, capfd):
         "completion_length.png", "entropy.png",
     }  # fmt: skip
     assert all(path.read_bytes().startswith(PNG) for path in folder.iterdir())
-    assert (
-        capfd.readouterr().out.splitlines()
-        == sorted(
-            map(str, folder.iterdir()),
-            key=lambda path: list(map(str, folder.iterdir())).index(path),
-        )
-        or names
-    )
+    assert set(capfd.readouterr().out.splitlines()) == set(map(str, folder.iterdir()))
 
 
 def test_several_formats_at_once(mixed, tmp_path, capfd):
