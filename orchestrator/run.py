@@ -148,7 +148,8 @@ class Search:
 class PlannedRun:
     """One run as expanded: `set` is every `k=v` that is passed, in order.
 
-    `overrides` is what the spec varies or sets, without output_dir, run_name and seed.
+    `overrides` is what the spec varies or sets, without output_dir, run_name and seed. Runs of one
+    `identity` would train the same.
     """
 
     name: str
@@ -158,6 +159,7 @@ class PlannedRun:
     output_dir: str
     tags: tuple[str, ...] = ()
     hash: str | None = None
+    identity: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,8 @@ class Plan:
     """A sweep as expanded, its base config frozen; `cwd` is the folder of the submit.
 
     `to_ask` settings are left to be chosen while it runs; `stop` is the `[stop]` table as read.
+    `provenance` is what it was submitted with (`frozen.py`), `frozen` whether a change of that
+    holds the sweep.
     """
 
     name: str
@@ -188,6 +192,8 @@ class Plan:
     to_ask: int = 0
     stop: Mapping[str, Any] = field(default_factory=dict)
     submitted: Submitted = field(default_factory=Submitted)
+    provenance: Mapping[str, Any] | None = None
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,6 +247,7 @@ class Run:
     value: float | None = None
     rung: int | None = None
     kind: str = ""
+    same_as: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -288,6 +295,7 @@ class Attempt:
     reason: str | None
     evidence: str | None
     log: str
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -316,6 +324,8 @@ class Sweep:
     to_ask: int = 0
     stop: Mapping[str, Any] = field(default_factory=dict)
     submitted: Submitted = field(default_factory=Submitted)
+    provenance: Mapping[str, Any] | None = None
+    frozen: bool = False
 
     @property
     def state(self) -> str:

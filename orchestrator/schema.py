@@ -216,11 +216,70 @@ _TOTALS = (
     " WHERE attempt > 0 AND state IN ('queued', 'running', 'paused')",
 )
 
+# A run may be the same as another one, of any sweep: equal identity. One of them, the owner, is
+# trained; those that say `same_as` wait for it and share what it reached. `again` was asked for.
+_OWNS = (
+    "{0}identity IS NOT NULL AND {0}same_as IS NULL AND {0}again = 0"
+    " AND {0}state IN ('queued', 'running', 'paused', 'completed')"
+)
+OWNER = _OWNS.format("")
+
+
+def owner(alias: str) -> str:
+    """The condition that a row of `runs` is the one that is trained for its identity."""
+    return _OWNS.format(f"{alias}.")
+
+
+def same_objective(other: str) -> str:
+    """The condition that the sweeps of a row of `runs` and of the row `other` rank alike."""
+    what = "SELECT metric || goal || reduce FROM sweeps WHERE id ="
+    return f"({what} runs.sweep_id) = ({what} {other}.sweep_id)"
+
+
+_FIRST = "(SELECT min(id) FROM runs WHERE same_as = OLD.id AND {live})"
+_PROMOTE = """
+    UPDATE runs SET reason = NULL, same_as = nullif({first}, id)
+    WHERE same_as = OLD.id AND {live};
+"""
+_LIVE = "state IN ('queued', 'paused')"
+_FROZEN = (
+    "ALTER TABLE sweeps ADD COLUMN frozen INTEGER NOT NULL DEFAULT 0 CHECK (frozen IN (0, 1))",
+    "ALTER TABLE runs ADD COLUMN identity TEXT",
+    "ALTER TABLE runs ADD COLUMN same_as INTEGER",
+    "ALTER TABLE runs ADD COLUMN again INTEGER NOT NULL DEFAULT 0 CHECK (again IN (0, 1))",
+    "ALTER TABLE attempts ADD COLUMN changed TEXT NOT NULL DEFAULT '[]'"
+    " CHECK (json_valid(changed))",
+    f"CREATE UNIQUE INDEX one_run_a_setting ON runs (identity) WHERE {OWNER}",
+    "CREATE INDEX runs_same ON runs (same_as) WHERE same_as IS NOT NULL",
+    f"""
+    CREATE TRIGGER same_completed AFTER UPDATE OF state ON runs
+    WHEN NEW.state = 'completed' AND NEW.same_as IS NULL
+    BEGIN
+        UPDATE runs SET state = 'completed', output_dir = NEW.folder, folder = NEW.folder,
+            "update" = NEW."update", updates_total = NEW.updates_total, metrics = NEW.metrics,
+            value = CASE WHEN {same_objective("NEW")} THEN NEW.value END, exit_code = NEW.exit_code,
+            reason = 'the same setting as run ' || NEW.id, started = NEW.started, ended = NEW.ended
+        WHERE same_as = NEW.id AND {_LIVE};
+    END
+    """,
+    # Its owner comes to nothing: the first that waits is trained itself, the others wait for it.
+    f"""
+    CREATE TRIGGER same_given_up AFTER UPDATE OF state ON runs
+    WHEN NEW.state IN ('failed', 'cancelled', 'pruned') AND NEW.same_as IS NULL
+    BEGIN {_PROMOTE.format(first=_FIRST.format(live=_LIVE), live=_LIVE)} END
+    """,
+    f"""
+    CREATE TRIGGER same_deleted AFTER DELETE ON runs WHEN OLD.same_as IS NULL
+    BEGIN {_PROMOTE.format(first=_FIRST.format(live="1"), live="1")} END
+    """,
+)
+
 # One entry a version: version N is reached by running the first N of them.
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("m001_initial", _INITIAL),
     ("m002_search", _SEARCH),
     ("m003_totals", _TOTALS),
+    ("m004_frozen", _FROZEN),
 )
 VERSION = len(MIGRATIONS)
 

@@ -52,7 +52,8 @@ _RUN = """
     SELECT r.id, r.sweep_id, s.name AS sweep, r.name, r.position, r.priority, r.state, r.reason,
            r.request, r.seed, r.overrides, r.set_args, r.output_dir, s.cwd, r.tags, r.hash,
            r.attempt, r.deaths, r.not_before, r."update", r.updates_total, r.metrics, r.wall_s,
-           r.exit_code, r.created, r.started, r.ended, r.value, r.rung, r.kind
+           r.exit_code, r.created, r.started, r.ended, r.value, r.rung, r.kind,
+           r.same_as
     FROM runs r JOIN sweeps s ON s.id = r.sweep_id
 """
 
@@ -72,7 +73,7 @@ _CLAIM = f"""
         started = coalesce(started, :now)
     WHERE id = (
         SELECT id FROM runs
-        WHERE state = 'queued'
+        WHERE state = 'queued' AND same_as IS NULL
           AND (not_before IS NULL OR not_before <= :now OR not_before > :horizon)
           AND sweep_id NOT IN ({_HELD})
         ORDER BY priority DESC, sweep_id, position LIMIT 1)
@@ -168,16 +169,18 @@ class Store:
         *,
         priority: int = 0,
         after: int | None = None,
+        again: bool = False,
     ) -> Sweep:
         """Queue a sweep, all of it or nothing; a name in use becomes `name-2`.
 
-        `make` is called inside the transaction with the free name and returns the plan. Raises
+        `make` is called inside the transaction with the free name and returns the plan. A run that
+        is done already, or waits in another sweep, is not trained twice, unless `again`. Raises
         UsageError when an output folder belongs to a run that is still to be trained.
         """
         with self._db.write():
             plan = make(self._free_name(name))
             sweep_id = self._insert_sweep(plan, priority, after)
-            self._insert_runs(sweep_id, plan.runs, plan.cwd, priority)
+            self._insert_runs(sweep_id, plan.runs, plan.cwd, priority, again=again)
             self._event("submitted", f"{len(plan.runs)} runs", sweep_id)
             crashpoint("store.adding")
         return self._sweep(sweep_id)
@@ -205,31 +208,69 @@ class Store:
             "to_ask": plan.to_ask,
             "stop": _dump(plan.stop),
             "submitted": _dump(asdict(plan.submitted)),
+            "provenance": None if plan.provenance is None else _dump(plan.provenance),
+            "frozen": int(plan.frozen),
             "created": self._stamp(),
         }
         names, marks = ", ".join(row), ", ".join(f":{key}" for key in row)
         return self._db.insert(f"INSERT INTO sweeps ({names}) VALUES ({marks})", row)
 
     def _insert_runs(
-        self, sweep_id: int, runs: Sequence[PlannedRun], cwd: str, priority: int, first: int = 0
+        self,
+        sweep_id: int,
+        runs: Sequence[PlannedRun],
+        cwd: str,
+        priority: int,
+        first: int = 0,
+        again: bool = False,
     ) -> None:
         """Queue runs, the first of them at the position `first` of its sweep."""
         created = self._stamp()
-        rows = (
-            (sweep_id, position, priority, created, *_run_columns(run, cwd))
-            for position, run in enumerate(runs, start=first)
-        )
+        owners = {} if again else self._owners(runs)
+        rows = []
+        for position, run in enumerate(runs, start=first):
+            owner = owners.get(run.identity)
+            # An owner whose files are gone has nothing to share.
+            lost = owner is not None and owner["state"] == "completed" and not _has_result(owner)
+            same_as = owner["id"] if owner is not None and not lost else None
+            columns = (*_run_columns(run, cwd), run.identity, same_as, int(again or lost))
+            rows.append((sweep_id, position, priority, created, *columns))
         try:
             self._db.insert_many(
                 "INSERT INTO runs (sweep_id, position, priority, created, name, seed, overrides,"
-                " set_args, output_dir, folder, tags, hash)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                rows,
+                " set_args, output_dir, folder, tags, hash, identity, same_as, again)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                iter(rows),
             )
+            self._complete_done(sweep_id)
         except sqlite3.IntegrityError as e:
             if "runs.folder" not in str(e):
                 raise
             raise UsageError(self._shared_folder(sweep_id, runs, cwd)) from None
+
+    def _owners(self, runs: Sequence[PlannedRun]) -> dict[str | None, Row]:
+        """Who is trained, or was, for settings that these runs have too, by identity."""
+        found: dict[str | None, Row] = {}
+        sql = f"SELECT id, state, folder FROM runs WHERE identity = ? AND {schema.OWNER}"
+        for run in runs:
+            if run.identity and (rows := self._db.read(sql, (run.identity,))):
+                found[run.identity] = rows[0]
+        return found
+
+    def _complete_done(self, sweep_id: int) -> None:
+        """Runs of the sweep that were trained before are completed, and show what came of it."""
+        self._db.execute(
+            f"""
+            UPDATE runs SET state = 'completed', output_dir = o.folder, folder = o.folder,
+                "update" = o."update", updates_total = o.updates_total, metrics = o.metrics,
+                value = CASE WHEN {schema.same_objective("o")} THEN o.value END,
+                reason = 'the same setting as run ' || o.id, started = o.started, ended = o.ended,
+                exit_code = o.exit_code
+            FROM runs o WHERE o.id = runs.same_as AND o.state = 'completed'
+                AND runs.sweep_id = ? AND runs.state = 'queued'
+            """,
+            (sweep_id,),
+        )
 
     def _shared_folder(self, sweep_id: int, runs: Sequence[PlannedRun], cwd: str) -> str:
         seen: dict[str, str] = {}
@@ -471,7 +512,7 @@ class Store:
     def attempts(self, run_id: int) -> list[Attempt]:
         """Every attempt of the run, the first one first."""
         rows = self._db.read(f"{_ATTEMPT} WHERE run_id = ? ORDER BY n", (run_id,))
-        return [Attempt(**dict(row)) for row in rows]
+        return [_attempt(row) for row in rows]
 
     def find_runs(self, ref: str) -> list[Run]:
         """The runs that `ref` means: an id `12`, a range `3-7`, a sweep's name, `@`.
@@ -518,7 +559,7 @@ class Store:
         queued = self._db.read("SELECT sum(n) FROM totals WHERE state = 'queued'")[0][0] or 0
         ready = self._db.read(
             "SELECT min(coalesce(not_before, '')) FROM runs WHERE state = 'queued'"
-            f" AND sweep_id NOT IN ({_HELD})"
+            f" AND same_as IS NULL AND sweep_id NOT IN ({_HELD})"
         )[0][0]
         halted = self.halted(boot_id)
         held = self._db.read(
@@ -567,7 +608,7 @@ class Store:
         return self._attempt(attempt_id)
 
     def _attempt(self, attempt_id: int) -> Attempt:
-        return Attempt(**dict(self._db.read(f"{_ATTEMPT} WHERE id = ?", (attempt_id,))[0]))
+        return _attempt(self._db.read(f"{_ATTEMPT} WHERE id = ?", (attempt_id,))[0])
 
     def started(self, attempt: Attempt, pid: int, pid_started: float | None) -> Attempt:
         """Record the process of an attempt."""
@@ -577,6 +618,13 @@ class Store:
                 (pid, pid_started, attempt.id),
             )
         return replace(attempt, pid=pid, pid_started=pid_started)
+
+    def note_changes(self, attempt: Attempt, lines: Sequence[str]) -> None:
+        """Record what, of all that the sweep was submitted with, has changed at this launch."""
+        with self._db.write():
+            self._db.execute(
+                "UPDATE attempts SET changed = ? WHERE id = ?", (_dump(list(lines)), attempt.id)
+            )
 
     def tick(self, attempt: Attempt, wall_s: float) -> None:
         """Record how long an attempt has trained, so that a dead worker does not forget it."""
@@ -736,9 +784,12 @@ class Store:
             return False
         ended = self._stamp() if new in _ENDED else None
         deaths = 0 if run.state is RunState.FAILED else run.deaths
+        # Meanwhile another sweep may have queued the same setting: then this one is trained too.
         self._db.execute(
-            "UPDATE runs SET state = ?, reason = ?, ended = ?, deaths = ?, not_before = NULL,"
-            " rung = NULL WHERE id = ?",
+            "UPDATE runs SET state = ?1, reason = ?2, ended = ?3, deaths = ?4, not_before = NULL,"
+            " rung = NULL, again = again OR (?1 = 'queued' AND same_as IS NULL AND EXISTS"
+            " (SELECT 1 FROM runs o WHERE o.identity = runs.identity AND o.id <> runs.id"
+            f" AND {schema.owner('o')})) WHERE id = ?5",
             (str(new), reason, ended, deaths, run.id),
         )
         self._event(str(new), reason or "asked for", run.sweep_id, run.id)
@@ -768,8 +819,9 @@ class Store:
                 raise NothingAffected(f"sweep {sweep.name} is not paused")
             lifted = lift(sweep.limits, sweep.reason)
             self._db.execute(
-                "UPDATE sweeps SET paused = 0, reason = NULL, fail_streak = 0, fail_verdict = NULL,"
-                " limits = ? WHERE id = ?",
+                "UPDATE sweeps SET paused = 0, fail_streak = 0, fail_verdict = NULL, limits = ?,"
+                " frozen = frozen AND coalesce(reason, '') NOT LIKE 'frozen:%', reason = NULL"
+                " WHERE id = ?",
                 (_dump(asdict(lifted)), sweep_id),
             )
             self._event("resumed", "asked for", sweep_id)
@@ -862,7 +914,7 @@ _ENDED = (RunState.COMPLETED, RunState.PRUNED, RunState.FAILED, RunState.CANCELL
 
 _ATTEMPT = (
     "SELECT id, run_id, n, host, boot_id, pid, pid_started, checkpoint, result_before, started,"
-    " ended, wall_s, exit_code, signal, outcome, reason, evidence, log FROM attempts"
+    " ended, wall_s, exit_code, signal, outcome, reason, evidence, log, changed FROM attempts"
 )
 
 
@@ -920,6 +972,14 @@ def _run(row: Row) -> Run:
     return Run(**d)
 
 
+def _attempt(row: Row) -> Attempt:
+    return Attempt(**{**dict(row), "changed": tuple(json.loads(row["changed"]))})
+
+
+def _has_result(owner: Row) -> bool:
+    return paths.RunPaths(Path(owner["folder"])).result.exists()
+
+
 def _sweep(row: Row, counts: dict[RunState, int]) -> Sweep:
     retry = json.loads(row["retry"])
     return Sweep(
@@ -941,6 +1001,8 @@ def _sweep(row: Row, counts: dict[RunState, int]) -> Sweep:
         to_ask=row["to_ask"],
         stop=json.loads(row["stop"]),
         submitted=_submitted(json.loads(row["submitted"])),
+        provenance=row["provenance"] and json.loads(row["provenance"]),
+        frozen=bool(row["frozen"]),
     )
 
 

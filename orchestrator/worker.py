@@ -23,6 +23,7 @@ from orchestrator import paths, procs
 from orchestrator.asking import next_runs, prepare
 from orchestrator.errors import SpecError, SweepError, WorkerBusy
 from orchestrator.faults import crashpoint
+from orchestrator.frozen import changes
 from orchestrator.halting import Halter, courses_of
 from orchestrator.launcher import TRAINER, Adopted, LaunchError, Trainer, freeze, launch, read_tail
 from orchestrator.leaderboard import reduce_curve
@@ -38,7 +39,7 @@ from orchestrator.progress import (
     read_result,
     result_identity,
 )
-from orchestrator.run import Attempt, Outcome, Progress, Run, RunState, Sweep
+from orchestrator.run import Attempt, Outcome, Progress, Run, RunState, Sweep, Verdict
 from orchestrator.store import Before, Store
 
 # How often the worker looks: at its signals, and at what users ask for ("within a second").
@@ -60,7 +61,8 @@ _TERMINATE_GRACE_S = 5.0
 class Event:
     """Something that the worker did or saw.
 
-    `kind` is asked, started, adopted, progress, stopping, ended, waiting, empty or stopped.
+    `kind` is asked, changed, started, adopted, progress, stopping, ended, waiting, empty or
+    stopped.
     """
 
     kind: str
@@ -78,8 +80,11 @@ def work(
     until_empty: bool = False,
     on_event: Listener | None = None,
     trainer: Sequence[str] = TRAINER,
+    frozen: bool = False,
 ) -> int:
     """Serve the queue until stopped, or until nothing is left that could run.
+
+    With `frozen` a sweep is held where something has changed since its submit.
 
     Returns 0, or 75 when a signal stopped it. Raises WorkerBusy when another worker serves this
     queue, and QueueError when the queue cannot be used.
@@ -87,7 +92,7 @@ def work(
     home = (home or paths.home()).make()
     listen = on_event or (lambda event: None)
     with Store.open(home.db) as store, stop_signals() as stops:
-        worker = _Worker(home, store, stops, listen, trainer)
+        worker = _Worker(home, store, stops, listen, trainer, frozen)
         while True:
             with serve_alone(home):
                 worker.serve(until_empty)
@@ -111,7 +116,9 @@ def tidy(home: Home | None = None) -> None:
         return
 
 
-def spawn_detached(home: Home | None = None, *, until_empty: bool = False) -> int:
+def spawn_detached(
+    home: Home | None = None, *, until_empty: bool = False, frozen: bool = False
+) -> int:
     """Start a worker that outlives this terminal; its pid, once it serves the queue.
 
     What it says is appended to `home.worker_log`. Raises WorkerBusy when one is there already, and
@@ -122,6 +129,7 @@ def spawn_detached(home: Home | None = None, *, until_empty: bool = False) -> in
         raise WorkerBusy(busy_words(home))
     words = [sys.executable, "-P", "-m", "orchestrator", "work"]
     words += ["--until-empty"] if until_empty else []
+    words += ["--frozen"] if frozen else []
     with open(home.worker_log, "ab") as log:
         process = subprocess.Popen(
             words,
@@ -229,8 +237,15 @@ class _Stopping:
 
 class _Worker:
     def __init__(
-        self, home: Home, store: Store, stops: Stops, listen: Listener, trainer: Sequence[str]
+        self,
+        home: Home,
+        store: Store,
+        stops: Stops,
+        listen: Listener,
+        trainer: Sequence[str],
+        frozen: bool = False,
     ) -> None:
+        self._frozen = frozen
         self._home = home
         self._store = store
         self._stops = stops
@@ -311,6 +326,8 @@ class _Worker:
 
     def _train(self, run: Run, attempt: Attempt) -> None:
         sweep = self._store.sweep_of(run)
+        if not self._is_as_submitted(run, attempt, sweep):
+            return
         low_memory = procs.low_memory()
         try:
             freeze(self._home.frozen_config(run.sweep_id), sweep.config_text)
@@ -325,6 +342,23 @@ class _Worker:
         words = f"attempt {attempt.n}, pid {trainer.pid}"
         self._tell("started", "; ".join(filter(None, (words, low_memory))), run)
         self._follow(run, attempt, trainer, sweep)
+
+    def _is_as_submitted(self, run: Run, attempt: Attempt, sweep: Sweep) -> bool:
+        """Say what has changed since the submit; False where that holds a frozen sweep."""
+        lines = changes(sweep.provenance, sweep.cwd)
+        if not lines:
+            return True
+        self._store.note_changes(attempt, lines)
+        with open(attempt.log, "a", encoding="utf-8") as log:
+            log.writelines(f"[frozen] {line}\n" for line in lines)
+        for line in lines:
+            self._tell("changed", line, run)
+        if not (sweep.frozen or self._frozen):
+            return True
+        words = f"frozen: {lines[0]}"
+        self._store.hold_sweep(sweep.id, f"{words}; resume accepts what has changed")
+        self._record(run, attempt, Outcome(Verdict.INTERRUPTED, words), Progress(), 0.0)
+        return False
 
     def _follow(
         self, run: Run, attempt: Attempt, trainer: Trainer, sweep: Sweep | None = None

@@ -93,7 +93,7 @@ def _submit(store: "Store") -> "Sweep":
     expansion = expand(read_spec(shipped(SPEC)))
     # A demo is there to be watched: it never takes the folder of an earlier one.
     folders = os.listdir("outputs") if os.path.isdir("outputs") else []
-    sweep, _ = queue(store, expansion, free_name(expansion.spec.name, folders))
+    sweep, _ = queue(store, expansion, free_name(expansion.spec.name, folders), again=True)
     say(f"sweep {sweep.name}: {summary(expansion)}, each a real GRPO training of a tiny model;")
     say(f"everything goes to outputs/{sweep.name}, the queue is {store.path}")
     return sweep

@@ -1,0 +1,167 @@
+"""What a sweep was submitted with: files, git, packages; and what of it has changed since.
+
+Looks, compares, decides nothing. The base config and the overrides are frozen by the queue itself;
+here is what lies outside of it. A file is its SHA-256; a folder (a model) the names, sizes and
+times of its files, because weights are too large to be read at every launch.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from grpo_core.config import MLXGRPOConfig, parse_config, update_config_from_dict
+from orchestrator.run import Plan
+
+Provenance = Mapping[str, Any]
+
+_PACKAGES = ("grpo-sweep", "mlx", "mlx-lm", "transformers", "tokenizers", "datasets", "numpy")
+_DATA_FILES = (".jsonl", ".parquet")
+_DIFF_BYTES = 200_000
+_GIT_S = 10.0
+
+
+def with_provenance(plan: Plan, known: Provenance | None = None) -> Plan:
+    """The plan with what it was submitted with, and each run with its identity.
+
+    Two runs of one identity would train the same: equal configuration, equal local files. `known`
+    is a look at the same plan that was taken before.
+    """
+    base = MLXGRPOConfig()
+    update_config_from_dict(base, parse_config(plan.config_text, plan.config_source), _ignore)
+    inputs = [_inputs({**vars(base), **run.overrides}, plan.cwd) for run in plan.runs]
+    found = known or look(plan.cwd, {name for names in inputs for name in names})
+    runs = tuple(
+        replace(run, identity=_identity(run.hash, names, found["files"]))
+        for run, names in zip(plan.runs, inputs, strict=True)
+    )
+    return replace(plan, runs=runs, provenance=found)
+
+
+def _ignore(_line: str) -> None:
+    """A config that is submitted has been checked before."""
+
+
+def _identity(config: str | None, names: Iterable[str], files: Mapping[str, Any]) -> str | None:
+    if config is None:
+        return None
+    told = json.dumps([config, sorted((name, files[name]) for name in names)])
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _inputs(values: Mapping[str, Any], cwd: str) -> tuple[str, ...]:
+    """What a configuration reads that may lie on this machine, as it names it."""
+    data = [values["dataset"], values["eval_dataset"]]
+    rewards = [name.rpartition(":")[0] for name in values["rewards"]]
+    models = [values["model_name"], values["adapter_path"]]
+    return tuple(
+        dict.fromkeys(
+            [name for name in data if str(name).lower().endswith(_DATA_FILES)]
+            + [name for name in rewards if name.endswith(".py")]
+            + [name for name in models if name and Path(cwd, Path(name).expanduser()).is_dir()]
+        )
+    )
+
+
+def look(cwd: str, names: Iterable[str]) -> Provenance:
+    """The state of these files and folders, of the git checkout at `cwd`, and of the packages."""
+    return {
+        "files": {name: _fingerprint(Path(cwd, Path(name).expanduser())) for name in sorted(names)},
+        "git": _git(cwd),
+        "versions": _versions(),
+    }
+
+
+def changes(then: Provenance | None, cwd: str) -> list[str]:
+    """What is not as it was at the submit, a line each; none where that is not known."""
+    if not then:
+        return []
+    now = look(cwd, then["files"])
+    lines = [
+        f"{name}: {_file_words(digest, now['files'][name])}"
+        for name, digest in then["files"].items()
+        if digest != now["files"][name]
+    ]
+    lines += _git_changes(then["git"] or {}, now["git"] or {})
+    return lines + [
+        f"{name}: {then['versions'].get(name, 'not there')} at the submit, "
+        f"{now['versions'].get(name, 'not there')} now"
+        for name in sorted({*then["versions"], *now["versions"]})
+        if then["versions"].get(name) != now["versions"].get(name)
+    ]
+
+
+def _file_words(then: str | None, now: str | None) -> str:
+    if now is None:
+        return "was there at the submit and is gone"
+    if then is None:
+        return "was not there at the submit"
+    return f"has changed since the submit ({then[:8]} then, {now[:8]} now)"
+
+
+def _git_changes(then: Provenance, now: Provenance) -> list[str]:
+    if not then or not now:
+        return []
+    if then["commit"] != now["commit"]:
+        return [f"git: commit {then['commit'][:8]} at the submit, {now['commit'][:8]} now"]
+    if then["diff_sha256"] != now["diff_sha256"]:
+        return ["git: the uncommitted changes are not those of the submit"]
+    return []
+
+
+def _fingerprint(path: Path) -> str | None:
+    """The content of a file, or the make-up of a folder; None where there is nothing."""
+    try:
+        if path.is_dir():
+            return hashlib.sha256("\n".join(_listing(path)).encode()).hexdigest()
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _listing(folder: Path) -> list[str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stats = [(path.relative_to(folder), path.stat()) for path in files]
+    return [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
+
+
+def _git(cwd: str) -> dict[str, str] | None:
+    """Commit and uncommitted changes (their start, and the hash of all); None outside of git."""
+    commit = _git_says(cwd, "rev-parse", "--verify", "HEAD")
+    diff = _git_says(cwd, "diff", "HEAD") if commit else None
+    if commit is None or diff is None:
+        return None
+    return {
+        "commit": commit.decode().strip(),
+        "diff": diff[:_DIFF_BYTES].decode(errors="replace"),
+        "diff_sha256": hashlib.sha256(diff).hexdigest(),
+    }
+
+
+def _git_says(cwd: str, *words: str) -> bytes | None:
+    # Without optional locks a look never disturbs a git command of the user's.
+    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(
+            ["git", "-C", cwd, *words], capture_output=True, timeout=_GIT_S, env=env
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
