@@ -130,7 +130,8 @@ def test_a_table_makes_the_domain_that_suits_the_field(name, table, expected):
             "temperature",
             {"dist": "normal", "mean": -50, "sd": 1},
             [
-                "mean: -50: nearly all values lie outside of min and max, or of what temperature takes"
+                "mean: -50: nearly all values lie outside of min and max, or of what "
+                "temperature takes"
             ],
         ),
         ("loss_type", {"dist": "choice", "values": []}, ["values: []: must be a list of at least"]),
