@@ -116,7 +116,10 @@ def _typed(values: Sequence[Any]) -> tuple[list[Any], str]:
         return list(values), "bool"
     if kinds == {int} and all(-(2**63) <= value < 2**63 for value in known):
         return list(values), "int64"
-    if float in kinds and kinds <= {int, float} and all(float(value) == value for value in known):
+    # A float holds every whole number up to 2 ** 53.
+    if kinds in ({float}, {int, float}) and all(
+        isinstance(value, float) or abs(value) <= 2**53 for value in known
+    ):
         return [None if value is None else float(value) for value in values], "float64"
     if kinds <= {str}:
         return list(values), "string"

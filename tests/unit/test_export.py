@@ -91,11 +91,12 @@ def test_parquet_has_types(mixed, tmp_path, capfd):
 
 def test_a_column_of_several_kinds_becomes_text():
     """No value is bent to fit; a whole number beyond 64 bits neither."""
-    records = [{"overrides": {"a": 1, "b": 2**70}, "metrics": {}},
-               {"overrides": {"a": "x", "b": 3}, "metrics": {}}]  # fmt: skip
+    records = [{"overrides": {"a": 1, "b": 2**70, "c": 2**60 + 1}, "metrics": {}},
+               {"overrides": {"a": "x", "b": 3, "c": 0.5}, "metrics": {}}]  # fmt: skip
     table = pyarrow.parquet.read_table(io.BytesIO(to_parquet(records)))
     assert table["overrides.a"].to_pylist() == ["1", '"x"']
     assert table["overrides.b"].to_pylist() == [str(2**70), "3"]
+    assert table["overrides.c"].to_pylist() == [str(2**60 + 1), "0.5"]
 
 
 def test_a_sweep_of_no_known_value_is_still_a_table(tmp_path):
