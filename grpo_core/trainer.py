@@ -321,7 +321,12 @@ class Run:
         started = time.perf_counter()
         done = evaluate(self.policy, prompts, self.cfg, split, self.stop)
         eval_s = time.perf_counter() - started
-        line = {"update": self.state.update, **done.line(), "eval_s": eval_s}
+        line = {
+            "update": self.state.update,
+            **done.line(),
+            "updates_total": self.schedule.updates,
+            "eval_s": eval_s,
+        }
         self.log.write(line)
         self._note_score(done)
         self.state.evaluated.append(split)

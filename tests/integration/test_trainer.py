@@ -52,6 +52,7 @@ def test_evaluations_are_at_start_on_cadence_and_at_end(run):
     }
     assert at == {"test": [0, 2, 4, 5, 6], "train": [0, 4, 6]}
     assert {(line["split"], line["n"]) for line in lines} == {("test", 8), ("train", 6)}
+    assert {line["updates_total"] for line in lines} == {UPDATES}
     for line in lines:
         low, high = line["ci95"]
         assert 0 <= low <= line["em"] <= high <= 1
