@@ -31,7 +31,7 @@ MAX_SIZE = 2**53
 Fault = Callable[[KeyPath, str], None]
 
 _COMMON = ("dist", "when")
-_KEYS: Mapping[str, tuple[str, ...]] = {
+DISTRIBUTION_KEYS: Mapping[str, tuple[str, ...]] = {
     "uniform": ("min", "max"),
     "loguniform": ("min", "max"),
     "int": ("min", "max", "step"),
@@ -41,7 +41,14 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "choice": ("values", "weights"),
 }
 _OPTIONAL = {("int", "step"), ("normal", "min"), ("normal", "max"), ("choice", "weights")}
-DISTRIBUTIONS = tuple(_KEYS)
+DISTRIBUTIONS = tuple(DISTRIBUTION_KEYS)
+
+
+def is_optional(dist: str, key: str) -> bool:
+    """Whether a distribution can do without a key."""
+    return (dist, key) in _OPTIONAL
+
+
 # What other tools call them.
 _OTHER_NAMES = {
     "q": "step",
@@ -104,12 +111,14 @@ class _DomainReader:
         return str(dist)
 
     def _keys(self, dist: str) -> None:
-        known = (*_KEYS[dist], *_COMMON)
+        known = (*DISTRIBUTION_KEYS[dist], *_COMMON)
         for key in self.table:
             if key not in known:
-                near = _nearest(key, known) or f"; {dist} takes {', '.join(_KEYS[dist])}"
+                near = (
+                    _nearest(key, known) or f"; {dist} takes {', '.join(DISTRIBUTION_KEYS[dist])}"
+                )
                 self._fault(key, f"unknown key{near}")
-        for key in _KEYS[dist]:
+        for key in DISTRIBUTION_KEYS[dist]:
             if key not in self.table and (dist, key) not in _OPTIONAL:
                 self._fault("", f"{dist} needs {key}")
 

@@ -1,4 +1,4 @@
-"""`grpo-sweep fields` and `grpo-sweep completion`."""
+"""`grpo-sweep fields`, `grpo-sweep schema` and `grpo-sweep completion`."""
 
 import click
 
@@ -22,6 +22,20 @@ def fields(pattern: str | None, as_json: bool) -> None:
         print_json([field_shape(FIELDS[name]) for name in names])
     else:
         console().print(fields_table(names))
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of sweep specs, for editors that check TOML.
+
+    \b
+    With Even Better TOML or Taplo, in the first line of a spec:
+      grpo-sweep schema > sweep.schema.json
+      #:schema ./sweep.schema.json
+    """
+    from orchestrator.json_schema import grammar
+
+    print_json(grammar())
 
 
 @click.command()

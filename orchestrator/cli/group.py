@@ -41,6 +41,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Help": {
         "doctor": ("doctor", "Check this machine, with a real training step."),
         "fields": ("about", "Every config field with default, range and meaning."),
+        "schema": ("about", "The JSON Schema of sweep specs, for editors."),
         "completion": ("about", "Print the completion script of a shell."),
     },
 }
