@@ -1,0 +1,178 @@
+"""What the documents quote: blocks that are made from the source, and commands and snippets.
+
+`python -m tests.doc_blocks` writes the blocks of docs/memory.md and README.zh.md; `test_docs.py`
+holds every document to what the programs take. The README's own blocks are `readme_blocks.py`'s.
+"""
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import grpo_core.memory as memory
+from grpo_core.config import FIELDS, MLXGRPOConfig, resolve_config
+from grpo_core.estimate import Shape, estimate, model_shape
+from orchestrator.field_values import TABLES, TOP_KEYS
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (
+    *(ROOT / name for name in ("README.md", "README.zh.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+)
+PROGRAMS = ("grpo-sweep", "mlx-grpo")
+
+_FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+_INLINE = re.compile(r"`((?:grpo-sweep|mlx-grpo) [^`\n]+)`")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_NOT_SHELL = re.compile(r"[<>|&;]")
+
+
+# --- what a document holds
+
+
+def fences(text: str, language: str) -> list[str]:
+    """The fenced blocks in one language."""
+    return [body for _, found, body in _FENCE.findall(text) if found == language]
+
+
+def is_spec(document: dict[str, object]) -> bool:
+    """Whether a TOML document is a sweep spec; else it is a config."""
+    own = {*TOP_KEYS, *TABLES} - set(FIELDS)
+    return bool(own & document.keys())
+
+
+def commands(text: str) -> list[list[str]]:
+    """Each command of ours, as words: from bash blocks, and inline where one stands alone."""
+    lines = "\n".join(fences(text, "bash")).replace("\\\n", " ").splitlines()
+    spans = [span for span in _INLINE.findall(_FENCE.sub("", text)) if not _NOT_SHELL.search(span)]
+    return [words for line in (*lines, *spans) for words in _commands_of(line)]
+
+
+def _commands_of(line: str) -> list[list[str]]:
+    """The commands of ours in a line, without assignments before them and what a pipe takes on."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split = True
+    found: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set("|&;<>"):
+            found.append([])
+        else:
+            found[-1].append(word)
+    return [ours for words in found if (ours := _from_program(words))]
+
+
+def _from_program(words: list[str]) -> list[str]:
+    names = [Path(word).name for word in words]
+    for at, name in enumerate(names):
+        if name in PROGRAMS:
+            return [name, *words[at + 1 :]]
+    return []
+
+
+def links(text: str) -> list[str]:
+    """Targets of the links that lead to files of ours, without what follows a #."""
+    found = (target.partition("#")[0] for target in _LINK.findall(_FENCE.sub("", text)))
+    return [target for target in found if target and "://" not in target]
+
+
+# --- blocks
+
+
+# The sizes in the models' config.json, all that memory depends on.
+_QWEN = {
+    "model_type": "qwen2",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "max_position_embeddings": 32768,
+    "torch_dtype": "bfloat16",
+}
+_MODELS = {
+    "0.5B": (896, 4864, 24, 14, 2, 151936, True),
+    "1.5B": (1536, 8960, 28, 12, 2, 151936, True),
+    "3B": (2048, 11008, 36, 16, 2, 151936, True),
+    "7B": (3584, 18944, 28, 28, 4, 152064, False),
+}
+_KEYS = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "vocab_size", "tie_word_embeddings"),
+)
+# Config, model, and overrides of the rows.
+_ROWS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("ultra_light", "0.5B", {}),
+    ("smoke_test", "0.5B", {}),
+    ("medium", "1.5B", {}),
+    ("default", "1.5B", {}),
+    ("prod", "1.5B", {}),
+    ("medium", "3B", {}),
+    ("default", "3B", {}),
+    ("medium", "7B", {}),
+    ("default", "7B", {}),
+    ("medium", "0.5B", {"train_type": "full"}),
+    ("medium", "1.5B", {"train_type": "full"}),
+)
+# Memory of the machine, and the half of it that the table plans with; GB.
+_MACHINES = ((8, 4), (16, 8), (32, 16), (64, 32))
+GB = 10**9
+
+
+def memory_table() -> str:
+    """The estimated peak of shipped configs, by model and memory, as cut on a GPU."""
+    heads = [f"{machine} GB Mac ({budget} GB)" for machine, budget in _MACHINES]
+    rows = ["| config | model | " + " | ".join(heads) + " |", "|---" * (2 + len(heads)) + "|"]
+    shapes: dict[tuple[str, str, int], Shape] = {}
+    for name, model, overrides in _ROWS:
+        items = [f"{key}={value}" for key, value in overrides.items()]
+        cfg = resolve_config(str(ROOT / "configs" / f"{name}.toml"), items)
+        key = (model, cfg.train_type, cfg.lora_rank)
+        shape = shapes[key] = shapes.get(key) or _shape(model, cfg)
+        cells = [_cell(shape, cfg, budget * GB) for _, budget in _MACHINES]
+        words = ", ".join([f"`{name}`", *(f"`{item}`" for item in items)])
+        rows.append(f"| {words} | {model} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _shape(model: str, cfg: MLXGRPOConfig) -> Shape:
+    sizes = dict(zip(_KEYS, _MODELS[model], strict=True))
+    return model_shape({**_QWEN, **sizes}, cfg)
+
+
+def _cell(shape: Shape, cfg: MLXGRPOConfig, budget: int) -> str:
+    plan = memory.choose(shape, cfg, budget)
+    settled = replace(cfg, **plan.settings)  # type: ignore[arg-type]
+    peak = estimate(shape, settled, cfg.max_prompt_length).peak_bytes
+    if peak > budget:
+        return f"no: {peak / GB:.1f}"
+    return f"{peak / GB:.1f}, {plan.micro_batch_size}{' r' if plan.grad_checkpoint else ''}"
+
+
+def session() -> str:
+    """The session that the README shows."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return "```text\n" + fences(readme.partition("## A session")[2], "text")[0] + "```"
+
+
+def blocks() -> dict[str, tuple[Path, str]]:
+    """Name -> document and content of each block that is made."""
+    wanted = memory._wanted_tokens
+    # The table is about Macs, wherever it is made.
+    memory._wanted_tokens = lambda: memory.GPU_TOKENS
+    try:
+        table = memory_table()
+    finally:
+        memory._wanted_tokens = wanted
+    return {
+        "memory": (ROOT / "docs" / "memory.md", table),
+        "session": (ROOT / "README.zh.md", session()),
+    }
+
+
+def rendered(text: str, name: str, block: str) -> str:
+    """The document with one block made anew."""
+    pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
+    return re.sub(pattern, lambda m: f"{m[1]}{block}{m[2]}", text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    for block_name, (document, content) in blocks().items():
+        before = document.read_text(encoding="utf-8")
+        document.write_text(rendered(before, block_name, content), encoding="utf-8")
