@@ -168,8 +168,8 @@ def blocks() -> dict[str, tuple[Path, str]]:
 
 def rendered(text: str, name: str, block: str) -> str:
     """The document with one block made anew."""
-    pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-    return re.sub(pattern, lambda m: f"{m[1]}{block}{m[2]}", text, flags=re.DOTALL)
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    return re.sub(pattern, lambda m: f"{m[1]}{block}\n{m[2]}", text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
