@@ -9,8 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.asking import spec_of, trial
+from orchestrator.errors import UsageError
 from orchestrator.rules import Rules
-from orchestrator.run import RunState
+from orchestrator.run import Run, RunState, Sweep
+from orchestrator.sampling import Sampler
 from orchestrator.space import Space
 from orchestrator.tpe import load_optuna, replayed
 from orchestrator.trials import Trial, by_setting
@@ -36,14 +39,13 @@ def importance(space: Space, rules: Rules, trials: Sequence[Trial], goal: str) -
     are the top tenth, and at least five.
     """
     done = [t for t in by_setting(rules, trials) if t.state is RunState.COMPLETED]
+    if len(done) < MIN_SETTINGS:
+        return _too_few(len(done))
     optuna = load_optuna()
     study = replayed(optuna, space, rules, done, goal)
     values = [trial.value for trial in study.trials]
     if len(values) < MIN_SETTINGS:
-        return Importance(
-            len(values),
-            reason=f"needs {MIN_SETTINGS} finished settings, there are {len(values)}",
-        )
+        return _too_few(len(values))
     if max(values) == min(values):
         return Importance(len(values), reason="every setting scored the same")
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(
@@ -53,3 +55,21 @@ def importance(space: Space, rules: Rules, trials: Sequence[Trial], goal: str) -
     if not shares or not all(math.isfinite(share) for share in shares.values()):
         return Importance(len(values), reason="no parameter varies over the settings")
     return Importance(len(values), shares)
+
+
+def _too_few(settings: int) -> Importance:
+    reason = f"needs {MIN_SETTINGS} finished settings, there are {settings}"
+    return Importance(settings, reason=reason)
+
+
+def importance_of(sweep: Sweep, runs: Sequence[Run]) -> Importance:
+    """The importance of each parameter that a sweep's spec moves, for its objective.
+
+    Raises SpecError where the spec can no longer be read, UsageError where it moves nothing.
+    """
+    spec = spec_of(sweep) if sweep.spec_text else None
+    if spec is None or not spec.parameters:
+        raise UsageError(f"sweep {sweep.name}: its spec moves no parameter")
+    sampler = Sampler.of(spec)
+    trials = [trial(run, spec) for run in runs]
+    return importance(sampler.space, sampler.rules, trials, sweep.objective.goal)

@@ -46,11 +46,11 @@ def read_curves(folder: Path, metrics: Iterable[str]) -> dict[str, list[tuple[in
 def read_log(folder: Path) -> list[Line]:
     """Every whole line of a run's training log; none where there is no log."""
     try:
-        raw_lines = RunPaths(folder).log.read_bytes().splitlines(keepends=True)
+        text = RunPaths(folder).log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    parsed = (_parse(raw) for raw in raw_lines if raw.endswith(b"\n"))
-    return [line for line in parsed if line is not None]
+    # What stands behind the last line break is torn.
+    return [line for raw in text.split("\n")[:-1] if (line := _parse(raw)) is not None]
 
 
 def is_held_out(line: Line) -> bool:
@@ -141,7 +141,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _parse(raw: bytes) -> Line | None:
+def _parse(raw: bytes | str) -> Line | None:
     try:
         line = json.loads(raw)
     except ValueError:

@@ -102,14 +102,14 @@ def finish_next(outcome=COMPLETED, wall_s=60.0, write=None, value=None):
         )
 
 
-def finished_sweep(cwd, settings, seeds=(0,), updates=20, name="s"):
+def finished_sweep(cwd, settings, seeds=(0,), updates=20, name="s", spec=SPEC):
     """A sweep whose runs all completed; `settings` maps a gain of 0..1 to overrides."""
     runs = [
         planned_run(f"{name}-{number}-s{seed}", seed, overrides)
         for seed in seeds
         for number, (_, overrides) in enumerate(settings)
     ]
-    queued = add_sweep(cwd, runs, name)
+    queued = add_sweep(cwd, runs, name, spec=spec)
     gains = {json.dumps(overrides, sort_keys=True): gain for gain, overrides in settings}
     for _ in runs:
         finish_next(

@@ -175,21 +175,12 @@ def importance(sweep: str, as_json: bool) -> None:
 
     PED-ANOVA over the completed settings; it needs twenty of them.
     """
-    from orchestrator.asking import spec_of, trial
-    from orchestrator.errors import UsageError
-    from orchestrator.importance import importance as estimate
-    from orchestrator.sampling import Sampler
+    from orchestrator.importance import importance_of
     from orchestrator.views.tables import plain_table
     from orchestrator.views.text import bar, percent
 
     found, runs = _sweep_and_runs(sweep)
-    spec = spec_of(found) if found.spec_text else None
-    if spec is None or not spec.parameters:
-        raise UsageError(f"sweep {found.name}: its spec moves no parameter")
-    sampler = Sampler.of(spec)
-    told = estimate(
-        sampler.space, sampler.rules, [trial(run, spec) for run in runs], found.objective.goal
-    )
+    told = importance_of(found, runs)
     if as_json:
         shares = [{"param": name, "share": share} for name, share in told.shares.items()]
         print_json({"settings": told.settings, "params": shares, "reason": told.reason or None})

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grpo_core.errors import GRPOError
 from orchestrator.curves import Curve
+from orchestrator.errors import SweepError
+from orchestrator.importance import Importance, importance_of
 from orchestrator.launcher import command
 from orchestrator.leaderboard import Row, Score, differing_keys, ranking, reduce_curve
 from orchestrator.paths import Home, RunPaths
@@ -65,6 +68,7 @@ class Facts:
     runs: tuple[RunFacts, ...]
     keys: tuple[str, ...]
     rows: tuple[Row, ...]
+    importance: Importance
 
     @property
     def objective(self) -> Objective:
@@ -120,7 +124,15 @@ def gather(
         on_run()
     keys = differing_keys(facts.run.overrides for facts in found)
     rows = ranking(_scores(found, sweep.objective), sweep.objective)
-    return Facts(sweep, tuple(found), tuple(keys), tuple(rows))
+    return Facts(sweep, tuple(found), tuple(keys), tuple(rows), _importance(sweep, found))
+
+
+def _importance(sweep: Sweep, found: Iterable[RunFacts]) -> Importance:
+    """Why there is none, where it cannot be had: the rest of the report stands without it."""
+    try:
+        return importance_of(sweep, [facts.run for facts in found])
+    except (SweepError, GRPOError) as e:
+        return Importance(0, reason=str(e).partition("\n")[0])
 
 
 def by_hand(run: Run, home: Home) -> str:

@@ -309,10 +309,20 @@ def _parameters(facts: Facts, figures: Context) -> Context | None:
     return {
         "keys": keys,
         "left_out": len(facts.keys) - len(keys),
+        "importance": _importance(facts, figures),
         "filters": list(parallel.values.items()),
         "lines": Markup(json_in_html(parallel.lines)),
         "objective_name": _objective_name(facts),
     }
+
+
+def _importance(facts: Facts, figures: Context) -> Context:
+    told = facts.importance
+    if told.shares:
+        figure = parameter_plots.importance_figure(told.shares)
+        figures["importance"] = figure.to_plotly_json()
+    listed = ", ".join(f"{key} {share:.0%}" for key, share in told.shares.items())
+    return {"shares": listed, "settings": told.settings, "reason": told.reason}
 
 
 # --- time

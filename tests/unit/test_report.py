@@ -199,6 +199,30 @@ def test_a_long_curve_says_how_many_updates_a_point_stands_for(tmp_path):
     assert drawn["curve/setting/em"]["data"][0]["x"] == [*range(0, 1001, 50)]
 
 
+def test_importance_is_told_where_there_are_enough_settings(tmp_path):
+    """Twenty-four settings of which the rate alone decides."""
+    rates = [10.0**-power for power in range(2, 8)]
+    settings = [
+        (1 - number / 6, {"learning_rate": rate, "lora_rank": rank})
+        for number, rate in enumerate(rates)
+        for rank in (2, 4, 8, 16)
+    ]
+    spec = f"config = 'base.toml'\n[params]\nlearning_rate = {rates}\nlora_rank = [2, 4, 8, 16]\n"
+    drawn = figures(read(finished_sweep(tmp_path, settings, spec=spec)))
+    bars = drawn["importance"]["data"][0]
+    assert bars["y"] == ["lora_rank", "learning_rate"]
+    assert bars["x"][1] > 0.8
+
+
+def test_importance_is_never_made_up(tmp_path):
+    """Too few settings, or a spec that can no longer be read: the reason, and all the rest."""
+    few = read(finished_sweep(tmp_path / "few", THREE)).words("parameters")
+    assert "Not estimated: needs 20 finished settings, there are " in few
+    bad = read(finished_sweep(tmp_path / "bad", THREE, name="bad", spec="[params"))
+    assert "Not estimated: " in bad.words("parameters")
+    assert "Best setting" in bad.words("header")
+
+
 # --- what is not there
 
 
