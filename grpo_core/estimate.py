@@ -14,9 +14,10 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes
 
+from grpo_core.adapters import add_adapters
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import ModelError
-from grpo_core.model import BASE_BITS, GROUP_SIZE, add_adapters, quantize_base
+from grpo_core.model import BASE_BITS, GROUP_SIZE, quantize_base
 from grpo_core.rollout import LOOK_EVERY, MAX_ROWS
 
 FP32 = 4

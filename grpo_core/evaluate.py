@@ -14,7 +14,8 @@ from grpo_core.keys import derive_key
 from grpo_core.model import Policy
 from grpo_core.prompts import Prompt
 from grpo_core.rewards import is_correct
-from grpo_core.rollout import Group, Sampling, generate_groups
+from grpo_core.rollout import Group, generate_groups
+from grpo_core.sampling import Sampling
 
 # Past this share of cut answers, exact match measures the limit as much as the model.
 TRUNCATED_TOO_OFTEN = 0.1

@@ -18,8 +18,9 @@ from grpo_core.loss import advantages
 from grpo_core.model import Policy
 from grpo_core.prompts import Prompt
 from grpo_core.rewards import Rewards, combine
-from grpo_core.rollout import Group, Sampling, generate_groups
-from grpo_core.update import Count, Sample, count
+from grpo_core.rollout import Group, generate_groups
+from grpo_core.samples import Count, Sample, count
+from grpo_core.sampling import Sampling
 
 ShouldStop = Callable[[], bool]
 

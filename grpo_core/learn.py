@@ -21,7 +21,8 @@ from grpo_core.faults import can_shrink
 from grpo_core.memory import MemoryPlan
 from grpo_core.model import Policy
 from grpo_core.optimizer import AdamW, clip, global_norm
-from grpo_core.update import Gradient, Sample, gradient, score
+from grpo_core.samples import Sample
+from grpo_core.update import Gradient, gradient, score
 
 ShouldStop = Callable[[], bool]
 Groups = Sequence[Sequence[Sample]]

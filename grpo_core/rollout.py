@@ -16,46 +16,17 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from grpo_core.cpu import fast_products
 from grpo_core.errors import Interrupted
-from grpo_core.fields import MLXGRPOConfig
 from grpo_core.forward import Halves
 from grpo_core.keys import Key, to_array
 from grpo_core.model import Policy
 from grpo_core.prefix import DecodeCache, run_prompts
+from grpo_core.sampling import Drawn, Sampling, draw
 
 # Steps between two looks of the host: a row that has ended decodes this many tokens too much.
 LOOK_EVERY = 8
 
 # Rows decoded together; beyond it the gain is small and the caches grow.
 MAX_ROWS = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are drawn. Filters apply to softmax(logits / temperature): top_k, top_p, min_p."""
-
-    temperature: float  # 0: greedy
-    max_tokens: int
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    stop: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, cfg: MLXGRPOConfig) -> "Sampling":
-        """Sampling for training."""
-        return cls(
-            temperature=cfg.temperature,
-            max_tokens=min(cfg.max_new_tokens, cfg.max_completion_length),
-            top_p=cfg.top_p,
-            top_k=cfg.top_k,
-            min_p=cfg.min_p,
-            stop=tuple(cfg.stop),
-        )
-
-    @property
-    def filters(self) -> bool:
-        """Whether tokens come from another distribution than the policy's own."""
-        return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0 or self.min_p > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +183,6 @@ def _decode(
             state.keep(index)
 
 
-Drawn = tuple[mx.array, mx.array, mx.array]
-
-
 def _look(policy: Policy, rows: list[_Row], drawn: list[Drawn], sampling: Sampling) -> None:
     """Brings the tokens of some steps to the host and ends the rows that have ended."""
     tokens = mx.stack([d[0] for d in drawn], axis=1)
@@ -261,59 +229,6 @@ def _stop_length(
     if not holds(len(new)):
         return None
     return next(count for count in range(len(new) + 1) if holds(count))
-
-
-# --- drawing
-
-
-def draw(logits: mx.array, keys: mx.array, step: int, sampling: Sampling) -> Drawn:
-    """Tokens [B], their log-probs [B], and their log-probs after the filters [B].
-
-    `logits` [B, V]; row b draws token `step` of its completion with a key made of `keys[b]` and
-    the step, and nothing else.
-    """
-    logits = logits.astype(mx.float32)
-    if sampling.temperature == 0:
-        token = mx.argmax(logits, axis=-1)
-        logp = _logp(logits, token)
-        return token, logp, logp
-    if sampling.temperature != 1:
-        logits = logits / sampling.temperature
-    allowed = filtered(logits, sampling) if sampling.filters else logits
-    # The second word moves on with the step: another key, and no state.
-    token = _categorical(allowed, keys + mx.array([0, step], mx.uint32))
-    logp = _logp(logits, token)
-    return token, logp, _logp(allowed, token) if sampling.filters else logp
-
-
-_categorical = mx.vmap(lambda logits, key: mx.random.categorical(logits, key=key))
-
-
-def _logp(logits: mx.array, token: mx.array) -> mx.array:
-    chosen = mx.take_along_axis(logits, token[:, None], axis=-1).squeeze(-1)
-    return chosen - mx.logsumexp(logits, axis=-1)
-
-
-def filtered(logits: mx.array, sampling: Sampling) -> mx.array:
-    """`logits` [B, V], already over the temperature, with -inf where the filters say no.
-
-    In this order, each on what the one before has left: top_k best tokens; the fewest best tokens
-    whose probabilities reach top_p; tokens with at least min_p times the best one's probability.
-    Ties at the edge stay in.
-    """
-    if 0 < sampling.top_k < logits.shape[-1]:
-        edge = mx.topk(logits, sampling.top_k, axis=-1).min(axis=-1, keepdims=True)
-        logits = mx.where(logits >= edge, logits, -mx.inf)
-    if sampling.top_p < 1:
-        best_first = -mx.sort(-logits, axis=-1)
-        probs = mx.softmax(best_first, axis=-1)
-        before = mx.cumsum(probs, axis=-1) - probs
-        edge = mx.where(before < sampling.top_p, best_first, mx.inf).min(axis=-1, keepdims=True)
-        logits = mx.where(logits >= edge, logits, -mx.inf)
-    if sampling.min_p > 0:
-        edge = logits.max(axis=-1, keepdims=True) + float(np.log(sampling.min_p))
-        logits = mx.where(logits >= edge, logits, -mx.inf)
-    return logits
 
 
 # --- the rows on the device

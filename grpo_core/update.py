@@ -7,8 +7,7 @@ chain rule, cut in two). The same gradient either way, and however the group is 
 is `loss`'s business, how log-probs are made `logprobs`'s, what fits into memory `memory`'s.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,43 +16,18 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from grpo_core.adapters import KeyedDropout
 from grpo_core.cpu import fast_products
 from grpo_core.errors import Interrupted
 from grpo_core.fields import MLXGRPOConfig
 from grpo_core.forward import Params
 from grpo_core.logprobs import Head, token_stats
-from grpo_core.loss import Batch, Objective, Totals, add_sums, entropy_threshold, objective
+from grpo_core.loss import Objective, Totals, add_sums, entropy_threshold, objective
 from grpo_core.memory import MemoryPlan
-from grpo_core.model import KeyedDropout, Policy
+from grpo_core.model import Policy
 from grpo_core.prefix import KV, run_prefix, run_rows
 from grpo_core.recompute import checkpointed
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One completion to learn from. Log-probs are float32 [T], one for each of its T tokens.
-
-    `old_logprobs`: of the policy that sampled; None while the policy is still that one.
-    `ref_logprobs`: of the reference, with kl_coeff > 0. `sampling_logprobs`: of the distribution
-    after top_p and its like, with rollout_is. `group`: the prompt's number within the update.
-    """
-
-    prompt_ids: tuple[int, ...]
-    completion_ids: Sequence[int]
-    advantage: float
-    old_logprobs: np.ndarray | None = None
-    ref_logprobs: np.ndarray | None = None
-    sampling_logprobs: np.ndarray | None = None
-    truncated: bool = False
-    group: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """How many completions, and how many of their tokens are in the loss."""
-
-    sequences: int = 0
-    tokens: int = 0
+from grpo_core.samples import NOTHING, Count, Rows, Sample, count, cut, is_in_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +47,6 @@ class Scores:
 
 
 Groups = Sequence[Sequence[Sample]]
-
-NOTHING = Count()
 
 # Compiled kernels are kept for every shape and never dropped (mlx #4464): lengths in steps of this
 # many tokens keep the shapes few.
@@ -182,20 +154,10 @@ def _totals(
     # Which tokens learn must be known before the first gradient: one more forward pass.
     scored = [s for group in score(policy, groups, cfg, plan) for s in group]
     pairs = zip(samples, scored, strict=True)
-    pool = [found.entropies for sample, found in pairs if _is_in_loss(sample, cfg)]
+    pool = [found.entropies for sample, found in pairs if is_in_loss(sample, cfg)]
     entropies = np.concatenate(pool) if pool else np.zeros(0, np.float32)
     threshold = entropy_threshold(entropies, cfg.top_entropy_quantile)
     return Totals(*everything, int((entropies >= threshold).sum()), threshold)
-
-
-def count(samples: Iterable[Sample], cfg: MLXGRPOConfig) -> Count:
-    """Counts completions; those that are masked have no tokens in the loss."""
-    lengths = [len(s.completion_ids) if _is_in_loss(s, cfg) else 0 for s in samples]
-    return Count(len(lengths), sum(lengths))
-
-
-def _is_in_loss(sample: Sample, cfg: MLXGRPOConfig) -> bool:
-    return not (cfg.mask_truncated and sample.truncated)
 
 
 class _Run:
@@ -220,7 +182,7 @@ class _Run:
 
     def group(self, weights: Params, group: Sequence[Sample]) -> Iterator["_Share"]:
         """Shares of the group's gradient, to be added up; each evaluated before the next."""
-        rows = _cut(group, self.plan.micro_batch_size, self.multiple)
+        rows = cut(group, self.plan.micro_batch_size, self.multiple)
         prompt = mx.array(group[0].prompt_ids)[None]
         if not self.plan.prefix_sharing:
             for part in rows:
@@ -234,8 +196,8 @@ class _Run:
         self,
         weights: Params,
         prompt: mx.array,
-        rows: "_Rows",
-        hidden: Callable[[mx.array, "_Rows"], mx.array],
+        rows: Rows,
+        hidden: Callable[[mx.array, Rows], mx.array],
     ) -> "_Share":
         def loss(weights: Params) -> tuple[mx.array, dict[str, mx.array]]:
             self._put(weights)
@@ -244,9 +206,7 @@ class _Run:
         (_, sums), grads = mx.value_and_grad(loss)(weights)
         return _Share(grads, sums, [])
 
-    def _in_two(
-        self, weights: Params, prompt: mx.array, parts: list["_Rows"]
-    ) -> Iterator["_Share"]:
+    def _in_two(self, weights: Params, prompt: mx.array, parts: list[Rows]) -> Iterator["_Share"]:
         """The micro-batches behind one prompt, then the prompt's own backward pass."""
         self._put(weights)
         prefix, last = run_prefix(self.halves, prompt)
@@ -269,7 +229,7 @@ class _Run:
         weights: Params,
         prefix: list[KV],
         last: mx.array,
-        rows: "_Rows",
+        rows: Rows,
         pulls: list[mx.array],
     ) -> "_Share":
         """One micro-batch's gradient; that by what the prompt has left is added to `pulls`."""
@@ -288,23 +248,23 @@ class _Run:
     def _put(self, weights: Params) -> None:
         self.policy.model.update(tree_unflatten(list(weights.items())))
 
-    def _shared(self, prompt: mx.array, rows: "_Rows") -> mx.array:
+    def _shared(self, prompt: mx.array, rows: Rows) -> mx.array:
         prefix, last = run_prefix(self.halves, prompt)
         return run_rows(self.halves, prefix, last, rows.inputs, rows.length)
 
-    def _plain(self, prompt: mx.array, rows: "_Rows") -> mx.array:
+    def _plain(self, prompt: mx.array, rows: Rows) -> mx.array:
         """Prompt and completion as one row; the states that predict the completion [B, C, D]."""
         before = mx.broadcast_to(prompt, (rows.inputs.shape[0], prompt.shape[1]))
         hidden = self.halves.trunk(mx.concatenate([before, rows.inputs], axis=1))
         return hidden[:, prompt.shape[1] - 1 :]
 
-    def _stats(self, hidden: mx.array, rows: "_Rows") -> tuple[mx.array, mx.array]:
+    def _stats(self, hidden: mx.array, rows: Rows) -> tuple[mx.array, mx.array]:
         """Log-probs and entropies [B, C]."""
         flat = hidden.reshape(-1, hidden.shape[-1])
         logps, entropies = token_stats(self.halves, flat, rows.ids.reshape(-1), self.head)
         return logps.reshape(rows.ids.shape), entropies.reshape(rows.ids.shape)
 
-    def _loss(self, hidden: mx.array, rows: "_Rows") -> tuple[mx.array, dict[str, mx.array]]:
+    def _loss(self, hidden: mx.array, rows: Rows) -> tuple[mx.array, dict[str, mx.array]]:
         logps, entropies = self._stats(hidden, rows)
         batch = rows.batch
         if self.cfg.mask_truncated:
@@ -319,7 +279,7 @@ class _Run:
         if self.plan.prefix_sharing:
             prefix, last = run_prefix(self.halves, prompt)
             mx.eval(prefix, last)
-        for rows in _cut(group, self.plan.micro_batch_size, self.multiple):
+        for rows in cut(group, self.plan.micro_batch_size, self.multiple):
             if self.plan.prefix_sharing:
                 hidden = run_rows(self.halves, prefix, last, rows.inputs, rows.length)
             else:
@@ -343,60 +303,3 @@ class _Share:
     grads: Params
     sums: dict[str, mx.array]
     pulls: list[mx.array]  # the gradient by the prompt's keys, values and last state, so far
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """A micro-batch of one group: completions of similar length, right-padded to C tokens."""
-
-    places: list[tuple[int, int]]  # number in the group, length
-    ids: mx.array  # [B, C]
-    batch: Batch
-    truncated: mx.array  # [B, 1]
-
-    @property
-    def length(self) -> int:
-        return int(self.ids.shape[1])
-
-    @property
-    def inputs(self) -> mx.array:
-        """[B, C - 1]: the last token predicts nothing that we need."""
-        return self.ids[:, :-1]
-
-
-def _cut(group: Sequence[Sample], size: int, multiple: int) -> list[_Rows]:
-    """Micro-batches of at most `size` completions, sorted by length to save padding."""
-    order = sorted(range(len(group)), key=lambda i: len(group[i].completion_ids))
-    count = math.ceil(len(order) / size)
-    even = math.ceil(len(order) / count)
-    return [_rows(group, order[i : i + even], multiple) for i in range(0, len(order), even)]
-
-
-def _rows(group: Sequence[Sample], numbers: list[int], multiple: int) -> _Rows:
-    """Some of a group's completions, padded to a multiple of `multiple` tokens."""
-    samples = [group[i] for i in numbers]
-    longest = max(len(s.completion_ids) for s in samples)
-    width = multiple * math.ceil(longest / multiple)
-
-    def padded(rows: list[Any], dtype: Any) -> mx.array:
-        out = np.zeros((len(rows), width), dtype)
-        for r, row in enumerate(rows):
-            out[r, : len(row)] = row
-        return mx.array(out)
-
-    def known(rows: list[np.ndarray | None]) -> mx.array | None:
-        there = [row for row in rows if row is not None]
-        return padded(there, np.float32) if len(there) == len(rows) else None
-
-    return _Rows(
-        places=[(i, len(s.completion_ids)) for i, s in zip(numbers, samples, strict=True)],
-        ids=padded([s.completion_ids for s in samples], np.int32),
-        batch=Batch(
-            mask=padded([np.ones(len(s.completion_ids)) for s in samples], np.float32),
-            advantage=mx.array([[s.advantage] for s in samples], mx.float32),
-            old=known([s.old_logprobs for s in samples]),
-            ref=known([s.ref_logprobs for s in samples]),
-            sampler=known([s.sampling_logprobs for s in samples]),
-        ),
-        truncated=mx.array([[float(s.truncated)] for s in samples], mx.float32),
-    )

@@ -30,6 +30,7 @@ EXPERIENCE = "tests/integration/test_experience.py"
 RUN = "tests/integration/test_run_oracle.py"
 KILL = "tests/crash/test_trainer_kill.py::test_killed_run_ends_as_the_whole_one"
 LOSS, ROLLOUT = "grpo_core/loss.py", "grpo_core/rollout.py"
+SAMPLES, SAMPLING_CODE = "grpo_core/samples.py", "grpo_core/sampling.py"
 UPDATE, TRAINER = "grpo_core/update.py", "grpo_core/trainer.py"
 
 
@@ -133,14 +134,14 @@ MUTATIONS = (
     # -- update.py
     Mutation(
         "end token not in the loss",
-        UPDATE,
+        SAMPLES,
         "mask=padded([np.ones(len(s.completion_ids)) for s in samples], np.float32)",
         "mask=padded([np.ones(len(s.completion_ids) - 1) for s in samples], np.float32)",
         (GRADIENT,),
     ),
     Mutation(
         "mask shifted by one",
-        UPDATE,
+        SAMPLES,
         "mask=padded([np.ones(len(s.completion_ids)) for s in samples], np.float32)",
         "mask=padded([np.arange(len(s.completion_ids)) > 0 for s in samples], np.float32)",
         (GRADIENT,),
@@ -148,21 +149,21 @@ MUTATIONS = (
     Mutation(
         "log-probs at temperature 1",
         UPDATE,
-        "            self.cfg.temperature,\n",
-        "            1.0,\n",
+        "temperature=cfg.temperature,",
+        "temperature=1.0,",
         (GRADIENT,),
     ),
     Mutation(
         "the prompt's own backward pass left out",
         UPDATE,
-        "        yield mx.grad(before)(weights), {}\n",
+        "        yield _Share(mx.grad(before)(weights), {}, [])\n",
         "",
         (GRADIENT,),
     ),
     # -- rollout.py
     Mutation(
         "sampling at the inverse temperature",
-        ROLLOUT,
+        SAMPLING_CODE,
         "logits = logits / sampling.temperature",
         "logits = logits * sampling.temperature",
         (SAMPLING,),
@@ -176,7 +177,7 @@ MUTATIONS = (
     ),
     Mutation(
         "one key for all tokens of a completion",
-        ROLLOUT,
+        SAMPLING_CODE,
         "keys + mx.array([0, step], mx.uint32)",
         "keys + mx.array([0, 0], mx.uint32)",
         (SAMPLING,),
@@ -190,7 +191,7 @@ MUTATIONS = (
     ),
     Mutation(
         "log-probs after the filters",
-        ROLLOUT,
+        SAMPLING_CODE,
         "    logp = _logp(logits, token)\n    return token, logp, _logp(allowed, token)",
         "    logp = _logp(allowed, token)\n    return token, logp, _logp(allowed, token)",
         (SAMPLING,),

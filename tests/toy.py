@@ -7,9 +7,10 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models import qwen2
 
+from grpo_core.adapters import add_adapters
 from grpo_core.fields import MLXGRPOConfig
 from grpo_core.forward import Halves
-from grpo_core.model import Policy, add_adapters, quantize_base
+from grpo_core.model import Policy, quantize_base
 from tests.oracle_model import Shape, with_dora_norms
 
 VOCAB = 48

@@ -12,6 +12,7 @@ import pytest
 from grpo_core import update
 from grpo_core.loss import advantages
 from grpo_core.memory import MemoryPlan
+from grpo_core.samples import Sample
 from tests import oracle
 from tests.oracle_model import token_logps
 from tests.toy import EOS, LIMIT, SHAPE, TEMPERATURE, VOCAB, config, toy_policy, weights_of
@@ -56,7 +57,7 @@ def make_groups(policy, cfg, seed=1):
 
             old = near(0.3) if cfg.num_iterations > 1 else None
             group.append(
-                update.Sample(
+                Sample(
                     prompt_ids=prompt,
                     completion_ids=ids,
                     advantage=advantage,
@@ -203,9 +204,7 @@ def test_adapters_on_a_four_bit_base_have_the_oracles_gradient(train_type):
 
 
 def one_sample(ids, advantage=1.0, prompt=(9, 3, 30), **more):
-    return update.Sample(
-        prompt_ids=tuple(prompt), completion_ids=list(ids), advantage=advantage, **more
-    )
+    return Sample(prompt_ids=tuple(prompt), completion_ids=list(ids), advantage=advantage, **more)
 
 
 def grads_of(policy, groups, cfg):

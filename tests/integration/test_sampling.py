@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from grpo_core.keys import sample_key, to_array
-from grpo_core.rollout import Sampling, draw, generate_groups
+from grpo_core.rollout import generate_groups
+from grpo_core.sampling import Sampling, draw
 from tests.oracle_model import forward, token_logps
 from tests.toy import EOS, LIMIT, SHAPE, TEMPERATURE, toy_policy, weights_of
 

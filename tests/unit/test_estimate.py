@@ -8,13 +8,14 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models import qwen2
 
+from grpo_core.adapters import add_adapters
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import ModelError
 from grpo_core.estimate import estimate, model_shape
 from grpo_core.forward import Halves
 from grpo_core.memory import plan_memory
-from grpo_core.model import add_adapters
-from grpo_core.update import Sample, gradient
+from grpo_core.samples import Sample
+from grpo_core.update import gradient
 from tests.toy import toy_policy
 
 # The toy of tests/toy.py as its config.json would say it.

@@ -13,9 +13,10 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load_model
 
 from grpo_core import tiny
+from grpo_core.adapters import KeyedDropout
 from grpo_core.errors import ModelError
 from grpo_core.fields import MLXGRPOConfig
-from grpo_core.model import KeyedDropout, load_policy, load_trained
+from grpo_core.model import load_policy, load_trained
 
 IDS = mx.array([[5, 40, 7, 99, 12, 3]])
 KINDS = ("lora", "dora", "full")

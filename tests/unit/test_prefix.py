@@ -8,8 +8,10 @@ from grpo_core.fields import MLXGRPOConfig
 from grpo_core.keys import sample_key
 from grpo_core.memory import MemoryPlan
 from grpo_core.prefix import DecodeCache, PrefixCache
-from grpo_core.rollout import Sampling, generate_groups
-from grpo_core.update import Sample, gradient, score
+from grpo_core.rollout import generate_groups
+from grpo_core.samples import Sample
+from grpo_core.sampling import Sampling
+from grpo_core.update import gradient, score
 from tests.zoo import MAKES, MIXING, SHARING, VOCAB, zoo_policy
 
 PROMPTS = [tuple(range(8, 17)), tuple(range(20, 34)), (30, 9, 41)]

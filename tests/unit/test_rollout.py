@@ -8,7 +8,8 @@ from grpo_core import rollout
 from grpo_core.errors import Interrupted
 from grpo_core.fields import MLXGRPOConfig
 from grpo_core.keys import sample_key
-from grpo_core.rollout import Sampling, decode_text, filtered, generate_groups
+from grpo_core.rollout import decode_text, generate_groups
+from grpo_core.sampling import Sampling, filtered
 from tests.toy import EOS, toy_policy
 
 PROMPT = (9, 3, 30)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from grpo_core import update
+from grpo_core.adapters import KeyedDropout, adapter_modules
 from grpo_core.errors import Interrupted
 from grpo_core.memory import MemoryPlan
-from grpo_core.model import KeyedDropout, adapter_modules
-from grpo_core.update import Sample, gradient, score
+from grpo_core.samples import Sample, cut
+from grpo_core.update import gradient, score
 from tests.toy import EOS, config, toy_policy
 
 WHOLE = MemoryPlan(8, 1000, False, True)
@@ -129,7 +130,7 @@ def test_compiled_parts_give_the_same_gradient_in_few_shapes(plan, monkeypatch):
     assert found.stats == pytest.approx(plain.stats, rel=1e-5)
     for name, grad in plain.grads.items():
         np.testing.assert_allclose(found.grads[name], grad, atol=1e-6, err_msg=name)
-    assert {rows.length for rows in update._cut(group(), 2, update.COMPILED_MULTIPLE)} == {32}
+    assert {rows.length for rows in cut(group(), 2, update.COMPILED_MULTIPLE)} == {32}
 
 
 def test_small_micro_batches_take_less_memory():
