@@ -17,7 +17,14 @@ KINDS = {
     "full": {"train_type": "full", "learning_rate": 1e-4},
     "sampled": {"eval_num_generations": 3, "eval_temperature": 0.9},
 }
-RUN = {"num_epochs": 1, "eval_samples": 40, "eval_every_updates": 0, "eval_at_start": False}
+RUN = {
+    "max_train_samples": 4,
+    "num_epochs": 1,
+    "eval_samples": 40,
+    "eval_every_updates": 0,
+    "eval_at_start": False,
+    "save_steps": 1,
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
