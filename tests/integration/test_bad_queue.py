@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import store as store_module
+from orchestrator import reads
 from orchestrator.cli import main
 from orchestrator.paths import home
 from orchestrator.store import Store
@@ -110,7 +110,7 @@ def test_a_queue_locked_by_another_program_is_said(say, args, monkeypatch):
 
 def test_a_full_disk_queues_nothing(say, folder, monkeypatch):
     """All of a sweep or nothing: exit 2, and the queue as it was."""
-    connect = store_module.connect
+    connect = reads.connect
 
     def on_a_full_disk(*args, **kwargs):
         db = connect(*args, **kwargs)
@@ -121,7 +121,7 @@ def test_a_full_disk_queues_nothing(say, folder, monkeypatch):
     (folder / "lr.toml").write_text(f'config = "base.toml"\nseeds = {list(range(500))}\n')
     before = content()
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "connect", on_a_full_disk)
+        patch.setattr(reads, "connect", on_a_full_disk)
         code, err = say("submit", "lr.toml")
     assert (code, "the disk is full; nothing was changed" in err) == (2, True)
     assert content() == before

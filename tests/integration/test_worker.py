@@ -229,7 +229,7 @@ def test_idle_worker_takes_up_what_is_submitted_later(tmp_path, start):
 
 def test_sweep_that_comes_as_the_worker_leaves_is_not_left_alone(tmp_path, monkeypatch):
     """Who submits while the lock is still held starts no worker, so the leaving one looks again."""
-    serve_alone = worker_module._serve_alone
+    serve_alone = worker_module.serve_alone
     late = iter([True])
 
     @contextmanager
@@ -239,7 +239,7 @@ def test_sweep_that_comes_as_the_worker_leaves_is_not_left_alone(tmp_path, monke
             if next(late, False):
                 submit(tmp_path, planned("late"))
 
-    monkeypatch.setattr(worker_module, "_serve_alone", leaving)
+    monkeypatch.setattr(worker_module, "serve_alone", leaving)
     assert worker_module.work(until_empty=True, trainer=FAKE) == 0
     assert states() == ["completed"]
 
