@@ -172,6 +172,11 @@ class Run:
         self._warned: set[str] = set()
         console.begin(self.schedule.updates, len(data.train), data.dropped)
         console.detail(f"[memory] {plan}")
+        if self.cfg.prefix_sharing and not policy.can_share_prefix:
+            console.line(
+                "[model] sliding windows or recurrent layers: prompts are not shared within a "
+                "group, which takes more time and memory"
+            )
 
     def go(self, found: Checkpoint | None) -> None:
         """From the state as it is to the end. Raises Interrupted with the state saved."""
