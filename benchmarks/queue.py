@@ -1,10 +1,13 @@
-"""How submit, claim, finish and status grow from 10^2 to 10^5 runs; prints JSON, makes a table.
+"""How submit, claim, finish and status grow from 10^2 to 10^5 runs; makes a table and a picture.
 
-    python benchmarks/queue.py [--most 100000] [--out queue.json]
+    python benchmarks/queue.py [--most 100000] [--json] [--out queue.json] [--plot queue.png]
 
-Each size gets a queue of its own: one sweep of N runs, of which all but 100 are finished (by SQL),
-so that claim and finish are measured beside N finished runs. `status` is the whole command in a
-process of its own, Python's start included; what a bare interpreter takes is beside it.
+Prints a Markdown table (`--json`: a line a size as it comes); the picture needs matplotlib. Each
+size gets a queue of its own: one sweep of N runs, of which all but 100 are finished (by SQL), so
+that claim and finish are measured beside N finished runs. `status` is the whole command in a
+process of its own, Python's start included; what a bare interpreter takes is beside it, and
+`status_cpu_s` is the processor's time for it, which other programs disturb less. Last, eight
+processes claim and finish as fast as they can from one queue.
 """
 
 import argparse
@@ -84,14 +87,17 @@ def claim_and_finish(store, times):
     times["finish_s"] = statistics.median(finishes)
 
 
-def wall(argv, home):
-    """Median wall seconds of a command over five runs, the first left out."""
-    seconds = []
+def cost(argv, home):
+    """Median (wall, processor) seconds of a command over five runs, the first left out."""
+    walls, processor = [], []
     for _ in range(6):
-        began = time.perf_counter()
+        began, before = time.perf_counter(), os.times()
         subprocess.run(argv, check=True, capture_output=True, env={**os.environ, ENV_HOME: home})
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])
+        after = os.times()
+        walls.append(time.perf_counter() - began)
+        used = after.children_user - before.children_user
+        processor.append(used + after.children_system - before.children_system)
+    return statistics.median(walls[1:]), statistics.median(processor[1:])
 
 
 def measure(n):
@@ -106,10 +112,73 @@ def measure(n):
             claim_and_finish(store, times)
             times["db_bytes"] = store.path.stat().st_size
         status = [sys.executable, "-m", "orchestrator", "status"]
-        times["status_s"] = wall(status, home)
-        times["status_json_s"] = wall([*status, "--json"], home)
-        times["python_s"] = wall([sys.executable, "-c", "pass"], home)
+        times["status_s"], times["status_cpu_s"] = cost(status, home)
+        times["python_s"], _ = cost([sys.executable, "-c", "pass"], home)
     return times
+
+
+_CLAIMER = """
+import sys
+from orchestrator.run import Outcome, Progress, Verdict
+from orchestrator.store import Before, Store
+done = Outcome(Verdict.COMPLETED, "completed", None, 0)
+with Store.open() as store:
+    while store.waiting("b").queued:
+        if claimed := store.claim("h", "b", lambda run: Before(-1, None, "/log")):
+            print(claimed[0].id, flush=True)
+            store.finish(claimed[1], done, newer_checkpoint=False, progress=Progress())
+"""
+
+
+def contend(runs, processes):
+    """Runs a second that so many processes claim and finish, each once, together."""
+    with tempfile.TemporaryDirectory() as home:
+        with Store.open(Path(home) / "queue.db") as store:
+            store.add_sweep("s", lambda name: plan(name, runs, home))
+        began = time.perf_counter()
+        words = [sys.executable, "-c", _CLAIMER]
+        env = {**os.environ, ENV_HOME: home}
+        claimers = [
+            subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env)
+            for _ in range(processes)
+        ]
+        claimed = [int(line) for p in claimers for line in p.communicate()[0].split()]
+        seconds = time.perf_counter() - began
+    assert sorted(claimed) == list(range(1, runs + 1)), "claimed twice, or not at all"
+    assert not any(p.returncode for p in claimers)
+    return runs / seconds
+
+
+# --- shown
+
+COLUMNS = ("submit_s", "claim_s", "finish_s", "status_s", "status_cpu_s", "python_s")
+
+
+def table(rows):
+    """The figures as Markdown."""
+    lines = [" | ".join(("runs", *COLUMNS)), " | ".join(["---:"] * (1 + len(COLUMNS)))]
+    for row in rows:
+        lines.append(" | ".join((f"{row['runs']:,}", *(f"{row[c]:.4g}" for c in COLUMNS))))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def plot(rows, path):
+    """Seconds over runs, both by powers of ten."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for column in COLUMNS:
+        label = column.removesuffix("_s").replace("_", " ")
+        axes.loglog([r["runs"] for r in rows], [r[column] for r in rows], "o-", label=label)
+    axes.axhline(0.3, color="grey", linestyle=":", label="status: the aim")
+    axes.set(xlabel="runs in the queue", ylabel="seconds", title="What the queue takes as it grows")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
 
 
 def main():
@@ -117,14 +186,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--most", type=int, default=100_000)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     rows = []
     for n in (100, 1_000, 10_000, 100_000):
         if n <= args.most:
             rows.append(measure(n))
-            print(json.dumps(rows[-1]), flush=True)
+            if args.json:
+                print(json.dumps(rows[-1]), flush=True)
+    if not args.json:
+        print(table(rows))
+    print(f"eight processes at once: {contend(400, 8):.0f} runs claimed and finished a second")
     if args.out:
         args.out.write_text(json.dumps(rows, indent=1) + "\n")
+    if args.plot:
+        plot(rows, args.plot)
 
 
 if __name__ == "__main__":

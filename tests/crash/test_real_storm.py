@@ -84,7 +84,7 @@ def kill_at_random(start, n, kills, draw, run_s):
         done = sum(run.state == "completed" for run in runs())
         ahead = done / n > i / kills
         try:
-            worker.process.wait(draw.uniform(0.0, run_s * (0.5 if ahead else 1.3)))
+            worker.process.wait(draw.uniform(0.0, run_s * (0.3 if ahead else 1.3)))
             break
         except subprocess.TimeoutExpired:
             pass
