@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-TEMPORARY = ".tmp-"
+TEMPORARY = ".grpo-tmp-"
 """Before the name of what is not whole yet."""
 
-REPLACED = ".old-"
+REPLACED = ".grpo-old-"
 """Before the name of a folder that is about to be replaced."""
 
 

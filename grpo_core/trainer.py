@@ -53,8 +53,9 @@ def train(folder: RunFolder, stop: StopFlag, wait: bool = True) -> None:
             rewards = stack.enter_context(load_rewards(cfg))
             data = load_data(cfg, load_tokenizer_of(cfg))
         _adopt(found, state, data, console)
-        what = f"{cfg.run_name} in {cfg.output_dir}"
-        stack.enter_context(gpu_lock(what, stop.wait, wait))
+        watch.lap()
+        stack.enter_context(gpu_lock(f"{cfg.run_name} in {cfg.output_dir}", stop.wait, wait))
+        watch.skip()
         with stop.at_once():
             apply_limits(cfg)
             policy = load_policy(cfg)
@@ -73,9 +74,13 @@ class Stopwatch:
 
     def lap(self) -> None:
         """Count the time since the last lap."""
-        now = time.monotonic()
-        self._state.wall_s += now - self._last
-        self._last = now
+        last = self._last
+        self.skip()
+        self._state.wall_s += self._last - last
+
+    def skip(self) -> None:
+        """Leave the time since the last lap out: it was spent waiting for another run."""
+        self._last = time.monotonic()
 
 
 def _adopt(found: Checkpoint | None, state: RunState, data: Data, console: Console) -> None:
@@ -170,6 +175,7 @@ class Run:
         self._changed = False
         self._saved_at = time.monotonic()
         self._warned: set[str] = set()
+        self._order: tuple[int, list[int]] = (-1, [])
         console.begin(self.schedule.updates, len(data.train), data.dropped)
         console.detail(f"[memory] {plan}")
         if self.cfg.prefix_sharing and not policy.can_share_prefix:
@@ -231,11 +237,19 @@ class Run:
         self._check_health()
 
     def _draw(self, number: int, at: Position) -> Experience:
-        order = list(range(len(self.train_prompts)))
-        if self.cfg.shuffle:
-            order = shuffled(len(order), "order", self.cfg.seed, at.epoch)
+        order = self._order_of(at.epoch)
         prompts = [self.train_prompts[row] for row in order[at.start : at.stop]]
         return gain_experience(self.policy, self.rewards, prompts, self.cfg, number, self.stop)
+
+    def _order_of(self, epoch: int) -> list[int]:
+        """The rows as this epoch goes through them: made of seed and epoch alone."""
+        if self._order[0] != epoch:
+            rows = len(self.train_prompts)
+            draw = (
+                shuffled(rows, "order", self.cfg.seed, epoch) if self.cfg.shuffle else range(rows)
+            )
+            self._order = epoch, list(draw)
+        return self._order[1]
 
     def _count(self, number: int, at: Position, step: Step) -> None:
         """The update has happened: from here on it is part of the state."""
@@ -323,9 +337,11 @@ class Run:
         return crossed(every, step - self.schedule.micro_steps(update), step)
 
     def _evaluate(self, split: str, prompts: list[Prompt]) -> None:
+        reset_peak()
         started = time.perf_counter()
         done = evaluate(self.policy, prompts, self.cfg, split, self.stop)
         eval_s = time.perf_counter() - started
+        self.state.peak_bytes = max(self.state.peak_bytes, peak_bytes())
         line = {
             "update": self.state.update,
             **done.line(),

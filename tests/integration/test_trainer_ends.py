@@ -166,7 +166,7 @@ def test_disk_that_is_really_full(small_disk):
     folder = small_disk / "out"
     done = train(folder, **FEW)
     assert_failed(done, folder, 7, "free some space")
-    assert not list(folder.glob(".tmp-*"))
+    assert not list(folder.glob(".grpo-tmp-*"))
     assert not [path for path in folder.glob("checkpoint-*") if fault(path)]
     subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
     complete(folder, **FEW)

@@ -62,9 +62,9 @@ def test_folder_is_replaced(tmp_path):
 @pytest.mark.parametrize("has_new", [False, True])
 def test_death_between_the_renames_is_mended(tmp_path, has_new):
     """The folder set aside comes back where the new one did not arrive; half-made ones go."""
-    (tmp_path / ".old-final").mkdir()
-    (tmp_path / ".tmp-checkpoint-3").mkdir()
-    (tmp_path / ".tmp-result.json").write_text("{")
+    (tmp_path / ".grpo-old-final").mkdir()
+    (tmp_path / ".grpo-tmp-checkpoint-3").mkdir()
+    (tmp_path / ".grpo-tmp-result.json").write_text("{")
     if has_new:
         (tmp_path / "final").mkdir()
         (tmp_path / "final" / "new").touch()
