@@ -115,7 +115,7 @@ class Submitting(Reads):
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 iter(rows),
             )
-            self._complete_done(sweep_id)
+            self._share_done(sweep_id)
         except sqlite3.IntegrityError as e:
             if "runs.folder" not in str(e):
                 raise
@@ -130,8 +130,11 @@ class Submitting(Reads):
                 found[run.identity] = rows[0]
         return found
 
-    def _complete_done(self, sweep_id: int) -> None:
-        """Runs of the sweep that were trained before are completed, and show what came of it."""
+    def _share_done(self, sweep_id: int) -> None:
+        """Runs of the sweep that were trained before are completed, and show what came of it.
+
+        Those that are trained elsewhere say for whom they wait.
+        """
         self._db.execute(
             f"""
             UPDATE runs SET state = 'completed', output_dir = o.folder, folder = o.folder,
@@ -142,6 +145,11 @@ class Submitting(Reads):
             FROM runs o WHERE o.id = runs.same_as AND o.state = 'completed'
                 AND runs.sweep_id = ? AND runs.state = 'queued'
             """,
+            (sweep_id,),
+        )
+        self._db.execute(
+            "UPDATE runs SET reason = 'waits for run ' || same_as || ', which is the same setting'"
+            " WHERE sweep_id = ? AND same_as IS NOT NULL AND state = 'queued'",
             (sweep_id,),
         )
 

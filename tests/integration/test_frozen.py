@@ -186,6 +186,7 @@ def test_what_waits_elsewhere_is_waited_for(say):
     say("submit", "lr.toml")
     assert "2 queued, 0 new" in say("submit", "lr.toml")[2]
     assert same_as() == [None, None, 1, 2]
+    assert "waits for run 2, which is the same setting" in say("status", "lr-2")[1]
     say("work", "--until-empty")
     assert states() == ["completed"] * 4
     assert [len(attempts(i)) for i in (1, 2, 3, 4)] == [1, 1, 0, 0]

@@ -11,6 +11,7 @@ from orchestrator.errors import NothingAffected, QueueError, UsageError
 from orchestrator.outcome import stamp
 from orchestrator.run import Limits, Outcome, Progress, Retry, RunState, Verdict
 from orchestrator.store import _CLAIM, Store
+from orchestrator.views.facts import gather
 from tests.queue_kit import nothing_before, plan_of, planned, runs, states, submit
 
 BOOT = "boot"
@@ -513,3 +514,22 @@ def test_telling_runs_are_those_that_a_person_looks_for(tmp_path):
         assert [run.id for run in store.telling(1, 6)] == [3, 5, 17, 18, 19, 20]
         assert len(store.telling(1, 100)) == 20
         assert [run.id for run in store.begun(1)] == [5]
+
+
+def test_a_status_reads_only_what_it_shows(tmp_path):
+    """Each question of a status finds its rows by an index, whatever the queue holds."""
+    submit(tmp_path, *(planned(f"r{i}") for i in range(4)))
+    asked = []
+    with Store.open(readonly=True) as store:
+        store._db.raw.set_trace_callback(asked.append)
+        for sweep in store.sweeps():
+            gather(store, [sweep], 12)
+        store._db.raw.set_trace_callback(None)
+        assert len(asked) > 8
+        plans = [
+            (sql, row["detail"])
+            for sql in asked
+            for row in store._db.read(f"EXPLAIN QUERY PLAN {sql}")
+        ]
+    long = [p for p in plans if p[1].startswith(("SCAN r", "SCAN runs")) or "TEMP B-TREE" in p[1]]
+    assert long == []
