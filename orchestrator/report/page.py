@@ -1,4 +1,4 @@
-"""The report as one HTML file: the facts in words and tables, the figures, plotly's script inside.
+"""The report as one HTML file: the template filled in, with our style, our script and plotly's.
 
 No network: a content security policy forbids it, and lets only our two scripts run (by hash), so
 that a text of a run cannot act even where an escape were missing. The template escapes every value.
@@ -7,7 +7,6 @@ that a text of a run cannot act even where an escape were missing. The template 
 import base64
 import hashlib
 import json
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,59 +14,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from orchestrator.curves import Thinned, only_value, thin
-from orchestrator.leaderboard import Row
-from orchestrator.report import curve_plots, parameter_plots, ranking_plot, time_plots
-from orchestrator.report.gather import (
-    CURVES,
-    Facts,
-    RunFacts,
-    Sample,
-    evaluation_interval,
-    read_samples,
-    read_versions,
-)
-from orchestrator.report.groups import groupings
-from orchestrator.run import Attempt, RunState
-from orchestrator.stats import ALPHA, welch_p
-from orchestrator.views.text import clock, counts, duration, metric, plural, setting_value
-
-# Metric -> (title, what it is).
-TITLES = {
-    "reward_mean": ("Reward", "mean of the completions"),
-    "em": ("Exact match", "held-out rows"),
-    "kl": ("KL", "to the reference, nats a token"),
-    "completion_length": ("Completion length", "tokens"),
-    "entropy": ("Entropy", "nats a token"),
-}
-# A screen shows no more points of a curve, and 200 runs must stay light.
-POINTS = 200
-# Settings in the table with the plot; the others can be opened.
-RANKED_SHOWN = 40
-# A completion longer than this is cut in the middle: a report is for looking.
-SAMPLE_CHARS = 4000
+from orchestrator.report.gather import Facts
+from orchestrator.report.sections import context
 
 _FOLDER = Path(__file__).parent
-_NOT_WELL = (RunState.FAILED, RunState.CANCELLED, RunState.PAUSED)
-
-Context = dict[str, Any]
 
 
 def page(facts: Facts, now: datetime) -> str:
     """The whole document."""
     from plotly.offline import get_plotlyjs
 
-    figures: Context = {}
-    context = {
-        **_head(facts, now),
-        "ranking": _ranking(facts, figures),
-        "curves": _curves(facts, figures),
-        "parameters": _parameters(facts, figures),
-        "time": _time(facts, figures, now),
-        "samples": _samples(facts),
-        "runs": [_run_row(run, facts) for run in facts.runs],
-        "not_well": [_not_well(run) for run in facts.runs if run.run.state in _NOT_WELL],
-    }
     plotly, script = get_plotlyjs(), _text("page.js")
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -76,10 +32,10 @@ def page(facts: Facts, now: datetime) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["json_in_html"] = json_in_html
     return environment.get_template("page.html").render(
-        **context,
-        # Our own files and JSON made safe for a script element: all else is escaped.
-        figures=Markup(json_in_html(figures)),
+        **context(facts, now),
+        # Our own files: all else is escaped.
         style=Markup(_text("page.css")),
         plotly=Markup(plotly),
         script=Markup(script),
@@ -87,12 +43,12 @@ def page(facts: Facts, now: datetime) -> str:
     )
 
 
-def json_in_html(value: Any) -> str:
+def json_in_html(value: Any) -> Markup:
     """JSON in which nothing reads as markup, so that it may stand in a script element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return Markup(text)
 
 
 def _text(name: str) -> str:
@@ -102,329 +58,3 @@ def _text(name: str) -> str:
 def _hash(script: str) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"'sha256-{digest}'"
-
-
-# --- the first screen
-
-
-def _head(facts: Facts, now: datetime) -> Context:
-    sweep = facts.sweep
-    best = facts.scores[0].run if facts.scores else None
-    return {
-        "name": sweep.name,
-        "state": sweep.state,
-        "reason": sweep.reason if sweep.paused else None,
-        "counts": counts(sweep.counts),
-        "objective": sweep.objective.metric,
-        "objective_words": _objective_words(facts),
-        "winner": _winner(facts),
-        "tiles": _tiles(facts),
-        "submitted": clock(sweep.created),
-        "written": now.astimezone().strftime("%Y-%m-%d %H:%M"),
-        "cwd": sweep.cwd,
-        "config_source": sweep.config_source,
-        "config_text": sweep.config_text,
-        "spec_text": sweep.spec_text,
-        "versions": read_versions(best.folder) if best else {},
-    }
-
-
-def _objective_name(facts: Facts) -> str:
-    name = facts.objective.metric
-    return TITLES[name][0].lower() if name in TITLES else name
-
-
-def _objective_words(facts: Facts) -> str:
-    """`exact match at the end, higher is better`."""
-    kind, _, n = facts.objective.reduce.partition(":")
-    when = {"best": "at its best", "last": f"mean of the last {n}" if n else "at the end"}[kind]
-    better = "higher" if facts.objective.goal == "max" else "lower"
-    return f"{_objective_name(facts)} {when}, {better} is better"
-
-
-def _winner(facts: Facts) -> str:
-    """The best setting in words; several share the first place where their means are equal."""
-    if not facts.rows:
-        return ""
-    equal = sum(row.rank == 1 for row in facts.rows) - 1
-    more = f" (and {plural(equal, 'setting')} equal to it)" if equal else ""
-    return facts.label(facts.rows[0].params) + more
-
-
-def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
-    """(title, value, what to know about it)."""
-    tiles = []
-    name = facts.objective.metric
-    if facts.rows:
-        best = facts.rows[0]
-        words = _interval_words(best, facts)
-        tiles.append((f"best {_objective_name(facts)}", metric(name, best.mean), words))
-    if facts.rows and facts.before is not None:
-        words = "mean of the runs, before their first update"
-        tiles.append(("before training", metric(name, facts.before), words))
-    tiles.append(("runs", str(len(facts.runs)), counts(facts.sweep.counts)))
-    lost = f"{duration(facts.lost_s)} of it in runs that failed"
-    tiles.append(("trained", duration(facts.wall_s), lost if facts.lost_s else "all attempts"))
-    return tiles
-
-
-def _interval_words(row: Row, facts: Facts) -> str:
-    if row.ci95 is not None:
-        return f"95% interval {_span(row.ci95, facts)}, {row.n} seeds"
-    if (found := evaluation_interval(row)) is not None:
-        return f"one run; {_span(found, facts)} by its evaluation’s own noise"
-    return "one run, no interval"
-
-
-def _span(interval: tuple[float, float], facts: Facts) -> str:
-    """`63.8% – 76.4%`, on one line."""
-    return "\u00a0–\u00a0".join(metric(facts.objective.metric, value) for value in interval)
-
-
-# --- ranking
-
-
-def _ranking(facts: Facts, figures: Context) -> Context | None:
-    if not facts.rows:
-        return None
-    shown = facts.rows[:RANKED_SHOWN]
-    plot = ranking_plot.ranking_figure(shown, facts.objective, facts.before)
-    figures["ranking"] = plot.to_plotly_json()
-    cells = [_ranking_row(row, facts) for row in facts.rows]
-    return {
-        "keys": facts.keys,
-        "shown": cells[:RANKED_SHOWN],
-        "rest": cells[RANKED_SHOWN:],
-        "first": sum(row.rank == 1 for row in shown),
-        "row_px": ranking_plot.ROW_PX,
-        "before": None if facts.before is None else metric(facts.objective.metric, facts.before),
-        "caveat": _caveat(facts.rows),
-        "summary": f"The mean {_objective_name(facts)} of each setting with its interval, in the "
-        "order of the table.",
-    }
-
-
-def _ranking_row(row: Row, facts: Facts) -> Context:
-    return {
-        "rank": row.rank,
-        "values": [_value(row.params, key) for key in facts.keys],
-        "mean": metric(facts.objective.metric, row.mean),
-        "interval": "one run" if row.ci95 is None else _span(row.ci95, facts),
-        "n": row.n,
-        "runs": ", ".join(str(score.run.id) for score in row.scores),
-    }
-
-
-def _value(params: dict[str, Any], key: str) -> str:
-    return setting_value(params[key]) if key in params else "–"
-
-
-def _caveat(rows: tuple[Row, ...]) -> str:
-    """What the ranking does not say, where that matters."""
-    if len(rows) < 2:
-        return ""
-    if all(row.n == 1 for row in rows):
-        return (
-            "Every setting ran once. A bar is the noise of that run’s evaluation; how much another "
-            "seed would change, only more seeds can tell."
-        )
-    if rows[0].n == 1:
-        return "The first setting ran once; more seeds would show whether that was luck."
-    first = [score.value for score in rows[0].scores]
-    others = [[score.value for score in row.scores] for row in rows[1:]]
-    near = sum(len(other) > 1 and welch_p(first, other) >= ALPHA for other in others)
-    alone = sum(len(other) == 1 for other in others)
-    words = f"; {plural(alone, 'setting')} ran once, which tells nothing" if alone else ""
-    if not near:
-        return f"The first is told apart from every other setting (Welch’s t test, 5%){words}."
-    return (
-        f"These seeds do not tell the first apart from {plural(near, 'other setting')} "
-        f"(Welch’s t test, 5%){words}."
-    )
-
-
-# --- curves
-
-
-def _curves(facts: Facts, figures: Context) -> Context | None:
-    if not any(any(run.curves.values()) for run in facts.runs):
-        return None
-    metrics = list(dict.fromkeys((*CURVES, facts.objective.metric)))
-    ways = groupings(facts)
-    panels = []
-    for name in metrics:
-        curves = [run.curves[name] for run in facts.runs]
-        thinned = thin(curves, POINTS)
-        panels.append(_panel(name, curves, thinned))
-        if panels[-1]["drawn"]:
-            for grouping in ways:
-                figure = curve_plots.curve_figure(grouping, name, thinned)
-                figures[f"curve/{grouping.name}/{name}"] = figure.to_plotly_json()
-    return {
-        "panels": panels,
-        "height": curve_plots.HEIGHT_PX,
-        "groupings": [
-            {
-                "name": grouping.name,
-                "legend": [(group.label, group.colour) for group in grouping.groups],
-                "others": len(grouping.others),
-            }
-            for grouping in ways
-        ],
-    }
-
-
-def _panel(name: str, curves: list[Any], thinned: Thinned) -> Context:
-    """A place for a metric's figure, or for the words that say why there is none."""
-    title, unit = TITLES.get(name, (name, ""))
-    ends = [curve[-1][1] for curve in curves if curve]
-    note, summary = "", ""
-    if not ends:
-        note = "not logged"
-    elif (value := only_value(curves)) is not None:
-        note = f"{metric(name, value).removesuffix('.0')} in every run, at every update"
-        if name == "kl" and value == 0:
-            note += "; with kl_coeff = 0 there is no reference"
-    else:
-        low, high = metric(name, min(ends)), metric(name, max(ends))
-        summary = f"{title} over updates of {plural(len(ends), 'run')}: {low} to {high} at the end."
-    drawn = bool(summary)
-    if drawn and thinned.width > 1:
-        note = f"each point is the mean of {thinned.width} updates"
-    return {"id": name, "title": title, "unit": unit, "summary": summary, "note": note,
-            "drawn": drawn}  # fmt: skip
-
-
-# --- parameters
-
-
-def _parameters(facts: Facts, figures: Context) -> Context | None:
-    parallel = parameter_plots.parallel_figure(facts)
-    if parallel is None:
-        return None
-    figures["parallel"] = parallel.figure.to_plotly_json()
-    keys = facts.keys[: parameter_plots.AXES_SHOWN]
-    for key in keys:
-        figures[f"slice/{key}"] = parameter_plots.slice_figure(facts, key).to_plotly_json()
-    return {
-        "keys": keys,
-        "left_out": len(facts.keys) - len(keys),
-        "importance": _importance(facts, figures),
-        "filters": list(parallel.values.items()),
-        "lines": Markup(json_in_html(parallel.lines)),
-        "objective_name": _objective_name(facts),
-    }
-
-
-def _importance(facts: Facts, figures: Context) -> Context:
-    told = facts.importance
-    if told.shares:
-        figure = parameter_plots.importance_figure(told.shares)
-        figures["importance"] = figure.to_plotly_json()
-    listed = ", ".join(f"{key} {share:.0%}" for key, share in told.shares.items())
-    return {"shares": listed, "settings": told.settings, "reason": told.reason}
-
-
-# --- time
-
-
-def _time(facts: Facts, figures: Context, now: datetime) -> Context | None:
-    timeline = time_plots.timeline_figure(facts, now)
-    if timeline is None:
-        return None
-    figures["timeline"] = timeline.to_plotly_json()
-    best = time_plots.best_so_far_figure(facts)
-    if best is not None:
-        figures["best"] = best.to_plotly_json()
-    return {
-        "best": best is not None,
-        "unit": time_plots.time_unit(facts.wall_s)[1],
-        "zone": time_plots.zone(now),
-        "attempts": plural(sum(len(run.attempts) for run in facts.runs), "attempt"),
-    }
-
-
-# --- samples
-
-
-def _samples(facts: Facts) -> list[Context]:
-    """The best and the worst ranked run with what they wrote."""
-    if not facts.scores:
-        return []
-    chosen = {"Best run": facts.scores[0]}
-    if len(facts.scores) > 1:
-        chosen["Worst run"] = facts.scores[-1]
-    return [
-        {
-            "title": title,
-            "name": score.run.name,
-            "value": metric(facts.objective.metric, score.value),
-            "moments": list(_moments(score.run.folder)),
-        }
-        for title, score in chosen.items()
-    ]
-
-
-def _moments(folder: Path) -> Iterable[Context]:
-    samples = read_samples(folder)
-    for title, found in (("Early", samples.early), ("Late", samples.late)):
-        if found:
-            shown = [_sample_cells(sample) for sample in found]
-            yield {"title": title, "at": found[0].update, "samples": shown}
-
-
-def _sample_cells(sample: Sample) -> Context:
-    parts = [f"{name} {value:g}" for name, value in sample.rewards.items()]
-    return {
-        "prompt": _cut(sample.prompt),
-        "completion": _cut(sample.completion),
-        "answer": _cut(sample.answer),
-        "reward": "–" if sample.reward is None else f"{sample.reward:g}",
-        "parts": " + ".join(parts),
-    }
-
-
-def _cut(text: str) -> str:
-    if len(text) <= SAMPLE_CHARS:
-        return text
-    half = SAMPLE_CHARS // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
-
-
-# --- runs
-
-
-def _run_row(facts: RunFacts, of: Facts) -> Context:
-    run = facts.run
-    return {
-        "id": run.id,
-        "name": run.name,
-        "state": str(run.state),
-        "setting": of.label(run.overrides),
-        "seed": "–" if run.seed is None else str(run.seed),
-        "value": metric(of.objective.metric, run.value),
-        "sort_value": "" if run.value is None else repr(run.value),
-        "time": duration(run.wall_s or None),
-        "wall_s": f"{run.wall_s:.3f}",
-        "tags": ", ".join(run.tags),
-        "command": facts.command,
-        "attempts": [_attempt_words(attempt) for attempt in facts.attempts],
-    }
-
-
-def _attempt_words(attempt: Attempt) -> str:
-    reason = f": {attempt.reason}" if attempt.reason and attempt.outcome != "completed" else ""
-    end = attempt.outcome or "running"
-    return f"attempt {attempt.n} from {clock(attempt.started)}, {end}{reason}"
-
-
-def _not_well(facts: RunFacts) -> Context:
-    proof = [attempt.evidence for attempt in facts.attempts if attempt.evidence]
-    run = facts.run
-    return {
-        "id": run.id,
-        "name": run.name,
-        "state": str(run.state),
-        "reason": run.reason or "–",
-        "evidence": proof[-1] if proof else "",
-    }
