@@ -113,12 +113,13 @@ def default_names(
 ) -> list[str]:
     """`lr1e-5-g8-s0`: what differs between runs, short and unique; `alone` where nothing does.
 
-    `rows` hold the value of every key for each run; none is named as one of `taken`.
+    `rows` hold the values of each run, a key that one does not have is left out of its name; none
+    is named as one of `taken`.
     """
     names: list[str] = []
     used = {folded(name) for name in taken}
     for row in rows:
-        stem = "-".join(_part(key, row[key]) for key in keys).lstrip(".-")
+        stem = "-".join(_part(key, row[key]) for key in keys if key in row).lstrip(".-")
         name = free_name(_cut(stem or alone, MAX_NAME_BYTES - 10), used)
         used.add(folded(name))
         names.append(name)

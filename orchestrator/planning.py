@@ -70,7 +70,8 @@ def planned_runs(
     if taken is not None:
         points = [point for point in points if not _is_known(spec, *point, taken)]
     configs = [setting_config(spec, setting, seed) for setting, seed in points]
-    names = _run_names(spec, differing, sweep, configs, faults, taken)
+    rows = [_named_values(spec, s, c) for (s, _), c in zip(points, configs, strict=True)]
+    names = _run_names(spec, differing, sweep, configs, rows, faults, taken)
     folders = [_folder(spec.output, sweep, run, c) for run, c in zip(names, configs, strict=True)]
     if taken is not None:
         folders = _numbered(folders, taken.folders)
@@ -99,17 +100,26 @@ def _is_known(spec: Spec, setting: Setting, seed: int | None, taken: Taken) -> b
     return taken.known(config_hash(setting_config(spec, setting, seed)), setting.overrides)
 
 
+def _named_values(spec: Spec, setting: Setting, config: MLXGRPOConfig) -> Mapping[str, Any]:
+    """What a default name is made of; of a draw what it has drawn, to three digits."""
+    if spec.search.method == "grid":
+        return vars(config)
+    drawn = {**setting.overrides, "seed": config.seed}
+    return {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in drawn.items()}
+
+
 def _run_names(
     spec: Spec,
     differing: Sequence[str],
     sweep: str,
     configs: Sequence[MLXGRPOConfig],
+    rows: Sequence[Mapping[str, Any]],
     faults: Faults,
     taken: Taken | None,
 ) -> list[str]:
     used = taken.names if taken else frozenset()
     if spec.run_name is None:
-        return default_names(differing, [vars(config) for config in configs], taken=used)
+        return default_names(differing, rows, taken=used)
     names = [fill(spec.run_name, config, sweep=sweep) for config in configs]
     for name in names:
         fault = name_fault(name)

@@ -15,6 +15,7 @@ from orchestrator.views.text import (
     duration,
     number,
     percent,
+    plural,
     size,
 )
 
@@ -42,6 +43,8 @@ def plain_table(*columns: str, right: Iterable[str] = ()) -> Table:
 def sweep_line(sweep: Sweep, eta_s: float | None) -> Text:
     """`demo · running · 2 completed, 1 running, 3 queued · about 1m 40s left`."""
     line = Text.assemble((sweep.name, "bold"), f" · {sweep.state} · {counts(sweep.counts)}")
+    if sweep.to_ask:
+        line.append(f", {plural(sweep.to_ask, 'setting')} to be chosen")
     if eta_s is not None and sweep.state in ("queued", "running"):
         line.append(f" · about {duration(eta_s)} left", style="cyan")
     if sweep.paused and sweep.reason:

@@ -334,6 +334,14 @@ def test_tpe_draws_a_first_batch_and_leaves_the_rest_for_later(folder):
     assert expansion(SEARCH.format(method="tpe", runs=3)).to_ask == 0
 
 
+def test_a_draw_is_named_by_what_it_has_drawn_to_three_digits(folder):
+    """Six digits, and parameters that do not count, would only make names long."""
+    for run in runs(SEARCH.format(method="sobol", runs=8)):
+        short = short_number(float(f"{run.overrides['learning_rate']:.3g}"))
+        assert run.name.startswith(f"lr{short}-g")
+        assert ("clip_eps_high=" in run.name) == ("clip_eps_high" in run.overrides)
+
+
 def test_a_search_gives_each_setting_every_seed_breadth_first(folder):
     """Runs of the search are settings; seeds multiply them, outermost."""
     found = runs("seeds = [5, 6]" + SEARCH.format(method="random", runs=3))
