@@ -278,8 +278,8 @@ MUTATIONS = (
     Mutation(
         "the same order in every epoch",
         TRAINER,
-        'shuffled(len(order), "order", self.cfg.seed, at.epoch)',
-        'shuffled(len(order), "order", self.cfg.seed)',
+        'shuffled(rows, "order", self.cfg.seed, epoch)',
+        'shuffled(rows, "order", self.cfg.seed)',
         (RUN,),
     ),
     Mutation(
