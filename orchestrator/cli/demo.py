@@ -126,6 +126,7 @@ def _print_next(name: str, run_id: int, home: "Home") -> None:
         print(f"  export {paths.ENV_HOME}={OWN_QUEUE}")
     for command, words in (
         (f"grpo-sweep best {name}", "its settings, ranked"),
+        (f"grpo-sweep report {name} --open", "a page with curves, and what the model wrote"),
         (f"grpo-sweep show {run_id}", "the best run and the command that made it"),
         (f"grpo-sweep logs {run_id}", "what it printed"),
         ("grpo-sweep submit SPEC.toml --dry-run", "a sweep of your own, looked at first"),

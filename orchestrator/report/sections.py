@@ -115,7 +115,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     if facts.rows:
         best = facts.rows[0]
         words = _interval_words(best, facts)
-        tiles.append((f"best {_objective_name(facts)}", metric(name, best.mean), words))
+        tiles.append((f"best setting’s {_objective_name(facts)}", metric(name, best.mean), words))
     if facts.rows and facts.before is not None:
         words = "mean of the runs, before their first update"
         tiles.append(("before training", metric(name, facts.before), words))
@@ -135,7 +135,7 @@ def _interval_words(row: Row, facts: Facts) -> str:
 
 def _span(interval: tuple[float, float], facts: Facts) -> str:
     """`63.8% – 76.4%`, on one line."""
-    return "\u00a0–\u00a0".join(metric(facts.objective.metric, value) for value in interval)
+    return "\u00a0–\u2060\u00a0".join(metric(facts.objective.metric, value) for value in interval)
 
 
 # --- ranking
@@ -191,7 +191,7 @@ def _caveat(rows: tuple[Row, ...]) -> str:
     others = [[score.value for score in row.scores] for row in rows[1:]]
     near = sum(len(other) > 1 and welch_p(first, other) >= ALPHA for other in others)
     alone = sum(len(other) == 1 for other in others)
-    words = f"; {plural(alone, 'setting')} ran once, which tells nothing" if alone else ""
+    words = f"; {plural(alone, 'setting')} ran once, too few to tell" if alone else ""
     if not near:
         return f"The first is told apart from every other setting (Welch’s t test, 5%){words}."
     return (

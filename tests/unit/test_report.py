@@ -103,7 +103,7 @@ def test_a_report_tells_the_best_setting_its_interval_and_what_it_was_before(tmp
     head = reader.words("header")
     assert "Best setting: learning_rate 1e-3" in head
     assert re.search(
-        r"best exact match 6[3-7]\.\d% 95% interval 6\d\.\d% – 6\d\.\d%, 3 seeds", head
+        r"exact match 6[3-7]\.\d% 95% interval 6\d\.\d% –\u2060 6\d\.\d%, 3 seeds", head
     )
     assert re.search(r"before training (29|30|31)\.\d%", head)
     assert "runs 9 9 completed trained 9m 00s" in head
