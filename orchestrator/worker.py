@@ -20,7 +20,6 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator import paths, procs
-from orchestrator.asking import next_runs, prepare
 from orchestrator.errors import SpecError, SweepError, WorkerBusy
 from orchestrator.faults import crashpoint
 from orchestrator.frozen import changes
@@ -278,6 +277,9 @@ class _Worker:
     def _ask(self) -> None:
         """Let each search whose runs are all done choose its next setting."""
         for sweep in self._store.dry():
+            # The grammar takes time to import, and a status asks this module whether it runs.
+            from orchestrator.asking import next_runs, prepare
+
             prepare()
             try:
                 chosen = self._store.ask(sweep.id, next_runs)

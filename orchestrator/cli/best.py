@@ -74,10 +74,11 @@ def _print_duel(sweep: "Sweep", rows: "list[Row]") -> None:
     words = verdict.get(duel.verdict, duel.verdict)
     print(f"first against second: {words}, p = {duel.p:.2g};")
     print(f"a run of the first beats a run of the second in {percent(duel.probability)}{span}")
-    say(
-        "the best of many is partly luck; fresh seeds and rows tell: "
-        f"grpo-sweep confirm {sweep.name} --top 2 --seeds 100-102"
-    )
+    if all(row.params.get("eval_part") != "confirm" for row in rows):
+        say(
+            "the best of many is partly luck; fresh seeds and rows tell: "
+            f"grpo-sweep confirm {sweep.name} --top 2 --seeds 100-102"
+        )
 
 
 def _say_what_is_missing(sweep: "Sweep", runs: "list[Run]", ranked: int) -> None:

@@ -174,7 +174,7 @@ def _say_why_it_waits(store: "Store", runs: "Sequence[Run]", told: set[str]) -> 
         sweep = store.sweep_of(run)
         if sweep.paused:
             reasons.append(f"sweep {sweep.name} is paused: {sweep.reason}")
-    reasons += [f"run {run.id} is paused" for run in runs if run.state == "paused"]
+    reasons += [f"run {run.id} is paused" for run in runs if run.state == "paused" and not run.rung]
     for reason in reasons:
         if reason and reason not in told:
             told.add(reason)
