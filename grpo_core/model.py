@@ -38,7 +38,7 @@ from grpo_core.adapters import (
 from grpo_core.errors import ModelError
 from grpo_core.fields import MLXGRPOConfig
 from grpo_core.forward import Halves, Params
-from grpo_core.prefix import abilities
+from grpo_core.prefix import Abilities, abilities
 
 # mlx-lm's defaults for `convert -q`.
 BASE_BITS = 4
@@ -64,7 +64,7 @@ class Policy:
     config: dict[str, Any]  # the model's config.json
     vocab_size: int
     halves: Halves
-    can_share_prefix: bool
+    can_share_prefix: bool  # it can, and prefix_sharing is on
     initial: Params | None  # the first weights; train_type full with kl_coeff > 0
     can_mix_lengths: bool = True  # prompts of several lengths in one batch of decoding
 
@@ -191,7 +191,7 @@ def _policy(cfg: MLXGRPOConfig, base: _Base, model: nn.Module, adapter: Adapter 
     some = mx.arange(4)[None]
     halves.check(some)
     vocab = int(halves.model(some).shape[-1])
-    can = abilities(halves, vocab)
+    can = abilities(halves, vocab) if cfg.prefix_sharing else Abilities(False, False)
     _ = halves.head_names
     keeps_initial = cfg.train_type == "full" and cfg.kl_coeff > 0
     policy = Policy(

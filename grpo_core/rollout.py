@@ -93,12 +93,13 @@ def _groups(
 
 
 def _batches(policy: Policy, prompts: Sequence[tuple[int, ...]], n: int) -> Iterator[list[int]]:
-    """Which prompts decode together: of similar length, at most MAX_ROWS rows."""
+    """Which prompts decode together: of similar or the same length, at most MAX_ROWS rows."""
     order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
-    size = max(1, MAX_ROWS // n) if policy.can_share_prefix else 1
+    size = max(1, MAX_ROWS // n)
+    mixes = policy.can_share_prefix and policy.can_mix_lengths
     batch: list[int] = []
     for p in order:
-        fits = policy.can_mix_lengths or not batch or len(prompts[p]) == len(prompts[batch[0]])
+        fits = mixes or not batch or len(prompts[p]) == len(prompts[batch[0]])
         if len(batch) == size or not fits:
             yield batch
             batch = []
@@ -260,7 +261,7 @@ class _State:
 def _prefill(policy: Policy, prompts: list[tuple[int, ...]], n: int) -> _State:
     """Runs each prompt once and gives every row its prompt's logits."""
     if not policy.can_share_prefix:
-        return _prefill_own(policy.halves, prompts[0], n)
+        return _prefill_own(policy.halves, prompts, n)
     halves = policy.halves
     prefix, last, lengths = run_prompts(halves, prompts)
     owner = [p for p in range(len(prompts)) for _ in range(n)]
@@ -268,10 +269,13 @@ def _prefill(policy: Policy, prompts: list[tuple[int, ...]], n: int) -> _State:
     return _State(halves, caches, mx.repeat(halves.head(last), n, axis=0))
 
 
-def _prefill_own(halves: Halves, prompt: tuple[int, ...], n: int) -> _State:
-    """With the model's own caches, one copy for each row: sliding windows, recurrent layers."""
+def _prefill_own(halves: Halves, prompts: list[tuple[int, ...]], n: int) -> _State:
+    """With the model's own caches, one copy for each row: sliding windows, recurrent layers.
+
+    The prompts are of one length, since not every cache knows padding.
+    """
     caches = make_prompt_cache(halves.model)
-    hidden = halves.trunk(mx.array(prompt)[None], caches)
+    hidden = halves.trunk(mx.array(prompts), caches)
     for cache in caches:
         _map_rows(cache, lambda a: mx.repeat(a, n, axis=0))
     return _State(halves, caches, mx.repeat(halves.head(hidden[:, -1]), n, axis=0))

@@ -14,7 +14,7 @@ from grpo_core.sampling import Sampling
 from grpo_core.update import gradient, score
 from tests.zoo import MAKES, MIXING, SHARING, VOCAB, zoo_policy
 
-PROMPTS = [tuple(range(8, 17)), tuple(range(20, 34)), (30, 9, 41)]
+PROMPTS = [tuple(range(8, 17)), tuple(range(20, 34)), (30, 9, 41), tuple(range(38, 29, -1))]
 TEMPERATURE = 0.9
 LIMIT = 12
 

@@ -1,5 +1,7 @@
 """Completions: how they end, what is kept, and that the batch around them does not matter."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -96,6 +98,17 @@ def test_looks_and_batches_do_not_change_a_token(policy, monkeypatch, look, rows
     found = sample(policy, 5, prompts)
     for one, other in zip(expected, found, strict=True):
         assert one.prompt_ids == other.prompt_ids
+        assert one.completions == other.completions
+        for a, b in zip(one.logprobs, other.logprobs, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_sharing_a_prompt_does_not_change_a_token(policy):
+    """With the model's own caches, a copy of the prompt for each row: the same completions."""
+    prompts = [PROMPT, (12, 40, 21, 5, 17, 33), (4, 5, 6), (2,)]
+    expected = sample(policy, 5, prompts)
+    found = sample(replace(policy, can_share_prefix=False), 5, prompts)
+    for one, other in zip(expected, found, strict=True):
         assert one.completions == other.completions
         for a, b in zip(one.logprobs, other.logprobs, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
