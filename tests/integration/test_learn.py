@@ -46,6 +46,10 @@ def by_length(text, answer):
     return float(len(text))
 
 
+def by_letters(text, answer):
+    return float(sum(map(ord, text)))
+
+
 def constant(text, answer):
     return 1.5
 
@@ -90,6 +94,16 @@ def test_constant_reward_leaves_everything_bit_identical(train_type, zero_varian
     assert step.finite
     assert (step.figures["loss"], step.figures["grad_norm"]) == (0.0, 0.0)
     assert scene.experience.figures["frac_reward_zero_std"] == 1.0
+    assert same(scene.snapshot(), before)
+
+
+def test_masked_completions_alone_leave_everything_bit_identical():
+    """Rewards differ, but every completion was cut and is masked: weight decay does not act."""
+    scene = Scene(by_letters, mask_truncated=True, max_new_tokens=6, weight_decay=0.1)
+    assert scene.experience.figures["truncated_frac"] == 1.0
+    assert scene.experience.groups
+    before = scene.snapshot()
+    assert not scene.step().moved
     assert same(scene.snapshot(), before)
 
 

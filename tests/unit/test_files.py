@@ -20,6 +20,12 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_written_file_stands_alone(tmp_path):
+    """The half-made one is gone when the whole one is there."""
+    write_json(tmp_path / "a.json", {"n": 1})
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_torn_json_is_none(tmp_path):
     """A torn file reads as no file; so does one that holds no object."""
     for name, content in (("torn", '{"n": '), ("list", "[1]"), ("none", None)):
