@@ -138,6 +138,7 @@ def test_a_lower_objective_can_be_the_better_one(tmp_path):
     reader = read(name)
     assert "Best setting: kl_coeff 0.1" in reader.words("header")
     assert "mean of the last 3, lower is better" in reader.words("header")
+    assert "before training" not in reader.words("header")  # The first length is that of update 1.
     assert reader.words("samples").startswith("What the model wrote Best run r0.1")
     assert "curve/setting/completion_length" in figures(reader)
 
@@ -164,6 +165,15 @@ def test_equal_completions_are_shown_once(tmp_path):
     assert samples.late == ()
 
 
+def test_what_lies_between_the_first_and_the_last_update_is_left_out(tmp_path):
+    """However few samples the first update kept."""
+    lines = [sample(update, f"at {update}") for update in (2, 3, 4)]
+    write_lines(tmp_path / "samples.jsonl", lines)
+    samples = read_samples(tmp_path)
+    assert [s.completion for s in samples.early] == ["at 2"]
+    assert [s.completion for s in samples.late] == ["at 4"]
+
+
 def test_every_command_is_the_one_that_trains_the_run(tmp_path):
     """Folder, config and each --set, as a shell takes them."""
     facts = facts_of(finished_sweep(tmp_path / "it's", THREE))
@@ -179,9 +189,11 @@ def test_every_command_is_the_one_that_trains_the_run(tmp_path):
 def test_failures_are_told_with_their_evidence(tmp_path):
     """Which run, why, and the line that proves it; its time counts as lost."""
     name = add_sweep(tmp_path, [planned_run("a", 0, {"lora_rank": 8}), planned_run("b", 0, {})])
-    finish_next(Outcome(Verdict.DIVERGED, "loss is not a number", "update 7: loss nan", 6), 90.0)
+    diverged = Outcome(Verdict.DIVERGED, "loss is not a number", "update 7: loss nan", 6)
+    finish_next(diverged, 90.0, lambda run: write_run(run.folder, 1.0, 20))
     finish_next(write=lambda run: write_run(run.folder, 0.5, 20))
     reader = read(name)
+    assert [score.run.name for score in facts_of(name).scores] == ["b"]
     words = reader.words("not-well")
     assert "a failed loss is not a number" in words.replace("diverged: ", "")
     assert "update 7: loss nan" in words
