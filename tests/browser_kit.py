@@ -5,6 +5,7 @@ the browser's descriptors 3 (in) and 4 (out).
 """
 
 import base64
+import contextlib
 import json
 import os
 import select
@@ -45,11 +46,14 @@ class Page:
         self._in, from_browser = os.pipe()
         flags = ["--headless", "--no-sandbox", "--remote-debugging-pipe", "--disable-gpu"]
         flags += ["--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars"]
-        flags += ["--disable-background-networking", f"--user-data-dir={self._profile.name}"]
+        flags += ["--disable-background-networking", "--disable-breakpad"]
+        flags += [f"--user-data-dir={self._profile.name}"]
         numbers = (str(to_browser), str(from_browser))
         self._process = subprocess.Popen(
             [sys.executable, "-c", _LAUNCHER, *numbers, find_chromium(), *flags, "about:blank"],
             pass_fds=(to_browser, from_browser),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -74,7 +78,14 @@ class Page:
         return self
 
     def __exit__(self, *_):
-        os.killpg(self._process.pid, signal.SIGKILL)
+        # Asked first: helpers that have left the group go with the browser.
+        self._session = None
+        with contextlib.suppress(AssertionError, OSError):
+            self._send("Browser.close")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         os.close(self._in)
         os.close(self._out)
