@@ -99,7 +99,8 @@ def sparkline(values: Sequence[float], width: int, low: float, high: float) -> s
         return ""
     cells = min(width, len(finite))
     edges = [round(i * len(finite) / cells) for i in range(cells + 1)]
-    means = [math.fsum(finite[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    # Divided before they are added up: the sum of two large floats may be no float.
+    means = [sum(v / (b - a) for v in finite[a:b]) for a, b in itertools.pairwise(edges)]
     span = high - low
     top = len(_BLOCKS) - 1
     heights = [0.5 if span <= 0 else (value - low) / span for value in means]

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -121,6 +121,8 @@ def test_a_sparkline_is_scaled_and_cut():
     assert sparkline([], 8, 0, 1) == ""
 
 
+@example([8.9e307, 8.99e307], 1, 0.0, 0.0)
+@example([1.7976931348623157e308] * 3, 1, 0.0, 1.0)
 @given(st.lists(st.floats(), max_size=50), st.integers(0, 20), st.floats(-9, 9), st.floats(-9, 9))
 def test_a_sparkline_never_fails_and_never_overflows(values, width, low, high):
     """Whatever a log holds."""
