@@ -15,7 +15,6 @@ import pytest
 
 from grpo_core.config import FIELDS
 from orchestrator import worker
-from orchestrator.cli import main
 from orchestrator.cli.group import SECTIONS
 from orchestrator.paths import home
 from orchestrator.store import Store
@@ -38,21 +37,6 @@ def folder(tmp_path, monkeypatch):
     # Workers of this process train with the fake trainer.
     monkeypatch.setattr(worker, "work", functools.partial(worker.work, trainer=FAKE))
     return tmp_path
-
-
-@pytest.fixture
-def say(capfd, folder):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*args):
-        capfd.readouterr()
-        code = main(list(args))
-        out = capfd.readouterr()
-        assert "Traceback" not in out.err
-        assert "\x1b" not in out.out + out.err  # No colour in a pipe.
-        return code, out.out, out.err
-
-    return run
 
 
 def start(*args, trainer=FAKE, **more):

@@ -4,7 +4,6 @@ import io
 
 import pytest
 
-from orchestrator.cli import main
 from orchestrator.store import Store
 from tests.queue_kit import WorkerProcess, eventually, planned, runs, states, submit
 
@@ -12,20 +11,12 @@ SPEC = 'config = "base.toml"\n[params]\nlearning_rate = [1e-5, 1e-4]\n'
 
 
 @pytest.fixture
-def say(tmp_path, monkeypatch, capfd):
-    """Run a command in a folder with a base config and a spec: (exit code, stdout, stderr)."""
+def folder(tmp_path, monkeypatch):
+    """A folder with a base config and a spec, in which the process stands."""
     (tmp_path / "base.toml").write_text('model_name = "builtin/tiny"\n')
     (tmp_path / "lr.toml").write_text(SPEC)
     monkeypatch.chdir(tmp_path)
-
-    def run(*args):
-        capfd.readouterr()
-        code = main(list(args))
-        out = capfd.readouterr()
-        assert "Traceback" not in out.err
-        return code, out.out, out.err
-
-    return run
+    return tmp_path
 
 
 def order():

@@ -8,7 +8,6 @@ import subprocess
 import pytest
 
 from orchestrator import worker
-from orchestrator.cli import main
 from orchestrator.frozen import changes, look
 from orchestrator.paths import home
 from orchestrator.store import Store
@@ -35,20 +34,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(worker, "work", functools.partial(worker.work, trainer=FAKE))
     return tmp_path
-
-
-@pytest.fixture
-def say(capfd, folder):
-    """Run a command: (exit code, stdout, stderr)."""
-
-    def run(*args):
-        capfd.readouterr()
-        code = main(list(args))
-        out = capfd.readouterr()
-        assert "Traceback" not in out.err
-        return code, out.out, out.err
-
-    return run
 
 
 def same_as():

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import main
 from orchestrator.expand import expand
 from orchestrator.paths import home
 from orchestrator.run import Outcome, Progress, Verdict
@@ -22,20 +21,6 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "base.toml").write_text("num_generations = 4\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def say(capfd, folder):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*args):
-        capfd.readouterr()
-        code = main(list(args))
-        out = capfd.readouterr()
-        assert "Traceback" not in out.err
-        return code, out.out, out.err
-
-    return run
 
 
 def sweep(text, value, log=None):
