@@ -7,10 +7,10 @@ import pytest
 
 from orchestrator.paths import home
 from orchestrator.store import Store
-from tests.integration.test_results import RATES, by_rate, folder, say, sweep
+from tests.integration.test_results import RATES, by_rate, folder, sweep
 from tests.queue_kit import eventually, runs, states
 
-__all__ = ["folder", "say"]
+__all__ = ["folder"]
 
 
 def names(sweep_name):

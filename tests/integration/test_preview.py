@@ -10,10 +10,10 @@ from orchestrator.forecast import forecast
 from orchestrator.paths import home
 from orchestrator.spec import read_spec
 from orchestrator.store import Store
-from tests.integration.test_results import folder, say, sweep
+from tests.integration.test_results import folder, sweep
 from tests.queue_kit import runs
 
-__all__ = ["folder", "say"]
+__all__ = ["folder"]
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.toml"
 
