@@ -15,14 +15,17 @@ from orchestrator.views.text import metric
 HEIGHT_PX = 250
 # Shorter curves show where their points are.
 _DOTS_UP_TO = 12
+# A band is so dense where up to three groups are drawn; more of them are lighter, each alike.
+_DENSITY, _DENSE_UP_TO = 0.16, 3
 
 
 def curve_figure(grouping: Grouping, name: str, of: Thinned) -> go.Figure:
     """A metric over updates: a line and a band for each group, the others behind them."""
     grey = [band(of, members) for members in grouping.others]
     traces = [_grey_trace(grey)] if grey else []
+    density = _DENSITY * min(1.0, _DENSE_UP_TO / max(1, len(grouping.groups)))
     for number, group in enumerate(grouping.groups):
-        traces += _band_traces(band(of, group.members), group, number, name)
+        traces += _band_traces(band(of, group.members), group, number, name, density)
     figure = bare_figure(traces, HEIGHT_PX, hovermode="closest")
     figure.update_yaxes(**value_axis(name))
     figure.update_xaxes(rangemode="tozero")
@@ -38,7 +41,7 @@ def _grey_trace(bands: Sequence[Band]) -> Any:
     return go.Scatter(x=list(xs), y=list(ys), mode="lines", line=line, hoverinfo="skip")
 
 
-def _band_traces(of: Band, group: Group, number: int, name: str) -> list[Any]:
+def _band_traces(of: Band, group: Group, number: int, name: str, density: float) -> list[Any]:
     """The mean, and behind it the band as one closed shape."""
     mark = f"g{number}"
     line = go.Scatter(
@@ -57,7 +60,7 @@ def _band_traces(of: Band, group: Group, number: int, name: str) -> list[Any]:
         x=[*of.updates, *reversed(of.updates)],
         y=[*rounded(of.high), *reversed(rounded(of.low))],
         fill="toself",
-        fillcolor=rgba(group.colour, 0.16),
+        fillcolor=rgba(group.colour, density),
         line={"width": 0},
         mode="lines",
         hoverinfo="skip",

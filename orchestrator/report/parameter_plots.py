@@ -5,90 +5,25 @@ which virtual machines and printers lack, and cannot be reached by keyboard.
 """
 
 import itertools
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
 from orchestrator.leaderboard import Row
+from orchestrator.report.axes import Axis, axis_of, objective_axis, value_words
 from orchestrator.report.colours import ACCENT, MUTED, RISING, rgba
 from orchestrator.report.draw import bare_figure, literal, rounded, run_hover, value_axis
 from orchestrator.report.gather import Facts
-from orchestrator.report.groups import is_numeric
 from orchestrator.stats import mean
-from orchestrator.views.text import metric, setting_value
+from orchestrator.views.text import metric
 
 AXES_SHOWN = 10
-# More values than these on an axis become a scale.
-_VALUES_APART = 12
 # Points of an S-curve from one axis to the next: few enough to be light, enough to look round.
 _STEPS = 20
-_TICK_CHARS = 24
 _SLICE_TICKS = 6
-
-
-# --- axes
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A key with its place for every value, 0 at the bottom and 1 at the top.
-
-    `apart` says that each value has its own tick.
-    """
-
-    name: str
-    places: Mapping[str, float]
-    ticks: tuple[tuple[float, str], ...]
-    apart: bool
-
-    def place(self, value: Any) -> float:
-        """Where a value stands."""
-        return self.places[json.dumps(value)]
-
-
-def axis_of(name: str, values: Iterable[Any]) -> Axis:
-    """Few values stand evenly apart; many numbers stand on a scale, many words without ticks."""
-    unique = {json.dumps(value): value for value in values}
-    if is_numeric(unique.values()):
-        keys = sorted(unique, key=lambda key: float(unique[key]))
-        if len(keys) > _VALUES_APART:
-            return _scale(name, {key: float(unique[key]) for key in keys})
-    else:
-        keys = sorted(unique, key=lambda key: (unique[key] is None, key))
-    places = {key: i / (len(keys) - 1) if len(keys) > 1 else 0.5 for i, key in enumerate(keys)}
-    step = math.ceil(len(keys) / (2 * _VALUES_APART))
-    ticks = tuple((places[key], value_words(unique[key])) for key in keys[::step])
-    return Axis(name, places, ticks, apart=len(keys) <= _VALUES_APART)
-
-
-def _scale(name: str, numbers: Mapping[str, float]) -> Axis:
-    low, high = min(numbers.values()), max(numbers.values())
-    # Two decades or more, as learning rates have, are read on a log scale.
-    as_log = low > 0 and high / low >= 100
-    bend, unbend = (math.log10, lambda v: 10.0**v) if as_log else (float, float)
-    start, span = bend(low), bend(high) - bend(low)
-    places = {key: (bend(value) - start) / span for key, value in numbers.items()}
-    ticks = tuple((i / 4, f"{unbend(start + span * i / 4):.3g}") for i in range(5))
-    return Axis(name, places, ticks, apart=False)
-
-
-def _objective_axis(name: str, values: Sequence[float]) -> Axis:
-    low, high = min(values), max(values)
-    if low == high:
-        return Axis(name, {json.dumps(low): 0.5}, ((0.5, metric(name, low)),), apart=True)
-    places = {json.dumps(value): (value - low) / (high - low) for value in values}
-    ticks = tuple((i / 4, metric(name, low + (high - low) * i / 4)) for i in range(5))
-    return Axis(name, places, ticks, apart=False)
-
-
-def value_words(value: Any) -> str:
-    """A value at its tick, clipped where it is long."""
-    text = "not set" if value is None else setting_value(value)
-    return text if len(text) <= _TICK_CHARS else text[: _TICK_CHARS - 1] + "…"
 
 
 # --- parallel coordinates
@@ -112,7 +47,7 @@ def parallel_figure(facts: Facts) -> Parallel | None:
         return None
     rows, keys = facts.rows[::-1], facts.keys[:AXES_SHOWN]
     axes = [axis_of(key, [row.params.get(key) for row in rows]) for key in keys]
-    goal = _objective_axis(facts.objective.metric, [row.mean for row in rows])
+    goal = objective_axis(facts.objective.metric, [row.mean for row in rows])
     lines = [
         _line(row, axes, goal, facts, 0.04 * (i / (len(rows) - 1) - 0.5))
         for i, row in enumerate(rows)

@@ -56,6 +56,7 @@ def context(facts: Facts, now: datetime) -> Context:
         "time": _time(facts, figures, now),
         "samples": _samples(facts),
         "runs": [_run_row(run, facts) for run in facts.runs],
+        "tagged": any(run.run.tags for run in facts.runs),
         "not_well": [_not_well(run) for run in facts.runs if run.run.state in _NOT_WELL],
         "figures": figures,
     }
