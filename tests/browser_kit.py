@@ -123,9 +123,10 @@ class Page:
         self._send("Input.dispatchKeyEvent", type="keyDown", **common, **more)
         self._send("Input.dispatchKeyEvent", type="keyUp", **common)
 
-    def screenshot(self, path, full=True):
-        """A PNG of the whole page, or of what is in view."""
-        shot = self._send("Page.captureScreenshot", captureBeyondViewport=full, **self._clip(full))
+    def screenshot(self, path, full=True, area=None):
+        """A PNG of the whole page, of what is in view, or of an area of the page."""
+        clip = {"clip": {**area, "scale": 1}} if area else self._clip(full)
+        shot = self._send("Page.captureScreenshot", captureBeyondViewport=full, **clip)
         Path(path).write_bytes(base64.b64decode(shot["data"]))
 
     def _clip(self, full):
