@@ -3,9 +3,13 @@
 mlx is imported after the configuration has been found good, so a typo costs no seconds.
 """
 
+import atexit
+import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from grpo_core.config import (
     FIELDS,
@@ -18,14 +22,19 @@ from grpo_core.config import (
 )
 from grpo_core.errors import EXIT_OK, GRPOError
 from grpo_core.run_folder import RunFolder, claim
+from grpo_core.standby import Standby
 from grpo_core.stop import StopFlag
 from grpo_core.usage import make_parser
+
+if TYPE_CHECKING:
+    from grpo_core.trainer import Inputs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the trainer's command line; returns the exit code."""
     args = make_parser().parse_args(argv)
     stop = StopFlag().install()
+    standby = Standby() if args.on_deck else None
     debug = False
     try:
         cfg = resolve_config(args.config, args.set, args.strict)
@@ -37,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.dry_run or cfg.dry_run:
             _dry_run(cfg, args.strict)
         else:
-            _train(cfg, args.strict, stop, wait=not args.no_wait)
+            inputs = _prepare(cfg, standby, stop) if standby else None
+            _train(cfg, args.strict, stop, not args.no_wait, inputs)
     except GRPOError as error:
         if debug:
             traceback.print_exc()
@@ -46,7 +56,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_OK
 
 
-def _train(cfg: MLXGRPOConfig, strict: bool, stop: StopFlag, wait: bool) -> None:
+def _prepare(cfg: MLXGRPOConfig, standby: Standby, stop: StopFlag) -> "Inputs | None":
+    """Do on deck what needs neither GPU nor folder, then wait; None where that failed."""
+    from grpo_core.trainer import prepare
+
+    inputs = None
+    with stop.at_once():
+        # Whatever goes wrong, the run meets it again when its turn has come, and tells of it then.
+        with contextlib.suppress(Exception):
+            inputs = prepare(cfg)
+        standby.wait_for_turn()
+    return inputs
+
+
+def _train(
+    cfg: MLXGRPOConfig, strict: bool, stop: StopFlag, wait: bool, inputs: "Inputs | None"
+) -> None:
     folder = claim(cfg, strict, stop.wait, wait)
     if folder.lock is None:
         _say(_completed_words(folder))
@@ -55,7 +80,7 @@ def _train(cfg: MLXGRPOConfig, strict: bool, stop: StopFlag, wait: bool) -> None
         # Late, as it takes mlx, transformers and datasets along.
         from grpo_core.trainer import train
 
-        train(folder, stop, wait)
+        train(folder, stop, wait, inputs)
 
 
 def _completed_words(folder: RunFolder) -> str:
@@ -71,8 +96,12 @@ def _completed_words(folder: RunFolder) -> str:
 def _dry_run(cfg: MLXGRPOConfig, strict: bool) -> None:
     from grpo_core.dry_run import describe
 
-    for line in describe(cfg, strict):
-        print(line, flush=True)
+    try:
+        for line in describe(cfg, strict):
+            print(line, flush=True)
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; what is still buffered must go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain_values(config: str | None, overrides: Sequence[str], cfg: MLXGRPOConfig) -> None:
@@ -94,5 +123,17 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def script() -> NoReturn:
+    """`main` as a process, which leaves without taking the interpreter apart.
+
+    That takes a quarter of a second, in which the GPU would wait for the next run.
+    """
+    code = main()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -1,0 +1,34 @@
+"""On deck: a trainer that has prepared itself while another one trains, and waits for its turn.
+
+Whoever started it (`--on-deck`) holds the other end of its stdin. A line `go` is its turn. The end
+of stdin says that nobody waits for it any more, since the worker has died or has chosen another
+run: it ends at once, wherever it is. By then it has touched neither the GPU nor its output folder.
+"""
+
+import os
+import sys
+import threading
+
+from grpo_core.errors import Interrupted
+
+GO = b"go\n"
+
+
+class Standby:
+    """Listens to stdin from the beginning, so that nothing is prepared for nobody."""
+
+    def __init__(self) -> None:
+        self._called = threading.Event()
+        threading.Thread(target=self._listen, name="standby", daemon=True).start()
+
+    def wait_for_turn(self) -> None:
+        """Return when the turn has come; stdin is empty from then on, as of any other trainer."""
+        self._called.wait()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, sys.stdin.fileno())
+        os.close(nothing)
+
+    def _listen(self) -> None:
+        if os.read(sys.stdin.fileno(), len(GO)) != GO:
+            os._exit(Interrupted.exit_code)
+        self._called.set()
