@@ -103,6 +103,19 @@ def _complete_field(
     ]
 
 
+def complete_swept(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> "list[CompletionItem]":
+    """The parameters that the runs of the named (else the latest) sweep set."""
+    from click.shell_completion import CompletionItem
+
+    from orchestrator.outlook import Outlook
+
+    with Outlook.open(readonly=True) as store:
+        names = store.keys_of(store.sweep(str(context.params.get("sweep") or "@")).id)
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 class Ref(click.ParamType[str]):
     """A run's id, a range of ids, a sweep's name, or @ for the latest sweep."""
 

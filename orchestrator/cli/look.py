@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import WIDE, Ref, console, json_option, open_queue, print_json, say
+from orchestrator.cli.common import (
+    WIDE,
+    Ref,
+    complete_swept,
+    console,
+    json_option,
+    open_queue,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from orchestrator.run import Attempt, Run, Sweep
@@ -15,6 +24,8 @@ if TYPE_CHECKING:
 
 # A status is one screen: of a long sweep it shows what matters now.
 _RUNS_SHOWN = 12
+# A sweep that is named may fill a page.
+_RUNS_OF_ONE = 40
 _PLOT_WIDTH = 80
 
 # Of the metrics of a run those that tell how it went; --json has all.
@@ -26,24 +37,56 @@ _TELLING = (
 
 @click.command()
 @click.argument("sweep", required=False, type=Ref())
-@click.option("--all", "show_all", is_flag=True, help="Show every sweep, also long finished ones.")
+@click.option("--all", "show_all", is_flag=True, help="Every sweep; with SWEEP every run of it.")
+@click.option(
+    "--by",
+    "keys",
+    metavar="PARAM",
+    multiple=True,
+    shell_complete=complete_swept,
+    help="The objective by the values of a parameter; twice: rows and columns.",
+)
 @json_option
-def status(sweep: str | None = None, show_all: bool = False, as_json: bool = False) -> None:
-    """What runs now, what waits and why, what is done.
+def status(
+    sweep: str | None = None,
+    show_all: bool = False,
+    keys: tuple[str, ...] = (),
+    as_json: bool = False,
+) -> None:
+    """What runs now, what comes next, what waits and why, and when it will be done.
 
-    Shows unfinished and the latest sweeps; with SWEEP all runs of that one.
+    Shows unfinished and the latest sweeps; with SWEEP more of that one.
+
+    \b
+    Examples:
+      grpo-sweep                                     the same as grpo-sweep status
+      grpo-sweep status lr --all                     every run of a sweep
+      grpo-sweep status lr --by learning_rate        which learning rate does best
+      grpo-sweep status lr --by learning_rate --by num_generations
     """
+    if keys:
+        from orchestrator.cli.pivot import show_pivot
+
+        show_pivot(sweep or "@", keys, as_json)
+        return
+    from orchestrator.outlook import Outlook
     from orchestrator.presence import worker_alive
     from orchestrator.views.facts import gather
-    from orchestrator.views.shapes import status_shape
+    from orchestrator.views.status import rows_for
 
-    with open_queue(readonly=True) as store:
+    with Outlook.open(readonly=True) as store:
         sweeps = [store.sweep(sweep)] if sweep else store.sweeps(all=show_all)
-        # Programs get every run; a person one screen, unless the sweep is named.
-        whole = as_json or sweep is not None
-        view = gather(store, sweeps, None if whole else _RUNS_SHOWN)
+        # Programs get every run; a person one screen, or a page of the sweep that is named.
+        if as_json or (sweep and show_all):
+            view = gather(store, sweeps, None)
+        else:
+            view = gather(
+                store, sweeps, 0, rows_for(sweeps, _RUNS_OF_ONE if sweep else _RUNS_SHOWN)
+            )
     pid = worker_alive()
     if as_json:
+        from orchestrator.views.shapes import status_shape
+
         print_json(status_shape(pid, view))
     elif not sweeps:
         print("the queue is empty; try: grpo-sweep demo   or: grpo-sweep submit SPEC")
@@ -52,25 +95,16 @@ def status(sweep: str | None = None, show_all: bool = False, as_json: bool = Fal
 
 
 def _print_status(pid: int | None, view: "Overview") -> None:
-    from orchestrator.views.tables import runs_table, sweep_line
+    from datetime import UTC, datetime
+
+    from orchestrator.paths import home
+    from orchestrator.views.now import last_words
+    from orchestrator.views.status import status_picture
 
     out = console()
-    unfinished = any(s.state in ("queued", "running", "paused") for s in view.sweeps)
-    if pid is not None:
-        out.print(f"worker runs (pid {pid})")
-    elif unfinished:
-        out.print("no worker runs; start one with: grpo-sweep work", style="yellow")
-    for number, sweep in enumerate(view.sweeps):
-        if number or unfinished or pid is not None:
-            out.print()
-        out.print(sweep_line(sweep, view.eta_s[sweep.id]), soft_wrap=True)
-        shown = view.runs[sweep.id]
-        out.print(runs_table(shown, view, wide=out.is_terminal and out.width >= WIDE))
-        if more := sum(sweep.counts.values()) - len(shown):
-            print(f"… {more:,} more: grpo-sweep status {sweep.name}")
-        for run in shown:
-            if run.reason and run.state not in ("completed", "cancelled"):
-                out.print(f"run {run.id}: {run.reason}", style="yellow", soft_wrap=True)
+    note = "" if view.running is None else last_words(home(), view.running)
+    width = out.width if out.is_terminal else WIDE - 1
+    out.print(status_picture(view, pid, width, datetime.now(UTC), note=note))
 
 
 @click.command()
@@ -111,7 +145,7 @@ def one_run(store: "Store", ref: str) -> "Run":
 
 def _print_run(run: "Run", sweep: "Sweep", words: list[str]) -> None:
     from orchestrator.views.facts import progress_of
-    from orchestrator.views.tables import updates_text
+    from orchestrator.views.now import updates_text
     from orchestrator.views.text import clock, duration, metric, settings
 
     now = progress_of(run)

@@ -1,23 +1,27 @@
 """What is true now about runs and sweeps: progress from their folders, time that is left.
 
 Reads the store's records and the training logs; writes nothing. How it looks is decided in
-`tables.py` and `live.py`, what programs get in `shapes.py`.
+`tables.py`, `now.py` and `live.py`, what programs get in `shapes.py`.
 """
 
-import json
-import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from orchestrator.paths import RunPaths
-from orchestrator.progress import read_progress
-from orchestrator.run import END_STATES, Progress, Run, RunState, Share, Sweep
+from orchestrator.progress import read_curve, read_progress
+from orchestrator.remaining import NOTHING, Span, Work, left
+from orchestrator.run import Progress, Run, RunState, Sweep
 
 if TYPE_CHECKING:
-    from orchestrator.store import Store
+    from orchestrator.outlook import Outlook
+
+UNFINISHED = ("queued", "running", "paused")
+
+# A status names so many of the runs that come next.
+_NEXT_SHOWN = 3
+# To find the best of more runs takes longer than a status may.
+_BEST_OF = 5000
 
 
 def progress_of(run: Run) -> Progress:
@@ -31,144 +35,126 @@ def progress_of(run: Run) -> Progress:
 
 def curve(folder: Path, metric: str) -> list[tuple[int, float]]:
     """(update, value) of a metric in logged order; `em` and the like of held-out rows only."""
-    points = []
-    for line in _log_lines(RunPaths(folder).log):
-        value = line.get(metric)
-        if line.get("split", "test") == "test" and isinstance(value, int | float):
-            points.append((int(line.get("update") or 0), float(value)))
-    return points
+    return read_curve(folder, metric)
 
 
-def _log_lines(path: Path) -> Iterable[dict[str, Any]]:
-    """The whole lines of a training log; a torn or foreign one is passed over."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    for raw in text.splitlines():
-        try:
-            line = json.loads(raw)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            yield line
-
-
-# --- time that is left
+# --- an overview
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the store tells about a sweep: the `runs` to show, all of them counted in `shares`.
-
-    `begun` are its unfinished runs that have been started before.
-    """
+    """What the store tells about a sweep: the `runs` to show, and what tells how long it takes."""
 
     sweep: Sweep
     runs: Sequence[Run]
-    shares: Sequence[Share]
-    begun: Sequence[Run]
+    work: Work
+    waits_for: str | None = None
+    best: Run | None = None
 
 
 @dataclass(frozen=True)
 class Overview:
-    """Sweeps with runs to show, how far those are, and the seconds until each sweep is done."""
+    """Sweeps with runs to show, how far those are, and how long everything will take.
+
+    `left` is the time until a sweep is done, with those before it; None where nothing tells, or
+    where it is held or over. `whole` is the time until the queue is done; held sweeps left out.
+    """
 
     sweeps: tuple[Sweep, ...]
     runs: Mapping[int, tuple[Run, ...]]
     progress: Mapping[int, Progress]
-    eta_s: Mapping[int, float | None]
+    left: Mapping[int, Span | None]
+    whole: Span | None = None
+    waits_for: Mapping[int, str | None] = field(default_factory=dict)
+    best: Mapping[int, Run | None] = field(default_factory=dict)
+    running: Run | None = None
+    next_runs: tuple[Run, ...] = ()
+    halted: str | None = None
 
 
-def gather(store: "Store", sweeps: Sequence[Sweep], most: int | None = 0) -> Overview:
-    """An overview with at most so many runs of each sweep (None: all), the most telling ones.
+def gather(
+    store: "Outlook",
+    sweeps: Sequence[Sweep],
+    most: int | None = 0,
+    rows: Mapping[int, int | None] | None = None,
+) -> Overview:
+    """An overview with at most `most` runs of each sweep (None: all), the most telling ones.
 
-    Reads no more runs than it shows, and those that have begun: a queue may hold very many.
+    `rows` says so for single sweeps. Reads no more runs than it shows, and those that have begun:
+    a queue may hold very many.
     """
-    return overview([_facts(store, sweep, most) for sweep in sweeps])
+    boot = _boot_id()
+    facts = [_facts(store, sweep, (rows or {}).get(sweep.id, most)) for sweep in sweeps]
+    shown = {sweep.id for sweep in sweeps}
+    others = [_facts(store, s, 0) for s in store.sweeps(latest=0) if s.id not in shown]
+    return overview(
+        facts, others, store.running(), store.next_runs(boot, _NEXT_SHOWN), store.halted(boot)
+    )
 
 
-def _facts(store: "Store", sweep: Sweep, most: int | None) -> Facts:
+def _boot_id() -> str:
+    from orchestrator.procs import boot_id
+
+    return boot_id()
+
+
+def _facts(store: "Outlook", sweep: Sweep, most: int | None) -> Facts:
     shown = store.runs(sweep.id) if most is None else store.telling(sweep.id, most)
-    return Facts(sweep, shown, store.shares(sweep.id), store.begun(sweep.id))
+    best = store.best_run(sweep) if sum(sweep.counts.values()) <= _BEST_OF else None
+    return Facts(sweep, shown, _work(store, sweep), store.sweep_waits_for(sweep), best)
 
 
-def overview(facts: Sequence[Facts]) -> Overview:
-    """Everything that a status shows about some sweeps, in the order in which they run."""
-    known = {run.id: run for of in facts for run in (*of.runs, *of.begun)}
+def _work(store: "Outlook", sweep: Sweep) -> Work:
+    shares = store.shares(sweep.id)
+    if sweep.state not in UNFINISHED:
+        return Work(shares, ())
+    return Work(
+        shares=shares,
+        begun=store.begun(sweep.id),
+        sample=store.sample(sweep.id),
+        like=store.like(sweep),
+        echoes=store.echoes(sweep.id),
+        to_come=sweep.to_ask * store.seeds(sweep.id) if sweep.to_ask else 0,
+    )
+
+
+def overview(
+    facts: Sequence[Facts],
+    others: Sequence[Facts] = (),
+    running: Run | None = None,
+    next_runs: Sequence[Run] = (),
+    halted: str | None = None,
+) -> Overview:
+    """Everything that a status shows about some sweeps; the `others` only take their time."""
+    every = (*facts, *others)
+    known = {run.id: run for of in every for run in (*of.runs, *of.work.begun)}
+    if running is not None:
+        known[running.id] = running
     progress = {run_id: progress_of(run) for run_id, run in known.items()}
-    ahead: float | None = 0.0
-    eta: dict[int, float | None] = {}
-    for of in facts:
-        left = remaining_s(of, progress)
-        if of.sweep.state in ("queued", "running"):
-            ahead = None if ahead is None or left is None else ahead + left
-            eta[of.sweep.id] = ahead
-        else:
-            eta[of.sweep.id] = None
-    shown = {of.sweep.id: tuple(of.runs) for of in facts}
-    return Overview(tuple(of.sweep for of in facts), shown, progress, eta)
+    until, whole = _until(every, progress)
+    return Overview(
+        sweeps=tuple(of.sweep for of in facts),
+        runs={of.sweep.id: tuple(of.runs) for of in facts},
+        progress=progress,
+        left=until,
+        whole=whole,
+        waits_for={of.sweep.id: of.waits_for for of in facts},
+        best={of.sweep.id: of.best for of in facts},
+        running=running,
+        next_runs=tuple(next_runs),
+        halted=halted,
+    )
 
 
-def remaining_s(facts: Facts, progress: Mapping[int, Progress]) -> float | None:
-    """The seconds that the unfinished runs of a sweep will take; None where nothing tells."""
-    costs = _Costs(facts, progress)
-    left = [_left_s(run, progress[run.id], costs) for run in facts.begun]
-    for kind, n in _untouched(facts).items():
-        cost = costs.of(kind)
-        left.append(None if cost is None else n * cost)
-    if any(value is None for value in left):
-        return None
-    return math.fsum(value for value in left if value is not None)
-
-
-def _untouched(facts: Facts) -> Counter[str]:
-    """How many runs of each kind are to be trained from their beginning."""
-    waiting: Counter[str] = Counter()
-    for share in facts.shares:
-        if share.state not in END_STATES:
-            waiting[share.kind] += share.n
-    waiting.subtract(run.kind for run in facts.begun)
-    return +waiting
-
-
-class _Costs:
-    """The seconds that a whole run takes, by kind: measured to the end, or projected."""
-
-    def __init__(self, facts: Facts, progress: Mapping[int, Progress]) -> None:
-        self._measured: Counter[str] = Counter()
-        self._seconds: dict[str, float] = defaultdict(float)
-        for share in facts.shares:
-            if share.state is RunState.COMPLETED and share.timed:
-                self._measured[share.kind] += share.timed
-                self._seconds[share.kind] += share.wall_s
-        self._projected: dict[str, list[float]] = defaultdict(list)
-        for run in facts.begun:
-            now = progress[run.id]
-            if run.state is RunState.RUNNING and now.s_per_update and now.updates_total:
-                self._projected[run.kind].append(now.s_per_update * now.updates_total)
-
-    def of(self, kind: str) -> float | None:
-        """The seconds that a run takes, from the likest runs there are."""
-        if kind in self._measured:
-            return self._seconds[kind] / self._measured[kind]
-        if kind in self._projected:
-            return _mean(self._projected[kind])
-        if self._measured:
-            return math.fsum(self._seconds.values()) / self._measured.total()
-        every = [cost for costs in self._projected.values() for cost in costs]
-        return _mean(every) if every else None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _left_s(run: Run, now: Progress, costs: _Costs) -> float | None:
-    done, total = now.update or 0, now.updates_total
-    if now.s_per_update and total:
-        return now.s_per_update * max(0, total - done)
-    cost = costs.of(run.kind)
-    if cost is None:
-        return None
-    return cost * (1.0 - done / total if total else 1.0)
+def _until(
+    facts: Sequence[Facts], progress: Mapping[int, Progress]
+) -> tuple[dict[int, Span | None], Span | None]:
+    """The time until each sweep is done, one after the other, and until all of them are."""
+    ahead: Span | None = NOTHING
+    until: dict[int, Span | None] = {of.sweep.id: None for of in facts}
+    for of in sorted(facts, key=lambda of: (-of.sweep.priority, of.sweep.id)):
+        if of.sweep.state in ("queued", "running") and not of.sweep.paused:
+            own = left(of.work, progress)
+            ahead = None if ahead is None or own is None else ahead + own
+            until[of.sweep.id] = ahead
+    return until, ahead

@@ -12,20 +12,27 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from orchestrator.launcher import read_tail
+from orchestrator.outlook import Outlook
 from orchestrator.paths import Home
+from orchestrator.procs import boot_id
 from orchestrator.run import Progress, Run, RunState, Sweep
-from orchestrator.store import Store
-from orchestrator.views.facts import curve, gather
-from orchestrator.views.tables import STATE_STYLES, updates_text
-from orchestrator.views.text import bar, counts, duration, number, percent, sparkline
+from orchestrator.views.facts import gather
+from orchestrator.views.now import (
+    Courses,
+    last_words,
+    left_s,
+    read_course,
+    run_lines,
+    updates_text,
+)
+from orchestrator.views.tables import STATE_STYLES, left_words
+from orchestrator.views.text import counts, duration, number, plural
 from orchestrator.worker import Event
 
 # In a file every tenth of a run is told, not every update.
 _STEPS = 10
 # Counting a long queue costs; it moves slowly.
 _RECOUNT_S = 2.0
-_SPARK_WIDTH = 24
 
 
 class Listener(Protocol):
@@ -43,7 +50,7 @@ def listener(home: Home, console: Console) -> Listener:
     """The live view in a terminal that can show it, else lines."""
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveView(home, console)
-    return Lines(lambda line: console.print(line, soft_wrap=True, markup=False))
+    return Lines(lambda line: console.print(line, soft_wrap=True, markup=False), home)
 
 
 # --- words
@@ -71,25 +78,19 @@ def _result_words(run: Run, now: Progress) -> list[str]:
     words = []
     if now.metrics.get("reward_mean") is not None:
         words.append(f"reward {number(now.metrics['reward_mean'])}")
-    em = em_words(run)
+    em = read_course(run.folder).em_words()
     return [*words, f"em {em}"] if em else words
 
 
-def em_words(run: Run) -> str:
-    """`31.2% → 45.5%`: exact match on held-out rows, at first and now; empty without any."""
-    values = [value for _, value in curve(run.folder, "em")]
-    if not values:
-        return ""
-    return (
-        percent(values[0]) if len(values) == 1 else f"{percent(values[0])} → {percent(values[-1])}"
-    )
-
-
-def left_s(now: Progress) -> float | None:
-    """Seconds that the run will still take, as far as that is known."""
-    if now.s_per_update is None or now.updates_total is None or now.update is None:
-        return None
-    return now.s_per_update * max(0, now.updates_total - now.update)
+def end_words(home: Home | None) -> str:
+    """Why a worker ends by itself: all is done, or what is left cannot start."""
+    if home is not None:
+        with Outlook.open(home.db, readonly=True) as store:
+            waiting = store.waiting(boot_id())
+        if waiting.queued:
+            held = "; ".join(waiting.held)
+            return f"{plural(waiting.queued, 'run')} left, and none can start: {held}"
+    return "nothing is left to do; results: grpo-sweep best"
 
 
 # --- lines
@@ -98,15 +99,16 @@ def left_s(now: Progress) -> float | None:
 class Lines:
     """One line an event; of a run's progress every tenth."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    def __init__(self, write: Callable[[str], None], home: Home | None = None) -> None:
         self._write = write
+        self._home = home
         self._step = 0
 
     def __call__(self, event: Event) -> None:
         """Say what has happened."""
         run = event.run
         if event.kind == "empty":
-            self._write("nothing is left to do; results: grpo-sweep best")
+            self._write(end_words(self._home))
         elif run is None:
             self._write(event.text)
         elif event.kind == "progress":
@@ -145,6 +147,7 @@ class LiveView:
         self._status = ""
         self._queue = Text()
         self._counted = -_RECOUNT_S
+        self._courses = Courses()
         # Drawn by a thread of its own, several times a second, so that the time left runs down.
         self._live = Live(
             console=console,
@@ -166,6 +169,8 @@ class LiveView:
         """Take what has happened into the picture."""
         if event.kind != "progress":
             self._status = event.text if event.kind in ("stopping", "waiting") else ""
+        if event.kind == "empty":
+            self._console.print(end_words(self._home), style="dim", soft_wrap=True)
         if event.kind == "ended" and event.run is not None:
             self._print_ended(event.run, event.progress)
             self._run = None
@@ -195,55 +200,22 @@ class LiveView:
         return Group(*lines, self._queue)
 
     def _run_lines(self, run: Run, now: Progress) -> list[Text]:
-        width = max(10, min(self._console.width, 100))
-        if now.update is None:
-            note = self._last_words(run)
-            head = Text.assemble(("▶ ", "cyan"), (f"{run.id} {run.name}", "bold"), "  starting")
-            return [head, Text(f"  {note}", style="dim", overflow="ellipsis", no_wrap=True)]
-        left = left_s(now)
-        if left is not None:
-            left = max(0.0, left - (time.monotonic() - self._seen_at))
-        head = Text.assemble(
-            ("▶ ", "cyan"),
-            (f"{run.id} {run.name}", "bold"),
-            f"  update {updates_text(now)}",
-            (f"  about {duration(left)} left" if left is not None else "", "cyan"),
-        )
-        lines = [head, self._numbers(run, now)]
-        if now.updates_total:
-            lines.insert(1, _bar_line(now.update / now.updates_total, width - 2))
-        return lines
-
-    def _numbers(self, run: Run, now: Progress) -> Text:
-        rewards = [value for _, value in curve(run.folder, "reward_mean")]
-        low, high = (min(rewards), max(rewards)) if rewards else (0.0, 0.0)
-        line = Text(f"  reward {number(now.metrics.get('reward_mean'))} ")
-        line.append(sparkline(rewards, _SPARK_WIDTH, low, high), style="green")
-        em = em_words(run)
-        return line.append(f"  em {em}") if em else line
-
-    def _last_words(self, run: Run) -> str:
-        """Before the first update: what the trainer says, such as who holds the GPU."""
-        tail = read_tail(self._home.attempt_log(run.id, run.attempt), limit=4096)
-        return next((line for line in reversed(tail.splitlines()) if line.strip()), "")
-
-
-def _bar_line(share: float, width: int) -> Text:
-    drawn = bar(share, width)
-    full = drawn.count(drawn[0]) if share > 0 else 0
-    return Text.assemble("  ", (drawn[:full], "cyan"), (drawn[full:], "dim"))
+        rest = left_s(now)
+        if rest is not None:
+            rest = max(0.0, rest - (time.monotonic() - self._seen_at))
+        note = last_words(self._home, run) if now.update is None else ""
+        return run_lines(run, now, self._courses.of(run), self._console.width, rest, note)
 
 
 def _queue_line(home: Home) -> Text:
-    """`demo: 2 completed, 1 running, 3 queued · about 2m 30s left · Ctrl-C stops safely`."""
-    with Store.open(home.db, readonly=True) as store:
-        open_sweeps = [s for s in store.sweeps() if s.state in ("queued", "running")]
+    """`demo: 2 completed, 1 running, 3 queued · 2m 10s – 2m 50s left · Ctrl-C stops safely`."""
+    with Outlook.open(home.db, readonly=True) as store:
+        open_sweeps = [s for s in store.sweeps(latest=0) if s.state in ("queued", "running")]
         view = gather(store, open_sweeps)
     line = Text(overflow="ellipsis", no_wrap=True)
     line.append(_sweep_words(open_sweeps))
-    left = view.eta_s[open_sweeps[-1].id] if open_sweeps else None
-    if left is not None:
-        line.append(f" · about {duration(left)} left", style="cyan")
+    if open_sweeps and view.whole is not None:
+        line.append(f" · {left_words(view.whole)}", style="cyan")
     return line.append(" · Ctrl-C stops safely", style="dim")
 
 

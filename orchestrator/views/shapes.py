@@ -6,6 +6,7 @@ Ids are integers, times ISO 8601 in UTC, what is unknown is null. Pure.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.remaining import Span
 from orchestrator.run import Attempt, Objective, Progress, Run, RunState, Sweep
 from orchestrator.views.facts import Overview
 
@@ -17,10 +18,18 @@ Shape = dict[str, Any]
 
 
 def status_shape(worker_pid: int | None, view: Overview) -> Shape:
-    """`status --json`."""
+    """`status --json`; `queue` is about all sweeps that are neither done nor held."""
     return {
         "worker": {"alive": worker_pid is not None, "pid": worker_pid},
-        "sweeps": [sweep_shape(sweep, view.eta_s[sweep.id]) for sweep in view.sweeps],
+        "queue": {
+            "halted": view.halted,
+            "next": [run.id for run in view.next_runs],
+            **_eta(view.whole),
+        },
+        "sweeps": [
+            sweep_shape(sweep, view.left[sweep.id], view.waits_for.get(sweep.id))
+            for sweep in view.sweeps
+        ],
         "runs": [
             run_shape(run, view.progress[run.id])
             for sweep in view.sweeps
@@ -29,14 +38,24 @@ def status_shape(worker_pid: int | None, view: Overview) -> Shape:
     }
 
 
-def sweep_shape(sweep: Sweep, eta_s: float | None) -> Shape:
+def _eta(left: Span | None) -> Shape:
+    """Seconds until something is done: the likeliest, and the range; null where unknown."""
+    return {
+        "eta_s": None if left is None else left.likely_s,
+        "eta_range_s": None if left is None else [left.low_s, left.high_s],
+    }
+
+
+def sweep_shape(sweep: Sweep, left: Span | None, waits_for: str | None = None) -> Shape:
     """A sweep in `status --json`; every state has its count."""
     return {
         "id": sweep.id,
         "name": sweep.name,
         "state": sweep.state,
         "counts": {str(state): sweep.counts.get(state, 0) for state in RunState},
-        "eta_s": eta_s,
+        "to_ask": sweep.to_ask,
+        "waits_for": waits_for,
+        **_eta(left),
     }
 
 
@@ -62,11 +81,16 @@ def run_shape(run: Run, progress: Progress) -> Shape:
 
 
 def show_shape(
-    run: Run, progress: Progress, command: Sequence[str], attempts: Sequence[Attempt]
+    run: Run,
+    progress: Progress,
+    command: Sequence[str],
+    attempts: Sequence[Attempt],
+    waits_for: Sequence[str] = (),
 ) -> Shape:
     """`show --json`."""
     return {
         **run_shape(run, progress),
+        "waits_for": list(waits_for),
         "command": list(command),
         "attempts": [attempt_shape(attempt) for attempt in attempts],
     }

@@ -1,22 +1,27 @@
 """The status in a terminal: sweeps, runs and how far they are, as rich renderables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.run import Progress, Run, RunState, Sweep
+from orchestrator.remaining import Span
+from orchestrator.run import Objective, Progress, Run, RunState, Sweep
 from orchestrator.views.facts import Overview
+from orchestrator.views.now import updates_text
 from orchestrator.views.text import (
     UNKNOWN,
     bar,
     counts,
     duration,
+    metric,
     number,
     percent,
     plural,
     size,
+    span,
 )
 
 STATE_STYLES = {
@@ -40,46 +45,80 @@ def plain_table(*columns: str, right: Iterable[str] = ()) -> Table:
     return table
 
 
-def sweep_line(sweep: Sweep, eta_s: float | None) -> Text:
-    """`demo · running · 2 completed, 1 running, 3 queued · about 1m 40s left`."""
-    line = Text.assemble((sweep.name, "bold"), f" · {sweep.state} · {counts(sweep.counts)}")
+def sweep_words(sweep: Sweep, left: Span | None) -> list[Text]:
+    """`demo`, `running`, `2 completed, 3 queued`, `1m 40s – 2m 10s left`: the pieces of a line."""
+    told = counts(sweep.counts)
     if sweep.to_ask:
-        line.append(f", {plural(sweep.to_ask, 'setting')} to be chosen")
-    if eta_s is not None and sweep.state in ("queued", "running"):
-        line.append(f" · about {duration(eta_s)} left", style="cyan")
-    if sweep.paused and sweep.reason:
-        line.append(f" · {sweep.reason}", style="yellow")
-    return line
+        told = ", ".join(filter(None, [told, f"{plural(sweep.to_ask, 'setting')} to be chosen"]))
+    words = [Text(sweep.name, style="bold"), Text(str(sweep.state)), Text(told)]
+    if left is not None and sweep.state in ("queued", "running"):
+        words.append(Text(left_words(left), style="cyan"))
+    return words
 
 
-def runs_table(runs: Sequence[Run], view: Overview, wide: bool) -> Table:
-    """Runs with state and progress; with `wide` also a bar and the peak of memory."""
-    columns = ["id", "run", "state", *(["progress"] if wide else []), "update", "reward", "em"]
-    columns += ["time", *(["peak"] if wide else [])]
-    table = plain_table(*columns, right=("id", "update", "reward", "em", "time", "peak"))
+def left_words(left: Span) -> str:
+    """`1m 40s – 2m 10s left`."""
+    return f"{span(left.low_s, left.high_s)} left"
+
+
+def best_line(run: Run, objective: Objective) -> Text:
+    """`best so far: em 45.5%, run 4 lr1e-3-g8`."""
+    value = metric(objective.metric, run.value)
+    return Text(f"best so far: {objective.metric} {value}, run {run.id} {run.name}", style="green")
+
+
+def runs_table(
+    runs: Sequence[Run], view: Overview, width: int, curve: Callable[[Run], str] | None = None
+) -> Table:
+    """Runs with state and progress, in as many columns as `width` has room for.
+
+    `curve` draws the reward of a run, in a column of its own.
+    """
+    columns = [column for column in _COLUMNS if width >= column.least]
+    if curve is not None and width >= _CURVE_FROM:
+        columns.append(_Column("reward so far", 0, lambda run, now: Text(curve(run), "green")))
+    table = plain_table(*(c.head for c in columns), right=(c.head for c in columns if c.right))
+    table.columns[1].no_wrap = False
     for run in runs:
         now = view.progress[run.id]
-        state = Text(state_word(run), style=STATE_STYLES[run.state])
-        cells: list[str | Text] = [str(run.id), run.name, state]
-        cells += [_progress_bar(run, now)] if wide else []
-        cells += [updates_text(now), number(now.metrics.get("reward_mean"))]
-        cells += [percent(now.metrics.get("em")), duration(run.wall_s or None)]
-        cells += [size(now.metrics.get("peak_bytes"))] if wide else []
-        table.add_row(*cells)
+        table.add_row(*(column.cell(run, now) for column in columns))
     return table
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the runs, shown in terminals that are at least so wide."""
+
+    head: str
+    least: int
+    cell: Callable[[Run, Progress], str | Text]
+    right: bool = False
+
+
+# Below this a drawn curve takes room that the run's name needs.
+_CURVE_FROM = 78
+_COLUMNS = (
+    _Column("id", 0, lambda run, now: str(run.id), right=True),
+    _Column("run", 0, lambda run, now: run.name),
+    _Column("state", 0, lambda run, now: Text(state_word(run), style=STATE_STYLES[run.state])),
+    _Column("progress", 100, lambda run, now: _progress_bar(run, now)),
+    _Column("update", 0, lambda run, now: updates_text(now), right=True),
+    _Column("reward", 0, lambda run, now: number(now.metrics.get("reward_mean")), right=True),
+    _Column("em", 0, lambda run, now: percent(now.metrics.get("em")), right=True),
+    _Column("time", 70, lambda run, now: duration(run.wall_s or None), right=True),
+    _Column("tokens/s", 120, lambda run, now: _rate(now.metrics.get("tokens_per_s")), right=True),
+    _Column("peak", 100, lambda run, now: size(now.metrics.get("peak_bytes")), right=True),
+)
+
+
+def _rate(value: Any) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) else UNKNOWN
 
 
 def state_word(run: Run) -> str:
     """The state; a wish that the worker has not met yet goes with it."""
     words = {"cancel": "cancelling", "pause": "pausing"}
     return words.get(run.request or "", str(run.state))
-
-
-def updates_text(now: Progress) -> str:
-    """`14/30`, as far as it is known."""
-    if now.update is None:
-        return UNKNOWN
-    return f"{now.update}/{now.updates_total}" if now.updates_total else str(now.update)
 
 
 def _progress_bar(run: Run, now: Progress) -> Text:

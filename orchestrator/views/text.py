@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from orchestrator.numbers import short_number
@@ -26,6 +26,34 @@ def duration(seconds: float | None) -> str:
         if whole >= size:
             return f"{whole // size}{unit} {whole % size // part:02d}{small}"
     return f"{whole}s"
+
+
+def span(low_s: float, high_s: float) -> str:
+    """`about 5m 00s`, or `5m – 8m 20s`: a time that is only known within bounds."""
+    low, high = duration(_coarse(low_s)), duration(_coarse(high_s))
+    return f"about {high}" if low == high else f"{low} – {high}"
+
+
+def _coarse(seconds: float) -> float:
+    """Two digits at most: more would pretend to know."""
+    for step, least in ((3600, 36000), (600, 3600), (60, 600), (10, 60)):
+        if seconds >= least:
+            return round(seconds / step) * step
+    return seconds
+
+
+def between(low_s: float, high_s: float, now: datetime) -> str:
+    """`between 18:20 and 19:05`, with the day where it is another one."""
+    low, high = (now.astimezone() + timedelta(seconds=s) for s in (low_s, high_s))
+    first, last = (_time_of_day(when, now.astimezone()) for when in (low, high))
+    return f"at {last}" if first == last else f"between {first} and {last}"
+
+
+def _time_of_day(when: datetime, now: datetime) -> str:
+    days = (when.date() - now.date()).days
+    if days == 0:
+        return when.strftime("%H:%M")
+    return when.strftime("%a %H:%M") if days < 7 else when.strftime("%Y-%m-%d")
 
 
 def number(value: Any) -> str:

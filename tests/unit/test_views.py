@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import example, given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from orchestrator.leaderboard import ranking
+from orchestrator.remaining import Work
 from orchestrator.run import (
     END_STATES,
     Attempt,
@@ -22,14 +24,16 @@ from orchestrator.run import (
     Share,
     Sweep,
 )
-from orchestrator.views.facts import Facts, curve, overview, progress_of, remaining_s
+from orchestrator.views.facts import Facts, curve, overview, progress_of
 from orchestrator.views.live import Lines, ended_words, progress_words
 from orchestrator.views.plan import plan_table
 from orchestrator.views.results import best_table, result_rows, results_table, scores
 from orchestrator.views.shapes import best_shape, show_shape, status_shape, submit_shape
-from orchestrator.views.tables import runs_table, sweep_line
+from orchestrator.views.status import rows_for, status_picture
+from orchestrator.views.tables import runs_table
 from orchestrator.views.text import (
     bar,
+    between,
     counts,
     duration,
     metric,
@@ -37,6 +41,7 @@ from orchestrator.views.text import (
     percent,
     settings,
     size,
+    span,
     sparkline,
 )
 from orchestrator.worker import Event
@@ -67,7 +72,7 @@ def facts_of(sweep, runs):
     runs = [replace(run, kind=json.dumps(run.overrides.get("num_generations"))) for run in runs]
     shares = [Share(r.state, r.kind, 1, int(r.wall_s > 0), r.wall_s) for r in runs]
     begun = [run for run in runs if run.attempt and run.state not in END_STATES]
-    return Facts(sweep, runs, shares, begun)
+    return Facts(sweep, runs, Work(shares, begun))
 
 
 def drawn(renderable, width=200):
@@ -156,38 +161,13 @@ def test_a_running_run_is_read_from_its_log_and_an_ended_one_from_the_record(tmp
     assert progress_of(resumed).update == 10
 
 
-# --- time that is left
-
-
-def test_the_time_left_comes_from_runs_of_the_same_cost():
-    """20 s for g=2, 80 s for g=8 are measured: one of each left makes 100 s."""
-    small, large = {"num_generations": 2}, {"num_generations": 8}
-    queued = {"state": RunState.QUEUED, "wall_s": 0.0, "update": None, "updates_total": None}
-    queued["attempt"] = 0
-    runs = [
-        replace(RUN, id=1, overrides=small, wall_s=20.0),
-        replace(RUN, id=2, overrides=large, wall_s=80.0),
-        replace(RUN, id=3, overrides=small, **queued),
-        replace(RUN, id=4, overrides=large, **queued),
-    ]
-    progress = {run.id: progress_of(run) for run in runs}
-    assert remaining_s(facts_of(SWEEP, runs), progress) == pytest.approx(100.0)
-    # A running run counts by its own pace: 6 of 10 updates at 3 s are left.
-    runs.append(replace(RUN, id=5, overrides=large, state=RunState.RUNNING))
-    progress[5] = Progress(4, 10, {}, 3.0)
-    assert remaining_s(facts_of(SWEEP, runs), progress) == pytest.approx(118.0)
-
-
-def test_the_time_left_is_unknown_until_something_was_measured():
-    """No guess out of nothing; nothing left is no time at all."""
-    queued = replace(RUN, state=RunState.QUEUED, update=None, updates_total=None, wall_s=0.0)
-    assert remaining_s(facts_of(SWEEP, [queued]), {1: Progress()}) is None
-    assert remaining_s(facts_of(SWEEP, [RUN]), {1: Progress()}) == 0
+# --- the status
 
 
 def test_a_sweep_waits_for_those_before_it():
-    """The second sweep is done when both are."""
+    """The second sweep is done when both are; one that is held takes no time and has none."""
     queued = {"state": RunState.QUEUED, "update": None, "updates_total": None, "wall_s": 0.0}
+    queued["attempt"] = 0
     first = replace(SWEEP, id=1, counts={RunState.QUEUED: 1})
     second = replace(SWEEP, id=2, counts={RunState.QUEUED: 2})
     held = replace(second, id=3, paused=True)
@@ -196,8 +176,18 @@ def test_a_sweep_waits_for_those_before_it():
         2: [replace(RUN, id=i, **queued) for i in (3, 4)] + [replace(RUN, id=5, wall_s=30.0)],
         3: [replace(RUN, id=6, **queued)],
     }
-    view = overview([facts_of(sweep, runs[sweep.id]) for sweep in (first, second, held)])
-    assert view.eta_s == {1: pytest.approx(20.0), 2: pytest.approx(80.0), 3: None}
+    facts = [facts_of(sweep, runs[sweep.id]) for sweep in (first, second, held)]
+    view = overview(facts)
+    likely = {i: None if span is None else span.likely_s for i, span in view.left.items()}
+    assert likely == {1: pytest.approx(20.0), 2: pytest.approx(80.0), 3: None}
+    assert view.whole == view.left[2]
+    # Looked at alone, a sweep still waits for the other one.
+    alone = overview(facts[1:2], facts[:1])
+    assert alone.left == {1: view.left[1], 2: view.left[2]}
+    # What comes first goes first.
+    urgent = overview([facts[0], replace(facts[1], sweep=replace(second, priority=1))])
+    assert urgent.left[2].likely_s == pytest.approx(60.0)
+    assert urgent.left[1].likely_s == pytest.approx(80.0)
 
 
 # --- shapes
@@ -220,10 +210,13 @@ def test_status_json_is_as_the_design_says():
     """Worker, sweeps with every count, runs."""
     view = overview([facts_of(SWEEP, [RUN])])
     shape = status_shape(None, view)
-    assert list(shape) == ["worker", "sweeps", "runs"]
+    assert list(shape) == ["worker", "queue", "sweeps", "runs"]
+    assert list(shape["queue"]) == ["halted", "next", "eta_s", "eta_range_s"]
     assert shape["worker"] == {"alive": False, "pid": None}
     assert status_shape(7, view)["worker"] == {"alive": True, "pid": 7}
-    assert list(shape["sweeps"][0]) == ["id", "name", "state", "counts", "eta_s"]
+    assert list(shape["sweeps"][0]) == [
+        "id", "name", "state", "counts", "to_ask", "waits_for", "eta_s", "eta_range_s",
+    ]  # fmt: skip
     assert shape["sweeps"][0]["counts"] == {
         "queued": 1, "running": 0, "paused": 0, "completed": 1, "pruned": 0, "failed": 0,
         "cancelled": 0,
@@ -242,7 +235,7 @@ def test_show_json_is_a_run_with_its_command_and_attempts():
         outcome=None, reason=None, evidence=None, log="/l",
     )  # fmt: skip
     shape = show_shape(RUN, Progress(), ["python"], [attempt])
-    assert list(shape) == [*RUN_KEYS, "command", "attempts"]
+    assert list(shape) == [*RUN_KEYS, "waits_for", "command", "attempts"]
     assert shape["attempts"] == [
         {"n": 1, "host": "h", "pid": 5, "started": "t", "ended": None, "exit_code": None,
          "signal": None, "outcome": None, "reason": None, "evidence": None, "log": "/l"}
@@ -292,15 +285,23 @@ def test_the_status_shows_every_run_on_a_line_of_its_own():
     """A narrow terminal gets fewer columns, never a folded row."""
     runs = [replace(RUN, id=i, name=f"lr1e-5-g{i}", metrics={"em": 0.5}) for i in (1, 2, 3)]
     view = overview([facts_of(SWEEP, runs)])
-    narrow = drawn(runs_table(runs, view, wide=False), width=80).splitlines()
+    narrow = drawn(runs_table(runs, view, 60), width=60).splitlines()
     assert len(narrow) == 4
-    assert all(len(line) <= 80 for line in narrow)
+    assert all(len(line) <= 60 for line in narrow)
     assert "lr1e-5-g2" in narrow[2]
     assert "50.0%" in narrow[2]
-    assert "progress" in drawn(runs_table(runs, view, wide=True))
-    assert drawn(sweep_line(SWEEP, 100.0)) == (
-        "s · queued · 1 completed, 1 queued · about 1m 40s left\n"
-    )
+    assert "progress" in drawn(runs_table(runs, view, 100))
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_long_name_is_cut_and_no_figure(width):
+    """What a narrow terminal has no room for goes from the name of the run."""
+    run = replace(RUN, name="n" * 200, metrics={"em": 0.5, "reward_mean": 1.25})
+    lines = drawn(runs_table([run], overview([facts_of(SWEEP, [run])]), width), width).splitlines()
+    assert len(lines) == 2
+    assert len(lines[1]) <= width
+    assert {"completed", "10/10", "1.250", "50.0%"} <= set(lines[1].split())
+    assert "n…" in lines[1]
 
 
 def test_a_ranking_says_where_there_is_no_interval():
@@ -337,6 +338,69 @@ def test_a_plan_shows_what_differs():
     text = drawn(plan_table(plan, ["learning_rate", "seed"]))
     assert "1e-4" in text
     assert "batch_size" not in text
+
+
+def test_a_status_is_one_picture_for_every_width():
+    """What runs with its figures, what comes next, when it is over, and no line too long."""
+    now = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+    found = {"reward_mean": 0.5, "em": 0.25, "tokens_per_s": 1414.2, "peak_bytes": 12_400_000_000}
+    running = replace(RUN, id=2, name="lr1e-4-g8", state=RunState.RUNNING, metrics=found, update=4)
+    waiting = replace(RUN, id=3, name="n" * 90, state=RunState.QUEUED, attempt=0, wall_s=0.0)
+    counted = {RunState.COMPLETED: 1, RunState.RUNNING: 1, RunState.QUEUED: 1}
+    sweep = replace(SWEEP, counts=counted)
+    of = replace(facts_of(sweep, [RUN, running, waiting]), best=replace(RUN, value=0.5))
+    view = overview([of], (), running, [waiting])
+    for width in (60, 80, 120):
+        text = drawn(status_picture(view, 7, width, now, note="hello"), width)
+        assert max(map(len, text.splitlines())) <= width
+        for words in ("worker runs (pid 7)", "2 lr1e-4-g8 of s", "4/10", "reward 0.5000",
+                      "em 25.0%", "1,414 tokens/s", "peak 12.4 GB", "next 3 nnn", "all done in",
+                      "s · running · 1 completed, 1 running, 1 queued",
+                      "best so far: em 50.0%, run 1 r"):  # fmt: skip
+            assert words in text, (words, text)
+    unknown = overview([facts_of(replace(SWEEP, counts={RunState.QUEUED: 1}), [waiting])])
+    text = drawn(status_picture(unknown, None, 80, now))
+    assert "no worker runs; start one with: grpo-sweep work" in text
+    assert "all done unknown: nothing like what is left was measured yet" in text
+
+
+def test_before_its_first_update_a_run_says_what_it_waits_for():
+    """The line that its trainer said last."""
+    running = replace(RUN, state=RunState.RUNNING, update=None, updates_total=None)
+    view = overview([], (), running)
+    told = "[lock] waiting for the GPU: pid 5"
+    text = drawn(status_picture(view, 1, 80, datetime.now(UTC), note=told))
+    assert "1 r of s  starting\n  [lock] waiting for the GPU: pid 5" in text
+
+
+def test_a_screen_is_shared_by_the_sweeps():
+    """The one that runs gets most rows, other open ones three, what is over none."""
+    over = replace(SWEEP, id=1, counts={RunState.COMPLETED: 9})
+    runs = replace(SWEEP, id=2, counts={RunState.RUNNING: 1, RunState.QUEUED: 90})
+    waits = replace(SWEEP, id=3, counts={RunState.QUEUED: 9})
+    assert rows_for([over, runs, waits], 12) == {2: 9, 3: 3}
+    assert rows_for([over, over], 12) == {1: 12}
+    assert rows_for([], 12) == {}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [(50, 58, "50s – 58s"), (100, 131, "1m 40s – 2m 10s"), (612, 1490, "10m 00s – 25m 00s"),
+     (7000, 7100, "about 2h 00m"), (5000, 9100, "1h 20m – 2h 30m"),
+     (60, 61, "about 1m 00s"), (0, 0, "about 0s")],
+)  # fmt: skip
+def test_a_span_pretends_to_know_no_more_than_it_does(low, high, text):
+    """Seconds, then tens of them, then minutes; one figure where both are the same."""
+    assert span(low, high) == text
+
+
+def test_a_time_of_day_says_the_day_where_it_is_another(monkeypatch):
+    """Noon, and then the next day."""
+    noon = datetime(2026, 1, 1, 12, 0).astimezone()
+    assert between(600, 3600, noon) == "between 12:10 and 13:00"
+    assert between(600, 601, noon) == "at 12:10"
+    assert between(3600, 86400, noon) == "between 13:00 and Fri 12:00"
+    assert between(3600, 864000, noon) == "between 13:00 and 2026-01-11"
 
 
 # --- what a worker says

@@ -1,0 +1,63 @@
+"""`grpo-sweep status --by`: the objective by the values of the parameters that were swept."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.cli.common import console, print_json, say
+from orchestrator.errors import UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.run import Run, Sweep
+
+
+def show_pivot(ref: str, keys: Sequence[str], as_json: bool) -> None:
+    """Print the objective of a sweep by one or two parameters, as a table or as JSON."""
+    from orchestrator.outlook import Outlook
+    from orchestrator.pivot import cells
+    from orchestrator.views.pivot import pivot_shape, pivot_table
+    from orchestrator.views.results import objective_value
+
+    with Outlook.open(readonly=True) as store:
+        sweep = store.sweep(ref)
+        runs = store.runs(sweep.id)
+    _check(sweep, keys, runs)
+
+    def value_of(run: "Run") -> float | None:
+        return objective_value(run, sweep.objective) if run.value is None else run.value
+
+    found = cells(runs, keys, _base_values(sweep, keys, runs), sweep.objective, value_of)
+    if as_json:
+        print_json(pivot_shape(sweep.objective, keys, found))
+        return
+    console().print(pivot_table(sweep.objective, keys, found))
+    if any(cell.mean is not None for cell in found):
+        say("* the best mean; ± half of the 95% interval; n runs, over all other parameters")
+    else:
+        say(f"sweep {sweep.name} has no result yet for {sweep.objective.metric}")
+
+
+def _check(sweep: "Sweep", keys: Sequence[str], runs: "Sequence[Run]") -> None:
+    """UsageError unless one or two parameters are named, each of them set by a run."""
+    from grpo_core.config import did_you_mean
+
+    if len(keys) > 2 or len(set(keys)) < len(keys):
+        raise UsageError(f"--by {' --by '.join(keys)}: name one or two parameters, each once")
+    swept = dict.fromkeys(name for run in runs for name in run.overrides)
+    if any(run.seed is not None for run in runs):
+        swept["seed"] = None
+    for key in keys:
+        if key not in swept:
+            near = did_you_mean(key, swept) or f"; it sets: {', '.join(swept) or 'nothing'}"
+            raise UsageError(f"--by {key}: no run of sweep {sweep.name} sets it{near}")
+
+
+def _base_values(sweep: "Sweep", keys: Sequence[str], runs: "Sequence[Run]") -> dict[str, Any]:
+    """What the base config says for the keys that some run leaves alone."""
+    missing = [key for key in keys if any(key not in run.overrides for run in runs)]
+    if not missing:
+        return {}
+    from grpo_core.config import MLXGRPOConfig, parse_config, update_config_from_dict
+
+    values = parse_config(sweep.config_text, sweep.config_source)
+    config = update_config_from_dict(MLXGRPOConfig(), values, lambda line: None)
+    return {key: getattr(config, key, None) for key in missing}

@@ -1,0 +1,223 @@
+"""What happens now, as lines of text: the run that trains, what comes next, when all is done.
+
+Shared by `status`, `watch` and the worker's own live view. Draws what it is given; the one thing
+that it reads is the training log of the running run.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from orchestrator.paths import Home, RunPaths
+from orchestrator.progress import read_curves
+from orchestrator.run import Progress, Run, Sweep
+from orchestrator.views.facts import UNFINISHED, Overview
+from orchestrator.views.text import (
+    UNKNOWN,
+    bar,
+    between,
+    duration,
+    number,
+    percent,
+    size,
+    span,
+    sparkline,
+)
+
+SPARK_WIDTH = 24
+# Wider than this a bar and a line are harder to read, not easier.
+MOST_WIDTH = 100
+_INDENT = "  "
+_DOT = " · "
+
+
+# --- curves
+
+
+@dataclass(frozen=True)
+class Course:
+    """The reward of a run, update by update, and its held-out exact match."""
+
+    rewards: tuple[float, ...] = ()
+    ems: tuple[float, ...] = ()
+
+    def em_words(self) -> str:
+        """`31.2% → 45.5%`: exact match at first and now; empty without any."""
+        if len(self.ems) < 2:
+            return percent(self.ems[0]) if self.ems else ""
+        return f"{percent(self.ems[0])} → {percent(self.ems[-1])}"
+
+    def spark(self, width: int = SPARK_WIDTH) -> str:
+        """The reward as a small picture on its own scale."""
+        if not self.rewards:
+            return ""
+        return sparkline(self.rewards, width, min(self.rewards), max(self.rewards))
+
+
+class Courses:
+    """The courses of runs; a log is read again only when it has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int], Course]] = {}
+
+    def of(self, run: Run) -> Course:
+        """The course of a run as its log tells it now."""
+        try:
+            stat = os.stat(RunPaths(run.folder).log)
+        except OSError:
+            return Course()
+        stamp = (stat.st_size, stat.st_mtime_ns)
+        known = self._known.get(run.folder)
+        if known is None or known[0] != stamp:
+            known = self._known[run.folder] = (stamp, read_course(run.folder))
+        return known[1]
+
+
+def read_course(folder: Path) -> Course:
+    """The course of the run in a folder, read anew."""
+    curves = read_curves(folder, ("reward_mean", "em"))
+    rewards, ems = ([value for _, value in curves[name]] for name in ("reward_mean", "em"))
+    return Course(tuple(rewards), tuple(ems))
+
+
+# --- the run that trains
+
+
+def last_words(home: Home, run: Run) -> str:
+    """The line that the run's trainer said last, such as who holds the GPU."""
+    # Not at the top: what a worker needs would make each status wait.
+    from orchestrator.launcher import read_tail
+
+    tail = read_tail(home.attempt_log(run.id, run.attempt), limit=4096)
+    return next((line for line in reversed(tail.splitlines()) if line.strip()), "")
+
+
+def left_s(now: Progress) -> float | None:
+    """Seconds that the run will still take, as far as that is known."""
+    if now.s_per_update is None or now.updates_total is None or now.update is None:
+        return None
+    return now.s_per_update * max(0, now.updates_total - now.update)
+
+
+def updates_text(now: Progress) -> str:
+    """`14/30`, as far as it is known."""
+    if now.update is None:
+        return UNKNOWN
+    return f"{now.update}/{now.updates_total}" if now.updates_total else str(now.update)
+
+
+def run_lines(
+    run: Run, now: Progress, course: Course, width: int, rest_s: float | None, note: str = ""
+) -> list[Text]:
+    """The run that trains: its name, a bar with the time left, its figures; `note` before that."""
+    width = max(20, min(width, MOST_WIDTH))
+    lines = [_head(run)]
+    if now.update is None:
+        lines[0].append("  starting")
+        return [*lines, *([_cut(Text(_INDENT + note, style="dim"))] if note else [])]
+    after = f" {updates_text(now)}"
+    after += "" if rest_s is None else f" · about {duration(rest_s)} left"
+    if now.updates_total:
+        room = max(8, width - len(_INDENT) - len(after))
+        lines.append(_bar_line(now.update / now.updates_total, room, after))
+    else:
+        lines.append(Text(f"{_INDENT}update{after}"))
+    return [*lines, *flow(_figures(now, course), width)]
+
+
+def _head(run: Run) -> Text:
+    asked = {"cancel": "  cancelling", "pause": "  pausing"}.get(run.request or "", "")
+    attempt = f"  attempt {run.attempt}" if run.attempt > 1 else ""
+    return _cut(
+        Text.assemble(
+            ("▶ ", "cyan"),
+            (f"{run.id} {run.name}", "bold"),
+            (f" of {run.sweep}", "dim"),
+            attempt,
+            (asked, "yellow"),
+        )
+    )
+
+
+def _figures(now: Progress, course: Course) -> list[Text]:
+    reward = Text(f"reward {number(now.metrics.get('reward_mean'))}")
+    if drawn := course.spark():
+        reward.append(f" {drawn}", style="green")
+    words = [reward]
+    if em := course.em_words() or _known("em", now, percent):
+        words.append(Text(f"em {em}"))
+    if speed := _known("tokens_per_s", now, lambda value: f"{value:,.0f} tokens/s"):
+        words.append(Text(speed))
+    if peak := _known("peak_bytes", now, size):
+        words.append(Text(f"peak {peak}"))
+    return words
+
+
+def _known(name: str, now: Progress, show: Callable[[Any], str]) -> str:
+    value = now.metrics.get(name)
+    return show(value) if isinstance(value, int | float) else ""
+
+
+def _bar_line(share: float, width: int, after: str) -> Text:
+    drawn = bar(share, width)
+    full = drawn.count(drawn[0]) if share > 0 else 0
+    return Text.assemble(_INDENT, (drawn[:full], "cyan"), (drawn[full:], "dim"), after)
+
+
+def flow(words: Iterable[Text], width: int, first: str = _INDENT) -> list[Text]:
+    """Pieces of text on as few lines as hold them, with dots between; `first` stands before."""
+    lines: list[Text] = []
+    for word in words:
+        if lines and lines[-1].cell_len + len(_DOT) + word.cell_len <= width:
+            lines[-1].append(_DOT).append_text(word)
+        else:
+            lines.append(Text(_INDENT if lines else first).append_text(word))
+    return lines
+
+
+def _cut(line: Text) -> Text:
+    """A line that ends in … where the terminal does."""
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
+
+
+# --- what comes next, and when it is done
+
+
+def next_line(runs: Sequence[Run], now_iso: str) -> Text | None:
+    """`next  4 lr1e-2-g2 · 5 lr1e-2-g8`; what waits out a back-off says so."""
+    if not runs:
+        return None
+    names = [
+        f"{run.id} {run.name}" + (" (waits a moment after a death)" if _waits(run, now_iso) else "")
+        for run in runs
+    ]
+    return _cut(Text.assemble(("next ", "dim"), " · ".join(names)))
+
+
+def _waits(run: Run, now_iso: str) -> bool:
+    return run.not_before is not None and run.not_before > now_iso
+
+
+def whole_line(view: Overview, worker: bool, now: datetime) -> Text | None:
+    """When the whole queue will be done; without a worker only how long that takes."""
+    open_sweeps = [sweep for sweep in view.sweeps if is_open(sweep)]
+    if not open_sweeps:
+        return None
+    if view.whole is None:
+        words = "unknown: nothing like what is left was measured yet"
+        return Text.assemble(("all done ", "dim"), words)
+    low, high = view.whole.low_s, view.whole.high_s
+    words = f"in {span(low, high)}"
+    words += f", {between(low, high, now)}" if worker else ", once a worker runs"
+    return Text.assemble(("all done ", "dim"), (words, "cyan"))
+
+
+def is_open(sweep: Sweep) -> bool:
+    """Whether runs of it can still start."""
+    return sweep.state in UNFINISHED and not sweep.paused and sweep.state != "paused"

@@ -1,0 +1,123 @@
+"""The whole status as one picture: what runs, what comes next, and the sweeps with their runs.
+
+`status` prints it once, `watch` redraws it. What is in it was gathered by `facts.py`.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from orchestrator.outcome import stamp
+from orchestrator.run import Run, Sweep
+from orchestrator.views.facts import UNFINISHED, Overview
+from orchestrator.views.now import Courses, flow, left_s, next_line, run_lines, whole_line
+from orchestrator.views.tables import best_line, runs_table, sweep_words
+
+# Besides the first open sweep, each gets so many rows; more reasons than these are only counted.
+_ROWS_OF_OTHERS = 3
+_REASONS = 4
+
+
+def rows_for(sweeps: Sequence[Sweep], most: int) -> dict[int, int]:
+    """How many runs of each sweep to show, so that all fit `most` lines.
+
+    The sweep that runs (else the first that waits, else the latest) gets most of them, a sweep
+    that is over none.
+    """
+    live = [sweep for sweep in sweeps if sweep.state in UNFINISHED]
+    if not live:
+        return {sweeps[-1].id: most} if sweeps else {}
+    main = next((s for s in live if s.state == "running"), live[0])
+    rows = {sweep.id: min(_ROWS_OF_OTHERS, most) for sweep in live}
+    rows[main.id] = max(_ROWS_OF_OTHERS, most - _ROWS_OF_OTHERS * (len(live) - 1))
+    return rows
+
+
+def status_picture(
+    view: Overview,
+    worker_pid: int | None,
+    width: int,
+    now: datetime,
+    *,
+    note: str = "",
+    courses: Courses | None = None,
+    curves: bool = False,
+) -> Group:
+    """The lines and tables of a status, for a terminal of `width` columns.
+
+    `note` is what the trainer says before its first update; `courses` remembers logs that were
+    read before; with `curves` each run of a table gets its own.
+    """
+    found = courses or Courses()
+    blocks = [_now(view, worker_pid, width, now, note, found)]
+    for sweep in view.sweeps:
+        blocks.append(_sweep(sweep, view, width, found if curves else None))
+    # A group: printed one by one, lines that are to be cut would be folded.
+    return Group(*_spaced(block for block in blocks if block))
+
+
+def _spaced(blocks: Iterable[list[RenderableType]]) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    for block in blocks:
+        lines += [Text(""), *block] if lines else block
+    return lines
+
+
+def _now(
+    view: Overview,
+    worker_pid: int | None,
+    width: int,
+    now: datetime,
+    note: str,
+    courses: Courses,
+) -> list[RenderableType]:
+    """Who works, on what, what comes then, and when it will be over."""
+    lines: list[RenderableType] = []
+    if worker_pid is not None:
+        lines.append(Text(f"worker runs (pid {worker_pid})", style="dim"))
+    elif any(sweep.state in UNFINISHED for sweep in view.sweeps):
+        lines.append(Text("no worker runs; start one with: grpo-sweep work", style="yellow"))
+    if view.halted:
+        words = f"the queue stands still: {view.halted}; go on with: grpo-sweep resume --queue"
+        lines.append(Text(words, style="yellow"))
+    if view.running is not None:
+        progress = view.progress[view.running.id]
+        course = courses.of(view.running)
+        rest = left_s(progress)
+        lines += run_lines(view.running, progress, course, width, rest, note)
+    if worker_pid is not None or view.running is not None:
+        follows = next_line(view.next_runs, stamp(now))
+        lines += [follows] if follows is not None else []
+    done = whole_line(view, worker_pid is not None, now)
+    return [*lines, *([done] if done is not None else [])]
+
+
+def _sweep(
+    sweep: Sweep, view: Overview, width: int, courses: Courses | None
+) -> list[RenderableType]:
+    """A sweep's line, the table of its runs, and why those that stand still do."""
+    lines: list[RenderableType] = []
+    lines += flow(sweep_words(sweep, view.left[sweep.id]), width, first="")
+    if waits_for := view.waits_for.get(sweep.id):
+        lines.append(Text(waits_for, style="yellow"))
+    shown = view.runs[sweep.id]
+    if shown:
+        draw = None if courses is None else lambda run: courses.of(run).spark(16)
+        lines.append(runs_table(shown, view, width, draw))
+    more = sum(sweep.counts.values()) - len(shown)
+    if shown and more:
+        lines.append(Text(f"… {more:,} more: grpo-sweep status {sweep.name}", style="dim"))
+    best = view.best.get(sweep.id)
+    if best is not None:
+        lines.append(best_line(best, sweep.objective))
+    return [*lines, *_reasons(shown)]
+
+
+def _reasons(runs: Sequence[Run]) -> list[RenderableType]:
+    told = [r for r in runs if r.reason and r.state not in ("completed", "cancelled")]
+    lines = [Text(f"run {run.id}: {run.reason}", style="yellow") for run in told[:_REASONS]]
+    if len(told) > _REASONS:
+        lines.append(Text(f"… {len(told) - _REASONS} more have a reason: grpo-sweep show RUN"))
+    return list(lines)
