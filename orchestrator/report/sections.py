@@ -128,7 +128,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
 
 def _interval_words(row: Row, facts: Facts) -> str:
     if row.ci95 is not None:
-        return f"95% interval {_span(row.ci95, facts)}, {row.n} seeds"
+        return f"95% interval {_span(row.ci95, facts)}, {row.n}\u00a0seeds"
     if (found := evaluation_interval(row)) is not None:
         return f"one run; {_span(found, facts)} by its evaluation’s own noise"
     return "one run, no interval"
