@@ -28,6 +28,11 @@ SEARCH_POINTS = (
     "store.asked",  # committed, nothing else done
 )
 
+# This one only where the next trainer has been prepared.
+DECK_POINTS = (
+    "worker.on_deck",  # the pid is recorded, the trainer is not told to go
+)
+
 _reached: dict[str, int] = {}
 
 

@@ -10,7 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -45,9 +45,12 @@ class LaunchError(SweepError):
 class Trainer(Protocol):
     """A trainer that may still live."""
 
-    pid: int | None
     exit_code: int | None
     signal: int | None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process; None where that is not known."""
 
     def wait(self, timeout_s: float) -> bool:
         """Whether it has ended, after waiting at most so long."""
@@ -100,7 +103,7 @@ class Launched:
         self._process = process
         self._lock = lock
         self._awake = procs.stay_awake(process.pid)
-        self.pid: int | None = process.pid
+        self.pid = process.pid
         self.exit_code: int | None = None
         self.signal: int | None = None
 
@@ -202,9 +205,10 @@ def launch(run: Run, attempt: Attempt, home: Home, trainer: Sequence[str] = TRAI
     crashpoint("launcher.locked")
     try:
         with open(attempt.log, "ab") as log:
-            log.write(f"{HEADER}attempt {attempt.n} of run {run.id}: {shlex.join(argv)}\n".encode())
+            log.write(header(run, attempt.n, argv))
             log.flush()
-            process = _spawn(argv, run.cwd, log, lock, _environment(run, attempt, home))
+            env = environment(run, {ENV_ATTEMPT: attempt_token(attempt, home)})
+            process = spawn(argv, run.cwd, log, lock, env)
     except OSError as e:
         lock.release()
         raise _launch_error(e, run) from None
@@ -212,14 +216,25 @@ def launch(run: Run, attempt: Attempt, home: Home, trainer: Sequence[str] = TRAI
     return Launched(process, lock)
 
 
-def _spawn(
-    argv: Sequence[str], cwd: str, log: IO[bytes], lock: FileLock, env: dict[str, str]
+def header(run: Run, n: int, argv: Sequence[str]) -> bytes:
+    """The first line of an attempt's log."""
+    return f"{HEADER}attempt {n} of run {run.id}: {shlex.join(argv)}\n".encode()
+
+
+def spawn(
+    argv: Sequence[str],
+    cwd: str,
+    log: IO[bytes],
+    lock: FileLock,
+    env: Mapping[str, str],
+    stdin: int = subprocess.DEVNULL,
 ) -> "subprocess.Popen[bytes]":
+    """A process in a session of its own that says everything to `log` and holds `lock`; OSError."""
     return subprocess.Popen(
         argv,
         cwd=cwd,
         env=env,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -227,11 +242,11 @@ def _spawn(
     )
 
 
-def _environment(run: Run, attempt: Attempt, home: Home) -> dict[str, str]:
+def environment(run: Run, own: Mapping[str, str]) -> dict[str, str]:
+    """What the trainer of a run finds in its environment, with `own` over it."""
     env = {key: value for key, value in os.environ.items() if key != ENV_CRASH}
-    own = {ENV_RUN: str(run.id), ENV_ATTEMPT: attempt_token(attempt, home)}
     # Unbuffered, so that `logs -f` shows a line when it is written.
-    return {**env, **own, "PYTHONUNBUFFERED": "1"}
+    return {**env, ENV_RUN: str(run.id), "PYTHONUNBUFFERED": "1", **own}
 
 
 def _launch_error(error: OSError, run: Run) -> LaunchError:

@@ -101,6 +101,13 @@ class Progress:
     metrics: dict[str, Any] = field(default_factory=dict)
     s_per_update: float | None = None
 
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that the run will still take at the pace of its last updates."""
+        if self.s_per_update is None or self.updates_total is None or self.update is None:
+            return None
+        return self.s_per_update * max(0, self.updates_total - self.update)
+
 
 # --- plans: what a submit puts into the queue
 

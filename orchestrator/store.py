@@ -7,10 +7,12 @@ Opening changes no state: only the worker reconciles. What an outcome means for 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from orchestrator.control import Control
 from orchestrator.faults import crashpoint
 from orchestrator.outcome import BACKOFF_MOST_S, Next, decide, stamp
+from orchestrator.reads import HALTED, HELD
+from orchestrator.rows import dump
 from orchestrator.run import (
     END_STATES,
     Attempt,
@@ -21,28 +23,22 @@ from orchestrator.run import (
     Sweep,
     Verdict,
 )
-
-if TYPE_CHECKING:
-    # It brings the config's fields along, for which a status would have to wait.
-    pass
-
-from orchestrator.control import Control
-from orchestrator.reads import HALTED, HELD
-from orchestrator.rows import dump
 from orchestrator.submitting import Submitting
+
+_NEXT = f"""
+    SELECT id FROM runs
+    WHERE state = 'queued' AND same_as IS NULL
+      AND (not_before IS NULL OR not_before <= :now OR not_before > :horizon)
+      AND sweep_id NOT IN ({HELD})
+      AND NOT EXISTS ({HALTED})
+    ORDER BY priority DESC, sweep_id, position LIMIT 1
+"""
 
 _CLAIM = f"""
     UPDATE runs SET state = 'running', attempt = attempt + 1, deaths = deaths + 1,
         not_before = NULL, request = NULL, reason = NULL, ended = NULL, exit_code = NULL,
         started = coalesce(started, :now)
-    WHERE id = (
-        SELECT id FROM runs
-        WHERE state = 'queued' AND same_as IS NULL
-          AND (not_before IS NULL OR not_before <= :now OR not_before > :horizon)
-          AND sweep_id NOT IN ({HELD})
-        ORDER BY priority DESC, sweep_id, position LIMIT 1)
-      AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running')
-      AND NOT EXISTS ({HALTED})
+    WHERE id = ({_NEXT}) AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running')
     RETURNING id
 """
 
@@ -69,10 +65,7 @@ class Store(Submitting, Control):
         at the output folder.
         """
         with self._db.write():
-            # A clock that was set back must not make a back-off of seconds one of hours.
-            horizon = stamp(self._now(), 2 * BACKOFF_MOST_S)
-            times = {"now": self._stamp(), "horizon": horizon}
-            claimed = self._db.read(_CLAIM, {**times, "boot_id": boot_id})
+            claimed = self._db.read(_CLAIM, self._claimable(boot_id))
             if not claimed:
                 return None
             run = self.run(claimed[0]["id"])
@@ -80,6 +73,16 @@ class Store(Submitting, Control):
             crashpoint("store.claiming")
         crashpoint("store.claimed")
         return run, attempt
+
+    def coming(self, boot_id: str) -> Run | None:
+        """The run that would be claimed if none were running."""
+        found = self._db.read(_NEXT, self._claimable(boot_id))
+        return self.run(found[0]["id"]) if found else None
+
+    def _claimable(self, boot_id: str) -> dict[str, str]:
+        # A clock that was set back must not make a back-off of seconds one of hours.
+        horizon = stamp(self._now(), 2 * BACKOFF_MOST_S)
+        return {"now": self._stamp(), "horizon": horizon, "boot_id": boot_id}
 
     def _open_attempt(self, run: Run, host: str, boot_id: str, before: Before) -> Attempt:
         attempt_id = self._db.insert(

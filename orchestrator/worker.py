@@ -24,10 +24,20 @@ from orchestrator.errors import SpecError, SweepError, WorkerBusy
 from orchestrator.faults import crashpoint
 from orchestrator.frozen import changes
 from orchestrator.halting import Halter, courses_of
-from orchestrator.launcher import TRAINER, Adopted, LaunchError, Trainer, freeze, launch, read_tail
+from orchestrator.launcher import (
+    TRAINER,
+    Adopted,
+    Launched,
+    LaunchError,
+    Trainer,
+    freeze,
+    launch,
+    read_tail,
+)
 from orchestrator.leaderboard import reduce_curve
 from orchestrator.limits import Used, breach, folder_bytes
 from orchestrator.locks import is_held
+from orchestrator.on_deck import Deck, affordable
 from orchestrator.outcome import EXIT_INTERRUPTED, Ask, Ending, judge
 from orchestrator.paths import Home, RunPaths
 from orchestrator.presence import busy_words, holder_pid, serve_alone
@@ -50,6 +60,9 @@ _NOTE_S = 5.0
 # Measuring folders takes a moment where there are many.
 _MEASURE_S = 10.0
 _DETACH_WAIT_S = 20.0
+# How long before a run's end its successor gets ready: a trainer takes some seconds for that, and
+# all the while it holds memory.
+_HEAD_START_S = 60.0
 
 # How long a trainer may take to end before it is killed; no entry: until the user insists.
 _GRACE_S = {Ask.CANCEL: 30.0, Ask.TIMEOUT: 120.0, Ask.PRUNE: 30.0, Ask.FAIL: 30.0}
@@ -60,8 +73,8 @@ _TERMINATE_GRACE_S = 5.0
 class Event:
     """Something that the worker did or saw.
 
-    `kind` is asked, changed, started, adopted, progress, stopping, ended, waiting, empty or
-    stopped.
+    `kind` is asked, changed, started, adopted, progress, prepared, stopping, ended, waiting, empty
+    or stopped.
     """
 
     kind: str
@@ -80,10 +93,12 @@ def work(
     on_event: Listener | None = None,
     trainer: Sequence[str] = TRAINER,
     frozen: bool = False,
+    on_deck: bool | None = None,
 ) -> int:
     """Serve the queue until stopped, or until nothing is left that could run.
 
-    With `frozen` a sweep is held where something has changed since its submit.
+    With `frozen` a sweep is held where something has changed since its submit. With `on_deck` the
+    next trainer is prepared while one trains; None: where the machine has memory for it.
 
     Returns 0, or 75 when a signal stopped it. Raises WorkerBusy when another worker serves this
     queue, and QueueError when the queue cannot be used.
@@ -91,7 +106,8 @@ def work(
     home = (home or paths.home()).make()
     listen = on_event or (lambda event: None)
     with Store.open(home.db) as store, stop_signals() as stops:
-        worker = _Worker(home, store, stops, listen, trainer, frozen)
+        prepares = affordable() if on_deck is None else on_deck
+        worker = _Worker(home, store, stops, listen, trainer, frozen, prepares)
         while True:
             with serve_alone(home):
                 worker.serve(until_empty)
@@ -116,7 +132,11 @@ def tidy(home: Home | None = None) -> None:
 
 
 def spawn_detached(
-    home: Home | None = None, *, until_empty: bool = False, frozen: bool = False
+    home: Home | None = None,
+    *,
+    until_empty: bool = False,
+    frozen: bool = False,
+    on_deck: bool | None = None,
 ) -> int:
     """Start a worker that outlives this terminal; its pid, once it serves the queue.
 
@@ -129,6 +149,7 @@ def spawn_detached(
     words = [sys.executable, "-P", "-m", "orchestrator", "work"]
     words += ["--until-empty"] if until_empty else []
     words += ["--frozen"] if frozen else []
+    words += {None: [], True: ["--on-deck"], False: ["--no-on-deck"]}[on_deck]
     with open(home.worker_log, "ab") as log:
         process = subprocess.Popen(
             words,
@@ -243,8 +264,11 @@ class _Worker:
         listen: Listener,
         trainer: Sequence[str],
         frozen: bool = False,
+        prepares: bool = False,
     ) -> None:
         self._frozen = frozen
+        self._deck = Deck(home, trainer)
+        self._prepares = prepares
         self._home = home
         self._store = store
         self._stops = stops
@@ -256,7 +280,13 @@ class _Worker:
 
     def serve(self, until_empty: bool) -> None:
         """Train what is queued, one run after another."""
-        self._reconcile()
+        try:
+            self._reconcile()
+            self._serve(until_empty)
+        finally:
+            self._deck.clear()
+
+    def _serve(self, until_empty: bool) -> None:
         while not self._stops.count:
             self._climb()
             self._ask()
@@ -267,6 +297,7 @@ class _Worker:
             elif until_empty and not self.has_work():
                 return
             else:
+                self._deck.clear()
                 self._idle()
 
     def has_work(self) -> bool:
@@ -332,18 +363,46 @@ class _Worker:
             return
         low_memory = procs.low_memory()
         try:
-            freeze(self._home.frozen_config(run.sweep_id), sweep.config_text)
-            trainer = launch(run, attempt, self._home, self._trainer)
+            trainer, attempt = self._launch(run, attempt, sweep)
         except LaunchError as e:
             words = f"cannot be started: {e}"
             self._record(run, attempt, Outcome(e.verdict, words), Progress(), 0.0)
             return
-        assert trainer.pid is not None
-        attempt = self._store.started(attempt, trainer.pid, procs.start_time(trainer.pid))
         crashpoint("worker.started")
         words = f"attempt {attempt.n}, pid {trainer.pid}"
         self._tell("started", "; ".join(filter(None, (words, low_memory))), run)
         self._follow(run, attempt, trainer, sweep)
+
+    def _launch(self, run: Run, attempt: Attempt, sweep: Sweep) -> tuple[Launched, Attempt]:
+        """Let the trainer on deck go, else start one; the attempt knows its process."""
+        standby = self._deck.take(run, attempt)
+        if standby is not None:
+            # Before it goes: so there is no instant in which an unknown process trains.
+            attempt = self._started(attempt, standby.pid)
+            crashpoint("worker.on_deck")
+            trainer = standby.go(attempt)
+            if trainer is not None:
+                return trainer, attempt
+        freeze(self._home.frozen_config(run.sweep_id), sweep.config_text)
+        trainer = launch(run, attempt, self._home, self._trainer)
+        return trainer, self._started(attempt, trainer.pid)
+
+    def _started(self, attempt: Attempt, pid: int) -> Attempt:
+        return self._store.started(attempt, pid, procs.start_time(pid))
+
+    def _prepare(self, left_s: float | None) -> None:
+        """Have the trainer of the run that comes next on deck, once it is nearly its turn."""
+        if not self._prepares or left_s is None or left_s > _HEAD_START_S or self._stops.count:
+            return
+        run = self._store.coming(self._boot_id)
+        if self._deck.holds(run):
+            return
+        self._deck.clear()
+        if run is None or procs.low_memory():
+            return
+        pid = self._deck.put(run, self._store.sweep_of(run).config_text)
+        if pid is not None:
+            self._tell("prepared", f"on deck (pid {pid})", run)
 
     def _is_as_submitted(self, run: Run, attempt: Attempt, sweep: Sweep) -> bool:
         """Say what has changed since the submit; False where that holds a frozen sweep."""
@@ -370,7 +429,8 @@ class _Worker:
         watch = _Watch(run, attempt, sweep, self._store, self._listen)
         stopping = _Stopping(trainer, self._stops, lambda text: self._tell("stopping", text, run))
         while not trainer.wait(_TICK_S):
-            watch.look(stopping)
+            if watch.look(stopping):
+                self._prepare(watch.left_s)
             stopping.look()
         crashpoint("worker.ended")
         outcome = judge(self._ending(run, attempt, trainer, stopping.asked, watch))
@@ -460,11 +520,16 @@ class _Watch:
         """Seconds that this attempt has trained; time.monotonic stands still in sleep."""
         return self._attempt.wall_s + time.monotonic() - self._began
 
-    def look(self, stopping: _Stopping) -> None:
-        """Look at everything that is due."""
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that the run will still take, once that can be told."""
+        return self._seen.left_s
+
+    def look(self, stopping: _Stopping) -> bool:
+        """Look at everything, if it is time to; whether it was."""
         now = time.monotonic()
         if now - self._looked < _LOOK_S:
-            return
+            return False
         self._looked = now
         self._obey(stopping)
         self._keep_limits(stopping)
@@ -474,6 +539,7 @@ class _Watch:
         if now - self._noted >= _NOTE_S:
             self._noted = now
             self._store.tick(self._attempt, self.wall_s())
+        return True
 
     def _obey(self, stopping: _Stopping) -> None:
         request = self._store.request(self._run.id)

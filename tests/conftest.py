@@ -14,3 +14,23 @@ def private_world(tmp_path_factory, monkeypatch):
     for name in ("MLX_GRPO_CONFIG", "GRPO_SWEEP_CRASH_AT", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     return world
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start worker processes that are gone when the test ends, and their trainers with them."""
+    from tests.queue_kit import WorkerProcess, kill_group, trainers_started
+
+    started = []
+
+    def run(**kwargs):
+        worker = WorkerProcess(tmp_path / f"worker-{len(started)}.log", **kwargs)
+        started.append(worker)
+        return worker
+
+    yield run
+    for worker in started:
+        if worker.process.poll() is None:
+            worker.kill()
+    for pid in trainers_started(tmp_path):
+        kill_group(pid)

@@ -63,7 +63,8 @@ def show(event):
     run = event.run and event.run.id
     print(json.dumps({"kind": event.kind, "text": event.text, "run": run}), flush=True)
 try:
-    sys.exit(work(until_empty=sys.argv[1] == "until_empty", on_event=show, trainer=sys.argv[2:]))
+    how = json.loads(sys.argv[1])
+    sys.exit(work(on_event=show, trainer=sys.argv[2:], **how))
 except SweepError as e:
     print(e, file=sys.stderr)
     sys.exit(e.exit_code)
@@ -73,12 +74,12 @@ except SweepError as e:
 class WorkerProcess:
     """A worker in a process of its own, its events in a file."""
 
-    def __init__(self, log, until_empty=True, trainer=FAKE, **env):
+    def __init__(self, log, until_empty=True, trainer=FAKE, on_deck=True, **env):
         self.log = Path(log)
-        mode = "until_empty" if until_empty else "for_ever"
+        how = json.dumps({"until_empty": until_empty, "on_deck": on_deck})
         with open(self.log, "ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _WORKER, mode, *trainer],
+                [sys.executable, "-c", _WORKER, how, *trainer],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **env},
@@ -156,3 +157,9 @@ def kill_group(pid):
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def trainers_started(folder):
+    """The pid of every fake trainer, of runs submitted in `folder`, that got as far as the GPU."""
+    files = (folder / "out").glob("*/starts")
+    return [int(pid) for file in files for pid in file.read_text().split()]

@@ -12,12 +12,11 @@ from collections import Counter
 
 import pytest
 
-from orchestrator.faults import POINTS
+from orchestrator.faults import DECK_POINTS, POINTS, SEARCH_POINTS
 from orchestrator.run import Retry
 from orchestrator.store import Store
 from tests.queue_kit import (
     TESTS,
-    WorkerProcess,
     attempts,
     eventually,
     is_alive,
@@ -26,34 +25,11 @@ from tests.queue_kit import (
     runs,
     states,
     submit,
+    trainers_started,
     updates_logged,
 )
 
 PATIENT = Retry(max=1000)
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Start worker processes that are gone when the test ends, and their trainers with them."""
-    started = []
-
-    def run(**kwargs):
-        worker = WorkerProcess(tmp_path / f"worker-{len(started)}.log", **kwargs)
-        started.append(worker)
-        return worker
-
-    yield run
-    for worker in started:
-        if worker.process.poll() is None:
-            worker.kill()
-    for pid in trainers_started(tmp_path):
-        kill_group(pid)
-
-
-def trainers_started(tmp_path):
-    """The pid of every trainer that got as far as the GPU."""
-    files = (tmp_path / "out").glob("*/starts")
-    return [int(pid) for file in files for pid in file.read_text().split()]
 
 
 def running_attempt():
@@ -303,4 +279,5 @@ def _text(path):
 def test_crash_table_names_every_point():
     """The published table and the points of the code are the same."""
     table = (TESTS.parent / "docs" / "crash-table.md").read_text()
-    assert [point for point in POINTS if f"`{point}`" not in table] == []
+    points = (*POINTS, *SEARCH_POINTS, *DECK_POINTS)
+    assert [point for point in points if f"`{point}`" not in table] == []

@@ -15,7 +15,6 @@ from orchestrator.store import Store
 from orchestrator.worker import spawn_detached, tidy
 from tests.queue_kit import (
     FAKE,
-    WorkerProcess,
     attempts,
     eventually,
     is_alive,
@@ -25,22 +24,6 @@ from tests.queue_kit import (
     submit,
     updates_logged,
 )
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Start worker processes that are gone when the test ends, and their trainers with them."""
-    started = []
-
-    def run(**kwargs):
-        worker = WorkerProcess(tmp_path / f"worker-{len(started)}.log", **kwargs)
-        started.append(worker)
-        return worker
-
-    yield run
-    for worker in started:
-        if worker.process.poll() is None:
-            worker.kill()
 
 
 def running_pid(worker):

@@ -1,0 +1,274 @@
+"""The trainer on deck: real processes that wait for their turn, or for nobody any more."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from orchestrator.launcher import TRAINER
+from orchestrator.locks import is_held
+from orchestrator.on_deck import affordable
+from orchestrator.paths import home
+from orchestrator.store import Store
+from tests.queue_kit import (
+    DEADLINE_S,
+    attempts,
+    eventually,
+    is_alive,
+    planned,
+    runs,
+    states,
+    submit,
+    updates_logged,
+)
+from tests.trainer_kit import FAST, assert_equal_runs, command
+
+
+def short(name, **values):
+    """A run whose time that is left is known (a log with updates_total), of some seconds."""
+    return planned(name, **{"gain": 0.1, "updates": 8, "update_s": 0.2, **values})
+
+
+def endless(name):
+    """A run that ends only when the test lets it, and says all the while that it ends soon."""
+    return short(name, updates=200, update_s=0.2)
+
+
+def on_deck(worker, count=1):
+    """The pid of the trainer that was put on deck as the count-th."""
+    told = eventually(lambda: worker.events("prepared")[count - 1 : count])
+    return int(told[0]["text"].removeprefix("on deck (pid ").removesuffix(")"))
+
+
+def only_log(run_id, n=1):
+    """The text of an attempt's log, of which there is one header."""
+    text = home().attempt_log(run_id, n).read_text()
+    assert text.count("== attempt") == 1
+    return text
+
+
+def test_the_trainer_on_deck_trains_when_its_turn_comes(tmp_path, start):
+    """The process that was prepared is the one that trains, with a log like any other's."""
+    submit(tmp_path, short("a"), short("b"), short("c"))
+    worker = start()
+    assert worker.wait() == 0
+    assert states() == ["completed"] * 3
+    prepared = worker.events("prepared")
+    assert [event["run"] for event in prepared] == [2, 3]
+    for run in runs():
+        (attempt,) = attempts(run.id)
+        text = only_log(run.id)
+        assert text.startswith(f"== attempt 1 of run {run.id}: ")
+        assert "--on-deck" not in text
+        assert updates_logged(run) == list(range(1, 9))
+        if run.id > 1:
+            assert attempt.pid == on_deck(worker, run.id - 1)
+    assert not home().deck_log.exists()
+
+
+def test_switched_off_nothing_is_on_deck(tmp_path, start):
+    """Without it each trainer is started when its turn has come."""
+    submit(tmp_path, short("a"), short("b"))
+    worker = start(on_deck=False)
+    assert worker.wait() == 0
+    assert states() == ["completed"] * 2
+    assert worker.events("prepared") == []
+
+
+def test_a_run_with_much_time_left_has_nobody_on_deck(tmp_path, start):
+    """Memory is not held for hours: 100 updates of 2 s are more than the head start."""
+    submit(tmp_path, short("a", updates=100, update_s=2.0), short("b"))
+    worker = start()
+    eventually(lambda: worker.events("progress"))
+    with Store.open() as store:
+        store.cancel([1])
+    assert worker.wait() == 0
+    assert worker.events("prepared") == []
+
+
+@pytest.mark.parametrize("how", ["cancel", "pause", "hold"])
+def test_a_run_that_leaves_the_queue_leaves_the_deck(tmp_path, start, how):
+    """Its trainer ends before its turn, the next run's takes its place, and it has run nothing."""
+    submit(tmp_path, endless("a"), name="first")
+    submit(tmp_path, short("b"), name="second")
+    submit(tmp_path, short("c"), name="third")
+    worker = start()
+    pid = on_deck(worker)
+    with Store.open() as store:
+        if how == "cancel":
+            store.cancel([2])
+        elif how == "pause":
+            store.pause([2])
+        else:
+            store.hold_sweep(2, "by a test")
+    other = on_deck(worker, 2)
+    assert not is_alive(pid)
+    assert worker.events("prepared")[1]["run"] == 3
+    assert not is_held(home().run_lock(2))
+    with Store.open() as store:
+        store.cancel([1])
+    assert worker.wait() == 0
+    assert states() == ["cancelled", {"cancel": "cancelled"}.get(how, _left(how)), "completed"]
+    assert attempts(2) == []
+    assert attempts(3)[0].pid == other
+    assert not (tmp_path / "out/b").exists()
+
+
+def _left(how):
+    return "paused" if how == "pause" else "queued"
+
+
+def test_a_run_that_is_moved_first_is_put_on_deck(tmp_path, start):
+    """The order of the queue is what counts, also when it changes late."""
+    submit(tmp_path, endless("a"), short("b"), short("c"))
+    worker = start()
+    pid = on_deck(worker)
+    with Store.open() as store:
+        store.move_first([3])
+    other = on_deck(worker, 2)
+    assert not is_alive(pid)
+    with Store.open() as store:
+        store.cancel([1])
+    assert worker.wait() == 0
+    assert states() == ["cancelled", "completed", "completed"]
+    assert attempts(3)[0].pid == other
+    assert runs()[1].started > runs()[2].started
+
+
+def test_a_dead_trainer_on_deck_costs_its_run_nothing(tmp_path, start):
+    """Killed before its turn: another is started in the same attempt, and no death is counted."""
+    submit(tmp_path, endless("a"), short("b"))
+    worker = start()
+    pid = on_deck(worker)
+    os.kill(pid, signal.SIGKILL)
+    with Store.open() as store:
+        store.cancel([1])
+    assert worker.wait() == 0
+    assert states() == ["cancelled", "completed"]
+    (attempt,) = attempts(2)
+    assert (attempt.n, attempt.outcome) == (1, "completed")
+    assert attempt.pid != pid
+    only_log(2)
+
+
+def test_it_ends_with_the_worker(tmp_path, start):
+    """Killed or asked to stop, a worker leaves nobody on deck, and the next one starts anew."""
+    submit(tmp_path, endless("a"), short("b"))
+    first = start()
+    pid = on_deck(first)
+    first.kill()
+    eventually(lambda: not is_alive(pid))
+    eventually(lambda: not is_held(home().run_lock(2)))
+    second = start()
+    pid = on_deck(second)
+    second.signal(signal.SIGTERM)
+    assert second.wait() == 75
+    assert not is_alive(pid)
+    assert states() == ["queued", "queued"]
+    assert attempts(2) == []
+
+
+def test_worker_killed_before_it_lets_the_trainer_go(tmp_path, start):
+    """Recorded but not told to train: it ends by itself, and its run is only put back."""
+    submit(tmp_path, short("a"), short("b"))
+    dying = start(GRPO_SWEEP_CRASH_AT="worker.on_deck")
+    assert dying.wait() == -signal.SIGKILL
+    pid = on_deck(dying)
+    eventually(lambda: not is_alive(pid))
+    assert attempts(2)[0].pid == pid
+    assert start().wait() == 0
+    assert states() == ["completed", "completed"]
+    assert [a.outcome for a in attempts(2)] == ["lost", "completed"]
+    assert updates_logged(runs()[1]) == list(range(1, 9))
+
+
+def test_what_has_changed_since_the_submit_is_read_anew(tmp_path, start):
+    """A data set that was changed while its reader waited on deck: told, and not trained on."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "1+1", "answer": "2"}\n')
+    submit(tmp_path, endless("a"), name="first")
+    submit(tmp_path, short("b"), name="second")
+    worker = start()
+    pid = on_deck(worker)
+    # What is frozen is compared at the launch, which writes it to the attempt's log.
+    home().attempt_log(2, 1).write_text("[frozen] rows.jsonl has changed\n")
+    with Store.open() as store:
+        store.cancel([1])
+    assert worker.wait() == 0
+    assert states() == ["cancelled", "completed"]
+    assert attempts(2)[0].pid != pid
+    assert "[frozen]" in only_log(2)
+
+
+def test_memory_decides_where_nobody_says(monkeypatch):
+    """On from 16 GB of memory, which a system tells a little short."""
+    import psutil
+
+    told = psutil.virtual_memory()
+    for gib, enough in ((8, False), (15, False), (15.6, True), (16, True), (64, True)):
+        size = told._replace(total=int(gib * 2**30))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda size=size: size)
+        assert affordable() is enough
+
+
+# --- the real trainer
+
+
+def real(name, folder, seed, **values):
+    """A short run of the real trainer on the embedded model."""
+    settings = {**FAST, "max_train_samples": 16, "seed": seed, **values}
+    return planned(name, **settings)
+
+
+@pytest.mark.parametrize("deck", [True, False])
+def test_real_trainers_write_the_same_on_deck_and_off(tmp_path, start, deck):
+    """Two runs each: files and logs of the second equal those of a trainer started by hand."""
+    submit(tmp_path, real("a", "a", 0), real("b", "b", 1))
+    worker = start(trainer=TRAINER, on_deck=deck)
+    assert worker.wait() == 0, worker.text
+    assert states() == ["completed"] * 2
+    if deck:
+        assert attempts(2)[0].pid == on_deck(worker)
+    words = [word for item in runs()[1].set for word in ("--set", item)]
+    by_hand = [*TRAINER, *words, "--set", "output_dir=by-hand", "--strict"]
+    config = home().frozen_config(1)
+    done = subprocess.run([*by_hand, "--config", str(config)], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert_equal_runs(tmp_path / "out/b", tmp_path / "by-hand")
+
+
+def _prepared(folder, **fields):
+    """A real trainer on deck, which holds its stdin's other end."""
+    return subprocess.Popen(
+        command(folder, "--strict", "--on-deck", **fields),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_on_deck_nothing_is_touched(tmp_path):
+    """No folder, no GPU lock, and the end of stdin is its end, whatever it does just then."""
+    trainer = _prepared(tmp_path / "out")
+    trainer.stdin.close()
+    assert trainer.wait(DEADLINE_S) == 75
+    assert not (tmp_path / "out").exists()
+    assert not os.path.exists(os.environ["GRPO_GPU_LOCK"])
+
+
+def test_a_stopped_trainer_on_deck_says_that_it_can_go_on(tmp_path):
+    """SIGTERM while it waits: exit code 75, and no verdict in a folder that is not its own."""
+    trainer = _prepared(tmp_path / "out")
+    eventually(lambda: trainer.stderr.readline().startswith(b"[config] loading"))
+    trainer.send_signal(signal.SIGTERM)
+    assert trainer.wait(DEADLINE_S) == 75
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_fails_on_deck_is_told_at_its_turn(tmp_path):
+    """A data set that is not there: the usual message, exit code and result.json, once."""
+    trainer = _prepared(tmp_path / "out", dataset="nowhere.jsonl")
+    _, err = trainer.communicate(b"go\n", DEADLINE_S)
+    assert trainer.returncode == 3
+    assert err.decode().count("nowhere.jsonl") == 1
+    assert (tmp_path / "out/result.json").exists()
