@@ -1,7 +1,8 @@
 """What the documents quote: blocks that are made from the source, and commands and snippets.
 
-`python -m tests.doc_blocks` writes the blocks of docs/memory.md and README.zh.md; `test_docs.py`
-holds every document to what the programs take. The README's own blocks are `readme_blocks.py`'s.
+`python -m tests.doc_blocks` writes the blocks of docs/memory.md, docs/config-fields.md and
+README.zh.md; `test_docs.py` holds every document to what the programs take. The README's own blocks
+are `readme_blocks.py`'s.
 """
 
 import re
@@ -10,7 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpo_core.memory as memory
-from grpo_core.config import FIELDS, MLXGRPOConfig, resolve_config
+from grpo_core.config import (
+    FIELDS,
+    GROUPS,
+    FieldInfo,
+    MLXGRPOConfig,
+    format_value,
+    resolve_config,
+)
 from grpo_core.estimate import Shape, estimate, model_shape
 from orchestrator.field_values import TABLES, TOP_KEYS
 
@@ -23,7 +31,7 @@ PROGRAMS = ("grpo-sweep", "mlx-grpo")
 
 _FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`((?:grpo-sweep|mlx-grpo) [^`\n]+)`")
-_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"")
 _NOT_SHELL = re.compile(r"[<>|&;]")
 
 
@@ -71,7 +79,8 @@ def _from_program(words: list[str]) -> list[str]:
 
 def links(text: str) -> list[str]:
     """Targets of the links that lead to files of ours, without what follows a #."""
-    found = (target.partition("#")[0] for target in _LINK.findall(_FENCE.sub("", text)))
+    pairs = _LINK.findall(_FENCE.sub("", text))
+    found = ((one or other).partition("#")[0] for one, other in pairs)
     return [target for target in found if target and "://" not in target]
 
 
@@ -145,6 +154,24 @@ def _cell(shape: Shape, cfg: MLXGRPOConfig, budget: int) -> str:
     return f"{peak / GB:.1f}, {plan.micro_batch_size}{' r' if plan.grad_checkpoint else ''}"
 
 
+def config_fields() -> str:
+    """Every config field, a table for each group."""
+    return "\n\n".join(map(_group_of_fields, GROUPS))
+
+
+def _group_of_fields(group: str) -> str:
+    rows = ["| field | type | default | allowed | unit | meaning |", "|---" * 6 + "|"]
+    rows += [_field_row(info) for info in FIELDS.values() if info.group == group]
+    return f"## {group.capitalize()}\n\n" + "\n".join(rows)
+
+
+def _field_row(info: FieldInfo) -> str:
+    default = " ".join(format_value(info.default).split())
+    name = f"`{info.name}`" + ("" if info.hashed else " °")
+    cells = (name, info.type, f"`{default}`" if default else "empty", info.allowed, info.unit)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (*cells, info.help)) + " |"
+
+
 def session() -> str:
     """The session that the README shows."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -162,6 +189,7 @@ def blocks() -> dict[str, tuple[Path, str]]:
         memory._wanted_tokens = wanted
     return {
         "memory": (ROOT / "docs" / "memory.md", table),
+        "config-fields": (ROOT / "docs" / "config-fields.md", config_fields()),
         "session": (ROOT / "README.zh.md", session()),
     }
 

@@ -91,8 +91,18 @@ def test_links_lead_somewhere(name):
     assert [target for target in links(TEXTS[name]) if not (folder / target).exists()] == []
 
 
+_PICTURES = sorted((ROOT / "docs" / "pictures").iterdir())
+
+
+def test_every_picture_is_shown_and_none_is_heavy():
+    """Below 200 kB each, so that a clone stays small; `python -m tests.pictures` makes them."""
+    shown = {(ROOT / name).parent / target for name in TEXTS for target in links(TEXTS[name])}
+    assert [path.name for path in _PICTURES if path.suffix != ".png" or path not in shown] == []
+    assert [path.name for path in _PICTURES if path.stat().st_size > 200_000] == []
+
+
 def test_made_blocks_are_what_the_source_says():
-    """The memory table as the estimate is now; the session as the README shows it."""
+    """The memory table and fields as the source has them; the session as the README shows it."""
     for block, (document, content) in doc_blocks.blocks().items():
         text = document.read_text(encoding="utf-8")
         assert content in text, "run: python -m tests.doc_blocks"
