@@ -2,9 +2,9 @@
 
 The folder looks like a user's: the shipped configs under their names, but of the embedded model and
 two updates, so that nothing is downloaded and nothing takes minutes; the specs that the document
-itself shows; a finished sweep `lr` of 12 runs, and a trained run in outputs/medium. A block that
-cannot be run here says why in a comment before it, `<!-- not run: REASON -->`; REASON is one of
-`NOT_RUN`.
+itself shows; a finished sweep `lr` of 12 runs, one that failed, a trained run in outputs/medium.
+A block that cannot be run here says why in a comment before it, `<!-- not run: REASON -->`; REASON
+is one of `NOT_RUN`.
 """
 
 import os
@@ -25,11 +25,11 @@ from grpo_core import tiny
 from orchestrator.cli import main
 from orchestrator.paths import Home
 from orchestrator.presence import worker_alive
-from orchestrator.run import Run, RunState
+from orchestrator.run import Outcome, Run, RunState, Verdict
 from orchestrator.store import Store
 from tests.doc_blocks import ROOT, is_spec
 from tests.queue_kit import eventually
-from tests.sweep_kit import finish_next, write_run
+from tests.sweep_kit import add_sweep, finish_next, planned_run, write_run
 
 # Why a block may be left out.
 NOT_RUN = {
@@ -47,6 +47,12 @@ _BLOCK = re.compile(
 )
 _TOML = re.compile(r"^```toml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _SPEC_NAME = re.compile(r"^#.*?\b(sweeps/\w+\.toml)")
+_ROW = re.compile(r"^\|.*\|$")
+_COMMAND = re.compile(r"`((?:grpo-sweep|mlx-grpo)(?: [^`<>|&;]+)?)`")
+# What has to come before a command of a table, where that is not in the same row.
+_BEFORE = {"grpo-sweep logs -f": "grpo-sweep submit sweeps/lr.toml --start\n"}
+# Its minutes are in .ci/run, and its words in the README.
+_TOO_LONG = ("grpo-sweep demo",)
 # What goes on until somebody stops it.
 _ENDLESS = re.compile(r"^(?:grpo-sweep (?:watch|logs (?:\S+ )*-f)|tail -[fF])\b")
 # Two updates of two short completions, whatever the config is called.
@@ -98,6 +104,22 @@ def blocks(document: str) -> list[Block]:
     return found
 
 
+def rows(document: str) -> list[Block]:
+    """The commands in a document's tables, each as a block of its own."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    found = [
+        (number, command)
+        for number, line in enumerate(text.splitlines(), 1)
+        if _ROW.match(line)
+        for command in _COMMAND.findall(line)
+    ]
+    return [
+        Block(document, number, "bash", _BEFORE.get(command, "") + command + "\n", None)
+        for number, command in found
+        if command not in _TOO_LONG
+    ]
+
+
 # --- the folder
 
 
@@ -141,6 +163,8 @@ def a_world(root: Path):
         patch.chdir(folder)
         for name in FINISHED:
             _finished_sweep(folder, name)
+        add_sweep(folder, [planned_run("broken", 0, {})], "broken")
+        finish_next(Outcome(Verdict.OOM, "out of memory", exit_code=4))
     words = [sys.executable, "-m", "grpo_core", "--config", "configs/medium.toml"]
     subprocess.run(words, cwd=folder, env=world.env, check=True, capture_output=True)
     try:
