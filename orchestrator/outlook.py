@@ -15,6 +15,8 @@ from orchestrator.run import Run, RunState, Share, Sweep
 # So many of the latest ended runs tell how much the times of equal runs differ.
 _SAMPLE = 64
 
+_ENDED_WELL = (RunState.COMPLETED, RunState.PRUNED, RunState.CANCELLED)
+
 _LIVE = "state IN ('queued', 'running', 'paused')"
 
 
@@ -80,6 +82,35 @@ class Outlook(Reads):
             (sweep_id,),
         )
         return list(dict.fromkeys(key for row in rows for key in json.loads(row[0])))
+
+    def telling(self, sweep_id: int, most: int) -> list[Run]:
+        """A screenful of a long sweep, in its order.
+
+        What runs and what failed, some that ended last, what is paused and what comes next.
+        """
+        found: list[Run] = []
+        for states, room in (
+            ((RunState.RUNNING, RunState.FAILED), most),
+            (_ENDED_WELL, most // 3),
+            ((RunState.PAUSED, RunState.QUEUED), most),
+            (_ENDED_WELL, most),
+        ):
+            known = {run.id for run in found}
+            here = [r for r in self._edges(sweep_id, states, most) if r.id not in known]
+            found += here[: min(room, most - len(found))]
+        return sorted(found, key=lambda run: run.position)
+
+    def _edges(self, sweep_id: int, states: Sequence[RunState], most: int) -> list[Run]:
+        """Of those that wait the first ones, of those that ended the last, all states as one."""
+        found: list[Run] = []
+        for state in states:
+            order = "ASC" if state is RunState.QUEUED else "DESC"
+            rows = self._db.read(
+                f"{RUN} WHERE r.sweep_id = ? AND r.state = ? ORDER BY r.position {order} LIMIT ?",
+                (sweep_id, str(state), most),
+            )
+            found += [run_of(row) for row in rows]
+        return sorted(found, key=lambda run: -run.position) if states == _ENDED_WELL else found
 
     # --- what comes next
 

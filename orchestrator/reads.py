@@ -195,33 +195,6 @@ class Reads:
         )
         return sorted(map(run_of, rows), key=lambda run: run.position)
 
-    def telling(self, sweep_id: int, most: int) -> list[Run]:
-        """A screenful of a long sweep, in its order.
-
-        What runs and what failed, what is paused and what comes next, then what ended last.
-        """
-        found: list[Run] = []
-        for state in (RunState.RUNNING, RunState.FAILED, RunState.PAUSED, RunState.QUEUED):
-            found += self._edge(sweep_id, state, most - len(found))
-        ended = [
-            run
-            for state in (RunState.COMPLETED, RunState.PRUNED, RunState.CANCELLED)
-            for run in self._edge(sweep_id, state, most - len(found))
-        ]
-        ended.sort(key=lambda run: -run.position)
-        return sorted(found + ended[: most - len(found)], key=lambda run: run.position)
-
-    def _edge(self, sweep_id: int, state: RunState, most: int) -> list[Run]:
-        """Of those that wait the first ones, of the others the last."""
-        order = "ASC" if state is RunState.QUEUED else "DESC"
-        return self._runs(
-            f"WHERE r.sweep_id = ? AND r.state = ? ORDER BY r.position {order} LIMIT ?",
-            (sweep_id, str(state), most),
-        )
-
-    def _runs(self, clauses: str, params: Sequence[Any]) -> list[Run]:
-        return [run_of(row) for row in self._db.read(f"{RUN} {clauses}", params)]
-
     def run(self, run_id: int) -> Run:
         """The run with this id; NothingAffected."""
         rows = self._db.read(f"{RUN} WHERE r.id = ?", (run_id,))

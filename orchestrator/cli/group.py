@@ -18,6 +18,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Look": {
         "status": ("look", "What runs, what waits, what is done."),
+        "watch": ("watch", "The same, live, from run to run."),
         "show": ("look", "Everything about a run: command, overrides, attempts, why."),
         "logs": ("logs", "What a run printed."),
         "best": ("best", "Rank the settings of a sweep."),
@@ -46,17 +47,6 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 _COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
-
-_EPILOG = """\b
-Examples:
-  grpo-sweep demo
-  grpo-sweep submit sweeps/lr.toml --dry-run
-  grpo-sweep submit sweeps/lr.toml --start
-  grpo-sweep                              what runs, and how long it will take
-  grpo-sweep logs -f
-  grpo-sweep best lr
-  grpo-sweep report lr --open             a page to look at in the morning
-"""
 
 
 class Commands(click.Group):
@@ -94,7 +84,6 @@ class Commands(click.Group):
 
 @click.group(
     cls=Commands,
-    epilog=_EPILOG,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -103,7 +92,15 @@ class Commands(click.Group):
 def cli(context: click.Context) -> Any:
     """Hyper-parameter sweeps of GRPO fine-tuning on one Apple GPU.
 
-    Without a command: status.
+    \b
+    Examples:
+      grpo-sweep demo                         a small real sweep, here and now
+      grpo-sweep submit sweeps/lr.toml --dry-run
+      grpo-sweep submit sweeps/lr.toml --start
+      grpo-sweep                              what runs, and how long it will take
+      grpo-sweep watch                        the same, live
+      grpo-sweep best lr                      which setting won, and how sure that is
+      grpo-sweep report lr --open             a page to look at in the morning
     """
     if context.invoked_subcommand is None:
         command = cli.get_command(context, "status")

@@ -4,12 +4,12 @@ Reads the store's records and the training logs; writes nothing. How it looks is
 `tables.py`, `now.py` and `live.py`, what programs get in `shapes.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.progress import read_curve, read_progress
+from orchestrator.progress import ProgressReader, read_curve, read_progress
 from orchestrator.remaining import NOTHING, Span, Work, left
 from orchestrator.run import Progress, Run, RunState, Sweep
 
@@ -31,6 +31,21 @@ def progress_of(run: Run) -> Progress:
         return recorded
     now = read_progress(run.folder)
     return now if now.update is not None else recorded
+
+
+class ProgressReaders:
+    """As `progress_of`, again and again: of a log only what is new is read."""
+
+    def __init__(self) -> None:
+        self._readers: dict[Path, ProgressReader] = {}
+
+    def of(self, run: Run) -> Progress:
+        """How far a run is."""
+        if run.state is not RunState.RUNNING:
+            return progress_of(run)
+        reader = self._readers.setdefault(run.folder, ProgressReader(run.folder))
+        now = reader.read()
+        return now if now.update is not None else progress_of(run)
 
 
 def curve(folder: Path, metric: str) -> list[tuple[int, float]]:
@@ -77,18 +92,24 @@ def gather(
     sweeps: Sequence[Sweep],
     most: int | None = 0,
     rows: Mapping[int, int | None] | None = None,
+    read: Callable[[Run], Progress] = progress_of,
 ) -> Overview:
     """An overview with at most `most` runs of each sweep (None: all), the most telling ones.
 
-    `rows` says so for single sweeps. Reads no more runs than it shows, and those that have begun:
-    a queue may hold very many.
+    `rows` says so for single sweeps; `read` tells how far a run is. Reads no more runs than it
+    shows, and those that have begun: a queue may hold very many.
     """
     boot = _boot_id()
     facts = [_facts(store, sweep, (rows or {}).get(sweep.id, most)) for sweep in sweeps]
     shown = {sweep.id for sweep in sweeps}
     others = [_facts(store, s, 0) for s in store.sweeps(latest=0) if s.id not in shown]
     return overview(
-        facts, others, store.running(), store.next_runs(boot, _NEXT_SHOWN), store.halted(boot)
+        facts,
+        others,
+        store.running(),
+        store.next_runs(boot, _NEXT_SHOWN),
+        store.halted(boot),
+        read,
     )
 
 
@@ -124,13 +145,14 @@ def overview(
     running: Run | None = None,
     next_runs: Sequence[Run] = (),
     halted: str | None = None,
+    read: Callable[[Run], Progress] = progress_of,
 ) -> Overview:
     """Everything that a status shows about some sweeps; the `others` only take their time."""
     every = (*facts, *others)
     known = {run.id: run for of in every for run in (*of.runs, *of.work.begun)}
     if running is not None:
         known[running.id] = running
-    progress = {run_id: progress_of(run) for run_id, run in known.items()}
+    progress = {run_id: read(run) for run_id, run in known.items()}
     until, whole = _until(every, progress)
     return Overview(
         sweeps=tuple(of.sweep for of in facts),

@@ -74,8 +74,11 @@ def runs_table(
 
     `curve` draws the reward of a run, in a column of its own.
     """
-    columns = [column for column in _COLUMNS if width >= column.least]
-    if curve is not None and width >= _CURVE_FROM:
+    drawn = curve is not None and width >= _CURVE_FROM
+    # Where a curve takes its room, the bar, which says the least, needs a wider terminal.
+    room = width - _CURVE_ROOM if drawn else width
+    columns = [c for c in _COLUMNS if (room if c.head == "progress" else width) >= c.least]
+    if curve is not None and drawn:
         columns.append(_Column("reward so far", 0, lambda run, now: Text(curve(run), "green")))
     table = plain_table(*(c.head for c in columns), right=(c.head for c in columns if c.right))
     table.columns[1].no_wrap = False
@@ -97,6 +100,7 @@ class _Column:
 
 # Below this a drawn curve takes room that the run's name needs.
 _CURVE_FROM = 78
+_CURVE_ROOM = 25
 _COLUMNS = (
     _Column("id", 0, lambda run, now: str(run.id), right=True),
     _Column("run", 0, lambda run, now: run.name),

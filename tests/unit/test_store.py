@@ -502,7 +502,7 @@ def test_counts_that_the_database_keeps_are_those_of_its_runs(tmp_path):
 
 
 def test_telling_runs_are_those_that_a_person_looks_for(tmp_path):
-    """What runs, failed and waits first; of what waits the next, of what ended the last."""
+    """What runs and failed first, a third for what ended last, then what waits; all, if it fits."""
     submit(tmp_path, *(planned(f"r{i}") for i in range(20)))
     with Store.open() as store:
         for outcome in (DONE, DONE, OOM, DONE):
@@ -510,12 +510,16 @@ def test_telling_runs_are_those_that_a_person_looks_for(tmp_path):
             store.finish(attempt, outcome, newer_checkpoint=False, progress=Progress())
         store.claim("h", "b", nothing_before)
         store.pause([20])
-        assert [run.id for run in store.telling(1, 5)] == [3, 5, 6, 7, 20]
-        assert [run.id for run in store.telling(1, 3)] == [3, 5, 20]
-        store.cancel(range(6, 20))
-        assert [run.id for run in store.telling(1, 6)] == [3, 5, 17, 18, 19, 20]
-        assert len(store.telling(1, 100)) == 20
-        assert [run.id for run in store.begun(1)] == [5]
+    with Outlook.open() as look:
+        assert [run.id for run in look.telling(1, 5)] == [3, 4, 5, 6, 20]
+        assert [run.id for run in look.telling(1, 6)] == [2, 3, 4, 5, 6, 20]
+        assert [run.id for run in look.telling(1, 2)] == [3, 5]
+        assert look.telling(1, 0) == []
+        with Store.open() as store:
+            store.cancel(range(6, 20))
+        assert [run.id for run in look.telling(1, 6)] == [3, 5, 17, 18, 19, 20]
+        assert len(look.telling(1, 100)) == 20
+        assert [run.id for run in look.begun(1)] == [5]
 
 
 def test_a_status_reads_only_what_it_shows(tmp_path):

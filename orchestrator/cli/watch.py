@@ -1,0 +1,53 @@
+"""`grpo-sweep watch`: the status as it changes."""
+
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from orchestrator.cli.common import Ref, console
+
+
+@click.command()
+@click.argument("sweep", required=False, type=Ref())
+@click.option(
+    "--every",
+    "tick_s",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often to look.",
+)
+def watch(sweep: str | None, tick_s: float) -> int:
+    """The status, live: the run that trains with its reward, what comes next, what is done.
+
+    Follows from run to run. q or Ctrl-C leaves it; the training goes on. In a pipe it prints the
+    status each time that something changes, and ends when nothing is left to do.
+
+    \b
+    Examples:
+      grpo-sweep watch
+      grpo-sweep watch lr
+      grpo-sweep watch | tee morning.txt
+    """
+    from orchestrator.paths import home
+    from orchestrator.views.watch import Looker, watch_live, watch_plain
+
+    out = console()
+    # Else a terminal that is told to end would stay without its cursor and its lines.
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        looker = Looker(home(), sweep)
+        if out.is_terminal and not out.is_dumb_terminal:
+            watch_live(looker, out, tick_s)
+        else:
+            watch_plain(looker, out, tick_s)
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+    return 0
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,176 @@
+"""The status as it changes: redrawn in a terminal until a key, printed anew in a pipe.
+
+Opens the queue read-only for each look and touches nothing else: whatever happens here, the
+training goes on.
+"""
+
+import contextlib
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from orchestrator.errors import QueueError
+from orchestrator.outlook import Outlook
+from orchestrator.paths import Home
+from orchestrator.presence import worker_alive
+from orchestrator.run import Run
+from orchestrator.views.facts import Overview, ProgressReaders, gather
+from orchestrator.views.now import Courses, is_open, last_words
+from orchestrator.views.status import rows_for, status_picture
+
+EMPTY = "the queue is empty; try: grpo-sweep demo   or: grpo-sweep submit SPEC"
+_FOOTER = "q leaves; the training goes on"
+_CTRL_D = "\x04"
+# What is printed anew in a pipe is told apart by tenths of a run, not by updates.
+_STEPS = 10
+_PIPE_WIDTH = 100
+# Lines that a sweep takes beside its runs: its name, heads, what else there is, and an empty one.
+_LINES_OF_SWEEP = 5
+_LINES_OF_NOW = 9
+_LEAST_ROWS = 3
+
+
+class Looker:
+    """Looks at the queue again and again; remembers logs that it has read."""
+
+    def __init__(self, home: Home, sweep: str | None) -> None:
+        self._home = home
+        self._sweep = sweep
+        self._courses = Courses()
+        self._readers = ProgressReaders()
+
+    def look(self, lines: int | None) -> "Look":
+        """The queue now, for a terminal of so many lines; QueueError, NothingAffected."""
+        with Outlook.open(self._home.db, readonly=True) as store:
+            sweeps = [store.sweep(self._sweep)] if self._sweep else store.sweeps(latest=2)
+            rows = rows_for(sweeps, _rows(lines, len(sweeps)))
+            view = gather(store, sweeps, 0, rows, self._readers.of)
+        return Look(self._home, view, worker_alive(self._home), self._courses)
+
+
+def _rows(lines: int | None, sweeps: int) -> int:
+    if lines is None:
+        return 12
+    return max(_LEAST_ROWS, lines - _LINES_OF_NOW - _LINES_OF_SWEEP * sweeps)
+
+
+class Look:
+    """The queue at one moment."""
+
+    def __init__(self, home: Home, view: Overview, pid: int | None, courses: Courses) -> None:
+        self._home = home
+        self._view = view
+        self._pid = pid
+        self._courses = courses
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing runs, and nothing waits that is not held."""
+        return self._view.running is None and not any(map(is_open, self._view.sweeps))
+
+    def picture(self, width: int) -> RenderableType:
+        """What a terminal of that width shows."""
+        view = self._view
+        if not view.sweeps:
+            return Text(EMPTY)
+        note = "" if view.running is None else last_words(self._home, view.running)
+        return status_picture(
+            view,
+            self._pid,
+            width,
+            datetime.now(UTC),
+            note=note,
+            courses=self._courses,
+            curves=True,
+        )
+
+    def mark(self) -> Any:
+        """Differs from that of another look where a line of its own is worth it."""
+        view = self._view
+        counts = [(s.id, s.state, sorted(s.counts.items()), s.to_ask) for s in view.sweeps]
+        return (self._pid, view.halted, counts, self._step(view.running))
+
+    def _step(self, run: Run | None) -> tuple[int, int, int] | None:
+        if run is None:
+            return None
+        now = self._view.progress[run.id]
+        step = _STEPS * (now.update or 0) // now.updates_total if now.updates_total else 0
+        return (run.id, run.attempt, step)
+
+
+# --- in a terminal
+
+
+def watch_live(looker: Looker, console: Console, tick_s: float) -> None:
+    """Redraw until q, Ctrl-C or the end of the input; then leave the last picture behind."""
+    look = looker.look(console.height)
+    with (
+        # Ctrl-C is one of the ways out.
+        contextlib.suppress(KeyboardInterrupt),
+        _keys() as pressed,
+        Live(console=console, screen=True, auto_refresh=False, transient=True) as live,
+    ):
+        while True:
+            footer = Text(f"\n{_FOOTER}", style="dim")
+            live.update(Group(look.picture(console.width), footer), refresh=True)
+            if pressed(tick_s) in ("q", "Q", _CTRL_D):
+                break
+            # A queue that is locked for a moment is looked at again.
+            with contextlib.suppress(QueueError):
+                look = looker.look(console.height)
+    console.print(look.picture(console.width))
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """A function that waits for a key at most so long, and gives it without Enter."""
+    if not sys.stdin.isatty():
+        yield _no_key
+        return
+    import termios
+    import tty
+
+    number = sys.stdin.fileno()
+    before = termios.tcgetattr(number)
+    try:
+        tty.setcbreak(number)
+        yield lambda wait_s: _key(number, wait_s)
+    finally:
+        termios.tcsetattr(number, termios.TCSADRAIN, before)
+
+
+def _key(number: int, wait_s: float) -> str:
+    ready, _, _ = select.select([number], [], [], wait_s)
+    # The end of the input leaves as q does: the terminal has gone.
+    return (os.read(number, 1).decode(errors="replace") or "q") if ready else ""
+
+
+def _no_key(wait_s: float) -> str:
+    time.sleep(wait_s)
+    return ""
+
+
+# --- in a pipe
+
+
+def watch_plain(looker: Looker, console: Console, tick_s: float) -> None:
+    """Print the status each time that something has changed, until nothing is left to do."""
+    last: Any = None
+    while True:
+        look = looker.look(None)
+        if look.mark() != last:
+            last = look.mark()
+            console.print(f"--- {datetime.now().astimezone():%Y-%m-%d %H:%M:%S}")
+            console.print(look.picture(_PIPE_WIDTH))
+            console.file.flush()
+        if look.is_over:
+            return
+        time.sleep(tick_s)
