@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/trainer.py`; only `work`, `ours`, `peer_venv` and `flops` spare mlx."""

@@ -1,0 +1,270 @@
+"""Parts of an update within one process: each technique on and off, and cost over sizes.
+
+    python -m benchmarks._trainer.engine shares FOLDER GROUP TOKENS
+    python -m benchmarks._trainer.engine linearity FOLDER
+
+What is compared takes turns, so that whatever else the machine does meets all alike; the first
+round warms up. Where the trainer has no switch, the other way is put in its place here. A JSON
+line a result.
+"""
+
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import mlx.core as mx
+import numpy as np
+
+from benchmarks._trainer.work import Setting
+from grpo_core.config import MLXGRPOConfig
+from grpo_core.experience import Experience
+from grpo_core.keys import sample_key
+from grpo_core.learn import Learner
+from grpo_core.memory import plan_memory
+from grpo_core.model import load_policy
+from grpo_core.rollout import Group, generate_groups
+from grpo_core.samples import NOTHING, Sample
+from grpo_core.sampling import Sampling
+from grpo_core.update import score
+
+ROUNDS = 5
+GREEDY = Sampling(temperature=0, max_tokens=64)
+GROUPS = (2, 4, 8, 12, 16, 24)
+LENGTHS = (16, 32, 64, 96, 128, 192, 256)
+
+Ids = tuple[int, ...]
+
+
+class Engine:
+    """A policy with its learner, at one setting."""
+
+    def __init__(self, folder: Path, setting: Setting) -> None:
+        self.cfg = MLXGRPOConfig(**setting.config(folder))
+        self.policy = load_policy(self.cfg)
+        self.plan = plan_memory(self.policy, self.cfg)
+        self.learner = Learner(self.policy, self.cfg, self.plan, lambda: None, print)
+        known = json.loads((folder / "prompts.json").read_text())
+        self.prompts: list[Ids] = [tuple(ids) for ids in known]
+        self.group = setting.group
+        self.samples = self.draw_samples()
+
+    def draw(self, together: int | None = None, repeat: bool = False) -> list[Group]:
+        """A group of the first prompt: `together` rows at a time, or its prompt run for each."""
+        keys = [sample_key(0, 1, 0, s) for s in range(self.group)]
+        sampling = Sampling.of(self.cfg)
+        if repeat:
+            prompts, each = [self.prompts[0]] * self.group, [[key] for key in keys]
+            return generate_groups(self.policy, prompts, 1, each, sampling)
+        size = together or self.group
+        parts = [keys[start : start + size] for start in range(0, self.group, size)]
+        return [
+            generate_groups(self.policy, self.prompts[:1], len(part), [part], sampling)[0]
+            for part in parts
+        ]
+
+    def draw_samples(self) -> list[Sample]:
+        """A group with advantages that differ."""
+        [group] = self.draw()
+        weights = np.random.default_rng(0).standard_normal(self.group)
+        pairs = zip(group.completions, weights, strict=True)
+        return [Sample(group.prompt_ids, ids, float(weight)) for ids, weight in pairs]
+
+    def learn(self, **changes: Any) -> None:
+        """One step on the samples, with the plan changed so."""
+        self.learner.plan = dataclasses.replace(self.plan, **changes)
+        experience = Experience([self.samples], NOTHING, {}, 0, [])
+        step = self.learner.step(experience, 1, 0, 1e-6, lambda: False)
+        assert step.moved, "an update that changes nothing is no update"
+
+    def score(self) -> None:
+        """Log-probs of the samples by one more forward pass."""
+        score(self.policy, [self.samples], self.cfg, self.plan)
+
+    def answer(self, together: int) -> None:
+        """Greedy answers to 16 prompts, so many at a time."""
+        for start in range(0, 16, together):
+            generate_groups(self.policy, self.prompts[start : start + together], 1, None, GREEDY)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Within it a completion ends at each token with a chance of 1 in 40."""
+        before = self.policy.eos_ids
+        self.policy.eos_ids = frozenset(range(0, self.policy.vocab_size, 40))
+        try:
+            yield
+        finally:
+            self.policy.eos_ids = before
+
+
+# --- taking turns
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a piece of work took."""
+
+    seconds: float
+    mlx_peak_bytes: int
+
+
+def cost(work: Callable[[], object]) -> Cost:
+    """Of one call."""
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    began = time.perf_counter()
+    work()
+    return Cost(time.perf_counter() - began, mx.get_peak_memory())
+
+
+def in_turns(works: list[Callable[[], object]]) -> list[Cost]:
+    """The median of each, over rounds in which each has one turn."""
+    rounds = [[cost(work) for work in works] for _ in range(ROUNDS + 1)][1:]
+    return [
+        Cost(
+            statistics.median(c.seconds for c in each),
+            int(statistics.median(c.mlx_peak_bytes for c in each)),
+        )
+        for each in zip(*rounds, strict=True)
+    ]
+
+
+# --- shares
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """A technique: the work without it and with it."""
+
+    name: str
+    phase: str
+    without: Callable[[], object]
+    with_it: Callable[[], object]
+
+
+def plain_stats(halves: Any, hidden: mx.array, ids: mx.array, how: Any) -> Any:
+    """`logprobs.token_stats` as autograd would have it."""
+    logits = halves.head(hidden).astype(mx.float32) / how.temperature
+    logps = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    chosen = mx.take_along_axis(logps, ids[:, None], axis=-1).squeeze(-1)
+    return chosen, mx.stop_gradient(-(mx.exp(logps) * logps).sum(axis=-1))
+
+
+def under(context: Callable[[], AbstractContextManager[Any]], work: Callable[[], object]) -> Any:
+    """`work` within a context that is made anew for each call."""
+
+    def run() -> None:
+        with context():
+            work()
+
+    return run
+
+
+def shares(engine: Engine) -> list[Share]:
+    """Every technique that can be left out."""
+    group = engine.group
+    whole = {"micro_batch_size": group}
+
+    def instead(target: str, value: Any) -> Callable[[], AbstractContextManager[Any]]:
+        return lambda: patch(target, value)
+
+    def learn(**changes: Any) -> Callable[[], None]:
+        return lambda: engine.learn(**changes)
+
+    slow = instead("grpo_core.cpu.is_slow_transposed", lambda: False)
+    plain_head = instead("grpo_core.update.token_stats", plain_stats)
+    every_token = instead("grpo_core.rollout.LOOK_EVERY", 1)
+    return [
+        Share("completions decoded together", "rollout", lambda: engine.draw(1), engine.draw),
+        Share("prompt run once", "rollout", lambda: engine.draw(repeat=True), engine.draw),
+        Share("host looks every 8 tokens", "rollout", under(every_token, engine.draw), engine.draw),
+        Share(
+            "finished rows dropped (a completion ends at each token with a chance of 1 in 40)",
+            "rollout",
+            engine.draw,
+            under(engine.ending, engine.draw),
+        ),
+        Share("weights laid out for the CPU", "rollout", under(slow, engine.draw), engine.draw),
+        Share("prompt run once", "update", learn(prefix_sharing=False), learn()),
+        Share("weights laid out for the CPU", "update", under(slow, engine.learn), learn()),
+        Share("head's backward pass by hand", "update", under(plain_head, engine.learn), learn()),
+        Share("group cut into micro-batches", "update", learn(**whole), learn()),
+        Share("one completion at a time", "update", learn(**whole), learn(micro_batch_size=1)),
+        Share(
+            "head in chunks of 64 tokens",
+            "update",
+            learn(**whole),
+            learn(**whole, logprob_chunk_tokens=64),
+        ),
+        Share(
+            "activations computed again",
+            "update",
+            learn(**whole),
+            learn(**whole, grad_checkpoint=True),
+        ),
+        Share(
+            "no second pass for the old log-probs",
+            "update",
+            lambda: (engine.score(), engine.learn()),
+            learn(),
+        ),
+        Share(
+            "16 answers together", "evaluation", lambda: engine.answer(1), lambda: engine.answer(16)
+        ),
+    ]
+
+
+def run_shares(folder: Path, setting: Setting) -> None:
+    """Print each technique's cost without and with it."""
+    engine = Engine(folder, setting)
+    for share in shares(engine):
+        without, with_it = in_turns([share.without, share.with_it])
+        figures = {
+            "technique": share.name,
+            "phase": share.phase,
+            "without": dataclasses.asdict(without),
+            "with": dataclasses.asdict(with_it),
+        }
+        print(json.dumps(figures), flush=True)
+
+
+# --- cost over sizes
+
+
+def run_linearity(folder: Path) -> None:
+    """Print seconds of rollout and update at several group sizes, then lengths."""
+    for over, settings in (
+        ("group", [Setting(group, 64) for group in GROUPS]),
+        ("tokens", [Setting(8, tokens) for tokens in LENGTHS]),
+    ):
+        engines = [Engine(folder, setting) for setting in settings]
+        works = [work for engine in engines for work in (engine.draw, engine.learn)]
+        costs = in_turns(works)
+        for setting, rollout, update in zip(settings, costs[::2], costs[1::2], strict=True):
+            figures = {
+                "over": over,
+                "group": setting.group,
+                "tokens": setting.tokens,
+                "rollout_s": rollout.seconds,
+                "update_s": update.seconds,
+            }
+            print(json.dumps(figures), flush=True)
+
+
+def main() -> None:
+    """`shares` or `linearity`."""
+    what, folder = sys.argv[1], Path(sys.argv[2])
+    if what == "shares":
+        run_shares(folder, Setting(*map(int, sys.argv[3:5])))
+    else:
+        run_linearity(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,427 @@
+"""What one update of the trainer takes: seconds, memory, and how far that is from the floor.
+
+    python benchmarks/trainer.py [--peer mlx-lm-lora[==VERSION]] [--linearity] [--shares]
+                                 [--rounds 3] [--rows FILE.jsonl] [--json FILE] [--plot FILE.png]
+
+Everything measured is a process of its own: our trainer as a user starts it, read from its log and
+from outside; a peer's in a virtual environment of its own; a plain batched update to compare the
+memory with. They take turns for some rounds, each with the rate of matrix products measured
+beside it, and what is told are medians of the rounds, of updates behind the first ones (MLX
+compiles kernels on the way). The model is random and made anew; its prompts are made-up word
+problems of 116 tokens, or the rows of a file (GSM8K's, say) nearest to it. Every completion has its
+full length, every group a reward that differs, and all weights are trained.
+
+The floor is the time that the fewest floating-point operations of an update (counted in
+`_trainer/flops.py`: one prompt's sampling, forward and backward pass, matrix products only) would
+take at the fastest rate of any matrix product of the update's shapes in any layout, in the same
+round. A second figure takes the rate of just those products that the update does.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+if Path(sys.path[0]) == HERE:
+    # Run as a script: this folder's queue.py would stand in for the standard library's.
+    sys.path[0] = str(HERE.parent)
+
+from benchmarks._trainer import ours, peer_venv  # noqa: E402
+from benchmarks._trainer.child import environment, module  # noqa: E402
+from benchmarks._trainer.flops import fewest  # noqa: E402
+from benchmarks._trainer.work import (  # noqa: E402
+    COMMON,
+    GPU_SETTING,
+    PROMPT_TOKENS,
+    SETTINGS,
+    SHAPES,
+    SIX,
+)
+
+WARM, MEASURED = 2, 3
+PEER_WARM, PEER_MEASURED = 1, 1
+MB = 1e6
+ADAPTER_RANK = 16
+
+
+def say(text):
+    """What is being measured, for those who wait."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- what is measured
+
+
+class Bench:
+    """A folder with model and prompts, and what is measured in it."""
+
+    def __init__(self, folder, rows, rounds, peer):
+        self.folder, self.rows, self.rounds, self.peer = folder, rows, rounds, peer
+        self.made: dict[str, dict[str, Any]] = {}
+
+    def work(self, shape):
+        """The folder of a model of that shape, made when it is first asked for."""
+        folder = self.folder / shape
+        if shape not in self.made:
+            given = ["--rows", self.rows] if self.rows else []
+            [self.made[shape]] = module(
+                "work", self.folder, folder, "--shape", shape, *given
+            ).lines()
+        return folder
+
+    def side_by_side(self, setting):
+        """Ours, the peer and the floor, taking turns."""
+        folder = self.work(setting.shape)
+        runs, rounds, peer_steps, peer_rss = [], [], [], 0
+        for number in range(self.rounds):
+            say(f"{setting.name}: round {number + 1} of {self.rounds}")
+            [rate] = module("rate", folder, setting.shape, str(_rows_at_once(setting))).lines()
+            run = ours.train(folder, setting, WARM + MEASURED)
+            runs.append(run)
+            seconds = ours.summary([run], WARM)["total_s"]
+            one = {"total_s": seconds, **_floor(setting, rate, seconds)}
+            if self.peer:
+                found = self._peer(folder, setting)
+                peer_rss = max(peer_rss, found["rss_bytes"])
+                steps = found["steps"][PEER_WARM:]
+                peer_steps += steps
+                one["peer_s"] = statistics.median(step["total_s"] for step in steps)
+                one["peer_ratio"] = one["peer_s"] / seconds
+            rounds.append(one)
+        figures = {"setting": setting.name, "ours": ours.summary(runs, WARM), "rounds": rounds}
+        figures["median"] = _medians(rounds)
+        if peer_steps:
+            figures["peer"] = _peer_figures(peer_steps, peer_rss)
+        return figures
+
+    def _peer(self, folder, setting):
+        env = environment(folder)
+        return peer_venv.train(self.peer, env, folder, setting, PEER_WARM + PEER_MEASURED)
+
+    def memory(self, setting):
+        """Peaks: of a plain batch, with one completion at a time, and as foretold."""
+        say(f"{setting.name}: memory")
+        folder = self.work(setting.shape)
+        plain = list(module("plain", folder, folder, *_sizes(setting)).lines())
+        one = ours.train(folder, setting, 2, micro_batch_size=1)
+        return {
+            **{f"plain_{v}": _last(plain, v) for v in ("all", "completions")},
+            "micro_batch_1": one.updates[-1].line["peak_bytes"],
+            "estimate": ours.estimate_bytes(folder, setting),
+        }
+
+    def apart(self, setting):
+        """Seconds of an update whose group has no variance, and of an evaluation."""
+        say(f"{setting.name}: no variance, evaluation")
+        folder = self.work(setting.shape)
+        flat = ours.train(folder, setting, 4, rewards=[f"{folder / 'reward.py'}:constant"])
+        lines = [update.line for update in flat.after(WARM)]
+        judged = ours.train(
+            folder, setting, 1, eval_steps=1, eval_samples=16, eval_max_new_tokens=setting.tokens
+        )
+        return {
+            "flat_rollout_s": statistics.median(line["rollout_s"] for line in lines),
+            "flat_update_s": statistics.median(line["update_s"] for line in lines),
+            "eval_answers": 16,
+            "eval_s": statistics.median(line["eval_s"] for line in judged.evaluations),
+        }
+
+    def start_up(self, setting):
+        """Seconds from the start of the process to the first rollout, all rows to be read."""
+        say("start-up")
+        folder = self.work(setting.shape)
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+        times = [ours.start_up_s(folder, setting) for _ in range(self.rounds + 1)]
+        rows = (folder / "all.jsonl").read_text().count("\n")
+        return {"rows": rows, "first_s": times[0], "start_up_s": statistics.median(times[1:])}
+
+
+def _sizes(setting):
+    return str(setting.group), str(setting.tokens)
+
+
+def _rows_at_once(setting):
+    """Tokens in a product of the update: a micro-batch on the CPU, a whole group on a GPU."""
+    return setting.group * setting.tokens if setting.shape == "0.5b" else 256
+
+
+def _floor(setting, rate, seconds):
+    """The floor at both rates, and how many times it a measured time is."""
+    rank = ADAPTER_RANK if setting.fields.get("train_type") == "lora" else 0
+    config = {**COMMON, **SHAPES[setting.shape]}
+    flops = fewest(config, setting, PROMPT_TOKENS, rank).total
+    floor, own = flops / rate["fastest"], flops / rate["own"]
+    times = {"floor_ratio": seconds / floor, "own_floor_ratio": seconds / own}
+    return {
+        "flops": flops,
+        **{f"{k}_flop_per_s": v for k, v in rate.items()},
+        "floor_s": floor,
+    } | times
+
+
+def _medians(rounds):
+    return {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+
+
+def _peer_figures(steps, rss):
+    return {
+        "total_s": statistics.median(step["total_s"] for step in steps),
+        "mlx_peak_bytes": max(step["mlx_peak_bytes"] for step in steps),
+        "rss_bytes": rss,
+    }
+
+
+def _last(steps, version):
+    """The median peak of the steps behind the first one."""
+    peaks = [step["mlx_peak_bytes"] for step in steps if step["version"] == version]
+    return statistics.median(peaks[1:])
+
+
+def measure(bench, args):
+    """All that was asked for."""
+    found = {"settings": [], "six": None}
+    for setting in SETTINGS:
+        figures = bench.side_by_side(setting)
+        figures |= {"memory": bench.memory(setting), "apart": bench.apart(setting)}
+        found["settings"].append(figures)
+    if bench.made["small"]["gpu"]:
+        found["settings"].append(bench.side_by_side(GPU_SETTING))
+    if bench.peer:
+        found["six"] = bench.side_by_side(SIX)
+    found["start_up"] = bench.start_up(SETTINGS[0])
+    folder = bench.work("small")
+    if args.linearity:
+        say("cost over group sizes and lengths")
+        found["linearity"] = list(module("engine", folder, "linearity", folder).lines())
+    if args.shares:
+        say("each technique's share")
+        sizes = _sizes(SETTINGS[0])
+        found["shares"] = list(module("engine", folder, "shares", folder, *sizes).lines())
+    return found
+
+
+# --- what the figures say
+
+
+def fit(points):
+    """R^2 of the straight line through (x, y) pairs."""
+    return statistics.correlation(*zip(*points, strict=True)) ** 2
+
+
+def line_of(found, over):
+    """(size, seconds) of an update at several group sizes or lengths."""
+    rows = [row for row in found["linearity"] if row["over"] == over]
+    return [(row[over], row["rollout_s"] + row["update_s"]) for row in rows]
+
+
+def targets(found):
+    """(what, measured, wanted, met): the aims that this run has figures for."""
+    for figures in found["settings"]:
+        name, median = figures["setting"], figures["median"]
+        if "peer_ratio" in median:
+            yield _at_least(f"{name}: times as fast as the peer", median["peer_ratio"], 2.5)
+        yield _at_most(f"{name}: times the floor", median["floor_ratio"], 1.6)
+        if "memory" not in figures:
+            continue
+        memory, peak = figures["memory"], figures["ours"]["mlx_peak_bytes"]
+        share = peak / memory["plain_completions"]
+        yield _at_most(f"{name}: MLX peak as a share of a plain batch's", share, 0.5)
+        foretold = memory["estimate"] / peak
+        yield f"{name}: peak foretold over measured", foretold, "0.75 to 1.25", _near(foretold)
+        apart = figures["apart"]
+        lost = apart["flat_update_s"] / figures["ours"]["update_s"]
+        yield _at_most(f"{name}: update without variance over a real one", lost, 0.01)
+    small = found["settings"][0]
+    peak = small["memory"]["micro_batch_1"] / MB
+    yield _at_most(f"{small['setting']}: MLX peak with micro_batch_size=1, MB", peak, 45)
+    if found["six"]:
+        ratio = found["six"]["median"]["peer_ratio"]
+        yield _at_least(f"{found['six']['setting']}: times as fast as the peer", ratio, 2.5)
+    yield _at_most("start to first rollout, s", found["start_up"]["start_up_s"], 2.5)
+    for over in ("group", "tokens") if "linearity" in found else ():
+        yield _at_least(f"straight line over {over}, R^2", fit(line_of(found, over)), 0.99)
+
+
+def _at_least(what, value, bound):
+    return what, value, f"at least {bound}", value >= bound
+
+
+def _at_most(what, value, bound):
+    return what, value, f"at most {bound}", value <= bound
+
+
+def _near(ratio):
+    return 0.75 <= ratio <= 1.25
+
+
+# --- shown
+
+
+def _table(heads, rows):
+    lines = [" | ".join(heads), " | ".join(["---", *["---:"] * (len(heads) - 1)])]
+    lines += [" | ".join(row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def settings_table(found):
+    """Seconds and memory of an update, setting by setting."""
+    heads = ("", "update s", "rollout", "reward", "learning", "tokens/s", "floor", "own", "MLX MB")
+    heads += ("RSS MB", "peer s", "ratio", "peer MLX MB")
+    rows = []
+    for figures in [*found["settings"], *([found["six"]] if found["six"] else [])]:
+        own, median, peer = figures["ours"], figures["median"], figures.get("peer")
+        rows.append(
+            (
+                figures["setting"],
+                *(f"{own[n]:.3g}" for n in ("total_s", "rollout_s", "reward_s", "update_s")),
+                f"{own['tokens_per_s']:.0f}",
+                f"{median['floor_ratio']:.2f}",
+                f"{median['own_floor_ratio']:.2f}",
+                f"{own['mlx_peak_bytes'] / MB:.0f}",
+                f"{own['rss_bytes'] / MB:.0f}",
+                f"{peer['total_s']:.3g}" if peer else "",
+                f"{median['peer_ratio']:.1f}" if peer else "",
+                f"{peer['mlx_peak_bytes'] / MB:.0f}" if peer else "",
+            )
+        )
+    return _table(heads, rows)
+
+
+def targets_table(found):
+    """What was aimed at, and whether it was reached."""
+    rows = [(w, f"{v:.3g}", b, "yes" if ok else "no") for w, v, b, ok in targets(found)]
+    return _table(("", "measured", "aim", "met"), rows)
+
+
+def shares_table(found):
+    """Each technique's own share."""
+    rows = []
+    for share in found["shares"]:
+        a, b = share["without"], share["with"]
+        peaks = a["mlx_peak_bytes"] / MB, b["mlx_peak_bytes"] / MB
+        rows.append(
+            (
+                f"{share['technique']} ({share['phase']})",
+                f"{a['seconds']:.2f} -> {b['seconds']:.2f}",
+                f"{a['seconds'] / b['seconds']:.2f}",
+                f"{peaks[0]:.0f} -> {peaks[1]:.0f}",
+            )
+        )
+    return _table(("technique", "s", "times as fast", "MLX MB"), rows)
+
+
+def plot(found, path):
+    """Ours beside the peer; cost over sizes; each technique's share."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = [_plot_settings]
+    panels += [_plot_lines] if "linearity" in found else []
+    panels += [_plot_shares] if "shares" in found else []
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 4), squeeze=False)
+    for panel, place in zip(panels, axes[0], strict=True):
+        panel(found, place)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
+def _plot_settings(found, axes):
+    rows = [*found["settings"], *([found["six"]] if found["six"] else [])]
+    for x, figures in enumerate(rows):
+        own, label = figures["ours"], x == 0
+        rollout, update, floor = own["rollout_s"], own["update_s"], figures["median"]["floor_s"]
+        axes.bar(x - 0.2, rollout, 0.35, color="C0", label="ours: rollout" if label else None)
+        axes.bar(
+            x - 0.2, update, 0.35, rollout, color="C1", label="ours: update" if label else None
+        )
+        axes.hlines(floor, x - 0.4, x, "black", label="floor" if label else None)
+        if "peer" in figures:
+            told = "mlx-lm-lora" if label else None
+            axes.bar(x + 0.2, figures["peer"]["total_s"], 0.35, color="C7", label=told)
+    axes.set_xticks(range(len(rows)), [figures["setting"] for figures in rows])
+    axes.set(ylabel="seconds", title="One update (group x tokens)")
+    axes.legend(fontsize=8)
+
+
+def _plot_lines(found, axes):
+    for over, label in (("group", "completions of 64 tokens"), ("tokens", "8 completions")):
+        points = line_of(found, over)
+        scale = 64 if over == "group" else 8
+        xs, ys = zip(*((x * scale, y) for x, y in points), strict=True)
+        axes.plot(xs, ys, "o", label=f"{label}: R² {fit(points):.4f}")
+        slope, start = statistics.linear_regression(xs, ys)
+        axes.plot(xs, [start + slope * x for x in xs], color="grey", linewidth=0.8)
+    axes.set(xlabel="tokens in the group", ylabel="seconds", title="Cost of an update by size")
+    axes.legend(fontsize=8)
+
+
+def _plot_shares(found, axes):
+    rows = [*reversed(found["shares"])]
+    for key, colour, offset in (("without", "C7", 0.2), ("with", "C0", -0.2)):
+        seconds = [row[key]["seconds"] for row in rows]
+        axes.barh([y + offset for y in range(len(rows))], seconds, 0.35, color=colour, label=key)
+    names = [f"{row['technique'].partition(' (')[0]} ({row['phase']})" for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=7)
+    axes.set(xlabel="seconds", title="Each technique, without and with")
+    axes.legend(fontsize=8)
+
+
+def show(found):
+    """All tables."""
+    print(settings_table(found), end="\n\n")
+    print(targets_table(found))
+    for figures in found["settings"]:
+        if "apart" in figures:
+            apart = figures["apart"]
+            print(
+                f"\n{figures['setting']}: {apart['eval_answers']} answers of an evaluation: ",
+                end="",
+            )
+            print(
+                f"{apart['eval_s']:.2f} s; a group without variance: {apart['flat_rollout_s']:.2f}"
+            )
+            print(f"s of rollout, {apart['flat_update_s']:.4f} s of update")
+    start = found["start_up"]
+    print(f"\nstart-up over {start['rows']:,} rows: {start['start_up_s']:.2f} s;", end=" ")
+    print(f"{start['first_s']:.2f} s where they are not tokenised yet")
+    if "shares" in found:
+        print(f"\n{shares_table(found)}")
+
+
+def main():
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", help="mlx-lm-lora or mlx-lm-lora==VERSION, run beside ours")
+    parser.add_argument("--peer-venv", type=Path, help="an environment that has the peer already")
+    parser.add_argument("--linearity", action="store_true", help="cost over sizes")
+    parser.add_argument("--shares", action="store_true", help="each technique on and off")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=Path, help="JSONL with question and answer, such as GSM8K's")
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--plot", type=Path, help="write a picture here; needs matplotlib")
+    parser.add_argument("--show", type=Path, help="measure nothing; show what --json wrote")
+    args = parser.parse_args()
+    if args.show:
+        found = json.loads(args.show.read_text())
+    else:
+        python = peer_venv.python_of(args.peer, args.peer_venv) if args.peer else None
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure(Bench(Path(folder), args.rows, args.rounds, python), args)
+        if python:
+            found["peer"] = peer_venv.version_of(python, args.peer)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    show(found)
+    if args.plot:
+        plot(found, args.plot)
+
+
+if __name__ == "__main__":
+    main()
