@@ -11,6 +11,7 @@ from orchestrator.base import Frozen
 from orchestrator.document import Faults
 from orchestrator.errors import SpecError
 from orchestrator.expand import differing_names
+from orchestrator.frozen import identified
 from orchestrator.planning import Taken, planned_runs
 from orchestrator.run import PlannedRun, Run, RunState, Sweep
 from orchestrator.sampling import Sampler
@@ -46,7 +47,8 @@ def next_runs(sweep: Sweep, runs: Sequence[Run]) -> list[PlannedRun]:
     planned = list(planned_runs(spec, settings, names, sweep.name, faults, taken))
     if faults.found:
         raise SpecError(*faults.lines())
-    return planned
+    base = spec.base
+    return identified(planned, base.text, base.source, sweep.cwd, sweep.provenance)
 
 
 def trial(run: Run, spec: Spec) -> Trial:

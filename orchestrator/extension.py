@@ -14,6 +14,7 @@ from grpo_core.config import FIELDS
 from orchestrator.document import Faults
 from orchestrator.errors import NothingAffected, SpecError
 from orchestrator.expand import Expansion, expand
+from orchestrator.frozen import identified
 from orchestrator.planning import Taken, planned_runs
 from orchestrator.run import Extension, PlannedRun, Run, Sweep
 from orchestrator.spec import read_spec
@@ -33,7 +34,8 @@ def extension(sweep: Sweep, runs: Sequence[Run], path: Path, overrides: Sequence
     if not new and to_ask <= sweep.to_ask:
         raise NothingAffected(f"{path}: adds nothing to sweep {sweep.name}")
     plan = replace(expansion.plan(sweep.name, sweep.cwd), to_ask=max(to_ask, 0))
-    return Extension(tuple(new), plan)
+    added = identified(new, sweep.config_text, sweep.config_source, sweep.cwd, sweep.provenance)
+    return Extension(tuple(added), plan)
 
 
 def _check_same(sweep: Sweep, expansion: Expansion, source: str) -> None:

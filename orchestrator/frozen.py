@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.config import MLXGRPOConfig, parse_config, update_config_from_dict
-from orchestrator.run import Plan
+from orchestrator.run import Plan, PlannedRun
 
 Provenance = Mapping[str, Any]
 
@@ -30,18 +30,36 @@ _GIT_S = 10.0
 def with_provenance(plan: Plan, known: Provenance | None = None) -> Plan:
     """The plan with what it was submitted with, and each run with its identity.
 
-    Two runs of one identity would train the same: equal configuration, equal local files. `known`
-    is a look at the same plan that was taken before.
+    `known` is a look at the same plan that was taken before.
     """
+    base = _base(plan.config_text, plan.config_source)
+    inputs = {name for run in plan.runs for name in _inputs({**base, **run.overrides}, plan.cwd)}
+    found = known or look(plan.cwd, inputs)
+    runs = identified(plan.runs, plan.config_text, plan.config_source, plan.cwd, found)
+    return replace(plan, runs=tuple(runs), provenance=found)
+
+
+def identified(
+    runs: Iterable[PlannedRun], config_text: str, source: str, cwd: str, known: Provenance | None
+) -> list[PlannedRun]:
+    """The runs with their identities: two of one identity would train the same.
+
+    That is an equal configuration with equal local files, as `known` tells them; a file that is not
+    among those is looked at now.
+    """
+    base, files = _base(config_text, source), dict((known or {}).get("files", {}))
+    found = []
+    for run in runs:
+        names = _inputs({**base, **run.overrides}, cwd)
+        files |= {name: _file(name, cwd) for name in names if name not in files}
+        found.append(replace(run, identity=_identity(run.hash, names, files)))
+    return found
+
+
+def _base(text: str, source: str) -> dict[str, Any]:
     base = MLXGRPOConfig()
-    update_config_from_dict(base, parse_config(plan.config_text, plan.config_source), _ignore)
-    inputs = [_inputs({**vars(base), **run.overrides}, plan.cwd) for run in plan.runs]
-    found = known or look(plan.cwd, {name for names in inputs for name in names})
-    runs = tuple(
-        replace(run, identity=_identity(run.hash, names, found["files"]))
-        for run, names in zip(plan.runs, inputs, strict=True)
-    )
-    return replace(plan, runs=runs, provenance=found)
+    update_config_from_dict(base, parse_config(text, source), _ignore)
+    return vars(base)
 
 
 def _ignore(_line: str) -> None:
@@ -72,7 +90,7 @@ def _inputs(values: Mapping[str, Any], cwd: str) -> tuple[str, ...]:
 def look(cwd: str, names: Iterable[str]) -> Provenance:
     """The state of these files and folders, of the git checkout at `cwd`, and of the packages."""
     return {
-        "files": {name: _fingerprint(Path(cwd, Path(name).expanduser())) for name in sorted(names)},
+        "files": {name: _file(name, cwd) for name in sorted(names)},
         "git": _git(cwd),
         "versions": _versions(),
     }
@@ -113,6 +131,11 @@ def _git_changes(then: Provenance, now: Provenance) -> list[str]:
     if then["diff_sha256"] != now["diff_sha256"]:
         return ["git: the uncommitted changes are not those of the submit"]
     return []
+
+
+def _file(name: str, cwd: str) -> str | None:
+    """The fingerprint of a file or folder, as a configuration names it."""
+    return _fingerprint(Path(cwd, Path(name).expanduser()))
 
 
 def _fingerprint(path: Path) -> str | None:

@@ -141,6 +141,7 @@ class Store(Submitting, Control):
             sweep = self.sweep_of(run)
             then = decide(run, sweep.retry, outcome, newer_checkpoint, self._now())
             self._leave_running(run, outcome, then, progress, wall_s, value)
+            self._value_shown("same_as = ?", run.id)
             self._count_failures(sweep, run, outcome, then)
             if then.halt:
                 self._halt(then.halt, attempt.boot_id)

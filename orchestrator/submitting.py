@@ -15,6 +15,7 @@ from orchestrator import paths, schema
 from orchestrator.connection import Row
 from orchestrator.errors import UsageError
 from orchestrator.faults import crashpoint
+from orchestrator.progress import read_value
 from orchestrator.run import (
     Extension,
     Plan,
@@ -152,6 +153,18 @@ class Submitting(Reads):
             " WHERE sweep_id = ? AND same_as IS NOT NULL AND state = 'queued'",
             (sweep_id,),
         )
+        self._value_shown("sweep_id = ?", sweep_id)
+
+    def _value_shown(self, where: str, of: int) -> None:
+        """Rank what shows another run's result by its own sweep's objective, which may differ."""
+        rows = self._db.read(
+            "SELECT id FROM runs WHERE same_as IS NOT NULL AND state = 'completed'"
+            f" AND value IS NULL AND {where}",
+            (of,),
+        )
+        for run in [self.run(row[0]) for row in rows]:
+            value = read_value(run.folder, self.sweep_of(run).objective)
+            self._db.execute("UPDATE runs SET value = ? WHERE id = ?", (value, run.id))
 
     def _shared_folder(self, sweep_id: int, runs: Sequence[PlannedRun], cwd: str) -> str:
         seen: dict[str, str] = {}

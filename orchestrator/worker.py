@@ -34,7 +34,6 @@ from orchestrator.launcher import (
     launch,
     read_tail,
 )
-from orchestrator.leaderboard import reduce_curve
 from orchestrator.limits import Used, breach, folder_bytes
 from orchestrator.locks import is_held
 from orchestrator.on_deck import Deck, affordable
@@ -43,9 +42,9 @@ from orchestrator.paths import Home, RunPaths
 from orchestrator.presence import busy_words, holder_pid, serve_alone
 from orchestrator.progress import (
     ProgressReader,
-    read_curve,
     read_progress,
     read_result,
+    read_value,
     result_identity,
 )
 from orchestrator.run import Attempt, Outcome, Progress, Run, RunState, Sweep, Verdict
@@ -469,15 +468,10 @@ class _Worker:
             newer_checkpoint=newest > attempt.checkpoint,
             progress=progress,
             wall_s=wall_s,
-            value=self._value(run),
+            value=read_value(run.folder, self._store.sweep_of(run).objective),
         )
         if ended is not None:
             self._tell("ended", f"{ended.state}: {ended.reason or outcome.reason}", ended, progress)
-
-    def _value(self, run: Run) -> float | None:
-        objective = self._store.sweep_of(run).objective
-        curve = read_curve(run.folder, objective.metric)
-        return reduce_curve([value for _, value in curve], objective)
 
     def _idle(self) -> None:
         waiting = self._store.waiting(self._boot_id)

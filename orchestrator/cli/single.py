@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.common import no_worker_hint, open_queue, say, set_option
+from orchestrator.errors import UsageError
 from orchestrator.run import END_STATES, RunState
 
 if TYPE_CHECKING:
@@ -25,9 +26,14 @@ if TYPE_CHECKING:
 )
 @set_option
 @click.option("--queue", "to_queue", is_flag=True, help="Put it into the queue instead.")
+@click.option("--again", is_flag=True, help="With --queue: train also what was trained before.")
 @click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[TRAINER OPTION]...")
 def run(
-    config: str | None, overrides: tuple[str, ...], to_queue: bool, more: tuple[str, ...]
+    config: str | None,
+    overrides: tuple[str, ...],
+    to_queue: bool,
+    again: bool,
+    more: tuple[str, ...],
 ) -> None:
     """Train one run now: the same resolution, log and exit code as mlx-grpo.
 
@@ -38,7 +44,9 @@ def run(
       grpo-sweep run --config configs/tiny.toml --set learning_rate=1e-4 --set seed=7
     """
     if to_queue:
-        _queue(config, overrides, more)
+        _queue(config, overrides, more, again)
+    elif again:
+        raise UsageError("--again goes with --queue; without it another output_dir trains anew")
     else:
         _become_trainer(config, overrides, more)
 
@@ -58,10 +66,12 @@ def _become_trainer(config: str | None, overrides: tuple[str, ...], more: tuple[
 # --- --queue
 
 
-def _queue(config: str | None, overrides: tuple[str, ...], more: tuple[str, ...]) -> None:
+def _queue(
+    config: str | None, overrides: tuple[str, ...], more: tuple[str, ...], again: bool
+) -> None:
     """Checked strictly, as everything that is queued; a folder in use becomes DIR-2."""
     from grpo_core.config import config_path, resolve_config
-    from orchestrator.errors import UsageError
+    from orchestrator.frozen import with_provenance
 
     unknown = [word for word in more if word != "--strict"]
     if unknown:
@@ -69,11 +79,18 @@ def _queue(config: str | None, overrides: tuple[str, ...], more: tuple[str, ...]
     resolved = resolve_config(config, overrides, strict=True)
     source = config_path(config)
     with open_queue() as store:
-        sweep = store.add_sweep(
-            _sweep_name(resolved), lambda name: _plan(store, name, source, overrides, resolved)
-        )
+        name = _sweep_name(resolved)
+        # Files are read before the transaction: they may be large.
+        found = with_provenance(_plan(store, name, source, overrides, resolved)).provenance
+
+        def make(name: str) -> "Plan":
+            return with_provenance(_plan(store, name, source, overrides, resolved), found)
+
+        sweep = store.add_sweep(name, make, again=again)
         queued = store.runs(sweep.id)[0]
     print(f"queued run {queued.id} (sweep {sweep.name}) in {queued.output_dir}")
+    if queued.same_as is not None:
+        say(f"{queued.reason}; nothing is trained again (--again would)")
     hint = no_worker_hint()
     if hint:
         say(hint)

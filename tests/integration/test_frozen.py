@@ -228,3 +228,60 @@ def test_files_that_another_sweep_shows_are_not_deleted(say, tmp_path):
     assert (folder / "result.json").exists()
     (tmp_path / "other.toml").write_text(spec(1e-5, 1e-4))
     assert "2 done, 0 new" in say("submit", "other.toml")[2]
+
+
+# --- the same setting by other ways into the queue
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_shared_result_is_valued_by_the_sweep_that_shows_it(say, folder, waits):
+    """The same runs ranked by another metric: the fake trainer's last loss is 1/3, its em 0.5."""
+    say("submit", "lr.toml")
+    if not waits:
+        say("work", "--until-empty")
+    other = folder / "loss.toml"
+    other.write_text(spec(1e-5, 1e-4) + '[objective]\nmetric = "loss"\ngoal = "min"\n')
+    assert say("submit", "loss.toml")[0] == 0
+    say("work", "--until-empty")
+    assert same_as() == [None, None, 1, 2]
+    assert [run.value for run in runs()] == [0.5, 0.5, 1 / 3, 1 / 3]
+
+
+def test_what_an_extension_adds_may_be_there_already(say, folder):
+    """The added setting was trained by another sweep."""
+    say("submit", "lr.toml")
+    say("work", "--until-empty")
+    (folder / "b.toml").write_text(spec(1e-3))
+    say("submit", "b.toml")
+    (folder / "b.toml").write_text(spec(1e-3, 1e-4))
+    assert say("extend", "b", "b.toml")[0] == 0
+    assert same_as() == [None, None, None, 2]
+    assert states() == ["completed", "completed", "queued", "completed"]
+
+
+def test_a_search_shows_what_was_trained_before(say, folder):
+    """The same search twice: the second is told the first one's results and asks the same."""
+    lines = ["[params]", 'learning_rate = { dist = "loguniform", min = 1e-6, max = 1e-2 }']
+    lines += ["[search]", 'method = "tpe"', "runs = 12", "seed = 3"]
+    (folder / "tpe.toml").write_text("\n".join(['config = "base.toml"', *lines]))
+    for _ in range(2):
+        say("submit", "tpe.toml")
+        say("work", "--until-empty")
+    assert states() == ["completed"] * 24
+    assert same_as() == [None] * 12 + list(range(1, 13))
+
+
+def test_one_run_is_recognised_too(say):
+    """`run --queue` shows what a sweep has trained, and trains it with --again."""
+    say("submit", "lr.toml")
+    say("work", "--until-empty")
+    words = ("run", "--queue", "--config", "base.toml", "--set", "learning_rate=1e-4")
+    code, _, err = say(*words)
+    assert code == 0
+    assert "the same setting as run 2; nothing is trained again (--again would)" in err
+    assert "same setting" not in say(*words, "--again")[2]
+    assert same_as() == [None, None, 2, None]
+    assert states()[2:] == ["completed", "queued"]
+    code, _, err = say(*words[:1], *words[2:], "--again")
+    assert code == 2
+    assert "--again goes with --queue" in err
