@@ -60,11 +60,10 @@ class Submitting(Reads):
         return self._sweep(sweep_id)
 
     def _free_name(self, name: str) -> str:
-        taken = {row[0] for row in self._db.read("SELECT name FROM sweeps")}
-        free, n = name, 2
-        while free in taken:
-            free, n = f"{name}-{n}", n + 1
-        return free
+        # It brings the config's fields along, for which a status would have to wait.
+        from orchestrator.naming import folded, free_name
+
+        return free_name(name, {folded(row[0]) for row in self._db.read("SELECT name FROM sweeps")})
 
     def _insert_sweep(self, plan: Plan, priority: int, after: int | None) -> int:
         row = {

@@ -85,15 +85,16 @@ def _unfinished(store: "Store") -> "Sweep | None":
 
 
 def _submit(store: "Store") -> "Sweep":
-    from orchestrator.cli.submit import free_name, queue, summary
+    from orchestrator.cli.submit import queue, summary
     from orchestrator.expand import expand
+    from orchestrator.naming import folded, free_name
     from orchestrator.paths import shipped
     from orchestrator.spec import read_spec
 
     expansion = expand(read_spec(shipped(SPEC)))
     # A demo is there to be watched: it never takes the folder of an earlier one.
-    folders = os.listdir("outputs") if os.path.isdir("outputs") else []
-    sweep, _ = queue(store, expansion, free_name(expansion.spec.name, folders), again=True)
+    folders = map(folded, os.listdir("outputs") if os.path.isdir("outputs") else [])
+    sweep, _ = queue(store, expansion, free_name(expansion.spec.name, set(folders)), again=True)
     say(f"sweep {sweep.name}: {summary(expansion)}, each a real GRPO training of a tiny model;")
     say(f"everything goes to outputs/{sweep.name}, the queue is {store.path}")
     return sweep

@@ -1,6 +1,5 @@
 """`grpo-sweep submit`: check a spec, show or queue its runs."""
 
-import itertools
 import os
 import shlex
 from collections import Counter
@@ -25,8 +24,6 @@ from orchestrator.cli.preview import check_heaviest, forecast_of, forecast_words
 from orchestrator.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Container
-
     from orchestrator.expand import Expansion
     from orchestrator.run import Plan, PlannedRun, Run, Sweep
     from orchestrator.store import Store
@@ -102,11 +99,13 @@ def submit(
 
 def show_plan(expansion: "Expansion", as_json: bool) -> None:
     """The runs as a table and as commands to copy; nothing is queued."""
+    from orchestrator.naming import folded, free_name
     from orchestrator.views.plan import plan_table
     from orchestrator.views.shapes import submit_shape
 
     with open_queue(readonly=True) as store:
-        name = free_name(expansion.spec.name, {sweep.name for sweep in store.sweeps(all=True)})
+        taken = {folded(sweep.name) for sweep in store.sweeps(all=True)}
+        name = free_name(expansion.spec.name, taken)
         plan = expansion.plan(name, os.getcwd())
         found = forecast_of(store, plan)
     refuse_taken_folders(plan, expansion.spec.source)
@@ -153,12 +152,6 @@ def summary(expansion: "Expansion") -> str:
 
 
 # --- queue
-
-
-def free_name(name: str, taken: "Container[str]") -> str:
-    """NAME, NAME-2, NAME-3, ...: the first that is not taken."""
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(free for free in names if free not in taken)
 
 
 def queue(

@@ -83,6 +83,16 @@ def test_name_in_use_becomes_name_2(tmp_path, store):
     assert [s.name for s in store.sweeps(all=True)] == names
 
 
+def test_names_differ_also_where_the_file_system_ignores_case(store, tmp_path):
+    """On a Mac outputs/LR is outputs/lr: their runs would share folders."""
+
+    def make(name):
+        return plan_of(tmp_path, planned(name), name=name)
+
+    names = [store.add_sweep(name, make).name for name in ("lr", "LR", "Lr-2")]
+    assert names == ["lr", "LR-2", "Lr-2-2"]
+
+
 def test_fault_while_making_the_plan_queues_nothing(store):
     """An error in the middle of a submit leaves the queue as it was."""
 
