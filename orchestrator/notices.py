@@ -29,7 +29,7 @@ from orchestrator.run import Objective, Run, RunState, Sweep
 from orchestrator.views.text import counts, metric, settings
 
 if TYPE_CHECKING:
-    from orchestrator.worker import Event
+    from orchestrator.events import Event
 
 # The command, for workers that nobody gives one: in the background, or by `submit --start`. Set but
 # empty: no notice at all.

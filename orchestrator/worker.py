@@ -2,8 +2,8 @@
 
 One worker a queue, by flock. A trainer that a dead worker left behind is adopted: watched until
 its lock is free, then judged by what it wrote. Nothing here rests on clocks or heartbeats, so a
-machine may sleep at any point. What an ending means is decided in `outcome.py`, what is written in
-`store.py`, how processes are handled in `launcher.py`.
+machine may sleep at any point. What is looked at meanwhile is in `supervision.py`, what an ending
+means in `outcome.py`, what is written in `store.py`, how processes are handled in `launcher.py`.
 """
 
 import os
@@ -11,19 +11,17 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from orchestrator import paths, procs
 from orchestrator.errors import SpecError, SweepError, WorkerBusy
+from orchestrator.events import Event, Listener
 from orchestrator.faults import crashpoint
 from orchestrator.frozen import changes
-from orchestrator.halting import Halter, courses_of
+from orchestrator.halting import courses_of
+from orchestrator.interrupts import Stopping, Stops, stop_signals
 from orchestrator.launcher import (
     TRAINER,
     Adopted,
@@ -34,14 +32,12 @@ from orchestrator.launcher import (
     launch,
     read_tail,
 )
-from orchestrator.limits import Used, breach, folder_bytes
 from orchestrator.locks import is_held
 from orchestrator.on_deck import Deck, affordable
 from orchestrator.outcome import EXIT_INTERRUPTED, Ask, Ending, judge
 from orchestrator.paths import Home, RunPaths
 from orchestrator.presence import busy_words, holder_pid, serve_alone
 from orchestrator.progress import (
-    ProgressReader,
     read_progress,
     read_result,
     read_value,
@@ -49,40 +45,15 @@ from orchestrator.progress import (
 )
 from orchestrator.run import Attempt, Outcome, Progress, Run, RunState, Sweep, Verdict
 from orchestrator.store import Before, Store
+from orchestrator.supervision import Supervision
 
-# How often the worker looks: at its signals, and at what users ask for ("within a second").
+# How often the worker looks at its signals, and, while idle, at the queue.
 _TICK_S = 0.1
-_LOOK_S = 0.5
 _IDLE_S = 0.2
-# How often it notes the time trained, so that limits outlive a dead worker.
-_NOTE_S = 5.0
-# Measuring folders takes a moment where there are many.
-_MEASURE_S = 10.0
 _DETACH_WAIT_S = 20.0
 # How long before a run's end its successor gets ready: a trainer takes some seconds for that, and
 # all the while it holds memory.
 _HEAD_START_S = 60.0
-
-# How long a trainer may take to end before it is killed; no entry: until the user insists.
-_GRACE_S = {Ask.CANCEL: 30.0, Ask.TIMEOUT: 120.0, Ask.PRUNE: 30.0, Ask.FAIL: 30.0}
-_TERMINATE_GRACE_S = 5.0
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that the worker did or saw.
-
-    `kind` is asked, changed, started, adopted, progress, prepared, stopping, ended, waiting, empty
-    or stopped.
-    """
-
-    kind: str
-    text: str
-    run: Run | None = None
-    progress: Progress | None = None
-
-
-Listener = Callable[[Event], None]
 
 
 def work(
@@ -175,83 +146,6 @@ def _await_worker(process: "subprocess.Popen[bytes]", home: Home) -> None:
             raise SweepError(f"the worker ended at once: {''.join(tail)} (see {home.worker_log})")
         time.sleep(0.02)
     raise SweepError(f"the worker does not start; see {home.worker_log}")
-
-
-# --- signals
-
-
-class Stops:
-    """How often the user asked the worker to stop; the handler only counts."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def note(self, _number: int, _frame: FrameType | None) -> None:
-        """Handle SIGINT, SIGTERM or SIGHUP."""
-        self.count += 1
-
-
-@contextmanager
-def stop_signals() -> Iterator[Stops]:
-    """Count stop signals instead of dying of them, as long as the context is open."""
-    stops = Stops()
-    if threading.current_thread() is not threading.main_thread():
-        yield stops
-        return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    # nohup(1) has it ignored on purpose.
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, stops.note) for number in numbers}
-    try:
-        yield stops
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Stopping:
-    """How a trainer is brought to its end: asked, then told, then killed."""
-
-    def __init__(self, trainer: Trainer, stops: Stops, tell: Callable[[str], None]) -> None:
-        self._trainer = trainer
-        self._stops = stops
-        self._tell = tell
-        self._step = 0
-        self._deadline = float("inf")
-        self.asked: Ask | None = None
-
-    def ask(self, what: Ask) -> None:
-        """Let it checkpoint and end; after the grace of `what` it is killed.
-
-        What was asked first stands, but that cancel outranks the rest.
-        """
-        if self.asked is not None and what is not Ask.CANCEL:
-            return
-        if self.asked is what:
-            return
-        self.asked = what
-        self._deadline = time.monotonic() + _GRACE_S.get(what, float("inf"))
-        self._trainer.interrupt()
-
-    def look(self) -> None:
-        """Do what the user's signals and the grace ask for."""
-        if self._stops.count and self._step < 1:
-            self._step = 1
-            self._tell("the trainer saves a checkpoint and ends; once more to end it without")
-            self.ask(Ask.STOP)
-        if self._stops.count >= 2 and self._step < 2:
-            self._step = 2
-            self._tell("the trainer and its children are told to end; once more to kill them")
-            self._trainer.terminate()
-            self._deadline = min(self._deadline, time.monotonic() + _TERMINATE_GRACE_S)
-        if (self._stops.count >= 3 or time.monotonic() >= self._deadline) and self._step < 3:
-            self._step = 3
-            self._tell("the trainer and its children are killed")
-            self._trainer.kill()
-
-
-# --- the worker
 
 
 class _Worker:
@@ -425,8 +319,8 @@ class _Worker:
     ) -> None:
         """Watch a trainer until it ends, then record how."""
         sweep = sweep or self._store.sweep_of(run)
-        watch = _Watch(run, attempt, sweep, self._store, self._listen)
-        stopping = _Stopping(trainer, self._stops, lambda text: self._tell("stopping", text, run))
+        watch = Supervision(run, attempt, sweep, self._store, self._listen)
+        stopping = Stopping(trainer, self._stops, lambda text: self._tell("stopping", text, run))
         while not trainer.wait(_TICK_S):
             if watch.look(stopping):
                 self._prepare(watch.left_s)
@@ -442,7 +336,7 @@ class _Worker:
         attempt: Attempt,
         trainer: Trainer,
         asked: Ask | None,
-        watch: "_Watch",
+        watch: Supervision,
     ) -> Ending:
         # A finished folder is not trained again: exit code 0, and the result is an old one.
         fresh = result_identity(run.folder) != attempt.result_before
@@ -485,106 +379,3 @@ class _Worker:
         self, kind: str, text: str, run: Run | None = None, progress: Progress | None = None
     ) -> None:
         self._listen(Event(kind, text, run, progress))
-
-
-class _Watch:
-    """What is looked at while a trainer runs: requests, limits, progress, memory."""
-
-    def __init__(
-        self, run: Run, attempt: Attempt, sweep: Sweep, store: Store, listen: Listener
-    ) -> None:
-        self._run = run
-        self._attempt = attempt
-        self._sweep = sweep
-        self._store = store
-        self._listen = listen
-        self._reader = ProgressReader(run.folder)
-        self._seen = Progress()
-        self._lock_words = ""
-        self._sweep_s = store.trained_s(sweep.id)
-        self._sweep_bytes = 0
-        self._began = time.monotonic()
-        self._looked = self._noted = self._began
-        self._measured = float("-inf")
-        self.memory = procs.MemoryWitness()
-        self._halter = Halter(run, sweep, lambda: store.runs(sweep.id))
-        self.because: tuple[str, str | None] | None = None
-
-    def wall_s(self) -> float:
-        """Seconds that this attempt has trained; time.monotonic stands still in sleep."""
-        return self._attempt.wall_s + time.monotonic() - self._began
-
-    @property
-    def left_s(self) -> float | None:
-        """Seconds that the run will still take, once that can be told."""
-        return self._seen.left_s
-
-    def look(self, stopping: _Stopping) -> bool:
-        """Look at everything, if it is time to; whether it was."""
-        now = time.monotonic()
-        if now - self._looked < _LOOK_S:
-            return False
-        self._looked = now
-        self._obey(stopping)
-        self._keep_limits(stopping)
-        self._judge(stopping)
-        self._show()
-        self.memory.look()
-        if now - self._noted >= _NOTE_S:
-            self._noted = now
-            self._store.tick(self._attempt, self.wall_s())
-        return True
-
-    def _obey(self, stopping: _Stopping) -> None:
-        request = self._store.request(self._run.id)
-        if request is not None:
-            stopping.ask(Ask(request))
-
-    def _keep_limits(self, stopping: _Stopping) -> None:
-        if stopping.asked is not None:
-            return
-        wall_s = self.wall_s()
-        used = Used(self._run.wall_s + wall_s, self._sweep_s + wall_s, self._bytes())
-        found = breach(self._sweep.limits, used)
-        if found is None:
-            return
-        if found.limit == "run_wall":
-            stopping.ask(Ask.TIMEOUT)
-            return
-        self._store.hold_sweep(self._sweep.id, found.text)
-        stopping.ask(Ask.STOP)
-
-    def _judge(self, stopping: _Stopping) -> None:
-        """Keep the sweep's stop rule."""
-        if stopping.asked is not None:
-            return
-        halt = self._halter.look()
-        if halt is not None:
-            self.because = (halt.reason, halt.evidence)
-            stopping.ask(halt.ask)
-
-    def _bytes(self) -> int:
-        """What lies in the sweep's folders; measured rarely, and only where a limit wants it."""
-        if self._sweep.limits.disk_bytes is None:
-            return 0
-        if time.monotonic() - self._measured >= _MEASURE_S:
-            self._sweep_bytes = sum(map(folder_bytes, self._store.folders(self._sweep.id)))
-            self._measured = time.monotonic()
-        return self._sweep_bytes
-
-    def _show(self) -> None:
-        progress = self._reader.read()
-        if progress.update is None:
-            self._show_wait()
-        if progress != self._seen:
-            self._seen = progress
-            text = f"update {progress.update}"
-            self._listen(Event("progress", text, self._run, progress))
-
-    def _show_wait(self) -> None:
-        """Say what the trainer itself waits for (the GPU), as it says it in its log."""
-        lines = read_tail(Path(self._attempt.log), 4096).splitlines()
-        words = lines[-1].removeprefix("[lock] ") if lines else ""
-        if words.startswith("waiting for") and words != self._lock_words:
-            self._lock_words = words
-            self._listen(Event("waiting", words, self._run))

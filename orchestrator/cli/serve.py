@@ -11,7 +11,7 @@ import click
 from orchestrator.cli.common import console, say
 
 if TYPE_CHECKING:
-    from orchestrator.worker import Event
+    from orchestrator.events import Event
 
 _EPILOG = """\b
 COMMAND runs without a shell, at most 30 s, with this in its environment:
@@ -77,7 +77,7 @@ def work(
         return 0
     from orchestrator.views.live import listener
 
-    def heard(event: worker.Event) -> None:
+    def heard(event: Event) -> None:
         listen(event)
         notice(event)
 

@@ -12,6 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from orchestrator.events import Event
 from orchestrator.outlook import Outlook
 from orchestrator.paths import Home
 from orchestrator.procs import boot_id
@@ -27,7 +28,6 @@ from orchestrator.views.now import (
 )
 from orchestrator.views.tables import STATE_STYLES, left_words
 from orchestrator.views.text import counts, duration, number, plural
-from orchestrator.worker import Event
 
 # In a file every tenth of a run is told, not every update.
 _STEPS = 10

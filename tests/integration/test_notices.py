@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator import worker
 from orchestrator.errors import UsageError
+from orchestrator.events import Event
 from orchestrator.notices import (
     ENV,
     Notice,
@@ -25,7 +26,6 @@ from orchestrator.notices import (
 from orchestrator.paths import home
 from orchestrator.run import Limits, Objective, RunState
 from orchestrator.store import Store
-from orchestrator.worker import Event
 from tests.queue_kit import FAKE, a_run, eventually, is_alive, planned, states, submit
 
 SCRIPT = """#!{python}

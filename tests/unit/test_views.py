@@ -10,7 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from orchestrator.events import Event
 from orchestrator.leaderboard import ranking
+from orchestrator.outlook import Happening
 from orchestrator.remaining import Work
 from orchestrator.run import (
     END_STATES,
@@ -30,6 +32,7 @@ from orchestrator.views.plan import plan_table
 from orchestrator.views.results import best_table, result_rows, results_table, scores
 from orchestrator.views.shapes import best_shape, show_shape, status_shape, submit_shape
 from orchestrator.views.status import rows_for, status_picture
+from orchestrator.views.story import Story
 from orchestrator.views.tables import runs_table
 from orchestrator.views.text import (
     bar,
@@ -44,7 +47,6 @@ from orchestrator.views.text import (
     span,
     sparkline,
 )
-from orchestrator.worker import Event
 
 RUN = Run(
     id=1, sweep_id=1, sweep="s", name="r", position=0, priority=0, state=RunState.COMPLETED,
@@ -234,8 +236,16 @@ def test_show_json_is_a_run_with_its_command_and_attempts():
         result_before=None, started="t", ended=None, wall_s=0.0, exit_code=None, signal=None,
         outcome=None, reason=None, evidence=None, log="/l",
     )  # fmt: skip
-    shape = show_shape(RUN, Progress(), ["python"], [attempt])
-    assert list(shape) == [*RUN_KEYS, "waits_for", "command", "attempts"]
+    story = Story(
+        run=RUN, sweep=SWEEP, progress=Progress(), attempts=[attempt], waits_for=["x"],
+        history=[Happening("t", "paused", "asked for")], command=["python"],
+        base={"learning_rate": 1e-6}, lives=False, worker=False,
+    )  # fmt: skip
+    shape = show_shape(story)
+    keys = ["waits_for", "base", "command", "attempts", "history"]
+    assert list(shape) == [*RUN_KEYS, *keys]
+    assert [shape[key] for key in keys[:3]] == [["x"], {"learning_rate": 1e-6}, ["python"]]
+    assert shape["history"] == [{"at": "t", "kind": "paused", "text": "asked for"}]
     assert shape["attempts"] == [
         {"n": 1, "host": "h", "pid": 5, "started": "t", "ended": None, "exit_code": None,
          "signal": None, "outcome": None, "reason": None, "evidence": None, "log": "/l"}
