@@ -7,6 +7,7 @@ shares. How long the rest takes is computed in `remaining.py`.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from orchestrator.reads import HALTED, HELD, Reads
 from orchestrator.rows import RUN, run_of
@@ -18,6 +19,15 @@ _SAMPLE = 64
 _ENDED_WELL = (RunState.COMPLETED, RunState.PRUNED, RunState.CANCELLED)
 
 _LIVE = "state IN ('queued', 'running', 'paused')"
+
+
+@dataclass(frozen=True)
+class Happening:
+    """Something that happened to a run: a row of `events`, at an ISO time in UTC."""
+
+    at: str
+    kind: str
+    text: str
 
 
 class Outlook(Reads):
@@ -75,6 +85,16 @@ class Outlook(Reads):
         )
         return self.run(rows[0][0]) if rows else None
 
+    def named_like(self, text: str, most: int) -> list[tuple[int, str]]:
+        """(id, name) of the latest runs whose id or name begins with a text."""
+        begins = "substr({}, 1, length(:text)) = :text"
+        rows = self._db.read(
+            f"SELECT id, name FROM runs WHERE {begins.format('name')} OR {begins.format('id')}"
+            " ORDER BY id DESC LIMIT :most",
+            {"text": text, "most": most},
+        )
+        return [(row[0], row[1]) for row in reversed(rows)]
+
     def keys_of(self, sweep_id: int) -> list[str]:
         """The parameters that the first runs of a sweep set, in their order."""
         rows = self._db.read(
@@ -127,6 +147,15 @@ class Outlook(Reads):
         )
         return [run_of(row) for row in rows]
 
+    # --- the story of a run
+
+    def history(self, run_id: int) -> list[Happening]:
+        """Everything that happened to a run, the oldest first."""
+        rows = self._db.read(
+            "SELECT at, kind, text FROM events WHERE run_id = ? ORDER BY id", (run_id,)
+        )
+        return [Happening(*row) for row in rows]
+
     # --- why what waits waits
 
     def sweep_waits_for(self, sweep: Sweep) -> str | None:
@@ -144,7 +173,7 @@ class Outlook(Reads):
         )
         return f"waits until sweep {rows[0][0]} is done" if rows else None
 
-    def run_waits_for(self, run: Run, sweep: Sweep, boot_id: str) -> list[str]:
+    def run_waits_for(self, run: Run, boot_id: str) -> list[str]:
         """Everything that keeps a queued or paused run from starting now, in words."""
         if run.state is RunState.PAUSED:
             return [_paused_words(run)]
@@ -153,8 +182,8 @@ class Outlook(Reads):
         reasons = []
         if halted := self.halted(boot_id):
             reasons.append(f"the queue stands still: {halted}; grpo-sweep resume --queue")
-        if held := self.sweep_waits_for(sweep):
-            reasons.append(f"sweep {sweep.name} {held}")
+        if held := self.sweep_waits_for(self._sweep(run.sweep_id)):
+            reasons.append(f"sweep {run.sweep} {held}")
         if run.same_as is not None:
             reasons.append(f"run {run.same_as} has the same setting; its result will be shared")
         if run.not_before is not None and run.not_before > self._stamp():
@@ -180,8 +209,3 @@ def _paused_words(run: Run) -> str:
     if run.rung is not None:
         return f"held at update {run.rung} until the others have come as far; then the best go on"
     return f"paused; go on with: grpo-sweep resume {run.id}"
-
-
-def waiting_words(reasons: Sequence[str]) -> str:
-    """The reasons as one text."""
-    return "; ".join(reasons)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator import paths, schema
 from orchestrator.connection import TIMEOUT_S, Connection, connect, connect_memory
-from orchestrator.errors import NothingAffected
+from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.outcome import stamp
 from orchestrator.run import (
     Attempt,
@@ -213,9 +213,10 @@ class Reads:
         return [attempt_of(row) for row in rows]
 
     def find_runs(self, ref: str) -> list[Run]:
-        """The runs that `ref` means: an id `12`, a range `3-7`, a sweep's name, `@`.
+        """The runs that `ref` means: an id `12`, a range `3-7`, a sweep's name, `@`, a run's name.
 
-        Raises NothingAffected when there are none.
+        A run's name may have its sweep's before it, as in `lr/lr1e-5-g8`. Raises NothingAffected
+        when there are none, and UsageError where several sweeps have a run of that name.
         """
         if _is_id(ref):
             return [self.run(int(ref))]
@@ -225,7 +226,23 @@ class Reads:
             if not rows:
                 raise NothingAffected(f"{ref}: no run has an id in this range")
             return [run_of(row) for row in rows]
+        if not ref.startswith("@") and not self._is_name(ref) and (named := self.runs_named(ref)):
+            if len(named) > 1:
+                told = ", ".join(f"{run.id} (sweep {run.sweep})" for run in named[:8])
+                raise UsageError(
+                    f"{ref}: {len(named)} runs have this name: {told}; say which by its id, "
+                    f"or as {named[-1].sweep}/{ref}"
+                )
+            return named
         return self.runs(self.sweep(ref).id)
+
+    def runs_named(self, ref: str) -> list[Run]:
+        """The runs of that name, in any sweep or as `SWEEP/NAME`; none where it is no name."""
+        sweep, slash, name = ref.rpartition("/")
+        where = "r.name = ? AND s.name = ?" if slash else "r.name = ?"
+        params = (name, sweep) if slash else (ref,)
+        rows = self._db.read(f"{RUN} WHERE {where} ORDER BY r.id", params)
+        return [run_of(row) for row in rows]
 
     def _is_name(self, ref: str) -> bool:
         return bool(self._db.read("SELECT 1 FROM sweeps WHERE name = ?", (ref,)))

@@ -2,10 +2,12 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from orchestrator.errors import NothingAffected
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
     from orchestrator.run import Run, Sweep
     from orchestrator.store import Store
+
+# More names than this help nobody to choose.
+_OFFERED = 100
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,8 +70,27 @@ def find_all(store: "Store", refs: tuple[str, ...]) -> "list[Run]":
 
 
 def only_sweep(store: "Store", ref: str) -> "Sweep | None":
-    """The sweep that `ref` names as such; None where it means runs by number."""
-    return None if ref.replace("-", "").isdigit() else store.sweep(ref)
+    """The sweep that `ref` names as such; None where it means runs by number or name."""
+    if ref.replace("-", "").isdigit():
+        return None
+    try:
+        return store.sweep(ref)
+    except NothingAffected:
+        if store.runs_named(ref):
+            return None
+        raise
+
+
+def base_values(sweep: "Sweep", keys: Iterable[str]) -> dict[str, Any]:
+    """What the frozen base of a sweep says for these keys: its value, else the field's default."""
+    wanted = list(keys)
+    if not wanted:
+        return {}
+    from grpo_core.config import MLXGRPOConfig, parse_config, update_config_from_dict
+
+    values = parse_config(sweep.config_text, sweep.config_source)
+    config = update_config_from_dict(MLXGRPOConfig(), values, lambda line: None)
+    return {key: getattr(config, key) for key in wanted if hasattr(config, key)}
 
 
 # --- options
@@ -117,19 +141,37 @@ def complete_swept(
 
 
 class Ref(click.ParamType[str]):
-    """A run's id, a range of ids, a sweep's name, or @ for the latest sweep."""
+    """A run's id or name, a range of ids, a sweep's name, or @ for the latest sweep.
+
+    `runs` and `sweeps` say what the shell offers; what is meant is found by the command.
+    """
 
     name = "ref"
+
+    def __init__(self, runs: bool = False, sweeps: bool = True) -> None:
+        self._runs = runs
+        self._sweeps = sweeps
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> "list[CompletionItem]":
-        """The names of the sweeps there are."""
+        """The sweeps and the runs that begin so; of very many runs the latest."""
         from click.shell_completion import CompletionItem
 
-        with open_queue(readonly=True) as store:
-            names = [sweep.name for sweep in store.sweeps(all=True)]
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        from orchestrator.outlook import Outlook
+
+        items = []
+        with Outlook.open(readonly=True) as store:
+            if self._sweeps:
+                names = [sweep.name for sweep in store.sweeps(all=True)]
+                items += [
+                    CompletionItem(n, help="sweep") for n in names if n.startswith(incomplete)
+                ]
+            for run_id, name in store.named_like(incomplete, _OFFERED) if self._runs else []:
+                by_id = incomplete and str(run_id).startswith(incomplete)
+                value, other = (str(run_id), name) if by_id else (name, f"run {run_id}")
+                items.append(CompletionItem(value, help=other))
+        return items
 
 
 def no_worker_hint() -> str:

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.2
 
-_refs = click.argument("refs", nargs=-1, required=True, metavar="REF...", type=Ref())
-_some_refs = click.argument("refs", nargs=-1, metavar="[REF]...", type=Ref())
-_REF_HELP = "REF is a run's id, a range such as 3-7, a sweep's name, or @ for the latest sweep."
+_refs = click.argument("refs", nargs=-1, required=True, metavar="REF...", type=Ref(runs=True))
+_some_refs = click.argument("refs", nargs=-1, metavar="[REF]...", type=Ref(runs=True))
+_REF_HELP = (
+    "REF is a run's id or name, a range such as 3-7, a sweep's name, or @ for the latest sweep."
+)
 
 
 @click.command(epilog=_REF_HELP)
@@ -117,7 +119,7 @@ def move(refs: tuple[str, ...], first: bool) -> None:
 
 
 @click.command(epilog=_REF_HELP)
-@click.argument("refs", nargs=-1, metavar="[REF]...", type=Ref())
+@click.argument("refs", nargs=-1, metavar="[REF]...", type=Ref(runs=True))
 @click.option("--failed", is_flag=True, help="Every failed run of the queue.")
 def retry(refs: tuple[str, ...], failed: bool) -> None:
     """Queue failed runs again; each goes on from its newest checkpoint."""
@@ -133,7 +135,7 @@ def retry(refs: tuple[str, ...], failed: bool) -> None:
 
 
 @click.command(epilog=_REF_HELP)
-@click.argument("refs", nargs=-1, metavar="[REF]...", type=Ref())
+@click.argument("refs", nargs=-1, metavar="[REF]...", type=Ref(runs=True))
 def wait(refs: tuple[str, ...]) -> int:
     """Wait until runs are done (default: the latest sweep).
 

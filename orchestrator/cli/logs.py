@@ -22,7 +22,7 @@ _TAIL_LINES = 20
 
 
 @click.command()
-@click.argument("run", required=False, type=Ref())
+@click.argument("run", required=False, type=Ref(runs=True, sweeps=False))
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines come, to the next run too.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), help="Only the last so many lines.")
 def logs(run: str | None, follow: bool, lines: int | None) -> None:

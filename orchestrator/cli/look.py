@@ -1,6 +1,6 @@
 """`grpo-sweep status` and `grpo-sweep show`: what runs, what waits, and the story of one run."""
 
-import shlex
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -9,30 +9,26 @@ import click
 from orchestrator.cli.common import (
     WIDE,
     Ref,
+    base_values,
     complete_swept,
     console,
     json_option,
-    open_queue,
     print_json,
     say,
 )
 
 if TYPE_CHECKING:
-    from orchestrator.run import Attempt, Run, Sweep
-    from orchestrator.store import Store
+    from orchestrator.outlook import Outlook
+    from orchestrator.reads import Reads
+    from orchestrator.run import Run, Sweep
     from orchestrator.views.facts import Overview
+    from orchestrator.views.story import Story
 
 # A status is one screen: of a long sweep it shows what matters now.
 _RUNS_SHOWN = 12
 # A sweep that is named may fill a page.
 _RUNS_OF_ONE = 40
 _PLOT_WIDTH = 80
-
-# Of the metrics of a run those that tell how it went; --json has all.
-_TELLING = (
-    *("em", "reward_mean", "loss", "kl", "entropy", "completion_length", "truncated_frac"),
-    *("tokens_per_s", "peak_bytes"),
-)
 
 
 @click.command()
@@ -108,31 +104,69 @@ def _print_status(pid: int | None, view: "Overview") -> None:
 
 
 @click.command()
-@click.argument("run", type=Ref())
+@click.argument("run", type=Ref(runs=True, sweeps=False))
 @click.option("--plot", is_flag=True, help="Draw its reward and the sweep's objective as well.")
 @json_option
 def show(run: str, plot: bool, as_json: bool) -> None:
-    """Everything about a RUN: the exact command, its overrides, each attempt and why it ended."""
-    from orchestrator.launcher import command
-    from orchestrator.paths import home
-    from orchestrator.views.facts import progress_of
+    """Everything about a RUN: the exact command, its overrides, each attempt and why it ended.
+
+    \b
+    Examples:
+      grpo-sweep show 12
+      grpo-sweep show lr1e-5-g8-s0 --plot       by its name
+    """
+    from orchestrator.outlook import Outlook
     from orchestrator.views.shapes import show_shape
+    from orchestrator.views.story import story_lines
 
-    with open_queue(readonly=True) as store:
-        found = one_run(store, run)
-        attempts = store.attempts(found.id)
-        sweep = store.sweep_of(found)
-    words = command(found, home())
+    with Outlook.open(readonly=True) as store:
+        story = _story(store, one_run(store, run))
     if as_json:
-        print_json(show_shape(found, progress_of(found), words, attempts))
-    else:
-        _print_run(found, sweep, words)
-        _print_attempts(attempts)
-        if plot:
-            _print_plots(found, sweep)
+        print_json(show_shape(story))
+        return
+    _freeze(story)
+    print("\n".join(story_lines(story)))
+    if not story.attempts:
+        say("not started yet")
+    if plot:
+        _print_plots(story.run, story.sweep)
 
 
-def one_run(store: "Store", ref: str) -> "Run":
+def _story(store: "Outlook", run: "Run") -> "Story":
+    from orchestrator.launcher import command
+    from orchestrator.locks import is_held
+    from orchestrator.paths import home
+    from orchestrator.presence import worker_alive
+    from orchestrator.procs import boot_id
+    from orchestrator.views.facts import progress_of
+    from orchestrator.views.story import Story
+
+    sweep = store.sweep_of(run)
+    return Story(
+        run=run,
+        sweep=sweep,
+        progress=progress_of(run),
+        attempts=store.attempts(run.id),
+        history=store.history(run.id),
+        waits_for=store.run_waits_for(run, boot_id()),
+        command=command(run, home()),
+        base=base_values(sweep, run.overrides),
+        lives=is_held(home().run_lock(run.id)),
+        worker=worker_alive() is not None,
+    )
+
+
+def _freeze(story: "Story") -> None:
+    """Let the command work by hand: its config is written before the first launch only."""
+    from orchestrator.launcher import freeze
+    from orchestrator.paths import home
+
+    # Somebody who may look and not write still gets the story.
+    with contextlib.suppress(OSError):
+        freeze(home().make().frozen_config(story.sweep.id), story.sweep.config_text)
+
+
+def one_run(store: "Reads", ref: str) -> "Run":
     """The single run that `ref` means; UsageError where it means several."""
     from orchestrator.errors import UsageError
 
@@ -141,49 +175,6 @@ def one_run(store: "Store", ref: str) -> "Run":
         ids = ", ".join(str(run.id) for run in runs[:8]) + (", …" if len(runs) > 8 else "")
         raise UsageError(f"{ref}: {len(runs)} runs; name one of them: {ids}")
     return runs[0]
-
-
-def _print_run(run: "Run", sweep: "Sweep", words: list[str]) -> None:
-    from orchestrator.views.facts import progress_of
-    from orchestrator.views.now import updates_text
-    from orchestrator.views.text import clock, duration, metric, settings
-
-    now = progress_of(run)
-    facts = {
-        "state": run.state + (f": {run.reason}" if run.reason else ""),
-        "overrides": settings(run.overrides) or "none",
-        "seed": str(run.seed),
-        "tags": ", ".join(run.tags),
-        "base": sweep.config_source,
-        "output": str(run.folder),
-        "progress": f"update {updates_text(now)}, {duration(run.wall_s or None)} trained",
-        "started": clock(run.started),
-        "ended": clock(run.ended),
-        "metrics": ", ".join(
-            f"{key} {metric(key, now.metrics[key])}" for key in _TELLING if key in now.metrics
-        ),
-    }
-    print(f"run {run.id}: {run.name}   (sweep {run.sweep})")
-    for name, value in facts.items():
-        if value:
-            print(f"  {name:<10} {value}")
-    print(f"  by hand    cd {shlex.quote(run.cwd)} && \\\n    {shlex.join(words)}")
-
-
-def _print_attempts(attempts: "list[Attempt]") -> None:
-    from orchestrator.views.text import clock
-
-    for attempt in attempts:
-        end = f"{clock(attempt.ended)}: {attempt.outcome}" if attempt.ended else "not ended"
-        print(f"  attempt {attempt.n}  {clock(attempt.started)} to {end}")
-        for line in attempt.changed:
-            print(f"    changed   {line}")
-        for name in ("reason", "evidence", "log"):
-            value = getattr(attempt, name)
-            if value:
-                print(f"    {name:<9} {value}")
-    if not attempts:
-        say("not started yet")
 
 
 def _print_plots(run: "Run", sweep: "Sweep") -> None:

@@ -83,7 +83,7 @@ def _finalists(sweep: "Sweep", runs: "list[Run]", top: int) -> "list[Row]":
 
 
 @click.command()
-@click.argument("run", type=Ref())
+@click.argument("run", type=Ref(runs=True, sweeps=False))
 @click.option("--at", "update", type=click.IntRange(0), metavar="N", help="Default: the newest.")
 @set_option
 @click.option("--dry-run", is_flag=True, help="Show the run; queue nothing.")

@@ -1,9 +1,9 @@
 """`grpo-sweep status --by`: the objective by the values of the parameters that were swept."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from orchestrator.cli.common import console, print_json, say
+from orchestrator.cli.common import base_values, console, print_json, say
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def show_pivot(ref: str, keys: Sequence[str], as_json: bool) -> None:
     def value_of(run: "Run") -> float | None:
         return objective_value(run, sweep.objective) if run.value is None else run.value
 
-    found = cells(runs, keys, _base_values(sweep, keys, runs), sweep.objective, value_of)
+    missing = [key for key in keys if any(key not in run.overrides for run in runs)]
+    found = cells(runs, keys, base_values(sweep, missing), sweep.objective, value_of)
     if as_json:
         print_json(pivot_shape(sweep.objective, keys, found))
         return
@@ -49,15 +50,3 @@ def _check(sweep: "Sweep", keys: Sequence[str], runs: "Sequence[Run]") -> None:
         if key not in swept:
             near = did_you_mean(key, swept) or f"; it sets: {', '.join(swept) or 'nothing'}"
             raise UsageError(f"--by {key}: no run of sweep {sweep.name} sets it{near}")
-
-
-def _base_values(sweep: "Sweep", keys: Sequence[str], runs: "Sequence[Run]") -> dict[str, Any]:
-    """What the base config says for the keys that some run leaves alone."""
-    missing = [key for key in keys if any(key not in run.overrides for run in runs)]
-    if not missing:
-        return {}
-    from grpo_core.config import MLXGRPOConfig, parse_config, update_config_from_dict
-
-    values = parse_config(sweep.config_text, sweep.config_source)
-    config = update_config_from_dict(MLXGRPOConfig(), values, lambda line: None)
-    return {key: getattr(config, key, None) for key in missing}

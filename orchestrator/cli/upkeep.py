@@ -19,7 +19,7 @@ _LISTED = 5
 @click.command(
     epilog="REF is a run's id, a range such as 3-7, a sweep's name, or @ for the latest sweep."
 )
-@click.argument("refs", nargs=-1, required=True, metavar="REF...", type=Ref())
+@click.argument("refs", nargs=-1, required=True, metavar="REF...", type=Ref(runs=True))
 @click.option("--files", is_flag=True, help="Delete their output folders too, after asking.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm(refs: tuple[str, ...], files: bool, yes: bool) -> None:

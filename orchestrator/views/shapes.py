@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.remaining import Span
 from orchestrator.run import Attempt, Objective, Progress, Run, RunState, Sweep
 from orchestrator.views.facts import Overview
+from orchestrator.views.story import Story
 
 if TYPE_CHECKING:
     from orchestrator.leaderboard import Level, Row
@@ -80,19 +81,17 @@ def run_shape(run: Run, progress: Progress) -> Shape:
     }
 
 
-def show_shape(
-    run: Run,
-    progress: Progress,
-    command: Sequence[str],
-    attempts: Sequence[Attempt],
-    waits_for: Sequence[str] = (),
-) -> Shape:
+def show_shape(story: Story) -> Shape:
     """`show --json`."""
     return {
-        **run_shape(run, progress),
-        "waits_for": list(waits_for),
-        "command": list(command),
-        "attempts": [attempt_shape(attempt) for attempt in attempts],
+        **run_shape(story.run, story.progress),
+        "waits_for": list(story.waits_for),
+        "base": dict(story.base),
+        "command": list(story.command),
+        "attempts": [attempt_shape(attempt) for attempt in story.attempts],
+        "history": [
+            {"at": event.at, "kind": event.kind, "text": event.text} for event in story.history
+        ],
     }
 
 

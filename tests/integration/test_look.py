@@ -1,11 +1,17 @@
 """What people look at: status, its pivot, show, watch, and notices of a worker, as typed."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
 from orchestrator import notices
-from tests.sweep_kit import add_sweep, finished_sweep, planned_run
+from orchestrator.run import Outcome, Verdict
+from orchestrator.store import Store
+from tests.queue_kit import WorkerProcess, eventually, kill_group, planned, submit
+from tests.sweep_kit import add_sweep, finish_next, finished_sweep, planned_run
 
 SETTINGS = [
     (gain, {"learning_rate": lr, "num_generations": g})
@@ -71,3 +77,135 @@ def test_a_pivot_of_a_sweep_without_results_says_so(say, folder):
     assert code == 0
     assert "1 queued" in out
     assert "sweep s has no result yet for em" in err
+
+
+# --- show
+
+
+def shown(say, ref="1"):
+    """What `show` says about a run, and its JSON."""
+    code, out, _ = say("show", ref)
+    assert code == 0
+    return out, json.loads(say("show", ref, "--json")[1])
+
+
+def test_a_run_tells_what_it_waits_for(say, folder):
+    """Its turn, its sweep, the queue, the same setting elsewhere, a back-off: each in words."""
+    for name in ("one", "two"):
+        runs = [planned_run(f"{name}-{i}", 0, {"learning_rate": 1e-4}) for i in range(2)]
+        add_sweep(folder, runs, name)
+    assert shown(say, "1")[1]["waits_for"] == []
+    out, found = shown(say, "3")
+    assert found["waits_for"] == ["2 runs before it in the queue"]
+    assert "waits for  2 runs before it in the queue" in out
+    with Store.open() as store:
+        store._db.execute("UPDATE sweeps SET after_id = 1 WHERE id = 2")
+        assert shown(say, "3")[1]["waits_for"] == ["sweep two waits until sweep one is done"]
+        store.pause_sweep(2)
+        words = "sweep two paused; go on with: grpo-sweep resume two"
+        assert shown(say, "3")[1]["waits_for"] == [words]
+        store.resume_sweep(2)
+        store.hold_sweep(2, "limits.wall: 12h are used up")
+        assert "held: limits.wall: 12h are used up" in shown(say, "3")[1]["waits_for"][0]
+        store.resume_sweep(2)
+        store.pause_queue()
+        assert shown(say, "3")[1]["waits_for"][0].startswith("the queue stands still: paused")
+        store.resume_queue()
+        store._db.execute("UPDATE runs SET same_as = 1 WHERE id = 2")
+        assert "run 1 has the same setting" in shown(say, "2")[1]["waits_for"][0]
+        later = "2999-01-01T00:00:00.000Z"
+        store._db.execute("UPDATE runs SET not_before = ?, reason = 'lost' WHERE id = 1", (later,))
+        assert shown(say, "1")[1]["waits_for"] == [f"tried again not before {later}, after lost"]
+        store.pause([1])
+    out, found = shown(say, "1")
+    assert found["waits_for"] == ["paused; go on with: grpo-sweep resume 1"]
+    assert re.search(r"history +[-0-9: ]+ paused$", out, re.M)
+
+
+def test_a_run_at_a_rung_says_what_holds_it(say, folder):
+    """It is not the user's to resume."""
+    add_sweep(folder, [planned_run("a", 0, {"learning_rate": 1e-4})])
+    finish_next(Outcome(Verdict.HELD, "at a rung"))
+    with Store.open() as store:
+        store._db.execute("UPDATE runs SET rung = 5")
+    assert "held at update 5" in shown(say)[1]["waits_for"][0]
+
+
+def test_a_run_tells_its_overrides_beside_the_base(say, folder):
+    """The value of the frozen base config, or that it is the same; and a command that works."""
+    add_sweep(folder, [planned_run("a", 0, {"learning_rate": 1e-4, "model_name": "builtin/tiny"})])
+    out, found = shown(say)
+    assert re.search(r"overrides  learning_rate 1e-4   \(base: 1e-6\)", out)
+    assert re.search(r"  model_name    builtin/tiny   \(as in the base\)", out)
+    assert found["base"] == {"learning_rate": 1e-6, "model_name": "builtin/tiny"}
+    # The config of its command is there, though the run was never started.
+    words = shlex.split(out.partition("by hand")[2].replace("\\\n", " "))
+    assert Path(words[words.index("--config") + 1]).read_text() == 'model_name = "builtin/tiny"\n'
+    assert words[:2] == ["cd", str(folder)]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state"),
+    [(Verdict.OOM, "failed"), (Verdict.PRUNED, "pruned"), (Verdict.COMPLETED, "completed")],
+)
+def test_each_attempt_tells_why_it_ended_and_what_proves_it(say, folder, verdict, state):
+    """The reason in words, and the line that the verdict rests on."""
+    add_sweep(folder, [planned_run("a", 0, {"learning_rate": 1e-4})])
+    finish_next(Outcome(verdict, "it was so", "result.json: so it was", 4))
+    out, found = shown(say)
+    assert found["state"] == state
+    assert found["waits_for"] == []
+    (attempt,) = found["attempts"]
+    assert (attempt["reason"], attempt["evidence"]) == ("it was so", "result.json: so it was")
+    assert re.search(rf"attempt 1  .* to .*: {verdict}$", out, re.M)
+    for words in ("reason    it was so", "evidence  result.json: so it was"):
+        assert words in out
+
+
+def test_a_run_that_was_retried_tells_all_of_it(say, folder):
+    """Two attempts, and in between that a user asked for another one."""
+    add_sweep(folder, [planned_run("a", 0, {"learning_rate": 1e-4})])
+    finish_next(Outcome(Verdict.OOM, "out of memory", "line 1", 4))
+    assert say("retry", "1")[0] == 0
+    finish_next(Outcome(Verdict.DIVERGED, "loss is nan", "line 2", 6))
+    out, found = shown(say)
+    assert [attempt["outcome"] for attempt in found["attempts"]] == ["oom", "diverged"]
+    assert [event["kind"] for event in found["history"]] == [
+        "started", "failed", "queued", "started", "failed"
+    ]  # fmt: skip
+    assert re.search(r"history +[-0-9: ]+ queued$", out, re.M)
+    assert out.index("attempt 1") < out.index("out of memory") < out.index("attempt 2")
+
+
+def test_a_run_whose_worker_is_gone_says_who_looks_after_it(say, folder):
+    """It trains on alone; when it has ended unseen, the next worker finds out."""
+    submit(folder, planned("a", updates=1000, update_s=0.1))
+    working = WorkerProcess(folder / "worker.log")
+    eventually(lambda: shown(say)[1]["update"])
+    assert re.search(r"state +running$", shown(say)[0], re.M)
+    working.kill()
+    out, found = shown(say)
+    assert "it trains on without a worker, and the next one takes it over" in out
+    pid = found["attempts"][0]["pid"]
+    assert f"and not ended (pid {pid})" in out
+    kill_group(pid)
+    eventually(lambda: "the next one finds out what became of it" in shown(say)[0])
+    # The next one takes it up again; its story has both attempts.
+    assert say("cancel", "1")[0] == 0
+
+
+def test_a_run_is_found_by_its_name(say, folder):
+    """Where two sweeps have one of that name, by the sweep's before it."""
+    add_sweep(folder, [planned_run(name, 0, {"x": name}) for name in ("only-one", "both")], "one")
+    add_sweep(folder / "two", [planned_run("both", 0, {"x": 2})], "two")
+    assert shown(say, "only-one")[1]["id"] == 1
+    code, out, err = say("show", "both")
+    assert (code, out) == (2, "")
+    assert "both: 2 runs have this name: 2 (sweep one), 3 (sweep two)" in err
+    assert "or as two/both" in err
+    assert shown(say, "two/both")[1]["id"] == 3
+    assert say("cancel", "one/both")[2] == "run 2 both: cancelled\n"
+    assert say("pause", "only-one")[2] == "run 1 only-one: paused\n"
+    assert say("wait", "one/both")[0] == 1
+    assert say("show", "one/nope")[0] == 3
+    assert say("cancel", "nope")[0] == 3

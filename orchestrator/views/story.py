@@ -1,0 +1,140 @@
+"""The story of one run in words: what it is, what became of it and why, and how to repeat it."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.outlook import Happening
+from orchestrator.run import Attempt, Progress, Run, RunState, Sweep
+from orchestrator.views.now import updates_text
+from orchestrator.views.text import clock, duration, metric, setting_value
+
+# Of the metrics of a run those that tell how it went; --json has all.
+_TELLING = (
+    *("em", "reward_mean", "loss", "kl", "entropy", "completion_length", "truncated_frac"),
+    *("tokens_per_s", "peak_bytes"),
+)
+# What attempts tell already, better.
+_TOLD_BY_ATTEMPTS = ("started", "completed", "failed", "pruned")
+_HISTORY_MOST = 20
+
+
+@dataclass(frozen=True)
+class Story:
+    """All that is known about a run; `base` has what its config says for each override.
+
+    `lives` is whether its trainer holds the run's lock, `worker` whether one serves the queue.
+    """
+
+    run: Run
+    sweep: Sweep
+    progress: Progress
+    attempts: Sequence[Attempt]
+    history: Sequence[Happening]
+    waits_for: Sequence[str]
+    command: Sequence[str]
+    base: Mapping[str, Any]
+    lives: bool
+    worker: bool
+
+
+def story_lines(story: Story) -> list[str]:
+    """The whole story, a line a fact."""
+    run = story.run
+    lines = [f"run {run.id}: {run.name}   (sweep {run.sweep})"]
+    for name, value in _facts(story).items():
+        lines += [f"  {name:<10} {value}"] if value else []
+    lines += _overrides(story)
+    lines.append(f"  by hand    cd {shlex.quote(run.cwd)} && \\")
+    lines.append(f"    {shlex.join(story.command)}")
+    for attempt in story.attempts:
+        lines += _attempt(attempt, story)
+    lines += _history(story)
+    return lines
+
+
+def _facts(story: Story) -> dict[str, str]:
+    run, now = story.run, story.progress
+    trained = f", {duration(run.wall_s)} trained" if run.wall_s else ""
+    return {
+        "state": state_words(story),
+        "waits for": "; ".join(story.waits_for),
+        "seed": "" if run.seed is None else str(run.seed),
+        "tags": ", ".join(run.tags),
+        "base": story.sweep.config_source,
+        "output": str(run.folder),
+        "progress": "" if now.update is None else f"update {updates_text(now)}{trained}",
+        "started": "" if run.started is None else clock(run.started),
+        "ended": "" if run.ended is None else clock(run.ended),
+        "metrics": ", ".join(
+            f"{key} {metric(key, now.metrics[key])}" for key in _TELLING if key in now.metrics
+        ),
+    }
+
+
+def state_words(story: Story) -> str:
+    """The state and why it is so; of a running run who looks after it."""
+    run = story.run
+    words = _because(str(run.state), run.reason)
+    if run.state is not RunState.RUNNING:
+        return words
+    if run.request:
+        words += f", asked to {run.request}: it checkpoints first"
+    if story.worker:
+        return words
+    if story.lives:
+        return f"{words}; it trains on without a worker, and the next one takes it over"
+    return f"{words} when its worker ended; the next one finds out what became of it"
+
+
+def _overrides(story: Story) -> list[str]:
+    """What it sets, each beside what the base says."""
+    overrides = story.run.overrides
+    if not overrides:
+        return ["  overrides  none: it is the base as it stands"]
+    width = max(map(len, overrides))
+    lines = []
+    for number, (key, value) in enumerate(overrides.items()):
+        head = "overrides" if number == 0 else ""
+        lines.append(f"  {head:<10} {key:<{width}} {setting_value(value)}{_beside(story, key)}")
+    return lines
+
+
+def _beside(story: Story, key: str) -> str:
+    if key not in story.base:
+        return ""
+    base = story.base[key]
+    same = base == story.run.overrides[key]
+    return "   (as in the base)" if same else f"   (base: {setting_value(base)})"
+
+
+def _attempt(attempt: Attempt, story: Story) -> list[str]:
+    end = f"to {clock(attempt.ended)}: {attempt.outcome}" if attempt.ended else "and not ended"
+    pid = f" (pid {attempt.pid})" if story.lives and not attempt.ended else ""
+    after = f", from checkpoint {attempt.checkpoint}" if attempt.checkpoint > 0 else ""
+    lines = [f"  attempt {attempt.n}  {clock(attempt.started)} {end}{pid}{after}"]
+    lines += [f"    changed   {line}" for line in attempt.changed]
+    for name in ("reason", "evidence", "log"):
+        if value := getattr(attempt, name):
+            lines.append(f"    {name:<9} {value}")
+    return lines
+
+
+def _history(story: Story) -> list[str]:
+    """What else happened to it: what users asked, and what came of it."""
+    told = [event for event in story.history if event.kind not in _TOLD_BY_ATTEMPTS]
+    shown = told[-_HISTORY_MOST:]
+    lines = (
+        [f"  history    … {len(told) - len(shown)} more: --json"] if len(shown) < len(told) else []
+    )
+    for event in shown:
+        head = "" if lines else "history"
+        text = "" if event.text == "asked for" else event.text
+        lines.append(f"  {head:<10} {clock(event.at)} {_because(event.kind, text)}")
+    return lines
+
+
+def _because(what: str, reason: str | None) -> str:
+    """`failed: out of memory`; a reason that says the same again is left out."""
+    return f"{what}: {reason}" if reason and reason != what else what
