@@ -77,7 +77,7 @@ def work(
         return 0
     from orchestrator.views.live import listener
 
-    def heard(event: Event) -> None:
+    def heard(event: "Event") -> None:
         listen(event)
         notice(event)
 
