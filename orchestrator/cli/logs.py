@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import Ref, no_worker_hint, open_queue, say
+from orchestrator.cli.common import Ref, no_worker_hint, say
 from orchestrator.cli.look import one_run
 from orchestrator.errors import NothingAffected
 from orchestrator.run import END_STATES, RunState
 
 if TYPE_CHECKING:
+    from orchestrator.outlook import Outlook
     from orchestrator.run import Run
-    from orchestrator.store import Store
 
 _POLL_S = 0.2
 _TAIL_LINES = 20
@@ -26,8 +26,16 @@ _TAIL_LINES = 20
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines come, to the next run too.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), help="Only the last so many lines.")
 def logs(run: str | None, follow: bool, lines: int | None) -> None:
-    """What a RUN printed; without one, what runs now, else what ran last."""
-    with open_queue(readonly=True) as store:
+    """What a RUN printed; without one, what runs now, else what ran last.
+
+    \b
+    Examples:
+      grpo-sweep logs -f           what runs, from run to run
+      grpo-sweep logs 12 -n 50
+    """
+    from orchestrator.outlook import Outlook
+
+    with Outlook.open(readonly=True) as store:
         if follow:
             _follow(store, run, _TAIL_LINES if lines is None else lines)
         else:
@@ -36,18 +44,15 @@ def logs(run: str | None, follow: bool, lines: int | None) -> None:
                 _print_tail(path, lines)
 
 
-def _latest(store: "Store") -> "Run":
-    """The run that runs, else the one that started last."""
-    running = store.running()
-    if running is not None:
-        return running
-    started = [run for run in store.runs() if run.started is not None]
-    if not started:
+def _latest(store: "Outlook") -> "Run":
+    """The run that runs, else the one that ended last."""
+    found = store.last_started()
+    if found is None:
         raise NothingAffected("no run has started yet; start a worker with: grpo-sweep work")
-    return max(started, key=lambda run: (run.ended or "", run.started or ""))
+    return found
 
 
-def _logs_of(store: "Store", run: "Run") -> list[Path]:
+def _logs_of(store: "Outlook", run: "Run") -> list[Path]:
     attempts = store.attempts(run.id)
     if not attempts:
         raise NothingAffected(f"run {run.id} has not started yet (it is {run.state})")
@@ -66,7 +71,7 @@ def _print_tail(path: Path, lines: int | None) -> None:
 # --- follow
 
 
-def _follow(store: "Store", ref: str | None, lines: int) -> None:
+def _follow(store: "Outlook", ref: str | None, lines: int) -> None:
     """One run until it ends, or, where none is named, every run until nothing is left."""
     if ref is not None:
         _follow_run(store, one_run(store, ref).id, lines)
@@ -78,7 +83,7 @@ def _follow(store: "Store", ref: str | None, lines: int) -> None:
         seen.add((run.id, run.attempt))
 
 
-def _next_running(store: "Store", seen: "set[tuple[int, int]]") -> "Run | None":
+def _next_running(store: "Outlook", seen: "set[tuple[int, int]]") -> "Run | None":
     """The run that runs now, waiting for one; None when nothing waits any more."""
     told = False
     while True:
@@ -96,7 +101,7 @@ def _next_running(store: "Store", seen: "set[tuple[int, int]]") -> "Run | None":
         time.sleep(_POLL_S)
 
 
-def _follow_run(store: "Store", run_id: int, lines: int) -> None:
+def _follow_run(store: "Outlook", run_id: int, lines: int) -> None:
     """Print a run's log as it grows, attempt by attempt, until the run has ended."""
     printed = 0
     tail: _Tail | None = None

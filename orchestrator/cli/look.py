@@ -95,12 +95,16 @@ def _print_status(pid: int | None, view: "Overview") -> None:
 
     from orchestrator.paths import home
     from orchestrator.views.now import last_words
-    from orchestrator.views.status import status_picture
+    from orchestrator.views.status import TABLE_MOST, status_picture
+    from orchestrator.views.tables import runs_lines
 
     out = console()
     note = "" if view.running is None else last_words(home(), view.running)
     width = out.width if out.is_terminal else WIDE - 1
     out.print(status_picture(view, pid, width, datetime.now(UTC), note=note))
+    for shown in view.runs.values():
+        if len(shown) > TABLE_MOST:
+            print("\n" + "\n".join(runs_lines(shown, view, width)))
 
 
 @click.command()

@@ -18,6 +18,8 @@ from orchestrator.views.tables import best_line, runs_table, sweep_words
 # Besides the first open sweep, each gets so many rows; more reasons than these are only counted.
 _ROWS_OF_OTHERS = 3
 _REASONS = 4
+# A table of more runs takes rich a millisecond each.
+TABLE_MOST = 500
 
 
 def rows_for(sweeps: Sequence[Sweep], most: int) -> dict[int, int]:
@@ -103,7 +105,9 @@ def _sweep(
     if waits_for := view.waits_for.get(sweep.id):
         lines.append(Text(waits_for, style="yellow"))
     shown = view.runs[sweep.id]
-    if shown:
+    if len(shown) > TABLE_MOST:
+        lines.append(Text(f"all {len(shown):,} runs stand below", style="dim"))
+    elif shown:
         draw = None if courses is None else lambda run: courses.of(run).spark(16)
         lines.append(runs_table(shown, view, width, draw))
     more = sum(sweep.counts.values()) - len(shown)

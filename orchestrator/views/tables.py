@@ -1,6 +1,6 @@
 """The status in a terminal: sweeps, runs and how far they are, as rich renderables."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,9 +75,7 @@ def runs_table(
     `curve` draws the reward of a run, in a column of its own.
     """
     drawn = curve is not None and width >= _CURVE_FROM
-    # Where a curve takes its room, the bar, which says the least, needs a wider terminal.
-    room = width - _CURVE_ROOM if drawn else width
-    columns = [c for c in _COLUMNS if (room if c.head == "progress" else width) >= c.least]
+    columns = _columns(width, drawn)
     if curve is not None and drawn:
         columns.append(_Column("reward so far", 0, lambda run, now: Text(curve(run), "green")))
     table = plain_table(*(c.head for c in columns), right=(c.head for c in columns if c.right))
@@ -86,6 +84,30 @@ def runs_table(
         now = view.progress[run.id]
         table.add_row(*(column.cell(run, now) for column in columns))
     return table
+
+
+def runs_lines(runs: Sequence[Run], view: Overview, width: int) -> Iterator[str]:
+    """As `runs_table` for very many runs: plain text, a thousand times sooner."""
+    columns = _columns(width, drawn=False)
+    rows = [[c.head for c in columns]]
+    rows += [[_plain(c.cell(run, view.progress[run.id])) for c in columns] for run in runs]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def _plain(cell: str | Text) -> str:
+    return cell if isinstance(cell, str) else cell.plain
+
+
+def _columns(width: int, drawn: bool) -> "list[_Column]":
+    # Where a curve takes its room, the bar, which says the least, needs a wider terminal.
+    room = width - _CURVE_ROOM if drawn else width
+    return [c for c in _COLUMNS if (room if c.head == "progress" else width) >= c.least]
 
 
 @dataclass(frozen=True)
