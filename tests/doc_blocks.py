@@ -172,10 +172,10 @@ def _field_row(info: FieldInfo) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in (*cells, info.help)) + " |"
 
 
-def session() -> str:
-    """The session that the README shows."""
+def shown(heading: str) -> str:
+    """The first output that the README shows under a heading."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    return "```text\n" + fences(readme.partition("## A session")[2], "text")[0] + "```"
+    return "```text\n" + fences(readme.partition(f"\n## {heading}\n")[2], "text")[0] + "```"
 
 
 def blocks() -> dict[str, tuple[Path, str]]:
@@ -190,7 +190,8 @@ def blocks() -> dict[str, tuple[Path, str]]:
     return {
         "memory": (ROOT / "docs" / "memory.md", table),
         "config-fields": (ROOT / "docs" / "config-fields.md", config_fields()),
-        "session": (ROOT / "README.zh.md", session()),
+        "session": (ROOT / "README.zh.md", shown("A session")),
+        "status": (ROOT / "README.zh.md", shown("Overnight")),
     }
 
 

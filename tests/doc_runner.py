@@ -179,6 +179,9 @@ def _write_configs(folder: Path) -> None:
         kept = tomli.loads(shipped.read_text(encoding="utf-8"))
         names = f'output_dir = "{kept["output_dir"]}"\nrun_name = "{kept["run_name"]}"\n'
         (folder / "configs" / shipped.name).write_text(_STAND_IN + names)
+    tell_me = folder / "tell-me.sh"
+    tell_me.write_text('#!/bin/sh\necho "$GRPO_SWEEP_TEXT" >> told.txt\n')
+    tell_me.chmod(0o755)
     # A folder goes before the hub: what is named like a hub model is the embedded one.
     for name in ("Qwen2.5-0.5B-Instruct", "Qwen2.5-1.5B-Instruct"):
         shutil.copytree(tiny.model_path(), folder / "Qwen" / name)
@@ -222,7 +225,7 @@ def _any_queued() -> bool:
 
 
 def settle(world: World) -> None:
-    """Stop the worker and cancel what waits: the next block finds a quiet queue."""
+    """Stop the worker and forget what waits: the next block finds the queue as it was."""
     pid = worker_alive(world.home)
     for number in (signal.SIGTERM, signal.SIGTERM) if pid else ():
         with suppress(ProcessLookupError):
@@ -232,8 +235,8 @@ def settle(world: World) -> None:
         waiting = [
             run.id for run in store.runs() if run.state in (RunState.QUEUED, RunState.PAUSED)
         ]
-    if waiting:
-        words = [sys.executable, "-m", "orchestrator", "cancel", *map(str, waiting)]
+    for verb in ("cancel", "rm") if waiting else ():
+        words = [sys.executable, "-m", "orchestrator", verb, *map(str, waiting)]
         subprocess.run(words, env=world.env, cwd=world.folder, check=True, capture_output=True)
 
 
