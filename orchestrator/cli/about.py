@@ -5,12 +5,21 @@ import click
 from orchestrator.cli.common import console, json_option, print_json
 from orchestrator.errors import NothingAffected
 
+_BASH_WORD = "COMPREPLY+=($value)\n"
+_BASH_NO_BLANK = "            [[ $value == *= ]] && compopt -o nospace\n"
+
 
 @click.command()
 @click.argument("pattern", required=False)
 @json_option
 def fields(pattern: str | None, as_json: bool) -> None:
-    """Every config field with default, range and meaning; with PATTERN those that hold it."""
+    """Every config field with default, range and meaning; with PATTERN those that hold it.
+
+    \b
+    Examples:
+      grpo-sweep fields lora
+      grpo-sweep fields --json
+    """
     from grpo_core.config import FIELDS, did_you_mean
     from orchestrator.views.fields import field_shape, fields_table
 
@@ -41,7 +50,7 @@ def schema() -> None:
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script for SHELL.
+    """Print the completion script for SHELL: commands, options, sweeps, runs, fields and files.
 
     \b
     Where it belongs:
@@ -55,4 +64,6 @@ def completion(shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None  # click.Choice has let through only what click knows.
-    print(kind(cli, {}, "grpo-sweep", "_GRPO_SWEEP_COMPLETE").source())
+    source = kind(cli, {}, "grpo-sweep", "_GRPO_SWEEP_COMPLETE").source()
+    # click's script for bash puts a blank behind everything, so behind learning_rate= as well.
+    print(source.replace(_BASH_WORD, _BASH_WORD + _BASH_NO_BLANK))

@@ -1,5 +1,6 @@
 """What the commands share: where they talk, how they open the queue, common options."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from orchestrator.errors import NothingAffected
+from orchestrator.errors import NothingAffected, SweepError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -164,7 +165,8 @@ def complete_swept(
 
     from orchestrator.outlook import Outlook
 
-    with Outlook.open(readonly=True) as store:
+    names: list[str] = []
+    with contextlib.suppress(SweepError), Outlook.open(readonly=True) as store:
         names = store.keys_of(store.sweep(str(context.params.get("sweep") or "@")).id)
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
@@ -189,8 +191,9 @@ class Ref(click.ParamType[str]):
 
         from orchestrator.outlook import Outlook
 
-        items = []
-        with Outlook.open(readonly=True) as store:
+        items: list[CompletionItem] = []
+        # Who is typing cannot do anything about a queue that cannot be read.
+        with contextlib.suppress(SweepError), Outlook.open(readonly=True) as store:
             if self._sweeps:
                 names = [sweep.name for sweep in store.sweeps(all=True)]
                 items += [

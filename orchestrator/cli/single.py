@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option(
     "--config",
+    type=click.Path(),
     metavar="FILE",
     help="The base; default: MLX_GRPO_CONFIG, else configs/default.toml.",
 )
