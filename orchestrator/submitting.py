@@ -100,13 +100,15 @@ class Submitting(Reads):
         """Queue runs, the first of them at the position `first` of its sweep."""
         created = self._stamp()
         owners = {} if again else self._owners(runs)
-        rows = []
+        rows, seen = [], set[str]()
         for position, run in enumerate(runs, start=first):
             owner = owners.get(run.identity)
-            # An owner whose files are gone has nothing to share.
-            lost = owner is not None and owner["state"] == "completed" and not _has_result(owner)
-            same_as = owner["id"] if owner is not None and not lost else None
-            columns = (*_run_columns(run, cwd), run.identity, same_as, int(again or lost))
+            shares = owner is not None and _is_shared(owner, sweep_id)
+            same_as = owner["id"] if owner is not None and shares else None
+            # Of one setting the database takes one owner; what else is trained, is so again.
+            other = not shares and (owner is not None or run.identity in seen)
+            seen |= {run.identity} if run.identity else set()
+            columns = (*_run_columns(run, cwd), run.identity, same_as, int(again or other))
             rows.append((sweep_id, position, priority, created, *columns))
         try:
             self._db.insert_many(
@@ -124,7 +126,7 @@ class Submitting(Reads):
     def _owners(self, runs: Sequence[PlannedRun]) -> dict[str | None, Row]:
         """Who is trained, or was, for settings that these runs have too, by identity."""
         found: dict[str | None, Row] = {}
-        sql = f"SELECT id, state, folder FROM runs WHERE identity = ? AND {schema.OWNER}"
+        sql = f"SELECT id, sweep_id, state, folder FROM runs WHERE identity = ? AND {schema.OWNER}"
         for run in runs:
             if run.identity and (rows := self._db.read(sql, (run.identity,))):
                 found[run.identity] = rows[0]
@@ -266,6 +268,15 @@ def _run_columns(run: PlannedRun, cwd: str) -> tuple[Any, ...]:
         *(run.name, run.seed, dump(run.overrides), dump(run.set), run.output_dir),
         *(_folder(cwd, run.output_dir), dump(run.tags), run.hash),
     )
+
+
+def _is_shared(owner: Row, sweep_id: int) -> bool:
+    """Whether a run of that sweep shows what the owner of its setting has reached, or will."""
+    if owner["sweep_id"] == sweep_id:
+        # They differ in what changes no result, such as memory, and both were asked for.
+        return False
+    # An owner whose files are gone has nothing to share.
+    return owner["state"] != "completed" or _has_result(owner)
 
 
 def _has_result(owner: Row) -> bool:
