@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from orchestrator.paths import RunPaths
+from orchestrator.progress import read_result
 
 
 def holds_another(folder: Path, wanted_hash: str | None) -> bool:
@@ -17,3 +18,8 @@ def holds_another(folder: Path, wanted_hash: str | None) -> bool:
         return any(trace.exists() for trace in traces) or bool(paths.checkpoints())
     except (OSError, ValueError, KeyError, TypeError):
         return True  # Something lies there that cannot be told from another run's.
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a run is completed in `folder`: the trainer trains nothing there again."""
+    return (read_result(folder) or {}).get("status") == "completed"

@@ -203,6 +203,7 @@ def extend(sweep: str, spec: Path, overrides: tuple[str, ...], as_json: bool) ->
     New values, runs and seeds are queued behind the others; what the spec no longer names stays.
     The --set options of the submit count again unless new ones are given.
     """
+    from orchestrator.cli.submit import recognised
     from orchestrator.extension import extension
     from orchestrator.views.shapes import submit_shape
     from orchestrator.views.text import plural
@@ -212,6 +213,7 @@ def extend(sweep: str, spec: Path, overrides: tuple[str, ...], as_json: bool) ->
         told = overrides or found.submitted.overrides
         added = store.extend(found.id, lambda now, runs: extension(now, runs, spec, told))
         after = store.sweep(found.name)
+        known = recognised(store, added)
     if as_json:
         from orchestrator.cli.common import print_json
 
@@ -220,6 +222,8 @@ def extend(sweep: str, spec: Path, overrides: tuple[str, ...], as_json: bool) ->
         more = after.to_ask - found.to_ask
         words = f"; {plural(more, 'setting')} more to be chosen by {after.search.method}"
         print(f"sweep {after.name}: {plural(len(added), 'run')} added{words if more else ''}")
+    if known:
+        say(f"{known}; what is done is shown and not trained again")
     hint = no_worker_hint()
     if hint:
         say(hint)

@@ -82,10 +82,10 @@ def _queue(
     with open_queue() as store:
         name = _sweep_name(resolved)
         # Files are read before the transaction: they may be large.
-        found = with_provenance(_plan(store, name, source, overrides, resolved)).provenance
+        found = with_provenance(_plan(store, name, source, overrides, resolved, again)).provenance
 
         def make(name: str) -> "Plan":
-            return with_provenance(_plan(store, name, source, overrides, resolved), found)
+            return with_provenance(_plan(store, name, source, overrides, resolved, again), found)
 
         sweep = store.add_sweep(name, make, again=again)
         queued = store.runs(sweep.id)[0]
@@ -105,12 +105,17 @@ def _sweep_name(config: "MLXGRPOConfig") -> str:
 
 
 def _plan(
-    store: "Store", name: str, source: str, overrides: tuple[str, ...], config: "MLXGRPOConfig"
+    store: "Store",
+    name: str,
+    source: str,
+    overrides: tuple[str, ...],
+    config: "MLXGRPOConfig",
+    again: bool,
 ) -> "Plan":
     from grpo_core.config import config_hash, format_override
     from orchestrator.run import Plan, PlannedRun
 
-    folder = _free_folder(store, config)
+    folder = _free_folder(store, config, again)
     own = {"output_dir": folder, "run_name": config.run_name}
     keys = dict.fromkeys(item.partition("=")[0].strip() for item in overrides)
     values = {key: getattr(config, key) for key in keys if key not in own}
@@ -134,16 +139,20 @@ def _plan(
     )
 
 
-def _free_folder(store: "Store", config: "MLXGRPOConfig") -> str:
-    """DIR, DIR-2, ...: the first that neither the queue nor another configuration uses."""
+def _free_folder(store: "Store", config: "MLXGRPOConfig", again: bool) -> str:
+    """DIR, DIR-2, ...: the first that neither the queue nor another configuration uses.
+
+    With `again` it holds no completed run either: the trainer would leave that as it is.
+    """
     from grpo_core.config import config_hash
-    from orchestrator.cli.folders import holds_another
+    from orchestrator.cli.folders import holds_another, is_done
 
     waiting = {run.folder for run in store.runs(states=set(RunState) - END_STATES)}
     first = os.path.normpath(config.output_dir)
     names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
     for name in names:
         folder = Path(os.getcwd(), name)
-        if folder not in waiting and not holds_another(folder, config_hash(config)):
+        taken = folder in waiting or holds_another(folder, config_hash(config))
+        if not taken and not (again and is_done(folder)):
             return name
     raise AssertionError("there is always a free folder")

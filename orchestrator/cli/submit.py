@@ -19,7 +19,7 @@ from orchestrator.cli.common import (
     say,
     set_option,
 )
-from orchestrator.cli.folders import holds_another
+from orchestrator.cli.folders import holds_another, is_done
 from orchestrator.cli.preview import check_heaviest, forecast_of, forecast_words
 from orchestrator.errors import SpecError
 
@@ -175,21 +175,30 @@ def queue(
 
     def make(name: str) -> "Plan":
         plan = expansion.plan(name, folder)
-        refuse_taken_folders(plan, expansion.spec.source)
+        refuse_taken_folders(plan, expansion.spec.source, again)
         return replace(with_provenance(plan, found), frozen=frozen)
 
     sweep = store.add_sweep(wanted, make, priority=priority, after=after, again=again)
     return sweep, store.runs(sweep.id)
 
 
-def refuse_taken_folders(plan: "Plan", source: str) -> None:
-    """SpecError where a run's folder holds what another configuration has left there."""
+def refuse_taken_folders(plan: "Plan", source: str, again: bool = False) -> None:
+    """SpecError where a run's folder holds what another configuration has left there.
+
+    With `again` also where the same run is completed: the trainer would leave it as it is.
+    """
     taken = [run for run in plan.runs if holds_another(Path(plan.cwd, run.output_dir), run.hash)]
     if taken:
         more = f" (and {len(taken) - 1} more like it)" if len(taken) > 1 else ""
         raise SpecError(
             f"{source}: output: {taken[0].output_dir}{more} holds a run with another "
             "configuration; give the sweep another `output` or `name`, or move the folder away"
+        )
+    done = [run for run in plan.runs if again and is_done(Path(plan.cwd, run.output_dir))]
+    if done:
+        raise SpecError(
+            f"{source}: output: {done[0].output_dir} holds the same run, completed; to train it "
+            "--again, put {sweep} into `output`, or move the folder away"
         )
 
 

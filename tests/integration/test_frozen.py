@@ -254,7 +254,9 @@ def test_what_an_extension_adds_may_be_there_already(say, folder):
     (folder / "b.toml").write_text(spec(1e-3))
     say("submit", "b.toml")
     (folder / "b.toml").write_text(spec(1e-3, 1e-4))
-    assert say("extend", "b", "b.toml")[0] == 0
+    code, _, err = say("extend", "b", "b.toml")
+    assert code == 0
+    assert "1 done, 0 new; what is done is shown and not trained again" in err
     assert same_as() == [None, None, None, 2]
     assert states() == ["completed", "completed", "queued", "completed"]
 
@@ -285,3 +287,47 @@ def test_one_run_is_recognised_too(say):
     code, _, err = say(*words[:1], *words[2:], "--again")
     assert code == 2
     assert "--again goes with --queue" in err
+
+
+def signed(run):
+    """Let the folder say whose it is, as the real trainer does."""
+    (run.folder / "config.resolved.json").write_text(json.dumps({"hash": run.hash}))
+
+
+def test_one_run_again_gets_a_folder_of_its_own(say, folder):
+    """The trainer trains nothing in a folder that is done, so that one is left as it is."""
+    words = ("run", "--queue", "--config", "base.toml", "--set", "output_dir=out")
+    say(*words)
+    say("work", "--until-empty")
+    signed(runs()[0])
+    say(*words, "--again")
+    say("work", "--until-empty")
+    assert [run.output_dir for run in runs()] == ["out", "out-2"]
+    assert (folder / "out-2/result.json").exists()
+
+
+def test_again_into_folders_that_are_done_is_refused(say, folder):
+    """An `output` without the sweep's name leads to them; nothing would be trained there."""
+    (folder / "lr.toml").write_text('output = "out/{run}"\n' + spec(1e-5))
+    say("submit", "lr.toml")
+    say("work", "--until-empty")
+    signed(runs()[0])
+    code, _, err = say("submit", "lr.toml", "--again")
+    assert code == 2
+    assert "holds the same run, completed" in err
+    assert say("submit", "lr.toml")[0] == 0
+    assert states() == ["completed"] * 2
+
+
+def test_settings_of_one_sweep_that_train_the_same_are_all_trained(say, folder):
+    """They differ in memory or output alone, as a sweep over speed wants them."""
+    (folder / "lr.toml").write_text(spec(1e-5) + "micro_batch_size = [1, 2]\n")
+    code, _, err = say("submit", "lr.toml")
+    assert (code, err.count("same")) == (0, 0)
+    (folder / "lr.toml").write_text(spec(1e-5) + "micro_batch_size = [1, 2, 4]\n")
+    assert say("extend", "lr", "lr.toml")[0] == 0
+    assert same_as() == [None] * 3
+    say("work", "--until-empty")
+    assert [len(attempts(run.id)) for run in runs()] == [1, 1, 1]
+    say("submit", "lr.toml")
+    assert same_as()[3:] == [1, 1, 1]
