@@ -2,17 +2,17 @@
 
     python -m benchmarks._trainer.engine shares FOLDER GROUP TOKENS
     python -m benchmarks._trainer.engine linearity FOLDER
+    python -m benchmarks._trainer.engine floor FOLDER GROUP TOKENS [0.5b]
 
 What is compared takes turns, so that whatever else the machine does meets all alike; the first
-round warms up. Where the trainer has no switch, the other way is put in its place here. A JSON
-line a result.
+round warms up. Where the trainer has no switch, the other way is put in its place here. On the CPU
+seconds are the processor's, which other programs disturb less. A JSON line a result.
 """
 
 import dataclasses
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -22,7 +22,8 @@ from unittest.mock import patch
 import mlx.core as mx
 import numpy as np
 
-from benchmarks._trainer.work import Setting
+from benchmarks._trainer.rate import clock_of_device, fastest_and_own, products
+from benchmarks._trainer.work import COMMON, GPU_SETTING, SHAPES, Setting
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.experience import Experience
 from grpo_core.keys import sample_key
@@ -34,7 +35,7 @@ from grpo_core.samples import NOTHING, Sample
 from grpo_core.sampling import Sampling
 from grpo_core.update import score
 
-ROUNDS = 5
+ROUNDS, FLOOR_ROUNDS = 3, 7
 GREEDY = Sampling(temperature=0, max_tokens=64)
 GROUPS = (2, 4, 8, 12, 16, 24)
 LENGTHS = (16, 32, 64, 96, 128, 192, 256)
@@ -118,21 +119,22 @@ def cost(work: Callable[[], object]) -> Cost:
     """Of one call."""
     mx.clear_cache()
     mx.reset_peak_memory()
-    began = time.perf_counter()
+    clock = clock_of_device()
+    began = clock()
     work()
-    return Cost(time.perf_counter() - began, mx.get_peak_memory())
+    return Cost(clock() - began, mx.get_peak_memory())
 
 
-def in_turns(works: list[Callable[[], object]]) -> list[Cost]:
-    """The median of each, over rounds in which each has one turn."""
+def in_turns(works: list[Callable[[], object]]) -> list[list[Cost]]:
+    """The costs of each, round by round; in a round each has one turn."""
     rounds = [[cost(work) for work in works] for _ in range(ROUNDS + 1)][1:]
-    return [
-        Cost(
-            statistics.median(c.seconds for c in each),
-            int(statistics.median(c.mlx_peak_bytes for c in each)),
-        )
-        for each in zip(*rounds, strict=True)
-    ]
+    return [list(each) for each in zip(*rounds, strict=True)]
+
+
+def median(costs: list[Cost]) -> Cost:
+    """Of the rounds, seconds and peaks apart."""
+    seconds = statistics.median(cost.seconds for cost in costs)
+    return Cost(seconds, int(statistics.median(cost.mlx_peak_bytes for cost in costs)))
 
 
 # --- shares
@@ -225,11 +227,14 @@ def run_shares(folder: Path, setting: Setting) -> None:
     engine = Engine(folder, setting)
     for share in shares(engine):
         without, with_it = in_turns([share.without, share.with_it])
+        pairs = zip(without, with_it, strict=True)
         figures = {
             "technique": share.name,
             "phase": share.phase,
-            "without": dataclasses.asdict(without),
-            "with": dataclasses.asdict(with_it),
+            "without": dataclasses.asdict(median(without)),
+            "with": dataclasses.asdict(median(with_it)),
+            # Of turns that follow each other, which meet the machine in the same state.
+            "times_as_fast": statistics.median(a.seconds / b.seconds for a, b in pairs),
         }
         print(json.dumps(figures), flush=True)
 
@@ -245,7 +250,7 @@ def run_linearity(folder: Path) -> None:
     ):
         engines = [Engine(folder, setting) for setting in settings]
         works = [work for engine in engines for work in (engine.draw, engine.learn)]
-        costs = in_turns(works)
+        costs = [median(each) for each in in_turns(works)]
         for setting, rollout, update in zip(settings, costs[::2], costs[1::2], strict=True):
             figures = {
                 "over": over,
@@ -257,13 +262,41 @@ def run_linearity(folder: Path) -> None:
             print(json.dumps(figures), flush=True)
 
 
+# --- the floor
+
+
+def run_floor(folder: Path, setting: Setting) -> None:
+    """Print, round by round, seconds of an update and the rate of products before and after.
+
+    The rate is that of the fastest product in any layout; `own_share` is what share of it the
+    products that the update does come to.
+    """
+    engine = Engine(folder, setting)
+    config = {**COMMON, **SHAPES[setting.shape]}
+    tokens = engine.plan.micro_batch_size * setting.tokens
+    fastest, own_share = fastest_and_own(products(config, tokens))
+    for number in range(FLOOR_ROUNDS + 1):
+        before = fastest.sustained()
+        rollout = cost(engine.draw).seconds
+        between = fastest.sustained()
+        update = cost(engine.learn).seconds
+        after = fastest.sustained()
+        # Each phase by the rates around it, weighted by how long it took.
+        weighted = rollout * (before + between) / 2 + update * (between + after) / 2
+        seconds = rollout + update
+        figures = {"seconds": seconds, "flop_per_s": weighted / seconds, "own_share": own_share}
+        if number:
+            print(json.dumps(figures), flush=True)
+
+
 def main() -> None:
-    """`shares` or `linearity`."""
-    what, folder = sys.argv[1], Path(sys.argv[2])
-    if what == "shares":
-        run_shares(folder, Setting(*map(int, sys.argv[3:5])))
-    else:
+    """`shares`, `linearity` or `floor`."""
+    what, folder, sizes = sys.argv[1], Path(sys.argv[2]), sys.argv[3:5]
+    if what == "linearity":
         run_linearity(folder)
+        return
+    setting = GPU_SETTING if sys.argv[5:] == ["0.5b"] else Setting(*map(int, sizes))
+    (run_shares if what == "shares" else run_floor)(folder, setting)
 
 
 if __name__ == "__main__":

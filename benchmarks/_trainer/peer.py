@@ -3,13 +3,14 @@
     PEER_PYTHON peer.py WORK_FOLDER GROUP TOKENS PROMPTS STEPS
 
 It is given what is best for it: no reference model (beta 0), top-k and top-p off, no validation, no
-saving. A JSON line a step: seconds as its own `iterations_per_second` report has them, and MLX's
-peak since the line before. Imports nothing of ours.
+saving. A JSON line a step: seconds as its own `iterations_per_second` report has them, the
+processor's seconds and MLX's peak since the line before. Imports nothing of ours.
 """
 
 import json
 import sys
 import tempfile
+import time
 import zlib
 from pathlib import Path
 
@@ -23,15 +24,20 @@ from mlx_lm_lora.trainer.grpo_trainer import GRPOTrainingArgs, train_grpo
 class Report(TrainingCallback):
     """Prints each step's figures."""
 
+    def __init__(self):
+        self.used = time.process_time()
+
     def on_train_loss_report(self, train_info):
         figures = {
             "total_s": 1 / train_info["iterations_per_second"],
+            "cpu_s": time.process_time() - self.used,
             "mlx_peak_bytes": mx.get_peak_memory(),
             "reward_std": train_info["train_grouped_rewards_std"],
             "tokens": train_info["train_average_generated_tokens"],
         }
         print(json.dumps(figures), flush=True)
         mx.reset_peak_memory()
+        self.used = time.process_time()
 
 
 def checksum(prompts, completions, answer, types=None):

@@ -32,7 +32,8 @@ def python_of(requirement: str, given: Path | None) -> Path:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     # Quick where all is there already.
     wanted = [requirement, *_same_mlx()]
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
+    if subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted]).returncode:
+        raise SystemExit(f"--peer {requirement}: pip could not install it; see above")
     return python
 
 

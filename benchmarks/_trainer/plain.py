@@ -20,7 +20,7 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx_lm import load
 
-STEPS = 4
+STEPS = 3
 
 
 def all_logps(model: nn.Module, ids: mx.array, prompt: int) -> mx.array:

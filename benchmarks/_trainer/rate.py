@@ -1,78 +1,105 @@
 """The rate of matrix products on the shapes of an update, layout by layout.
 
-    python -m benchmarks._trainer.rate SHAPE ROWS
-
-prints {"fastest": FLOP/s, "own": FLOP/s}. A linear layer's weight W is [outputs, inputs]; forward
-is X W', the gradients are G W and G' X. The layouts: both sides row by row (`nn`), the right side
-transposed (`nt`), the left side transposed (`tn`). `fastest` is the best median of any shape in
-any layout; `own` is over the three products of every layer as the update does them.
+A linear layer's weight W is [outputs, inputs]; forward is X W', the gradients are G W and G' X. The
+layouts: both sides row by row (`nn`), the right side transposed (`nt`; `laid_out`: made `nn` first,
+as the update does on a CPU), the left side transposed (`tn`).
 """
 
-import json
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
 from benchmarks._trainer.flops import linear_shapes
-from benchmarks._trainer.work import COMMON, SHAPES
 from grpo_core.cpu import is_slow_transposed
 
 REPEATS = 7
 LEAST_S = 0.01
+SUSTAINED_S = 0.4
+
+
+def clock_of_device() -> Callable[[], float]:
+    """Of seconds: the processor's on the CPU, which other programs disturb less than the wall's."""
+    return time.process_time if mx.default_device() == mx.cpu else time.perf_counter
 
 
 def rate(product: Callable[[], mx.array], flops: int) -> float:
     """The median rate of a product, FLOP/s, after a warm-up."""
+    clock = clock_of_device()
     mx.eval(product())
-    began = time.perf_counter()
+    began = clock()
     mx.eval(product())
-    count = max(1, int(LEAST_S / (time.perf_counter() - began)))
+    count = max(1, int(LEAST_S / max(clock() - began, 1e-6)))
     rates = []
     for _ in range(REPEATS):
-        began = time.perf_counter()
+        began = clock()
         for _ in range(count):
             mx.eval(product())
-        rates.append(flops * count / (time.perf_counter() - began))
+        rates.append(flops * count / (clock() - began))
     return statistics.median(rates)
 
 
-def layer_rates(rows: int, inputs: int, outputs: int, dtype: mx.Dtype) -> dict[str, float]:
-    """Of the products that a layer of that size does."""
+@dataclass(frozen=True)
+class Product:
+    """A matrix product of the update, ready to run."""
+
+    layout: str
+    weight: int  # how often it counts, by its floating-point operations
+    flops: int
+    run: Callable[[], mx.array]
+
+    def rate(self) -> float:
+        """FLOP/s."""
+        return rate(self.run, self.flops)
+
+    def sustained(self) -> float:
+        """FLOP/s over a longer while, as an update goes through the machine's ups and downs."""
+        clock = clock_of_device()
+        began, count = clock(), 0
+        while clock() - began < SUSTAINED_S:
+            mx.eval(self.run())
+            count += 1
+        return self.flops * count / (clock() - began)
+
+
+def products(config: Mapping[str, Any], rows: int) -> list[Product]:
+    """Every product of the update, by layer size and layout."""
+    dtype = getattr(mx, config["torch_dtype"])
+    sizes = Counter(linear_shapes(config) * config["num_hidden_layers"])
+    sizes[config["hidden_size"], config["vocab_size"]] += 1
+    return [
+        product
+        for (inputs, outputs), times in sizes.items()
+        for product in _layer(rows, inputs, outputs, times, dtype)
+    ]
+
+
+def _layer(rows: int, inputs: int, outputs: int, times: int, dtype: mx.Dtype) -> list[Product]:
     x, g, w = (
         mx.random.normal(shape).astype(dtype)
         for shape in ((rows, inputs), (rows, outputs), (outputs, inputs))
     )
     mx.eval(x, g, w)
-    flops = 2 * rows * inputs * outputs
-    return {
-        "nt": rate(lambda: x @ w.T, flops),
-        "laid_out": rate(lambda: x @ mx.contiguous(w.T), flops),
-        "nn": rate(lambda: g @ w, flops),
-        "tn": rate(lambda: g.T @ x, flops),
+    weight = times * inputs * outputs
+    layouts: dict[str, Callable[[], mx.array]] = {
+        "nt": lambda: x @ w.T,
+        "laid_out": lambda: x @ mx.contiguous(w.T),
+        "nn": lambda: g @ w,
+        "tn": lambda: g.T @ x,
     }
+    flops = 2 * rows * inputs * outputs
+    return [Product(layout, weight, flops, run) for layout, run in layouts.items()]
 
 
-def main() -> None:
-    """Print the two rates."""
-    config = {**COMMON, **SHAPES[sys.argv[1]]}
-    rows = int(sys.argv[2])
-    dtype = getattr(mx, config["torch_dtype"])
-    layers = config["num_hidden_layers"]
-    block = [(size, layers) for size in linear_shapes(config)]
-    sizes = [*block, ((config["hidden_size"], config["vocab_size"]), 1)]
-    known = {size: layer_rates(rows, *size, dtype) for size in {size for size, _ in sizes}}
-    forward = "laid_out" if is_slow_transposed() else "nt"
-    flops = seconds = 0.0
-    for size, times in sizes:
-        for name in (forward, "nn", "tn"):
-            flops += times * size[0] * size[1]
-            seconds += times * size[0] * size[1] / known[size][name]
-    fastest = max(max(rates.values()) for rates in known.values())
-    print(json.dumps({"fastest": fastest, "own": flops / seconds}))
-
-
-if __name__ == "__main__":
-    main()
+def fastest_and_own(found: list[Product]) -> tuple[Product, float]:
+    """The fastest product, and the rate of those that the update does as a share of its rate."""
+    rates = [(product, product.rate()) for product in found]
+    fastest, best = max(rates, key=lambda pair: pair[1])
+    used = ("laid_out" if is_slow_transposed() else "nt", "nn", "tn")
+    own = [(product.weight, r) for product, r in rates if product.layout in used]
+    together = sum(weight for weight, _ in own) / sum(weight / r for weight, r in own)
+    return fastest, together / best
