@@ -1,10 +1,16 @@
 """What a run says on stderr: plain lines for people, the same in a terminal and in a log file.
 
-Numbers for programs are in training_log.jsonl; nothing here is parsed by anyone.
+Numbers for programs are in training_log.jsonl; nothing here is parsed by anyone. Only in a terminal
+a line at the bottom shows what takes long, and how far it is by what it took the last time.
 """
 
+import os
+import shutil
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,8 @@ class Console:
     def __init__(self, cfg: MLXGRPOConfig) -> None:
         self._verbose = cfg.verbose
         self._total = 0
+        self._took_s: dict[str, float] = {}
+        self._bottom: _Bottom | None = None
 
     def begin(self, updates: int, prompts: int, dropped: int) -> None:
         """How long the run is."""
@@ -29,7 +37,27 @@ class Console:
 
     def line(self, text: str) -> None:
         """As it stands."""
+        if self._bottom is not None:
+            self._bottom.clear()
         print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def busy(self, what: str, source: str = "") -> Iterator[None]:
+        """Show in a terminal, as long as the context is open, that `what` goes on.
+
+        With the seconds that it has taken, from a second on; the second time with a bar. Not where
+        the `source` is on the Hugging Face hub: that shows bars of its own.
+        """
+        if not sys.stderr.isatty() or not _is_here(source):
+            yield
+            return
+        began = time.monotonic()
+        with _Bottom(what, self._took_s.get(what)) as self._bottom:
+            try:
+                yield
+            finally:
+                self._bottom = None
+        self._took_s[what] = time.monotonic() - began
 
     def detail(self, text: str) -> None:
         """Only with `verbose`."""
@@ -87,3 +115,53 @@ class Console:
 
 def _number(value: float | None, width: int, digits: int) -> str:
     return f"{'-':>{width}}" if value is None else f"{value:{width}.{digits}f}"
+
+
+def _is_here(source: str) -> bool:
+    return not source or source.startswith("builtin/") or os.path.exists(source)
+
+
+class _Bottom:
+    """A line that a thread redraws in place, and that leaves nothing behind."""
+
+    _EVERY_S = 0.25
+    _PATIENCE_S = 1.0
+    _BAR = 24
+
+    def __init__(self, what: str, expected_s: float | None) -> None:
+        self._what = what
+        self._expected_s = expected_s
+        self._began = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._draw, name="console", daemon=True)
+
+    def __enter__(self) -> "_Bottom":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.clear()
+
+    def clear(self) -> None:
+        """Make room for a line."""
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+    def _draw(self) -> None:
+        wait_s = self._PATIENCE_S
+        while not self._over.wait(wait_s):
+            wait_s = self._EVERY_S
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write("\r\x1b[K" + self._text(time.monotonic() - self._began)[:width])
+            sys.stderr.flush()
+
+    def _text(self, seconds: float) -> str:
+        if not self._expected_s:
+            return f"{self._what} … {seconds:.0f} s"
+        # What takes longer than the last time is still not done.
+        share = min(0.99, seconds / self._expected_s)
+        full = round(self._BAR * share)
+        bar = "━" * full + "─" * (self._BAR - full)
+        return f"{self._what} {bar} {seconds:.0f} of about {self._expected_s:.0f} s"

@@ -70,7 +70,8 @@ def train(
     with _verdict(folder, state, watch, console), ExitStack() as stack:
         with stop.at_once():
             found = checkpoint.newest(folder.path, console.line)
-            inputs = inputs or prepare(cfg)
+            with console.busy("loading the data", cfg.dataset):
+                inputs = inputs or prepare(cfg)
             stack.enter_context(inputs.rewards)
         _adopt(found, state, inputs.data, console)
         watch.lap()
@@ -78,7 +79,8 @@ def train(
         watch.skip()
         with stop.at_once():
             apply_limits(cfg)
-            policy = load_policy(cfg)
+            with console.busy(f"loading {cfg.model_name}", cfg.model_name):
+                policy = load_policy(cfg)
         Run(folder, state, inputs.data, inputs.rewards, policy, stop, watch, console).go(found)
         watch.lap()
         _result(folder, state, None).write(folder.path)
@@ -359,7 +361,8 @@ class Run:
     def _evaluate(self, split: str, prompts: list[Prompt]) -> None:
         reset_peak()
         started = time.perf_counter()
-        done = evaluate(self.policy, prompts, self.cfg, split, self.stop)
+        with self.console.busy(f"evaluating {len(prompts)} rows ({split})"):
+            done = evaluate(self.policy, prompts, self.cfg, split, self.stop)
         eval_s = time.perf_counter() - started
         self.state.peak_bytes = max(self.state.peak_bytes, peak_bytes())
         line = {
