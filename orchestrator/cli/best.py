@@ -23,7 +23,7 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
     can be told from the second. Only completed runs count.
     """
     from orchestrator import stats
-    from orchestrator.leaderboard import first_against_second, ranking
+    from orchestrator.leaderboard import differing_keys, first_against_second, ranking
     from orchestrator.views.results import best_table, scores
     from orchestrator.views.shapes import best_shape, history_shape
 
@@ -43,7 +43,9 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
         return
     if rows:
         out = console()
-        out.print(best_table(rows, found.objective, wide=out.width >= WIDE))
+        # Of all runs: the first to be done would have nothing to differ from.
+        keys = differing_keys(run.overrides for run in runs)
+        out.print(best_table(rows, found.objective, out.width >= WIDE, keys))
         _print_duel(found, rows)
     _say_what_is_missing(found, runs, sum(row.n for row in rows))
 
@@ -82,6 +84,7 @@ def _print_duel(sweep: "Sweep", rows: "list[Row]") -> None:
 
 
 def _say_what_is_missing(sweep: "Sweep", runs: "list[Run]", ranked: int) -> None:
+    from orchestrator.run import RunState
     from orchestrator.views.text import counts, plural
 
     if ranked == len(runs):
@@ -93,7 +96,9 @@ def _say_what_is_missing(sweep: "Sweep", runs: "list[Run]", ranked: int) -> None
         )
     else:
         missing = plural(len(runs) - ranked, "run")
-        say(f"{missing} without a result: {counts(sweep.counts)}")
+        # The ranked ones are completed; what is left of these has logged no value.
+        others = {**sweep.counts, RunState.COMPLETED: sweep.counts[RunState.COMPLETED] - ranked}
+        say(f"{missing} without a result: {counts(others)}")
 
 
 # --- the best so far

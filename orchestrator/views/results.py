@@ -36,9 +36,14 @@ def scores(runs: Iterable[Run], objective: Objective) -> list[Score]:
     return [Score(run, value) for run, value in found if value is not None]
 
 
-def best_table(rows: Sequence[Row], objective: Objective, wide: bool) -> Table:
-    """The ranking, with a column for each key that differs; `wide` with the whole names."""
-    keys = differing_keys(row.params for row in rows)
+def best_table(
+    rows: Sequence[Row], objective: Objective, wide: bool, keys: Sequence[str] | None = None
+) -> Table:
+    """The ranking, with a column for each of the `keys`, by default for those that differ in it.
+
+    `wide` with the whole names.
+    """
+    keys = differing_keys(row.params for row in rows) if keys is None else keys
     heads = [key if wide else SHORT_NAMES.get(key, key) for key in keys]
     columns = ("rank", *heads, objective.metric, "95% interval", "n", "runs")
     table = plain_table(*columns, right=("rank", "n", *heads))

@@ -11,6 +11,7 @@ from orchestrator.run import Outcome, Progress, Verdict
 from orchestrator.spec import read_spec
 from orchestrator.store import Store
 from tests.queue_kit import nothing_before
+from tests.sweep_kit import finish_next, write_run
 
 DONE = Outcome(Verdict.COMPLETED, "completed", exit_code=0)
 
@@ -74,6 +75,21 @@ def test_best_of_single_runs_has_no_interval(say):
     sweep("[params]\nlearning_rate = [1e-5, 1e-4]\n", by_rate)
     assert say("best")[1].count("n=1, no interval") == 3
     assert json.loads(say("best", "--json")[1])["rows"][0]["ci95"] is None
+
+
+def test_best_of_a_sweep_that_has_begun_names_the_setting_and_counts_what_is_missing(say):
+    """One of three runs is done: its parameter is shown, and only the other two are missing."""
+    Path("s.toml").write_text('config = "base.toml"\n[params]\nlearning_rate = [1e-5, 1e-4, 1e-3]')
+    expansion = expand(read_spec(Path("s.toml")))
+    with Store.open(home().db) as store:
+        store.add_sweep("s", lambda name: expansion.plan(name, str(Path.cwd())))
+    finish_next(write=lambda run: write_run(run.folder, 1.0, 20))
+    code, out, err = say("best", "s")
+    assert code == 0
+    head, row = (line.split() for line in out.splitlines())
+    assert head[:3] == ["rank", "learning_rate", "em"]
+    assert row[:2] == ["1", "1e-5"]
+    assert "2 runs without a result: 2 queued" in err
 
 
 def test_best_by_the_interquartile_mean(say):
