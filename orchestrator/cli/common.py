@@ -3,7 +3,8 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,10 +14,13 @@ from orchestrator.errors import NothingAffected, SweepError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
     from rich.console import Console
+    from rich.progress import Progress
 
     from orchestrator.run import Run, Sweep
     from orchestrator.store import Store
 
+# What takes longer is shown to go on.
+_PATIENCE_S = 0.7
 # From here on JSON is written a line an item.
 _LONG = 1000
 # More names than this help nobody to choose.
@@ -80,10 +84,45 @@ def _finite(value: Any) -> Any:
 def console(stderr: bool = False) -> "Console":
     """A rich console: colour only in a terminal, and there only without NO_COLOR."""
     from rich.console import Console
+    from rich.progress import Progress
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+@contextlib.contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Show a person at a terminal that something takes its time, with the seconds it has taken.
+
+    Nothing is shown of what is over at once, nor in a pipe.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    shown: list[Progress] = []
+
+    def show() -> None:
+        # Not before it is needed: it takes a moment to load.
+        from rich import progress as bars
+
+        words = bars.TextColumn("{task.description}")
+        columns = (bars.SpinnerColumn(), words, bars.TimeElapsedColumn())
+        progress = bars.Progress(*columns, console=console(stderr=True), transient=True)
+        progress.add_task(what)
+        progress.start()
+        shown.append(progress)
+
+    timer = threading.Timer(_PATIENCE_S, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        for progress in shown:
+            progress.stop()
 
 
 def open_queue(readonly: bool = False) -> "Store":

@@ -10,6 +10,7 @@ from orchestrator.cli.common import (
     WIDE,
     Ref,
     base_values,
+    busy,
     complete_swept,
     console,
     json_option,
@@ -70,7 +71,7 @@ def status(
     from orchestrator.views.facts import gather
     from orchestrator.views.status import rows_for
 
-    with Outlook.open(readonly=True) as store:
+    with Outlook.open(readonly=True) as store, busy("reading the queue"):
         sweeps = [store.sweep(sweep)] if sweep else store.sweeps(all=show_all)
         # Programs get every run; a person one screen, or a page of the sweep that is named.
         if as_json or (sweep and show_all):
@@ -87,10 +88,10 @@ def status(
     elif not sweeps:
         print("the queue is empty; try: grpo-sweep demo   or: grpo-sweep submit SPEC")
     else:
-        _print_status(pid, view)
+        _print_status(pid, view, alone=sweep is not None)
 
 
-def _print_status(pid: int | None, view: "Overview") -> None:
+def _print_status(pid: int | None, view: "Overview", alone: bool) -> None:
     from datetime import UTC, datetime
 
     from orchestrator.paths import home
@@ -101,7 +102,7 @@ def _print_status(pid: int | None, view: "Overview") -> None:
     out = console()
     note = "" if view.running is None else last_words(home(), view.running)
     width = out.width if out.is_terminal else WIDE - 1
-    out.print(status_picture(view, pid, width, datetime.now(UTC), note=note))
+    out.print(status_picture(view, pid, width, datetime.now(UTC), note=note, alone=alone))
     for shown in view.runs.values():
         if len(shown) > TABLE_MOST:
             print("\n" + "\n".join(runs_lines(shown, view, width)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.common import Ref, console, open_queue, say
+from orchestrator.cli.common import Ref, busy, console, open_queue, say
 
 if TYPE_CHECKING:
     from orchestrator.report.gather import Facts
@@ -40,7 +40,8 @@ def report(sweep: str, output: Path | None, to_open: bool) -> None:
     from orchestrator.target import check_target, write_target
 
     facts, path = _gather(sweep, lambda name: check_target(_html_path(output, name)))
-    html = page(facts, datetime.now(UTC)).encode()
+    with busy("drawing the page"):
+        html = page(facts, datetime.now(UTC)).encode()
     write_target(path, html)
     print(path)
     say(_summary(facts, len(html)))
@@ -156,7 +157,7 @@ def _records(ref: str) -> "list[dict[str, Any]]":
     from orchestrator.export import record
     from orchestrator.views.facts import progress_of
 
-    with open_queue(readonly=True) as store:
+    with open_queue(readonly=True) as store, busy("reading the runs"):
         return [record(run, progress_of(run)) for run in store.runs(store.sweep(ref).id)]
 
 
@@ -179,7 +180,8 @@ def _export_pictures(ref: str, folder: Path) -> None:
     from orchestrator.target import make_folder
 
     facts, _ = _gather(ref, lambda _: make_folder(folder))
-    found = list(pictures(facts))
+    with busy("drawing"):
+        found = list(pictures(facts))
     if not found:
         raise NothingAffected(f"sweep {facts.sweep.name}: no run has logged anything to draw yet")
     for name, content in found:

@@ -11,6 +11,7 @@ import click
 
 from orchestrator.cli.common import (
     Ref,
+    busy,
     console,
     json_option,
     no_worker_hint,
@@ -73,13 +74,14 @@ def submit(
     from orchestrator.expand import expand
     from orchestrator.spec import read_spec
 
-    expansion = expand(read_spec(spec, overrides))
+    with busy(f"reading {spec}"):
+        expansion = expand(read_spec(spec, overrides))
     if check:
         check_heaviest(expansion)
     if dry_run:
         show_plan(expansion, as_json)
         return
-    with open_queue() as store:
+    with open_queue() as store, busy("queueing the runs"):
         waits_for = store.sweep(after).id if after else None
         sweep, runs = queue(
             store, expansion, priority=priority, after=waits_for, again=again, frozen=frozen
@@ -240,4 +242,4 @@ def start_worker() -> None:
         say(f"a worker runs already (pid {pid})")
         return
     pid = spawn_detached()
-    say(f"started a worker in the background (pid {pid}); watch it with: grpo-sweep logs -f")
+    say(f"started a worker in the background (pid {pid}); watch it with: grpo-sweep watch")

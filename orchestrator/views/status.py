@@ -46,16 +46,18 @@ def status_picture(
     note: str = "",
     courses: Courses | None = None,
     curves: bool = False,
+    alone: bool = False,
 ) -> Group:
     """The lines and tables of a status, for a terminal of `width` columns.
 
     `note` is what the trainer says before its first update; `courses` remembers logs that were
-    read before; with `curves` each run of a table gets its own.
+    read before; with `curves` each run of a table gets its own; `alone` is a sweep that was
+    asked for by its name.
     """
     found = courses or Courses()
     blocks = [_now(view, worker_pid, width, now, note, found)]
     for sweep in view.sweeps:
-        blocks.append(_sweep(sweep, view, width, found if curves else None))
+        blocks.append(_sweep(sweep, view, width, found if curves else None, alone))
     # A group: printed one by one, lines that are to be cut would be folded.
     return Group(*_spaced(block for block in blocks if block))
 
@@ -97,7 +99,7 @@ def _now(
 
 
 def _sweep(
-    sweep: Sweep, view: Overview, width: int, courses: Courses | None
+    sweep: Sweep, view: Overview, width: int, courses: Courses | None, alone: bool
 ) -> list[RenderableType]:
     """A sweep's line, the table of its runs, and why those that stand still do."""
     lines: list[RenderableType] = []
@@ -112,7 +114,9 @@ def _sweep(
         lines.append(runs_table(shown, view, width, draw))
     more = sum(sweep.counts.values()) - len(shown)
     if shown and more:
-        lines.append(Text(f"… {more:,} more: grpo-sweep status {sweep.name}", style="dim"))
+        every = " --all" if alone else ""
+        words = f"… {more:,} more: grpo-sweep status {sweep.name}{every}"
+        lines.append(Text(words, style="dim"))
     best = view.best.get(sweep.id)
     if best is not None:
         lines.append(best_line(best, sweep.objective))

@@ -1,17 +1,35 @@
 """What people look at: status, its pivot, show, watch, and notices of a worker, as typed."""
 
+import functools
 import json
 import re
 import shlex
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from orchestrator import notices
+from orchestrator import notices, worker
+from orchestrator.cli.group import SECTIONS
+from orchestrator.paths import home
 from orchestrator.run import Outcome, Verdict
 from orchestrator.store import Store
-from tests.queue_kit import WorkerProcess, eventually, kill_group, planned, submit
+from tests.queue_kit import (
+    DEADLINE_S,
+    FAKE,
+    WorkerProcess,
+    eventually,
+    kill_group,
+    plan_of,
+    planned,
+    runs,
+    states,
+    submit,
+)
 from tests.sweep_kit import add_sweep, finish_next, finished_sweep, planned_run
+from tests.terminal import Terminal
 
 SETTINGS = [
     (gain, {"learning_rate": lr, "num_generations": g})
@@ -209,3 +227,117 @@ def test_a_run_is_found_by_its_name(say, folder):
     assert say("wait", "one/both")[0] == 1
     assert say("show", "one/nope")[0] == 3
     assert say("cancel", "nope")[0] == 3
+
+
+# --- manners
+
+
+def test_a_submit_of_many_shows_that_it_goes_on(folder):
+    """In a terminal, on stderr, gone when it is done; nothing of it in a pipe."""
+    (folder / "base.toml").write_text('model_name = "builtin/tiny"\n')
+    values = ", ".join(str(1e-6 * i) for i in range(1, 41))
+    spec = (
+        f'config = "base.toml"\nseeds = {list(range(60))}\n[params]\nlearning_rate = [{values}]\n'
+    )
+    (folder / "many.toml").write_text(spec)
+    words = [sys.executable, "-m", "orchestrator", "submit", "many.toml"]
+    with Terminal(words, columns=100) as terminal:
+        assert terminal.wait() == 0
+        assert re.search(r"(reading many.toml|queueing the runs) +0:00:0\d", terminal.text)
+        stays = terminal.raw.rpartition("\x1b[2K")[2]
+        assert "0:00" not in stays
+    out = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert (out.returncode, "reading" in out.stderr, "\x1b" in out.stderr) == (0, False, False)
+
+
+def test_work_gives_its_notice_and_hands_it_on(say, folder, monkeypatch):
+    """Here and in the background, wherever the command is written from."""
+    monkeypatch.setattr(worker, "work", functools.partial(worker.work, trainer=FAKE))
+    script, out = folder / "tell", folder / "told"
+    script.write_text(f"#!/bin/sh\necho $GRPO_SWEEP_EVENT $GRPO_SWEEP_SWEEP >> {out}\n")
+    script.chmod(0o755)
+    submit(folder, planned("a"), name="one")
+    assert say("work", "--until-empty", "--notify", "./tell")[0] == 0
+    assert out.read_text() == "sweep_done one\n"
+    submit(folder, planned("b"), name="two")
+    assert say("work", "--until-empty", "--no-notify")[0] == 0
+    assert out.read_text() == "sweep_done one\n"
+    # In the background the real trainer is started, which refuses this run's settings at once.
+    submit(folder, planned("c", learning_rat=1), name="three")
+    assert say("work", "--until-empty", "--detach", "--notify", "./tell")[0] == 0
+    eventually(lambda: "sweep_done three" in out.read_text())
+    assert out.read_text().splitlines()[1:] == ["first_failure three", "sweep_done three"]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--notify", "no-such-program x"], "no such command"),
+        (["--notify", "tell 'a"], "No closing quotation"),
+        (["--notify", "true", "--no-notify"], "give one of them"),
+    ],
+)
+def test_a_notice_that_could_never_be_given_is_refused_at_once(say, folder, args, said):
+    """Before anything is trained."""
+    submit(folder, planned("a"))
+    code, out, err = say("work", "--until-empty", *args)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert states() == ["queued"]
+
+
+def test_every_command_shows_examples_before_its_options(say):
+    """What people copy stands where they look first."""
+    for commands in SECTIONS.values():
+        for name in commands:
+            page = say(name, "--help")[1]
+            if "Example" in page:
+                assert page.index("Example") < page.index("Options:"), name
+    assert say("--help")[1].index("Examples:") < say("--help")[1].index("Options:")
+
+
+@pytest.mark.parametrize("command", ["status", "watch", "logs", "show 1", "best", "wait"])
+def test_a_newer_queue_is_refused_by_whoever_looks(say, folder, command):
+    """In words, with exit code 2, and left as it is."""
+    submit(folder, planned("a"))
+    with sqlite3.connect(home().db) as db:
+        db.execute("PRAGMA user_version = 99")
+    before = home().db.read_bytes()
+    code, out, err = say(*command.split())
+    assert (code, out) == (2, "")
+    assert "newer grpo-sweep" in err
+    assert home().db.read_bytes() == before
+
+
+def test_a_log_with_a_torn_last_line_is_shown_up_to_it(say, folder):
+    """What is being written is not there yet; status, show and JSON agree."""
+    submit(folder, planned("a", updates=1000, update_s=0.05))
+    working = WorkerProcess(folder / "worker.log")
+    try:
+        eventually(lambda: shown(say)[1]["update"])
+        run = runs()[0]
+        working.kill()
+        kill_group(shown(say)[1]["attempts"][0]["pid"])
+        lines = ['{"update": 7, "updates_total": 9, "reward_mean": 0.5}', '{"update": 8, "rew']
+        (run.folder / "training_log.jsonl").write_text("\n".join(lines))
+        assert shown(say)[1]["update"] == 7
+        assert "7/9" in say("status")[1]
+        assert json.loads(say("status", "--json")[1])["runs"][0]["metrics"]["reward_mean"] == 0.5
+    finally:
+        working.kill()
+
+
+def test_json_of_very_many_runs_is_the_same_json(say, folder):
+    """A line a run, and still what any reader of JSON takes, with null for what is no number."""
+    with Store.open(home().db) as store:
+        plan = plan_of(folder, *(planned(f"r{i}", x=i) for i in range(1500)))
+        store.add_sweep("s", lambda name: plan)
+    out = say("status", "--json")[1]
+    found = json.loads(out)
+    assert [run["id"] for run in found["runs"]] == list(range(1, 1501))
+    assert list(found) == ["worker", "queue", "sweeps", "runs"]
+    assert len(out.splitlines()) < 1600
+    assert "… 1,488 more: grpo-sweep status s" in say("status")[1]
+    assert "… 1,460 more: grpo-sweep status s --all" in say("status", "s")[1]
+    every = say("status", "s", "--all")[1]
+    assert len(re.findall(r"^ *\d+  r\d+ +queued", every, re.M)) == 1500
