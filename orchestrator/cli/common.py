@@ -84,7 +84,6 @@ def _finite(value: Any) -> Any:
 def console(stderr: bool = False) -> "Console":
     """A rich console: colour only in a terminal, and there only without NO_COLOR."""
     from rich.console import Console
-    from rich.progress import Progress
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
