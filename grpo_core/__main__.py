@@ -130,8 +130,10 @@ def script() -> NoReturn:
     """
     code = main()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # None where the process was started without one.
+        if stream is not None:
+            stream.flush()
     os._exit(code)
 
 
