@@ -6,7 +6,6 @@ run: it ends at once, wherever it is. By then it has touched neither the GPU nor
 """
 
 import os
-import sys
 import threading
 
 from grpo_core.errors import Interrupted
@@ -15,20 +14,25 @@ GO = b"go\n"
 
 
 class Standby:
-    """Listens to stdin from the beginning, so that nothing is prepared for nobody."""
+    """Listens to stdin from the beginning, so that nothing is prepared for nobody.
+
+    All others in this process, and what it starts, find stdin empty, as in any other trainer.
+    """
 
     def __init__(self) -> None:
+        self._stdin = os.dup(0)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
         self._called = threading.Event()
         threading.Thread(target=self._listen, name="standby", daemon=True).start()
 
     def wait_for_turn(self) -> None:
-        """Return when the turn has come; stdin is empty from then on, as of any other trainer."""
+        """Return when the turn has come."""
         self._called.wait()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, sys.stdin.fileno())
-        os.close(nothing)
 
     def _listen(self) -> None:
-        if os.read(sys.stdin.fileno(), len(GO)) != GO:
+        if os.read(self._stdin, len(GO)) != GO:
             os._exit(Interrupted.exit_code)
+        os.close(self._stdin)
         self._called.set()
