@@ -115,6 +115,19 @@ def changes(then: Provenance | None, cwd: str) -> list[str]:
     ]
 
 
+def stamps(then: Provenance | None, cwd: str) -> list[tuple[int, ...] | None]:
+    """When each of these files was written last: a change shows, also one that was undone."""
+    return [_stamp(Path(cwd, Path(name).expanduser())) for name in (then or {}).get("files", ())]
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 def _file_words(then: str | None, now: str | None) -> str:
     if now is None:
         return "was there at the submit and is gone"

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator import procs
+from orchestrator.errors import QueueError
+from orchestrator.frozen import stamps
 from orchestrator.launcher import (
     ENV_ATTEMPT,
     Launched,
@@ -25,7 +27,7 @@ from orchestrator.launcher import (
 )
 from orchestrator.locks import FileLock, try_lock
 from orchestrator.paths import Home
-from orchestrator.run import Attempt, Run
+from orchestrator.run import Attempt, Run, Sweep
 
 # What the trainer knows the two by: `mlx-grpo --help`, grpo_core/standby.py.
 ON_DECK = "--on-deck"
@@ -49,10 +51,13 @@ class Standby:
         self,
         run: Run,
         argv: Sequence[str],
+        read: object,
         log: Path,
         lock: FileLock,
         process: "subprocess.Popen[bytes]",
     ) -> None:
+        # What it has read is that, or newer.
+        self.read = read
         self._key = _key(run.id, run.attempt + 1, argv)
         self._log = log
         self._lock = lock
@@ -64,25 +69,22 @@ class Standby:
         return self._key == _key(run.id, n, argv)
 
     def lives(self) -> bool:
-        """Whether its process still waits."""
-        return self._process.poll() is None
+        """Whether its process still waits; a dead one stays to be reaped, so its pid is its own."""
+        return procs.start_time(self.pid) is not None
 
     def go(self, attempt: Attempt) -> Launched | None:
         """Let it train, its log as the attempt's; None (and it is gone) where it cannot."""
         assert self._process.stdin is not None
-        # A log that is there tells what has changed since the submit, perhaps after we had read it.
-        if not Path(attempt.log).exists():
-            with contextlib.suppress(OSError), self._process.stdin as stdin:
-                os.rename(self._log, attempt.log)
-                os.write(stdin.fileno(), GO)
-                return Launched(self._process, self._lock)
+        with contextlib.suppress(OSError), self._process.stdin as stdin:
+            self._log = self._log.rename(attempt.log)
+            os.write(stdin.fileno(), GO)
+            return Launched(self._process, self._lock)
         self.dismiss()
         return None
 
     def dismiss(self) -> None:
         """End it and its children at once: it has nothing to save."""
-        if self.lives():
-            procs.signal_group(self.pid, signal.SIGKILL)
+        procs.signal_group(self.pid, signal.SIGKILL)
         # It closes our end of its stdin as well.
         self._process.communicate()
         self._lock.release()
@@ -110,21 +112,24 @@ class Deck:
             return self._standby is None and run is None
         return self._standby.serves(run, run.attempt + 1, self._command(run))
 
-    def put(self, run: Run, config_text: str) -> int | None:
+    def put(self, run: Run, sweep: Sweep) -> int | None:
         """Prepare the next trainer of `run` instead of any other; its pid.
 
         None where it cannot be started: its launch will tell why.
         """
         self.clear()
-        argv = self._command(run)
-        lock = try_lock(self._home.run_lock(run.id))
+        argv, log = self._command(run), self._home.deck_log
+        read = stamps(sweep.provenance, sweep.cwd)
+        try:
+            lock = try_lock(self._home.run_lock(run.id))
+        except QueueError:
+            return None
         if lock is None:
             return None
-        log = self._home.deck_log
         try:
-            freeze(self._home.frozen_config(run.sweep_id), config_text)
+            freeze(self._home.frozen_config(run.sweep_id), sweep.config_text)
             log.unlink(missing_ok=True)
-            with open(log, "xb") as out:
+            with open(log, "ab") as out:
                 out.write(header(run, run.attempt + 1, argv))
                 out.flush()
                 env = environment(run, {ENV_ATTEMPT: f"{self._home.root}#on-deck"})
@@ -132,14 +137,21 @@ class Deck:
         except OSError:
             lock.release()
             return None
-        self._standby = Standby(run, argv, log, lock, process)
+        self._standby = Standby(run, argv, read, log, lock, process)
         return process.pid
 
-    def take(self, run: Run, attempt: Attempt) -> Standby | None:
-        """The standby if it lives and is that of this attempt; any other is dismissed."""
+    def take(self, run: Run, attempt: Attempt, sweep: Sweep) -> Standby | None:
+        """The standby if it lives and is that of this attempt; any other is dismissed.
+
+        So is one that may have read what is not there any more.
+        """
         standby = self._standby
-        fits = standby is not None and standby.serves(run, attempt.n, self._command(run))
-        if standby is None or not (fits and standby.lives()):
+        if standby is None:
+            return None
+        fits = standby.serves(run, attempt.n, self._command(run)) and standby.lives()
+        # A log that is there tells what has changed since the submit.
+        told = Path(attempt.log).exists()
+        if not fits or told or standby.read != stamps(sweep.provenance, sweep.cwd):
             self.clear()
             return None
         self._standby = None

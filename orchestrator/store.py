@@ -96,8 +96,8 @@ class Store(Submitting, Control):
         self._event("started", f"attempt {run.attempt}", run.sweep_id, run.id)
         return self._attempt(attempt_id)
 
-    def started(self, attempt: Attempt, pid: int, pid_started: float | None) -> Attempt:
-        """Record the process of an attempt."""
+    def started(self, attempt: Attempt, pid: int | None, pid_started: float | None) -> Attempt:
+        """Record the process of an attempt; None: it has none, or one that is not known yet."""
         with self._db.write():
             self._db.execute(
                 "UPDATE attempts SET pid = ?, pid_started = ? WHERE id = ?",

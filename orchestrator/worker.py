@@ -268,7 +268,7 @@ class _Worker:
 
     def _launch(self, run: Run, attempt: Attempt, sweep: Sweep) -> tuple[Launched, Attempt]:
         """Let the trainer on deck go, else start one; the attempt knows its process."""
-        standby = self._deck.take(run, attempt)
+        standby = self._deck.take(run, attempt, sweep)
         if standby is not None:
             # Before it goes: so there is no instant in which an unknown process trains.
             attempt = self._started(attempt, standby.pid)
@@ -276,6 +276,8 @@ class _Worker:
             trainer = standby.go(attempt)
             if trainer is not None:
                 return trainer, attempt
+            # Or a next worker would look for it instead of the one that takes its place.
+            attempt = self._store.started(attempt, None, None)
         freeze(self._home.frozen_config(run.sweep_id), sweep.config_text)
         trainer = launch(run, attempt, self._home, self._trainer)
         return trainer, self._started(attempt, trainer.pid)
@@ -293,7 +295,7 @@ class _Worker:
         self._deck.clear()
         if run is None or procs.low_memory():
             return
-        pid = self._deck.put(run, self._store.sweep_of(run).config_text)
+        pid = self._deck.put(run, self._store.sweep_of(run))
         if pid is not None:
             self._tell("prepared", f"on deck (pid {pid})", run)
 

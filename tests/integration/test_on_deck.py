@@ -3,19 +3,24 @@
 import os
 import signal
 import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
+from orchestrator.frozen import look
 from orchestrator.launcher import TRAINER
 from orchestrator.locks import is_held
-from orchestrator.on_deck import affordable
+from orchestrator.on_deck import Deck, affordable
 from orchestrator.paths import home
-from orchestrator.store import Store
+from orchestrator.store import Before, Store
 from tests.queue_kit import (
     DEADLINE_S,
+    FAKE,
     attempts,
     eventually,
     is_alive,
+    plan_of,
     planned,
     runs,
     states,
@@ -201,6 +206,91 @@ def test_what_has_changed_since_the_submit_is_read_anew(tmp_path, start):
     assert "[frozen]" in only_log(2)
 
 
+def test_a_trainer_that_took_the_place_of_the_one_on_deck_can_be_adopted(tmp_path, start):
+    """Its worker dies before it has noted its pid; the next one finds it and can stop it."""
+    submit(tmp_path, endless("a"), name="first")
+    submit(tmp_path, endless("b"), name="second")
+    dying = start(GRPO_SWEEP_CRASH_AT="launcher.spawned:2")
+    on_deck(dying)
+    home().attempt_log(2, 1).write_text("[frozen] rows.jsonl has changed\n")
+    with Store.open() as store:
+        store.cancel([1])
+    assert dying.wait() == -signal.SIGKILL
+    second = start()
+    eventually(lambda: second.events("adopted"))
+    with Store.open() as store:
+        store.cancel([2])
+    assert second.wait() == 0
+    assert states() == ["cancelled", "cancelled"]
+
+
+# --- the deck alone
+
+
+@pytest.fixture
+def coming(tmp_path):
+    """A run that waits, and its sweep, which reads rows.jsonl."""
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    plan = plan_of(tmp_path, short("a"))
+    known = look(str(tmp_path), ["rows.jsonl"])
+    with Store.open(home().db) as store:
+        store.add_sweep("s", lambda name: replace(plan, provenance=known))
+        run = store.runs()[0]
+        return run, store.sweep_of(run)
+
+
+def claimed():
+    """The run and its first attempt."""
+    before = Before(-1, None, str(home().attempt_log(1, 1)))
+    with Store.open() as store:
+        return store.claim("host", "boot", lambda run: before)
+
+
+def test_a_file_that_was_another_meanwhile_is_read_anew(tmp_path, coming):
+    """Changed and changed back while the trainer prepared itself: nobody knows what it has read."""
+    deck = Deck(home(), FAKE)
+    pid = deck.put(*coming)
+    before = (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text('{"other": 1}\n')
+    (tmp_path / "rows.jsonl").write_text(before)
+    assert deck.take(*claimed(), coming[1]) is None
+    assert not is_alive(pid)
+    assert not is_held(home().run_lock(1))
+
+
+def test_one_that_dies_when_it_is_let_go_leaves_nothing(coming):
+    """Not even its log, to which the one that takes its place would add its own."""
+    deck = Deck(home(), FAKE)
+    pid = deck.put(*coming)
+    run, attempt = claimed()
+    standby = deck.take(run, attempt, coming[1])
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not is_alive(pid))
+    assert standby.go(attempt) is None
+    assert list((home().root / "logs").iterdir()) == []
+    assert not is_held(home().run_lock(1))
+
+
+def test_a_dead_one_is_dismissed_with_its_children(coming):
+    """The process of a reward that was loaded, say."""
+    code = "import subprocess as s; print(s.Popen(['sleep', '600']).pid, flush=True); input()"
+    deck = Deck(home(), (sys.executable, "-c", code))
+    pid = deck.put(*coming)
+    said = eventually(lambda: home().deck_log.read_text().splitlines()[1:])
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not is_alive(pid))
+    assert deck.take(*claimed(), coming[1]) is None
+    eventually(lambda: not is_alive(int(said[0])))
+
+
+def test_a_lock_that_cannot_be_made_leaves_the_deck_empty(coming):
+    """Nobody is prepared, and the worker goes on with the trainer that runs."""
+    home().run_lock(1).mkdir()
+    deck = Deck(home(), FAKE)
+    assert deck.put(*coming) is None
+    assert deck.holds(None)
+
+
 def test_memory_decides_where_nobody_says(monkeypatch):
     """On from 16 GB of memory, which a system tells a little short."""
     import psutil
@@ -254,6 +344,29 @@ def test_on_deck_nothing_is_touched(tmp_path):
     assert trainer.wait(DEADLINE_S) == 75
     assert not (tmp_path / "out").exists()
     assert not os.path.exists(os.environ["GRPO_GPU_LOCK"])
+
+
+def test_on_deck_stdin_is_the_workers_alone(tmp_path):
+    """What asks or is started meanwhile finds an empty stdin, and never takes the call."""
+    reward = tmp_path / "asking.py"
+    reward.write_text(
+        "import os, subprocess\n"
+        "stdin = os.readlink(f'/proc/{os.getppid()}/fd/0')\n"
+        "print('stdin', stdin, flush=True)\n"
+        "def reward(completions, **kwargs):\n"
+        "    return [0.0] * len(completions)\n"
+    )
+    trainer = _prepared(tmp_path / "out", rewards=[f"{reward}:reward"], max_train_samples=2)
+    eventually(lambda: trainer.stderr.readline() == b"stdin /dev/null\n")
+    _, err = trainer.communicate(b"go\n", DEADLINE_S)
+    assert trainer.returncode == 0, err
+
+
+def test_a_trainer_without_stdout_ends_as_any_other(tmp_path):
+    """Closed by whoever started it: exit code 0 all the same."""
+    words = command(tmp_path / "out", max_train_samples=2)
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *words], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_stopped_trainer_on_deck_says_that_it_can_go_on(tmp_path):
