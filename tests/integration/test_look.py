@@ -341,3 +341,35 @@ def test_json_of_very_many_runs_is_the_same_json(say, folder):
     assert "… 1,460 more: grpo-sweep status s --all" in say("status", "s")[1]
     every = say("status", "s", "--all")[1]
     assert len(re.findall(r"^ *\d+  r\d+ +queued", every, re.M)) == 1500
+
+
+def test_a_worker_that_ends_over_a_held_sweep_says_what_holds_it(say, folder, monkeypatch):
+    """Not that nothing is left: three failures in a row hold the sweep."""
+    monkeypatch.setattr(worker, "work", functools.partial(worker.work, trainer=FAKE))
+    submit(folder, *(planned(name, die="1:4") for name in "abcd"), name="lr")
+    code, _, err = say("work", "--until-empty")
+    assert code == 0
+    assert err.splitlines()[-1].startswith(
+        "1 run left, and none can start: sweep lr is held: 3 fai"
+    )
+    out = say("status")[1]
+    assert "held: 3 failures in a row: oom" in out
+    assert "go on with: grpo-sweep resume lr" in out
+    assert "all done" not in out
+
+
+def test_the_views_of_a_worker_show_the_run_and_what_is_left(folder):
+    """In a terminal: bar, reward and time left while it trains; a line a run that stays."""
+    submit(folder, *(planned(n, updates=6, update_s=0.4, gain=0.01) for n in "ab"), name="lr")
+    code = (
+        "import functools, sys\nimport orchestrator.worker as w\n"
+        f"w.work = functools.partial(w.work, trainer={FAKE!r})\n"
+        "from orchestrator.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    with Terminal([sys.executable, "-c", code, "work", "--until-empty"], columns=90) as terminal:
+        terminal.until(r"▶ 1 a of lr")
+        terminal.until(r"[2-5]/6 · about \d+s left")
+        terminal.until(r"lr: 1 completed, 1 running · .* left")
+        assert terminal.wait() == 0
+        assert re.search(r"✓ +1 a  completed 6/6, em 1.0% → 50.0%", terminal.text)
+        assert "nothing is left to do" in terminal.text
