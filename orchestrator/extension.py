@@ -14,7 +14,7 @@ from grpo_core.config import FIELDS
 from orchestrator.document import Faults
 from orchestrator.errors import NothingAffected, SpecError
 from orchestrator.expand import Expansion, expand
-from orchestrator.frozen import identified
+from orchestrator.frozen import with_provenance
 from orchestrator.planning import Taken, planned_runs
 from orchestrator.run import Extension, PlannedRun, Run, Sweep
 from orchestrator.spec import read_spec
@@ -33,9 +33,10 @@ def extension(sweep: Sweep, runs: Sequence[Run], path: Path, overrides: Sequence
     to_ask = _to_ask(expansion, runs)
     if not new and to_ask <= sweep.to_ask:
         raise NothingAffected(f"{path}: adds nothing to sweep {sweep.name}")
-    plan = replace(expansion.plan(sweep.name, sweep.cwd), to_ask=max(to_ask, 0))
-    added = identified(new, sweep.config_text, sweep.config_source, sweep.cwd, sweep.provenance)
-    return Extension(tuple(added), plan)
+    plan = expansion.plan(sweep.name, sweep.cwd)
+    plan = replace(plan, to_ask=max(to_ask, 0), runs=tuple(new))
+    plan = with_provenance(plan, sweep.provenance)
+    return Extension(plan.runs, plan)
 
 
 def _check_same(sweep: Sweep, expansion: Expansion, source: str) -> None:

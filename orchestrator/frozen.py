@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.config import MLXGRPOConfig, parse_config, update_config_from_dict
-from orchestrator.run import Plan, PlannedRun
+from orchestrator.run import Plan, PlannedRun, Run, Sweep
 
 Provenance = Mapping[str, Any]
 
@@ -30,11 +30,11 @@ _GIT_S = 10.0
 def with_provenance(plan: Plan, known: Provenance | None = None) -> Plan:
     """The plan with what it was submitted with, and each run with its identity.
 
-    `known` is a look at the same plan that was taken before.
+    `known` is a look that was taken before; files that are not in it are looked at now.
     """
     base = _base(plan.config_text, plan.config_source)
     inputs = {name for run in plan.runs for name in _inputs({**base, **run.overrides}, plan.cwd)}
-    found = known or look(plan.cwd, inputs)
+    found = look(plan.cwd, inputs) if known is None else _widened(known, inputs, plan.cwd)
     runs = identified(plan.runs, plan.config_text, plan.config_source, plan.cwd, found)
     return replace(plan, runs=tuple(runs), provenance=found)
 
@@ -54,6 +54,11 @@ def identified(
         files |= {name: _file(name, cwd) for name in names if name not in files}
         found.append(replace(run, identity=_identity(run.hash, names, files)))
     return found
+
+
+def _widened(known: Provenance, names: Iterable[str], cwd: str) -> Provenance:
+    new = {name: _file(name, cwd) for name in sorted(names) if name not in known["files"]}
+    return {**known, "files": {**known["files"], **new}}
 
 
 def _base(text: str, source: str) -> dict[str, Any]:
@@ -113,6 +118,14 @@ def changes(then: Provenance | None, cwd: str) -> list[str]:
         for name in sorted({*then["versions"], *now["versions"]})
         if then["versions"].get(name) != now["versions"].get(name)
     ]
+
+
+def reads_the_same(run: Run, sweep: Sweep) -> bool:
+    """Whether the files that a run reads are as they were at the submit, as far as is known."""
+    base = _base(sweep.config_text, sweep.config_source)
+    files = (sweep.provenance or {}).get("files", {})
+    names = _inputs({**base, **run.overrides}, sweep.cwd)
+    return all(files[name] == _file(name, sweep.cwd) for name in names if name in files)
 
 
 def stamps(then: Provenance | None, cwd: str) -> list[tuple[int, ...] | None]:

@@ -105,9 +105,15 @@ class Store(Submitting, Control):
             )
         return replace(attempt, pid=pid, pid_started=pid_started)
 
-    def note_changes(self, attempt: Attempt, lines: Sequence[str]) -> None:
-        """Record what, of all that the sweep was submitted with, has changed at this launch."""
+    def note_changes(self, attempt: Attempt, lines: Sequence[str], *, other: bool) -> None:
+        """Record what, of all that the sweep was submitted with, has changed at this launch.
+
+        With `other` the run trains another setting than was submitted: nobody may take it for that.
+        """
         with self._db.write():
+            if other:
+                sql = "UPDATE runs SET identity = NULL WHERE id = ?"
+                self._db.execute(sql, (attempt.run_id,))
             self._db.execute(
                 "UPDATE attempts SET changed = ? WHERE id = ?", (dump(list(lines)), attempt.id)
             )

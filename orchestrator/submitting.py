@@ -81,7 +81,7 @@ class Submitting(Reads):
             "to_ask": plan.to_ask,
             "stop": dump(plan.stop),
             "submitted": dump(asdict(plan.submitted)),
-            "provenance": None if plan.provenance is None else dump(plan.provenance),
+            "provenance": _provenance(plan),
             "frozen": int(plan.frozen),
             "created": self._stamp(),
         }
@@ -223,11 +223,11 @@ class Submitting(Reads):
             plan = made.plan
             self._db.execute(
                 "UPDATE sweeps SET spec_text = ?, submitted = ?, search = ?, to_ask = ?, stop = ?,"
-                " limits = ?, retry = ? WHERE id = ?",
+                " limits = ?, retry = ?, provenance = ? WHERE id = ?",
                 (
                     *(plan.spec_text, dump(asdict(plan.submitted)), dump(asdict(plan.search))),
                     *(plan.to_ask, dump(plan.stop), dump(asdict(plan.limits))),
-                    *(dump(asdict(plan.retry)), sweep_id),
+                    *(dump(asdict(plan.retry)), _provenance(plan), sweep_id),
                 ),
             )
             self._event("extended", f"{len(made.runs)} runs", sweep_id)
@@ -268,6 +268,10 @@ def _run_columns(run: PlannedRun, cwd: str) -> tuple[Any, ...]:
         *(run.name, run.seed, dump(run.overrides), dump(run.set), run.output_dir),
         *(_folder(cwd, run.output_dir), dump(run.tags), run.hash),
     )
+
+
+def _provenance(plan: Plan) -> str | None:
+    return None if plan.provenance is None else dump(plan.provenance)
 
 
 def _is_shared(owner: Row, sweep_id: int) -> bool:

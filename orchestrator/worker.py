@@ -19,7 +19,7 @@ from orchestrator import paths, procs
 from orchestrator.errors import SpecError, SweepError, WorkerBusy
 from orchestrator.events import Event, Listener
 from orchestrator.faults import crashpoint
-from orchestrator.frozen import changes
+from orchestrator.frozen import changes, reads_the_same
 from orchestrator.halting import courses_of
 from orchestrator.interrupts import Stopping, Stops, stop_signals
 from orchestrator.launcher import (
@@ -304,12 +304,13 @@ class _Worker:
         lines = changes(sweep.provenance, sweep.cwd)
         if not lines:
             return True
-        self._store.note_changes(attempt, lines)
+        held = sweep.frozen or self._frozen
+        self._store.note_changes(attempt, lines, other=not (held or reads_the_same(run, sweep)))
         with open(attempt.log, "a", encoding="utf-8") as log:
             log.writelines(f"[frozen] {line}\n" for line in lines)
         for line in lines:
             self._tell("changed", line, run)
-        if not (sweep.frozen or self._frozen):
+        if not held:
             return True
         words = f"frozen: {lines[0]}"
         self._store.hold_sweep(sweep.id, f"{words}; resume accepts what has changed")

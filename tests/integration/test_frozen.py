@@ -157,6 +157,31 @@ def test_other_data_or_rewards_are_another_setting(say, folder, file):
     assert same_as() == [None] * 4
 
 
+def test_what_was_trained_on_other_files_is_not_the_same(say, folder):
+    """The reward was changed before the launch and put back since: the result is not its own."""
+    before = (folder / "mine.py").read_text()
+    say("submit", "lr.toml")
+    (folder / "mine.py").write_text("def reward(completions, **kwargs): return 1\n")
+    say("work", "--until-empty")
+    (folder / "mine.py").write_text(before)
+    assert "done" not in say("submit", "lr.toml")[2]
+    assert same_as() == [None] * 4
+
+
+def test_the_files_of_an_extension_are_watched_too(say, folder):
+    """They were not there when the sweep was submitted."""
+    (folder / "lr.toml").write_text('config = "base.toml"\n[params]\ndataset = ["rows.jsonl"]\n')
+    say("submit", "lr.toml", "--frozen")
+    (folder / "more.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+    both = 'config = "base.toml"\n[params]\ndataset = ["rows.jsonl", "more.jsonl"]\n'
+    (folder / "lr.toml").write_text(both)
+    assert say("extend", "lr", "lr.toml")[0] == 0
+    (folder / "more.jsonl").write_text("{}\n")
+    say("work", "--until-empty")
+    assert states() == ["queued", "queued"]
+    assert "frozen: more.jsonl: has changed" in say("status")[1]
+
+
 def test_results_that_are_gone_are_trained_anew(say, folder):
     """A folder that was deleted has nothing to show."""
     say("submit", "lr.toml")
