@@ -279,8 +279,11 @@ def _is_shared(owner: Row, sweep_id: int) -> bool:
     if owner["sweep_id"] == sweep_id:
         # They differ in what changes no result, such as memory, and both were asked for.
         return False
+    if owner["state"] != "completed":
+        # A later sweep may itself wait for this one, and then neither would ever go on.
+        return bool(owner["sweep_id"] < sweep_id)
     # An owner whose files are gone has nothing to share.
-    return owner["state"] != "completed" or _has_result(owner)
+    return _has_result(owner)
 
 
 def _has_result(owner: Row) -> bool:

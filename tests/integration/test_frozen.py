@@ -356,3 +356,15 @@ def test_settings_of_one_sweep_that_train_the_same_are_all_trained(say, folder):
     assert [len(attempts(run.id)) for run in runs()] == [1, 1, 1]
     say("submit", "lr.toml")
     assert same_as()[3:] == [1, 1, 1]
+
+
+def test_what_is_added_to_a_sweep_waits_for_no_later_one(say, folder):
+    """That may wait for this very sweep, and neither would ever go on."""
+    (folder / "a.toml").write_text(spec(1e-5))
+    (folder / "b.toml").write_text(spec(1e-3))
+    say("submit", "a.toml")
+    say("submit", "b.toml", "--after", "a")
+    (folder / "a.toml").write_text(spec(1e-5, 1e-3))
+    assert say("extend", "a", "a.toml")[0] == 0
+    say("work", "--until-empty")
+    assert states() == ["completed"] * 3
