@@ -24,9 +24,10 @@ from orchestrator.notices import (
     run_quietly,
 )
 from orchestrator.paths import home
-from orchestrator.run import Limits, Objective, RunState
+from orchestrator.run import Limits, Objective, Outcome, RunState, Verdict
 from orchestrator.store import Store
 from tests.queue_kit import FAKE, a_run, eventually, is_alive, planned, states, submit
+from tests.sweep_kit import finish_next
 
 SCRIPT = """#!{python}
 import json, os
@@ -94,6 +95,38 @@ def test_the_first_failure_of_a_sweep_is_told_and_no_other(tmp_path, told):
     assert (done["EVENT"], done["COUNTS"]) == ("sweep_done", "1 completed, 2 failed")
 
 
+def fail_next(watcher):
+    """Let the next run fail; what the watcher finds worth a notice."""
+    run = finish_next(Outcome(Verdict.OOM, "out of memory", None, 4), value=0.0)
+    return [notice.event for notice in watcher.notices(Event("ended", "", run))]
+
+
+def test_a_failure_after_a_retry_is_not_the_first(tmp_path):
+    """Told once by a worker, though the count of failed runs is one again."""
+    submit(tmp_path, planned("a"), planned("b"), planned("c"))
+    watcher = Watcher(home())
+    assert fail_next(watcher) == ["first_failure"]
+    with Store.open() as store:
+        store.retry([1])
+    assert fail_next(watcher) == []
+    # Nor is it the first for a worker that came later.
+    assert fail_next(Watcher(home())) == []
+
+
+def test_a_queue_that_stands_still_is_told_once_until_something_runs_again(tmp_path):
+    """A worker looks at a held queue five times a second."""
+    submit(tmp_path, planned("a"))
+    watcher = Watcher(home())
+    with Store.open() as store:
+        store.hold_sweep(1, "limits.wall: 1h is used up")
+    waits = Event("waiting", "sweep s is held")
+    assert watcher.notices(waits) == []
+    watcher.notices(Event("started", ""))
+    (notice,) = watcher.notices(waits)
+    assert notice.event == "queue_stopped"
+    assert watcher.notices(waits) == []
+
+
 def test_a_queue_that_stands_still_by_itself_is_told(tmp_path, told):
     """Two failures in a row hold the sweep; a pause that a user asked for is no news."""
     runs = [planned(name, die="1:4") for name in "abc"]
@@ -151,11 +184,11 @@ def test_a_notice_that_fails_is_said_once_and_hurts_nothing(tmp_path, words, fau
 def test_a_command_that_hangs_is_ended_with_its_children(tmp_path):
     """The whole group, so that nothing piles up over a night."""
     mark = tmp_path / "pid"
-    words = ("sh", "-c", f"sleep 60 & echo $! > {shlex.quote(str(mark))}; wait")
+    words = ("sh", "-c", f"sleep 600 & echo $! > {shlex.quote(str(mark))}; wait")
     assert "still not done" in run_quietly(words, {}, 0.5)
     eventually(lambda: not is_alive(int(mark.read_text())))
     # One that leaves a child behind and ends is done, whatever the child keeps open.
-    assert run_quietly(("sh", "-c", "sleep 60 & echo $! > " + shlex.quote(str(mark))), {}, 5) == ""
+    assert run_quietly(("sh", "-c", "sleep 600 & echo $! > " + shlex.quote(str(mark))), {}, 5) == ""
     os.kill(int(mark.read_text()), 9)
 
 

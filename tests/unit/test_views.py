@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.text import Text
 
 from orchestrator.events import Event
 from orchestrator.leaderboard import ranking
@@ -28,6 +29,7 @@ from orchestrator.run import (
 )
 from orchestrator.views.facts import Facts, curve, overview, progress_of
 from orchestrator.views.live import Lines, ended_words, progress_words
+from orchestrator.views.now import flow
 from orchestrator.views.plan import plan_table
 from orchestrator.views.results import best_table, result_rows, results_table, scores
 from orchestrator.views.shapes import best_shape, show_shape, status_shape, submit_shape
@@ -372,6 +374,23 @@ def test_a_status_is_one_picture_for_every_width():
     text = drawn(status_picture(unknown, None, 80, now))
     assert "no worker runs; start one with: grpo-sweep work" in text
     assert "all done unknown: nothing like what is left was measured yet" in text
+
+
+def test_pieces_of_a_line_go_to_the_next_whole():
+    """As many on a line as fit; one that is too long has a line of its own."""
+    lines = flow([Text("a" * 8), Text("b" * 8), Text("c" * 4), Text("d" * 30)], 20)
+    assert [line.plain for line in lines] == [
+        "  aaaaaaaa", "  bbbbbbbb · cccc", "  " + "d" * 30
+    ]  # fmt: skip
+    assert flow([Text("a"), Text("b")], 20, first="")[0].plain == "a · b"
+
+
+def test_a_held_sweep_has_no_time_left_though_a_run_of_it_still_trains():
+    """Nobody knows when it goes on."""
+    sweep = replace(SWEEP, paused=True, counts={RunState.RUNNING: 1, RunState.QUEUED: 1})
+    running = replace(RUN, state=RunState.RUNNING, update=4)
+    assert sweep.state == "running"
+    assert overview([facts_of(sweep, [RUN, running])]).left == {1: None}
 
 
 def test_before_its_first_update_a_run_says_what_it_waits_for():
