@@ -268,6 +268,11 @@ def lines(block: Block) -> list[str]:
     return found
 
 
+def typed(block: Block) -> tuple[str, ...]:
+    """What a reader types, without the comments."""
+    return tuple(re.sub(r"\s+#.*", "", line) for line in lines(block))
+
+
 def _until_it_speaks(line: str) -> str:
     """A command without an end, ended by Ctrl-C after its first line."""
     if not _ENDLESS.match(line):
