@@ -153,13 +153,21 @@ def _counter(path: Path, name: str = "oom_kill") -> int | None:
 _LOW = 0.15
 
 
+def is_memory_low() -> bool:
+    """Whether little memory is left; costs nothing, so it may be asked often."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return bool(memory.available < _LOW * memory.total)
+
+
 def low_memory() -> str | None:
     """Who holds the memory, where little of it is left; None where there is enough."""
     import psutil
 
-    memory = psutil.virtual_memory()
-    if memory.available >= _LOW * memory.total:
+    if not is_memory_low():
         return None
+    memory = psutil.virtual_memory()
     held = []
     for process in psutil.process_iter(["name", "memory_info"]):
         if (info := process.info["memory_info"]) is not None:

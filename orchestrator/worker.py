@@ -293,7 +293,7 @@ class _Worker:
         if self._deck.holds(run):
             return
         self._deck.clear()
-        if run is None or procs.low_memory():
+        if run is None or procs.is_memory_low():
             return
         pid = self._deck.put(run, self._store.sweep_of(run))
         if pid is not None:
