@@ -146,13 +146,15 @@ def _free_folder(store: "Store", config: "MLXGRPOConfig", again: bool) -> str:
     """
     from grpo_core.config import config_hash
     from orchestrator.cli.folders import holds_another, is_done
+    from orchestrator.naming import folded
 
-    waiting = {run.folder for run in store.runs(states=set(RunState) - END_STATES)}
+    unfinished = store.runs(states=set(RunState) - END_STATES)
+    waiting = {folded(str(run.folder)) for run in unfinished}
     first = os.path.normpath(config.output_dir)
     names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
     for name in names:
         folder = Path(os.getcwd(), name)
-        taken = folder in waiting or holds_another(folder, config_hash(config))
+        taken = folded(str(folder)) in waiting or holds_another(folder, config_hash(config))
         if not taken and not (again and is_done(folder)):
             return name
     raise AssertionError("there is always a free folder")

@@ -331,6 +331,14 @@ def test_one_run_again_gets_a_folder_of_its_own(say, folder):
     assert (folder / "out-2/result.json").exists()
 
 
+def test_folders_of_two_runs_differ_in_more_than_case(say):
+    """On a Mac they would be one."""
+    for folder, rate in (("Out", "1e-4"), ("out", "1e-5")):
+        words = ("--set", f"output_dir={folder}", "--set", f"learning_rate={rate}")
+        say("run", "--queue", "--config", "base.toml", *words)
+    assert [run.output_dir for run in runs()] == ["Out", "out-2"]
+
+
 def test_again_into_folders_that_are_done_is_refused(say, folder):
     """An `output` without the sweep's name leads to them; nothing would be trained there."""
     (folder / "lr.toml").write_text('output = "out/{run}"\n' + spec(1e-5))
