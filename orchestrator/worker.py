@@ -182,14 +182,15 @@ class _Worker:
     def _serve(self, until_empty: bool) -> None:
         while not self._stops.count:
             self._climb()
-            self._ask()
+            asked = self._ask()
             claimed = self._store.claim(self._host, self._boot_id, self._before)
             if claimed is not None:
                 self._idle_words = ""
                 self._train(*claimed)
             elif until_empty and not self.has_work():
                 return
-            else:
+            # What it chose may have been trained before: then it chooses again.
+            elif not asked:
                 self._deck.clear()
                 self._idle()
 
@@ -198,8 +199,9 @@ class _Worker:
         ready = self._store.waiting(self._boot_id).ready_at is not None
         return ready or bool(self._store.dry() or self._store.at_rung())
 
-    def _ask(self) -> None:
-        """Let each search whose runs are all done choose its next setting."""
+    def _ask(self) -> bool:
+        """Let each search whose runs are all done choose its next setting; whether one did."""
+        asked = False
         for sweep in self._store.dry():
             # The grammar takes time to import, and a status asks this module whether it runs.
             from orchestrator.asking import next_runs, prepare
@@ -210,8 +212,10 @@ class _Worker:
             except SpecError as e:
                 self._store.hold_sweep(sweep.id, f"search: {e}")
                 continue
+            asked |= bool(chosen)
             words = chosen[0].name if chosen else "nothing is left to try"
             self._tell("asked", f"sweep {sweep.name}: {sweep.search.method} tries {words}")
+        return asked
 
     def _climb(self) -> None:
         """Where all runs of a sweep wait at a rung, let the best go on and prune the others."""

@@ -293,7 +293,8 @@ def test_a_search_shows_what_was_trained_before(say, folder):
     (folder / "tpe.toml").write_text("\n".join(['config = "base.toml"', *lines]))
     for _ in range(2):
         say("submit", "tpe.toml")
-        say("work", "--until-empty")
+        told = say("work", "--until-empty")[2]
+        assert "nothing is queued" not in told
     assert states() == ["completed"] * 24
     assert same_as() == [None] * 12 + list(range(1, 13))
 
