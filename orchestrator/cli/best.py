@@ -4,7 +4,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import WIDE, Ref, console, json_option, open_queue, print_json, say
+from orchestrator.cli.common import (
+    WIDE,
+    Ref,
+    base_values,
+    console,
+    json_option,
+    open_queue,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from orchestrator.leaderboard import Row
@@ -21,6 +30,11 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
 
     The mean over the seeds of each setting, with a 95% bootstrap interval, and whether the first
     can be told from the second. Only completed runs count.
+
+    \b
+    Examples:
+      grpo-sweep best lr
+      grpo-sweep best lr --history
     """
     from orchestrator import stats
     from orchestrator.leaderboard import differing_keys, first_against_second, ranking
@@ -139,6 +153,10 @@ def compare(sweep: str, key: str, as_json: bool) -> None:
     """Compare the values of a parameter over all other settings of a SWEEP.
 
     Where runs share everything but this parameter, seed included, they are compared pair by pair.
+
+    \b
+    Examples:
+      grpo-sweep compare lr --by learning_rate
     """
     from grpo_core.config import FIELDS, did_you_mean
     from orchestrator.errors import UsageError
@@ -151,7 +169,7 @@ def compare(sweep: str, key: str, as_json: bool) -> None:
     if key not in moved:
         near = did_you_mean(key, moved if key in FIELDS else FIELDS)
         raise UsageError(f"--by {key}: no run of sweep {found.name} sets it{near}")
-    base = _base_value(found, key)
+    base = base_values(found, [key]).get(key)
     levels = by_parameter(scores(runs, found.objective), key, base, found.objective)
     if as_json:
         print_json(levels_shape(found.objective, key, levels))
@@ -159,15 +177,6 @@ def compare(sweep: str, key: str, as_json: bool) -> None:
         console().print(levels_table(levels, key, found.objective))
     ranked = sum(level.n for level in levels)
     _say_what_is_missing(found, runs, ranked)
-
-
-def _base_value(sweep: "Sweep", key: str) -> object:
-    """What the base config says for a field; the field's default where it says nothing."""
-    from grpo_core.config import MLXGRPOConfig, parse_config, update_config_from_dict
-
-    config = MLXGRPOConfig()
-    values = parse_config(sweep.config_text, sweep.config_source)
-    return getattr(update_config_from_dict(config, values, lambda line: None), key)
 
 
 # --- importance
@@ -180,6 +189,10 @@ def importance(sweep: str, as_json: bool) -> None:
     """How much each parameter decided whether a setting of a SWEEP was among the best.
 
     PED-ANOVA over the completed settings; it needs twenty of them.
+
+    \b
+    Examples:
+      grpo-sweep importance lr
     """
     from orchestrator.importance import importance_of
     from orchestrator.views.tables import plain_table

@@ -26,7 +26,13 @@ _REF_HELP = (
 @click.command(epilog=_REF_HELP)
 @_refs
 def cancel(refs: tuple[str, ...]) -> None:
-    """Give runs up: waiting ones at once, a running one as soon as it has checkpointed."""
+    """Give runs up: waiting ones at once, a running one as soon as it has checkpointed.
+
+    \b
+    Examples:
+      grpo-sweep cancel 12 3-7
+      grpo-sweep cancel lr
+    """
     with open_queue() as store:
         ended = [name for ref in refs if (name := _end_search(store, ref))]
         try:
@@ -122,7 +128,13 @@ def move(refs: tuple[str, ...], first: bool) -> None:
 @click.argument("refs", nargs=-1, metavar="[REF]...", type=Ref(runs=True))
 @click.option("--failed", is_flag=True, help="Every failed run of the queue.")
 def retry(refs: tuple[str, ...], failed: bool) -> None:
-    """Queue failed runs again; each goes on from its newest checkpoint."""
+    """Queue failed runs again; each goes on from its newest checkpoint.
+
+    \b
+    Examples:
+      grpo-sweep retry 12
+      grpo-sweep retry --failed
+    """
     if not refs and not failed:
         raise UsageError("name what to retry: a run, a range, a sweep, @, or --failed for all")
     with open_queue() as store:
@@ -140,6 +152,10 @@ def wait(refs: tuple[str, ...]) -> int:
     """Wait until runs are done (default: the latest sweep).
 
     Exits with 1 unless every one of them completed (or was pruned).
+
+    \b
+    Examples:
+      grpo-sweep wait lr && grpo-sweep report lr --open
     """
     with open_queue(readonly=True) as store:
         found = find_all(store, refs or ("@",))

@@ -52,6 +52,10 @@ def confirm(
 
     The best of many settings is partly luck. Their runs evaluate on held-out rows that no
     selection has seen (eval_part = "confirm"), so `best` of the new sweep is an honest figure.
+
+    \b
+    Examples:
+      grpo-sweep confirm lr --top 3 --seeds 100-104 --start
     """
     from orchestrator.offspring import confirm_spec
 
@@ -202,6 +206,10 @@ def extend(sweep: str, spec: Path, overrides: tuple[str, ...], as_json: bool) ->
 
     New values, runs and seeds are queued behind the others; what the spec no longer names stays.
     The --set options of the submit count again unless new ones are given.
+
+    \b
+    Examples:
+      grpo-sweep extend lr sweeps/lr.toml
     """
     from orchestrator.cli.submit import recognised
     from orchestrator.extension import extension

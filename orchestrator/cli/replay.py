@@ -30,6 +30,10 @@ def stop_check(
 
     Says what each would have saved, and whether it would have stopped the best setting. What is not
     given is as in the sweep's own [stop].
+
+    \b
+    Example:
+      grpo-sweep stop-check lr --rule median --warmup 30%
     """
     from dataclasses import replace
 
