@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
+from rich.segment import Segment
 from rich.text import Text
 
 from orchestrator.errors import QueueError
@@ -109,6 +110,24 @@ class Look:
 # --- in a terminal
 
 
+class Page:
+    """A picture with our last line below it; what the terminal has no room for is left out."""
+
+    def __init__(self, picture: RenderableType) -> None:
+        self._picture = picture
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """As rich asks for it: `options.height` is what the terminal has."""
+        room = (options.height or console.height) - 2
+        lines = console.render_lines(self._picture, options.update(height=None), pad=False)
+        if len(lines) > room:
+            lines = [*lines[: max(1, room - 1)], [Segment("…")]]
+        for line in lines:
+            yield from line
+            yield Segment.line()
+        yield Text(f"\n{_FOOTER}", style="dim", no_wrap=True)
+
+
 def watch_live(looker: Looker, console: Console, tick_s: float) -> None:
     """Redraw until q, Ctrl-C or the end of the input; then leave the last picture behind."""
     look = looker.look(console.height)
@@ -119,8 +138,7 @@ def watch_live(looker: Looker, console: Console, tick_s: float) -> None:
         Live(console=console, screen=True, auto_refresh=False, transient=True) as live,
     ):
         while True:
-            footer = Text(f"\n{_FOOTER}", style="dim")
-            live.update(Group(look.picture(console.width), footer), refresh=True)
+            live.update(Page(look.picture(console.width)), refresh=True)
             if pressed(tick_s) in ("q", "Q", _CTRL_D):
                 break
             # A queue that is locked for a moment is looked at again.

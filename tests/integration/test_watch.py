@@ -61,6 +61,23 @@ def test_every_way_out_of_watch_leaves_the_training_alone(working, way):
     assert states() == ["completed", "completed"]
 
 
+@pytest.mark.parametrize("lines", [8, 14, 50])
+def test_watch_keeps_its_last_line_in_a_short_terminal(tmp_path, lines):
+    """What runs stands first and how to leave last; what has no room between is left out."""
+    for name in ("one", "two", "three"):
+        submit(tmp_path, *(planned(f"{name}-{i}", x=name) for i in range(9)), name=name)
+    with Terminal([*COMMAND, "watch", "--every", "0.1"], columns=60, lines=lines) as terminal:
+        terminal.until(r"q leaves; the training goes on")
+        first = terminal.text.partition("q leaves")[0]
+        assert "no worker runs" in first
+        assert len(first.splitlines()) <= lines
+        shown = [line.strip() for line in first.splitlines()]
+        assert ("…" in shown) is (lines < 50)
+        assert shown[1].startswith("all done")
+        terminal.type("q")
+        assert terminal.wait() == 0
+
+
 def test_watch_in_a_pipe_prints_what_changes_and_ends_with_the_queue(working):
     """A picture a change, no escapes, each run seen; exit 0."""
     out = subprocess.run(
