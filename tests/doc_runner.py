@@ -270,7 +270,7 @@ def lines(block: Block) -> list[str]:
 
 def typed(block: Block) -> tuple[str, ...]:
     """What a reader types, without the comments."""
-    return tuple(re.sub(r"\s+#.*", "", line) for line in lines(block))
+    return tuple(re.sub(r"(^|\s+)#.*", "", line) for line in lines(block))
 
 
 def _until_it_speaks(line: str) -> str:

@@ -120,4 +120,4 @@ def test_both_readmes_give_the_same_commands_and_the_same_spec():
 
 
 def _uncommented(block):
-    return [re.sub(r"\s+#.*", "", line) for line in block.splitlines()]
+    return [re.sub(r"(^|\s+)#.*", "", line) for line in block.splitlines()]
