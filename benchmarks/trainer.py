@@ -249,6 +249,8 @@ def targets(found):
         yield _at_most(f"{name}: MLX peak as a share of a plain batch's", share, 0.5)
         foretold = memory["estimate"] / peak
         yield f"{name}: peak foretold over measured", foretold, "0.75 to 1.25", _near(foretold)
+        if "apart" not in figures:
+            continue
         apart = figures["apart"]
         lost = apart["flat_update_s"] / figures["ours"]["update_s"]
         yield _at_most(f"{name}: update without variance over a real one", lost, 0.01)
