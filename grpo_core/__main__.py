@@ -27,7 +27,7 @@ from grpo_core.stop import StopFlag
 from grpo_core.usage import make_parser
 
 if TYPE_CHECKING:
-    from grpo_core.trainer import Inputs
+    from grpo_core.data import Data
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.dry_run or cfg.dry_run:
             _dry_run(cfg, args.strict)
         else:
-            inputs = _prepare(cfg, standby, stop) if standby else None
-            _train(cfg, args.strict, stop, not args.no_wait, inputs)
+            data = _prepare(cfg, standby, stop) if standby else None
+            _train(cfg, args.strict, stop, not args.no_wait, data)
     except GRPOError as error:
         if debug:
             traceback.print_exc()
@@ -56,21 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_OK
 
 
-def _prepare(cfg: MLXGRPOConfig, standby: Standby, stop: StopFlag) -> "Inputs | None":
+def _prepare(cfg: MLXGRPOConfig, standby: Standby, stop: StopFlag) -> "Data | None":
     """Do on deck what needs neither GPU nor folder, then wait; None where that failed."""
     from grpo_core.trainer import prepare
 
-    inputs = None
+    data = None
     with stop.at_once():
         # Whatever goes wrong, the run meets it again when its turn has come, and tells of it then.
         with contextlib.suppress(Exception):
-            inputs = prepare(cfg)
+            data = prepare(cfg)
         standby.wait_for_turn()
-    return inputs
+    return data
 
 
 def _train(
-    cfg: MLXGRPOConfig, strict: bool, stop: StopFlag, wait: bool, inputs: "Inputs | None"
+    cfg: MLXGRPOConfig, strict: bool, stop: StopFlag, wait: bool, data: "Data | None"
 ) -> None:
     folder = claim(cfg, strict, stop.wait, wait)
     if folder.lock is None:
@@ -80,7 +80,7 @@ def _train(
         # Late, as it takes mlx, transformers and datasets along.
         from grpo_core.trainer import train
 
-        train(folder, stop, wait, inputs)
+        train(folder, stop, wait, data)
 
 
 def _completed_words(folder: RunFolder) -> str:

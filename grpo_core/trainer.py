@@ -8,7 +8,7 @@ ends with the same weights and the same log.
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from grpo_core import checkpoint
@@ -40,29 +40,18 @@ FINAL = "final"
 _COUNTERS = frozenset({"update", "batch_step", "updates_total"})
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What a run learns from; made without the GPU, and without the run's folder."""
+def prepare(cfg: MLXGRPOConfig) -> Data:
+    """What a run learns from, tokenised; made without the GPU, and without the run's folder.
 
-    rewards: Rewards
-    data: Data
-
-
-def prepare(cfg: MLXGRPOConfig) -> Inputs:
-    """Load rewards and data, tokenised. Raises RewardError, DataError or ModelError."""
-    with ExitStack() as stack:
-        rewards = stack.enter_context(load_rewards(cfg))
-        data = load_data(cfg, load_tokenizer_of(cfg))
-        stack.pop_all()
-    return Inputs(rewards, data)
+    Rewards are left out: a user's may bring a model along. Raises DataError or ModelError.
+    """
+    return load_data(cfg, load_tokenizer_of(cfg))
 
 
-def train(
-    folder: RunFolder, stop: StopFlag, wait: bool = True, inputs: Inputs | None = None
-) -> None:
+def train(folder: RunFolder, stop: StopFlag, wait: bool = True, data: Data | None = None) -> None:
     """Train in a claimed folder, going on where it stopped; result.json tells how it ended.
 
-    `inputs` are those of a trainer that was on deck; they are closed at the end.
+    `data` is that of a trainer that was on deck.
     Raises an error of our tree for every end but the good one. Anything else is a bug.
     """
     cfg, state, console = folder.cfg, RunState(), Console(folder.cfg)
@@ -71,9 +60,9 @@ def train(
         with stop.at_once():
             found = checkpoint.newest(folder.path, console.line)
             with console.busy("loading the data", cfg.dataset):
-                inputs = inputs or prepare(cfg)
-            stack.enter_context(inputs.rewards)
-        _adopt(found, state, inputs.data, console)
+                rewards = stack.enter_context(load_rewards(cfg))
+                data = data or prepare(cfg)
+        _adopt(found, state, data, console)
         watch.lap()
         stack.enter_context(gpu_lock(f"{cfg.run_name} in {cfg.output_dir}", stop.wait, wait))
         watch.skip()
@@ -81,7 +70,7 @@ def train(
             apply_limits(cfg)
             with console.busy(f"loading {cfg.model_name}", cfg.model_name):
                 policy = load_policy(cfg)
-        Run(folder, state, inputs.data, inputs.rewards, policy, stop, watch, console).go(found)
+        Run(folder, state, data, rewards, policy, stop, watch, console).go(found)
         watch.lap()
         _result(folder, state, None).write(folder.path)
         console.completed(state, folder.path)

@@ -272,7 +272,7 @@ def test_one_that_dies_when_it_is_let_go_leaves_nothing(coming):
 
 
 def test_a_dead_one_is_dismissed_with_its_children(coming):
-    """The process of a reward that was loaded, say."""
+    """Such as a library may start."""
     code = "import subprocess as s; print(s.Popen(['sleep', '600']).pid, flush=True); input()"
     deck = Deck(home(), (sys.executable, "-c", code))
     pid = deck.put(*coming)
@@ -348,18 +348,25 @@ def test_on_deck_nothing_is_touched(tmp_path):
 
 def test_on_deck_stdin_is_the_workers_alone(tmp_path):
     """What asks or is started meanwhile finds an empty stdin, and never takes the call."""
-    reward = tmp_path / "asking.py"
+    trainer = _prepared(tmp_path / "out", max_train_samples=2)
+    eventually(lambda: os.readlink(f"/proc/{trainer.pid}/fd/0") == "/dev/null")
+    _, err = trainer.communicate(b"go\n", DEADLINE_S)
+    assert trainer.returncode == 0, err
+
+
+def test_on_deck_no_reward_of_the_users_is_loaded(tmp_path):
+    """It may bring a model along, and the GPU is another trainer's: not before its turn."""
+    reward = tmp_path / "mine.py"
     reward.write_text(
-        "import os, subprocess\n"
-        "stdin = os.readlink(f'/proc/{os.getppid()}/fd/0')\n"
-        "print('stdin', stdin, flush=True)\n"
+        "import os\n"
+        f"print('its turn:', os.path.exists({str(tmp_path / 'out')!r}), flush=True)\n"
         "def reward(completions, **kwargs):\n"
         "    return [0.0] * len(completions)\n"
     )
     trainer = _prepared(tmp_path / "out", rewards=[f"{reward}:reward"], max_train_samples=2)
-    eventually(lambda: trainer.stderr.readline() == b"stdin /dev/null\n")
     _, err = trainer.communicate(b"go\n", DEADLINE_S)
     assert trainer.returncode == 0, err
+    assert err.count(b"its turn: True") == 1
 
 
 def test_a_trainer_without_stdout_ends_as_any_other(tmp_path):
