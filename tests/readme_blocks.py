@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 TOP = (
     ("configs/", "complete training configs; line 1 of each says purpose and cost"),
     ("sweeps/", "sweep specs: a base config plus axes"),
-    ("docs/", "guide from MLX-GRPO, spec grammar, fields, report, memory, folder, JSON, crashes"),
+    ("docs/", "guide from MLX-GRPO, spec grammar, fields, report, memory, speed, JSON, crashes"),
     ("tests/", "unit/ mirrors the modules, integration/ and crash/ use real processes"),
     ("benchmarks/", "how fast, how much memory, measured side by side"),
     (".ci/run", "lint, types, the test command above, and the wheel's demo"),
