@@ -116,7 +116,9 @@ class Lines:
         elif event.kind == "ended":
             self._write(f"run {run.id} {run.name}: {ended_words(run, event.progress)}")
         else:
-            self._step = 0
+            # Not at other news: the next trainer gets ready while this run goes on.
+            if event.kind in ("started", "adopted"):
+                self._step = 0
             self._write(f"run {run.id} {run.name}: {event.kind}, {event.text}")
 
     def _progress(self, run: Run, now: Progress) -> None:

@@ -446,6 +446,10 @@ def test_a_worker_tells_a_tenth_of_a_run_at_a_time(tmp_path):
     assert len(said) == 11
     assert said[0] == "run 1 r: started, attempt 1, pid 5"
     assert said[-1] == "run 1 r: update 100/100, about 0s left"
+    # Other news in between do not make it tell the same tenth again.
+    lines(Event("prepared", "on deck (pid 6)", replace(run, id=2)))
+    lines(Event("progress", "", run, Progress(100, 100, {}, 2.0)))
+    assert said[-1] == "run 2 r: prepared, on deck (pid 6)"
 
 
 def test_the_end_of_a_run_is_told_with_its_result(tmp_path):
