@@ -1,4 +1,4 @@
-"""Breaks the trainer on purpose, one line at a time, and names the test that goes red for each.
+"""Breaks trainer and queue on purpose, line by line, and names the test that goes red for each.
 
     python -m tests.mutations            all of them
     python -m tests.mutations clip eos   those whose name contains one of the words
@@ -32,6 +32,13 @@ KILL = "tests/crash/test_trainer_kill.py::test_killed_run_ends_as_the_whole_one"
 LOSS, ROLLOUT = "grpo_core/loss.py", "grpo_core/rollout.py"
 SAMPLES, SAMPLING_CODE = "grpo_core/samples.py", "grpo_core/sampling.py"
 UPDATE, TRAINER = "grpo_core/update.py", "grpo_core/trainer.py"
+
+WORKER = "tests/integration/test_worker.py"
+CONTROL = "tests/integration/test_control.py"
+ON_DECK = "tests/integration/test_on_deck.py"
+WORKER_KILL = "tests/crash/test_worker_kill.py"
+STORE, LAUNCHER = "orchestrator/store.py", "orchestrator/launcher.py"
+DECK = "orchestrator/on_deck.py"
 
 
 @dataclass(frozen=True)
@@ -323,6 +330,63 @@ MUTATIONS = (
         "        self.log.cut(keep)\n",
         "",
         (KILL,),
+    ),
+    # -- the queue
+    Mutation(
+        "priority is forgotten",
+        STORE,
+        "ORDER BY priority DESC, sweep_id, position LIMIT 1",
+        "ORDER BY sweep_id, position LIMIT 1",
+        (CONTROL,),
+    ),
+    Mutation(
+        "deaths are not counted before the launch",
+        STORE,
+        "attempt = attempt + 1, deaths = deaths + 1,",
+        "attempt = attempt + 1,",
+        (WORKER,),
+    ),
+    Mutation(
+        "a trainer does not hold its run's lock",
+        LAUNCHER,
+        "        pass_fds=(lock.fd,),\n",
+        "",
+        (WORKER_KILL,),
+    ),
+    Mutation(
+        "the children of a trainer outlive it",
+        LAUNCHER,
+        "        procs.signal_group(self._process.pid, signal.SIGKILL)\n        return True\n",
+        "        return True\n",
+        (WORKER,),
+    ),
+    Mutation(
+        "an old result is taken for a new one",
+        "orchestrator/worker.py",
+        "fresh = result_identity(run.folder) != attempt.result_before",
+        "fresh = True",
+        (WORKER_KILL,),
+    ),
+    Mutation(
+        "whoever is on deck trains",
+        DECK,
+        "fits = standby.serves(run, attempt.n, self._command(run)) and standby.lives()",
+        "fits = True",
+        (ON_DECK,),
+    ),
+    Mutation(
+        "a trainer on deck outlives its worker",
+        "grpo_core/standby.py",
+        "            os._exit(Interrupted.exit_code)\n",
+        "            return\n",
+        (ON_DECK,),
+    ),
+    Mutation(
+        "a changed file is not noticed by whoever is on deck",
+        DECK,
+        " or standby.read != stamps(sweep.provenance, sweep.cwd)",
+        "",
+        (ON_DECK,),
     ),
 )
 

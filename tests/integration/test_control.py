@@ -45,7 +45,9 @@ def test_a_higher_priority_is_trained_first(tmp_path, say):
     """Across sweeps; equal priorities keep the order of the submits."""
     submit(tmp_path, planned("a"))
     assert say("submit", "lr.toml", "--priority", "5")[0] == 0
-    assert order()[-1] == "a"
+    worker = WorkerProcess(tmp_path / "log")
+    assert worker.wait() == 0
+    assert [event["run"] for event in worker.events("started")] == [2, 3, 1]
 
 
 def test_a_sweep_waits_for_another(tmp_path, say):
