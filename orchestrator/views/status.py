@@ -14,6 +14,7 @@ from orchestrator.run import Run, Sweep
 from orchestrator.views.facts import UNFINISHED, Overview
 from orchestrator.views.now import Courses, flow, left_s, next_line, run_lines, whole_line
 from orchestrator.views.tables import best_line, runs_table, sweep_words
+from orchestrator.views.text import run_ids
 
 # Besides the first open sweep, each gets so many rows; more reasons than these are only counted.
 _ROWS_OF_OTHERS = 3
@@ -124,8 +125,13 @@ def _sweep(
 
 
 def _reasons(runs: Sequence[Run]) -> list[RenderableType]:
-    told = [r for r in runs if r.reason and r.state not in ("completed", "cancelled")]
-    lines = [Text(f"run {run.id}: {run.reason}", style="yellow") for run in told[:_REASONS]]
-    if len(told) > _REASONS:
-        lines.append(Text(f"… {len(told) - _REASONS} more have a reason: grpo-sweep show RUN"))
+    """Why runs stand still or have failed; those with the same reason on one line."""
+    of: dict[str, list[int]] = {}
+    for run in runs:
+        if run.reason and run.state not in ("completed", "cancelled"):
+            of.setdefault(run.reason, []).append(run.id)
+    told = list(of.items())
+    lines = [Text(f"{run_ids(ids)}: {why}", style="yellow") for why, ids in told[:_REASONS]]
+    if more := sum(len(ids) for _, ids in told[_REASONS:]):
+        lines.append(Text(f"… {more} more have a reason: grpo-sweep show RUN"))
     return list(lines)

@@ -139,3 +139,15 @@ def bar(share: float, width: int) -> str:
     """A progress bar of `width` characters, filled to `share` of it."""
     full = round(width * min(1.0, max(0.0, share)))
     return "━" * full + "─" * (width - full)
+
+
+def run_ids(ids: Sequence[int]) -> str:
+    """`run 3`, or `runs 3-5, 9`, as the commands take them; ids in rising order."""
+    spans: list[list[int]] = []
+    for number in ids:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    words = [str(span[0]) if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in spans]
+    return f"run{'' if len(ids) == 1 else 's'} {', '.join(words)}"

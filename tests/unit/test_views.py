@@ -44,6 +44,7 @@ from orchestrator.views.text import (
     metric,
     number,
     percent,
+    run_ids,
     settings,
     size,
     span,
@@ -120,6 +121,12 @@ def test_the_small_words():
     )
     assert bar(0.5, 10) == "━━━━━─────"
     assert (bar(-1, 4), bar(7, 4)) == ("────", "━━━━")
+
+
+def test_ids_are_written_as_commands_take_them():
+    """One, a span, and what stands alone."""
+    assert run_ids([7]) == "run 7"
+    assert run_ids([1, 2, 3, 7, 9, 10]) == "runs 1-3, 7, 9-10"
 
 
 def test_a_sparkline_is_scaled_and_cut():
@@ -374,6 +381,16 @@ def test_a_status_is_one_picture_for_every_width():
     text = drawn(status_picture(unknown, None, 80, now))
     assert "no worker runs; start one with: grpo-sweep work" in text
     assert "all done unknown: nothing like what is left was measured yet" in text
+
+
+def test_one_reason_of_many_runs_is_told_once():
+    """Three runs that failed alike are one line, another reason another one."""
+    failed = replace(RUN, state=RunState.FAILED, reason="no such model")
+    runs = [replace(failed, id=n) for n in (1, 2, 3)] + [replace(failed, id=4, reason="disk full")]
+    view = overview([facts_of(replace(SWEEP, counts={RunState.FAILED: 4}), runs)])
+    text = drawn(status_picture(view, 7, 80, datetime(2026, 1, 1, tzinfo=UTC)))
+    assert "runs 1-3: no such model\nrun 4: disk full\n" in text
+    assert text.count("no such model") == 1
 
 
 def test_pieces_of_a_line_go_to_the_next_whole():
