@@ -227,6 +227,10 @@ def _fingerprint(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
+# Made once: json.dumps with options makes a new one for each of thousands of rows.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str)
+
+
 def _canonical(value: Any) -> bytes:
     """One text for equal values; what JSON does not know (dates, bytes) by its `str`."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
+    return _ENCODER.encode(value).encode()

@@ -5,6 +5,7 @@ saved; what follows is a function of that state alone, so a run that is killed a
 ends with the same weights and the same log.
 """
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -70,6 +71,9 @@ def train(folder: RunFolder, stop: StopFlag, wait: bool = True, data: Data | Non
             apply_limits(cfg)
             with console.busy(f"loading {cfg.model_name}", cfg.model_name):
                 policy = load_policy(cfg)
+        # What is loaded stays to the end: the collector need not walk through it again and again.
+        gc.freeze()
+        gc.enable()
         Run(folder, state, data, rewards, policy, stop, watch, console).go(found)
         watch.lap()
         _result(folder, state, None).write(folder.path)
