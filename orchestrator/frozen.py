@@ -87,7 +87,7 @@ def _inputs(values: Mapping[str, Any], cwd: str) -> tuple[str, ...]:
         dict.fromkeys(
             [name for name in data if str(name).lower().endswith(_DATA_FILES)]
             + [name for name in rewards if name.endswith(".py")]
-            + [name for name in models if name and Path(cwd, Path(name).expanduser()).is_dir()]
+            + [name for name in models if name and _path(name, cwd).is_dir()]
         )
     )
 
@@ -130,7 +130,7 @@ def reads_the_same(run: Run, sweep: Sweep) -> bool:
 
 def stamps(then: Provenance | None, cwd: str) -> list[tuple[int, ...] | None]:
     """When each of these files was written last: a change shows, also one that was undone."""
-    return [_stamp(Path(cwd, Path(name).expanduser())) for name in (then or {}).get("files", ())]
+    return [_stamp(_path(name, cwd)) for name in (then or {}).get("files", ())]
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
@@ -159,9 +159,14 @@ def _git_changes(then: Provenance, now: Provenance) -> list[str]:
     return []
 
 
+def _path(name: str, cwd: str) -> Path:
+    """Where a file or folder lies that a configuration of `cwd` names so."""
+    return Path(cwd, Path(name).expanduser())
+
+
 def _file(name: str, cwd: str) -> str | None:
     """The fingerprint of a file or folder, as a configuration names it."""
-    return _fingerprint(Path(cwd, Path(name).expanduser()))
+    return _fingerprint(_path(name, cwd))
 
 
 def _fingerprint(path: Path) -> str | None:

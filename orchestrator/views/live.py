@@ -21,7 +21,6 @@ from orchestrator.views.facts import gather
 from orchestrator.views.now import (
     Courses,
     last_words,
-    left_s,
     read_course,
     run_lines,
     updates_text,
@@ -70,7 +69,7 @@ def ended_words(run: Run, progress: Progress | None) -> str:
 def progress_words(run: Run, now: Progress) -> str:
     """`update 14/30, reward 0.52, em 38.0%, about 25s left`."""
     words = [f"update {updates_text(now)}", *_result_words(run, now)]
-    left = left_s(now)
+    left = now.left_s
     return ", ".join([*words, *([f"about {duration(left)} left"] if left is not None else [])])
 
 
@@ -202,7 +201,7 @@ class LiveView:
         return Group(*lines, self._queue)
 
     def _run_lines(self, run: Run, now: Progress) -> list[Text]:
-        rest = left_s(now)
+        rest = now.left_s
         if rest is not None:
             rest = max(0.0, rest - (time.monotonic() - self._seen_at))
         note = last_words(self._home, run) if now.update is None else ""

@@ -97,13 +97,6 @@ def last_words(home: Home, run: Run) -> str:
     return next((line for line in reversed(tail.splitlines()) if line.strip()), "")
 
 
-def left_s(now: Progress) -> float | None:
-    """Seconds that the run will still take, as far as that is known."""
-    if now.s_per_update is None or now.updates_total is None or now.update is None:
-        return None
-    return now.s_per_update * max(0, now.updates_total - now.update)
-
-
 def updates_text(now: Progress) -> str:
     """`14/30`, as far as it is known."""
     if now.update is None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from orchestrator.outcome import stamp
 from orchestrator.run import Run, Sweep
 from orchestrator.views.facts import UNFINISHED, Overview
-from orchestrator.views.now import Courses, flow, left_s, next_line, run_lines, whole_line
+from orchestrator.views.now import Courses, flow, next_line, run_lines, whole_line
 from orchestrator.views.tables import best_line, runs_table, sweep_words
 from orchestrator.views.text import run_ids
 
@@ -90,7 +90,7 @@ def _now(
     if view.running is not None:
         progress = view.progress[view.running.id]
         course = courses.of(view.running)
-        rest = left_s(progress)
+        rest = progress.left_s
         lines += run_lines(view.running, progress, course, width, rest, note)
     if worker_pid is not None or view.running is not None:
         follows = next_line(view.next_runs, stamp(now))
