@@ -16,6 +16,8 @@ from orchestrator.connection import Row
 from orchestrator.errors import UsageError
 from orchestrator.faults import crashpoint
 from orchestrator.progress import read_value
+from orchestrator.reads import Reads
+from orchestrator.rows import dump
 from orchestrator.run import (
     Extension,
     Plan,
@@ -28,9 +30,6 @@ from orchestrator.run import (
 if TYPE_CHECKING:
     # It brings the config's fields along, for which a status would have to wait.
     from orchestrator.stopping import Decision
-
-from orchestrator.reads import Reads
-from orchestrator.rows import dump
 
 
 class Submitting(Reads):
