@@ -6,24 +6,18 @@ Each is one transaction, and changes what may be changed: see TRANSITIONS in `ru
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orchestrator import schema
 from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.limits import lift
+from orchestrator.reads import Reads
+from orchestrator.rows import dump
 from orchestrator.run import (
     END_STATES,
     TRANSITIONS,
     Run,
     RunState,
 )
-
-if TYPE_CHECKING:
-    # It brings the config's fields along, for which a status would have to wait.
-    pass
-
-from orchestrator.reads import Reads
-from orchestrator.rows import dump
 
 
 class Control(Reads):

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from orchestrator import paths, schema
 from orchestrator.connection import TIMEOUT_S, Connection, connect, connect_memory
 from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.outcome import stamp
+from orchestrator.rows import ATTEMPT, RUN, attempt_of, run_of, sweep_of
 from orchestrator.run import (
     Attempt,
     Run,
@@ -25,12 +26,6 @@ from orchestrator.run import (
     Share,
     Sweep,
 )
-
-if TYPE_CHECKING:
-    # It brings the config's fields along, for which a status would have to wait.
-    pass
-
-from orchestrator.rows import ATTEMPT, RUN, attempt_of, run_of, sweep_of
 
 # A sweep that is held keeps its queued runs; `after` holds it until the other has nothing to do.
 HELD = """

@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.connection import Row
 from orchestrator.run import (
@@ -16,10 +16,6 @@ from orchestrator.run import (
     Submitted,
     Sweep,
 )
-
-if TYPE_CHECKING:
-    # It brings the config's fields along, for which a status would have to wait.
-    pass
 
 RUN = """
     SELECT r.id, r.sweep_id, s.name AS sweep, r.name, r.position, r.priority, r.state, r.reason,
