@@ -5,6 +5,7 @@ needs is a sum of terms whose factors were fitted to MLX 0.32.4's measured peaks
 attention that is fused on a GPU takes less.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from grpo_core.adapters import add_adapters
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import ModelError
 from grpo_core.model import BASE_BITS, GROUP_SIZE, quantize_base
-from grpo_core.rollout import LOOK_EVERY, MAX_ROWS
+from grpo_core.prefix import ROOM
+from grpo_core.rollout import MAX_ROWS
 
 FP32 = 4
 
@@ -28,11 +30,9 @@ PER_HIDDEN_FULL, PER_KV_FULL, PER_INNER_FULL = (7.0, 4.0, 4.0)
 PER_SCORE = 1.34
 # Copies of logits in the update where one chunk holds them all; else one copy of all of them, and
 # several of the chunk. In sampling.
-PER_LOGIT = 3.25
+PER_LOGIT = 3.5
 PER_CHUNK, PER_CHUNK_MOST = (8.0, 3.5)
-PER_SAMPLED_LOGIT = 3.0
-# Of the keys and values that sampling joins anew for each token.
-PER_JOINED = 0.7
+PER_SAMPLED_LOGIT = 7.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +168,12 @@ def _rollout(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int) -> list[Part]
     together = max(1, min(prompts, MAX_ROWS // cfg.num_generations))
     rows = together * cfg.num_generations
     limit = min(cfg.max_new_tokens, cfg.max_completion_length)
-    a_token = 2 * shape.kv * shape.layers * shape.dtype_bytes
-    prefix = rows * prompt_tokens if together > 1 else prompt_tokens
-    joined = PER_JOINED * rows * (prompt_tokens + limit)
-    logits = PER_SAMPLED_LOGIT * LOOK_EVERY * rows * shape.vocab * FP32
+    places = rows * (prompt_tokens + ROOM * math.ceil(limit / ROOM))
+    a_layer = places * 2 * shape.kv * shape.dtype_bytes
     return [
-        Part(f"keys and values of {rows} completions", round(a_token * (rows * limit + prefix))),
-        Part("keys and values joined for each token", round(a_token * joined)),
-        Part("logits", round(logits)),
+        Part(f"keys and values of {rows} completions", shape.layers * a_layer),
+        Part("one layer's once more, as it gets more room", a_layer),
+        Part("logits", round(PER_SAMPLED_LOGIT * rows * shape.vocab * FP32)),
     ]
 
 

@@ -24,6 +24,9 @@ KV = tuple[mx.array, mx.array]
 # Prompt tokens that run together: enough to fill a GPU.
 PREFILL_TOKENS = 4096
 
+# Tokens that a cache gets room for at a time.
+ROOM = 64
+
 # A wrong mask or position is off by whole nats; 16-bit logits differ by this much at most.
 PROBE_TOLERANCE = 0.5
 PROBE_TOLERANCE_FP32 = 1e-2
@@ -75,26 +78,21 @@ def _in_front(prefix: mx.array, rows: mx.array) -> mx.array:
     return mx.concatenate([mx.broadcast_to(prefix, shape), rows], axis=2)
 
 
-class DecodeCache(PrefixCache):
-    """One layer's cache while decoding, a token at a time; it keeps what the rows have added.
+class DecodeCache:
+    """One layer's cache while decoding, a token at a time: the prompt's keys and values, then own.
 
-    `prefix` [P, H, L, D] are the keys and values of P prompts, right-padded to one length; row b
-    continues prompt `owner[b]`, whose length is `lengths[owner[b]]`.
+    `prefix` [P, H, L, D] are those of P prompts, right-padded to one length; row b continues prompt
+    `owner[b]`, whose length is `lengths[owner[b]]`. There is room for tokens to come, which are
+    written in place: joining all anew for each token would move the whole cache.
     """
 
     def __init__(self, prefix: KV, lengths: Sequence[int], owner: Sequence[int]) -> None:
         rows = mx.array(list(owner))
-        one = prefix[0].shape[0] == 1
-        super().__init__(prefix if one else (prefix[0][rows], prefix[1][rows]))
-        self.own: KV | None = None
+        self.kv = prefix[0][rows], prefix[1][rows]  # [B, H, L + room, D]
         self.lengths = mx.array(list(lengths))[rows]  # [B]
         self.longest = int(prefix[0].shape[2])
         self.is_ragged = min(lengths) < self.longest
-
-    @property
-    def steps(self) -> int:
-        """Tokens decoded so far."""
-        return 0 if self.own is None else int(self.own[0].shape[2])
+        self.steps = 0  # tokens decoded so far
 
     @property
     def offset(self) -> Any:
@@ -102,12 +100,14 @@ class DecodeCache(PrefixCache):
         return (self.lengths if self.is_ragged else self.longest) + self.steps
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> KV:
-        """Takes one more token of every row in."""
-        if self.own is not None:
-            keys = mx.concatenate([self.own[0], keys], axis=2)
-            values = mx.concatenate([self.own[1], values], axis=2)
-        self.own = keys, values
-        return super().update_and_fetch(keys, values)
+        """Takes one more token of every row in; keys and values to attend to."""
+        place = self.longest + self.steps
+        if place == self.kv[0].shape[2]:
+            self.kv = _with_room(self.kv[0]), _with_room(self.kv[1])
+        for kept, new in zip(self.kv, (keys, values), strict=True):
+            kept[:, :, place : place + 1] = new
+        self.steps += 1
+        return self.kv[0][:, :, : place + 1], self.kv[1][:, :, : place + 1]
 
     def make_mask(
         self, N: int, return_array: bool = False, window_size: int | None = None
@@ -124,10 +124,13 @@ class DecodeCache(PrefixCache):
     def keep(self, rows: mx.array) -> None:
         """Drops every row that is not among `rows` (numbers of rows, [K])."""
         self.lengths = self.lengths[rows]
-        if self.own is not None:
-            self.own = self.own[0][rows], self.own[1][rows]
-        if self.prefix is not None and self.prefix[0].shape[0] > 1:
-            self.prefix = self.prefix[0][rows], self.prefix[1][rows]
+        self.kv = self.kv[0][rows], self.kv[1][rows]
+
+
+def _with_room(rows: mx.array) -> mx.array:
+    """`rows` [B, H, T, D] with places for some more tokens behind."""
+    B, H, _, D = rows.shape
+    return mx.concatenate([rows, mx.zeros((B, H, ROOM, D), rows.dtype)], axis=2)
 
 
 def run_prefix(halves: Halves, prompt: mx.array) -> tuple[list[KV], mx.array]:

@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from grpo_core import prefix
 from grpo_core.fields import MLXGRPOConfig
 from grpo_core.keys import sample_key
 from grpo_core.memory import MemoryPlan
@@ -139,3 +140,22 @@ def test_rows_of_shorter_prompts_do_not_see_the_padding():
     assert np.array(cache.make_mask(1))[:, 0, 0].astype(int).tolist() == expected
     cache.keep(mx.array([1]))
     assert cache.offset.tolist() == [5]
+
+
+def test_a_cache_gets_more_room_and_forgets_nothing(monkeypatch):
+    """Two places at a time, seven tokens, a row dropped halfway: always all that came before."""
+    monkeypatch.setattr(prefix, "ROOM", 2)
+    draw = np.random.default_rng(0)
+    kept = [draw.normal(size=(2, 1, 3, 4)).astype(np.float32) for _ in range(2)]
+    cache = DecodeCache((mx.array(kept[0]), mx.array(kept[1])), [3, 3], [1, 0])
+    kept = [prompts[[1, 0]] for prompts in kept]
+    for step in range(7):
+        if step == 4:
+            cache.keep(mx.array([1]))
+            kept = [rows[1:] for rows in kept]
+        new = [draw.normal(size=(len(kept[0]), 1, 1, 4)).astype(np.float32) for _ in range(2)]
+        kept = [np.concatenate(pair, axis=2) for pair in zip(kept, new, strict=True)]
+        found = cache.update_and_fetch(mx.array(new[0]), mx.array(new[1]))
+        for rows, expected in zip(found, kept, strict=True):
+            assert np.array_equal(rows, expected)
+        assert cache.offset == 4 + step
