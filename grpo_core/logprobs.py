@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
+from grpo_core.cpu import exp
 from grpo_core.forward import Halves, Params
 
 Pair = tuple[mx.array, mx.array]
@@ -70,11 +71,15 @@ def _kernels(temperature: float, entropy_gradient: bool, compiled: bool) -> tupl
 
     def forward(logits: mx.array, ids: mx.array) -> list[mx.array]:
         z = _over(logits, temperature)
-        norm = mx.logsumexp(z, axis=-1)
-        chosen = mx.take_along_axis(z, ids[:, None], axis=-1).squeeze(-1)
-        # By log-probs, not logits: MLX's exp is good to 1e-6, and logits may be large.
-        logp = z - norm[:, None]
-        return [chosen - norm, -(mx.exp(logp) * logp).sum(axis=-1), norm]
+        top = z.max(axis=-1, keepdims=True)
+        below = z - top
+        # Of what lies below the top, not of logits, which may be large; one serves sum and entropy.
+        odds = exp(below)
+        total = odds.sum(axis=-1)
+        log_total = mx.log(total)
+        chosen = mx.take_along_axis(below, ids[:, None], axis=-1).squeeze(-1)
+        entropy = log_total - (odds * below).sum(axis=-1) / total
+        return [chosen - log_total, entropy, top.squeeze(-1) + log_total]
 
     def slope(
         logits: mx.array,
@@ -88,7 +93,7 @@ def _kernels(temperature: float, entropy_gradient: bool, compiled: bool) -> tupl
         by_z = -pull[:, None]
         if entropy_gradient:
             by_z = by_z - entropy_pull[:, None] * (logp + entropy[:, None])
-        by_z = mx.exp(logp) * by_z
+        by_z = exp(logp) * by_z
         by_z = by_z.at[mx.arange(ids.shape[0]), ids].add(pull)
         return (by_z / temperature if temperature != 1 else by_z).astype(logits.dtype)
 

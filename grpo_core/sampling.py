@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from grpo_core.cpu import exp
 from grpo_core.fields import MLXGRPOConfig
 
 
@@ -54,23 +55,44 @@ def draw(logits: mx.array, keys: mx.array, step: int, sampling: Sampling) -> Dra
     logits = logits.astype(mx.float32)
     if sampling.temperature == 0:
         token = mx.argmax(logits, axis=-1)
-        logp = _logp(logits, token)
+        logp = _Softmax.of(logits).logp(token)
         return token, logp, logp
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
-    allowed = filtered(logits, sampling) if sampling.filters else logits
+    own = _Softmax.of(logits)
+    source = _Softmax.of(filtered(logits, sampling)) if sampling.filters else own
     # The second word moves on with the step: another key, and no state.
-    token = _categorical(allowed, keys + mx.array([0, step], mx.uint32))
-    logp = _logp(logits, token)
-    return token, logp, _logp(allowed, token) if sampling.filters else logp
+    token = _race(source.odds, keys + mx.array([0, step], mx.uint32))
+    logp = own.logp(token)
+    return token, logp, source.logp(token) if sampling.filters else logp
 
 
-_categorical = mx.vmap(lambda logits, key: mx.random.categorical(logits, key=key))
+@mx.vmap
+def _race(odds: mx.array, key: mx.array) -> mx.array:
+    """A token by its `odds` [V]: the one whose exponential clock rings first.
+
+    The token of `mx.random.categorical` by the same key, with a logarithm less.
+    """
+    clock = -mx.log(mx.random.uniform(shape=odds.shape, key=key))
+    return mx.argmax(odds / clock, axis=-1)
 
 
-def _logp(logits: mx.array, token: mx.array) -> mx.array:
-    chosen = mx.take_along_axis(logits, token[:, None], axis=-1).squeeze(-1)
-    return chosen - mx.logsumexp(logits, axis=-1)
+@dataclass(frozen=True, slots=True)
+class _Softmax:
+    """Of logits [B, V]: how far they lie below each row's top, and e to the power of that."""
+
+    below: mx.array
+    odds: mx.array
+
+    @classmethod
+    def of(cls, logits: mx.array) -> "_Softmax":
+        below = logits - logits.max(axis=-1, keepdims=True)
+        return cls(below, exp(below))
+
+    def logp(self, token: mx.array) -> mx.array:
+        """Log-probs of one token a row, [B]."""
+        chosen = mx.take_along_axis(self.below, token[:, None], axis=-1).squeeze(-1)
+        return chosen - mx.log(self.odds.sum(axis=-1))
 
 
 def filtered(logits: mx.array, sampling: Sampling) -> mx.array:

@@ -137,3 +137,17 @@ def test_greedy_takes_the_likeliest_token_each_time():
         assert ids == logits.argmax(axis=-1).tolist()
         expected, _ = token_logps(weights, SHAPE, prompt, ids, 1.0)
         np.testing.assert_allclose(group.logprobs[0], expected, atol=1e-5)
+
+
+def test_tokens_are_those_of_mlxs_categorical():
+    """By the same key: 4,000 draws from odds of many sizes, some of them ruled out."""
+    rows = np.random.default_rng(0)
+    logits = mx.array(rows.normal(0, 4, (4000, 64)), mx.float32)
+    logits = mx.where(mx.array(rows.random((4000, 64)) < 0.2), -mx.inf, logits)
+    keys = to_array([sample_key(0, 1, 2, s) for s in range(4000)])
+    step = mx.array([0, 5], mx.uint32)
+    expected = [
+        mx.random.categorical(row, key=key).item()
+        for row, key in zip(logits, keys + step, strict=True)
+    ]
+    assert draw(logits, keys, 5, Sampling(1.0, 8))[0].tolist() == expected
