@@ -199,8 +199,8 @@ MUTATIONS = (
     Mutation(
         "log-probs after the filters",
         SAMPLING_CODE,
-        "    logp = _logp(logits, token)\n    return token, logp, _logp(allowed, token)",
-        "    logp = _logp(allowed, token)\n    return token, logp, _logp(allowed, token)",
+        "    logp = own.logp(token)\n",
+        "    logp = source.logp(token)\n",
         (SAMPLING,),
     ),
     Mutation(
