@@ -1,6 +1,7 @@
 """Examples as text and token ids, by chat template or without one."""
 
 import pytest
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import DataError
@@ -73,6 +74,26 @@ def test_a_template_that_refuses_a_row_is_an_error(template, message):
     """With the row, the template's own words, and what to look at."""
     with pytest.raises(DataError, match=rf"^a\.jsonl:7: the model's chat template {message}"):
         render("q", byte_tokenizer(template))
+
+
+def test_the_row_that_a_template_refuses_is_named():
+    """Though all rows are rendered in one call: not the first one, the one it was."""
+    template = "{% if 'no' in messages[-1].content %}{{ raise_exception('no') }}{% endif %}ok"
+    rows = [Example(n, text, "1", {}, f"a.jsonl:{n}") for n, text in enumerate(("q", "no", "q"))]
+    with pytest.raises(DataError, match=r"^a\.jsonl:1: the model's chat template refuses"):
+        make_prompts(rows, MLXGRPOConfig(), byte_tokenizer(template))
+
+
+def test_a_template_written_in_python_renders_row_by_row():
+    """mlx-lm brings some along, for models whose tokenizers have no template of jinja's."""
+
+    def template(messages, **_):
+        return "|".join(message["content"] for message in messages)
+
+    rows = [Example(n, text, "1", {}, f"a.jsonl:{n}") for n, text in enumerate(("p", "q"))]
+    cfg = MLXGRPOConfig(system_prompt="S", assistant_prefix="<r>")
+    tokenizer = TokenizerWrapper(byte_tokenizer()._tokenizer, chat_template=template)
+    assert [made.text for made in make_prompts(rows, cfg, tokenizer)] == ["S|p<r>", "S|q<r>"]
 
 
 def test_without_a_template_the_prompt_is_plain_text():
