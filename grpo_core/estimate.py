@@ -20,7 +20,7 @@ from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import ModelError
 from grpo_core.model import BASE_BITS, GROUP_SIZE, quantize_base
 from grpo_core.prefix import ROOM
-from grpo_core.rollout import MAX_ROWS
+from grpo_core.rollout import LOOK_EVERY, MAX_ROWS
 
 FP32 = 4
 
@@ -29,10 +29,13 @@ PER_HIDDEN, PER_KV, PER_INNER = (12.0, 8.0, 6.3)
 PER_HIDDEN_FULL, PER_KV_FULL, PER_INNER_FULL = (7.0, 4.0, 4.0)
 PER_SCORE = 1.34
 # Copies of logits in the update where one chunk holds them all; else one copy of all of them, and
-# several of the chunk. In sampling.
+# several of the chunk. In sampling, of each step between two looks of the host: a GPU may have them
+# all in flight (a CPU, where one step ends before the next begins, takes 7 in all).
 PER_LOGIT = 3.5
 PER_CHUNK, PER_CHUNK_MOST = (8.0, 3.5)
-PER_SAMPLED_LOGIT = 7.0
+PER_SAMPLED_LOGIT = 3.0
+# Of the keys and values: layer by layer they move, and a GPU may be some layers behind.
+PER_ROOM = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +172,12 @@ def _rollout(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int) -> list[Part]
     rows = together * cfg.num_generations
     limit = min(cfg.max_new_tokens, cfg.max_completion_length)
     places = rows * (prompt_tokens + ROOM * math.ceil(limit / ROOM))
-    a_layer = places * 2 * shape.kv * shape.dtype_bytes
+    kept = places * 2 * shape.kv * shape.layers * shape.dtype_bytes
+    logits = PER_SAMPLED_LOGIT * LOOK_EVERY * rows * shape.vocab * FP32
     return [
-        Part(f"keys and values of {rows} completions", shape.layers * a_layer),
-        Part("one layer's once more, as it gets more room", a_layer),
-        Part("logits", round(PER_SAMPLED_LOGIT * rows * shape.vocab * FP32)),
+        Part(f"keys and values of {rows} completions", kept),
+        Part("old places of those that get more room", round(PER_ROOM * kept)),
+        Part("logits", round(logits)),
     ]
 
 
