@@ -158,6 +158,15 @@ def plain_stats(halves: Any, hidden: mx.array, ids: mx.array, how: Any) -> Any:
     return chosen, mx.stop_gradient(-(mx.exp(logps) * logps).sum(axis=-1))
 
 
+def joining(cache: Any, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    """`DecodeCache.update_and_fetch`, all joined anew for each token."""
+    new = zip(cache.kv, (keys, values), strict=True)
+    cache.kv = tuple(mx.concatenate(pair, axis=2) for pair in new)
+    cache.steps += 1
+    fetched: tuple[mx.array, mx.array] = cache.kv
+    return fetched
+
+
 def under(context: Callable[[], AbstractContextManager[Any]], work: Callable[[], object]) -> Any:
     """`work` within a context that is made anew for each call."""
 
@@ -181,10 +190,12 @@ def shares(engine: Engine) -> list[Share]:
 
     slow = instead("grpo_core.cpu.is_slow_transposed", lambda: False)
     plain_head = instead("grpo_core.update.token_stats", plain_stats)
+    joined = instead("grpo_core.prefix.DecodeCache.update_and_fetch", joining)
     every_token = instead("grpo_core.rollout.LOOK_EVERY", 1)
     return [
         Share("completions decoded together", "rollout", lambda: engine.draw(1), engine.draw),
         Share("prompt run once", "rollout", lambda: engine.draw(repeat=True), engine.draw),
+        Share("keys and values in place", "rollout", under(joined, engine.draw), engine.draw),
         Share("host looks every 8 tokens", "rollout", under(every_token, engine.draw), engine.draw),
         Share(
             "finished rows dropped (a completion ends at each token with a chance of 1 in 40)",
@@ -192,9 +203,9 @@ def shares(engine: Engine) -> list[Share]:
             engine.draw,
             under(engine.ending, engine.draw),
         ),
-        Share("weights laid out for the CPU", "rollout", under(slow, engine.draw), engine.draw),
+        Share("arithmetic that suits the CPU", "rollout", under(slow, engine.draw), engine.draw),
         Share("prompt run once", "update", learn(prefix_sharing=False), learn()),
-        Share("weights laid out for the CPU", "update", under(slow, engine.learn), learn()),
+        Share("arithmetic that suits the CPU", "update", under(slow, engine.learn), learn()),
         Share("head's backward pass by hand", "update", under(plain_head, engine.learn), learn()),
         Share("group cut into micro-batches", "update", learn(**whole), learn()),
         Share("one completion at a time", "update", learn(**whole), learn(micro_batch_size=1)),
