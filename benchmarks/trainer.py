@@ -50,7 +50,6 @@ from benchmarks._trainer.work import (  # noqa: E402
 WARM, MEASURED = 2, 3
 PEER_WARM, PEER_MEASURED = 1, 1
 MB = 1e6
-ADAPTER_RANK = 16
 
 
 def say(text):
@@ -116,8 +115,7 @@ class Bench:
         shape = [setting.shape] if setting.shape != "small" else []
         rounds = list(module("engine", folder, "floor", folder, *_sizes(setting), *shape).lines())
         config = {**COMMON, **SHAPES[setting.shape]}
-        rank = ADAPTER_RANK if setting.fields.get("train_type") == "lora" else 0
-        flops = fewest(config, setting, PROMPT_TOKENS, rank).total
+        flops = fewest(config, setting, PROMPT_TOKENS, setting.adapter_rank).total
         ratios = [one["seconds"] * one["flop_per_s"] / flops for one in rounds]
         return {
             "flops": flops,

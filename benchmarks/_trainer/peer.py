@@ -1,10 +1,11 @@
 """Runs mlx-lm-lora's GRPO on the benchmark's work, in the peer's own virtual environment.
 
-    PEER_PYTHON peer.py WORK_FOLDER GROUP TOKENS PROMPTS STEPS
+    PEER_PYTHON peer.py WORK_FOLDER GROUP TOKENS PROMPTS STEPS RANK
 
 It is given what is best for it: no reference model (beta 0), top-k and top-p off, no validation, no
-saving. A JSON line a step: seconds as its own `iterations_per_second` report has them, the
-processor's seconds and MLX's peak since the line before. Imports nothing of ours.
+saving. RANK is that of the adapters, 0 where all weights are trained. A JSON line a step: seconds
+as its own `iterations_per_second` report has them, the processor's seconds and MLX's peak since the
+line before. Imports nothing of ours.
 """
 
 import json
@@ -18,6 +19,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx_lm import load
 from mlx_lm.tuner.callbacks import TrainingCallback
+from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm_lora.trainer.grpo_trainer import GRPOTrainingArgs, train_grpo
 
 
@@ -45,9 +47,14 @@ def checksum(prompts, completions, answer, types=None):
     return [zlib.crc32(text.encode()) % 997 / 996 for text in completions]
 
 
-def main(folder, group, tokens, prompts, steps):
+def main(folder, group, tokens, prompts, steps, rank):
     """Train so many steps."""
     model, tokenizer = load(str(folder / "model"))
+    if rank:
+        model.freeze()
+        # The scale is our default.
+        parameters = {"rank": rank, "scale": 2.0, "dropout": 0.0}
+        linear_to_lora_layers(model, len(model.layers), parameters)
     ids = json.loads((folder / "prompts.json").read_text())
     args = GRPOTrainingArgs(
         batch_size=prompts,

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,16 @@ def python_of(requirement: str, given: Path | None) -> Path:
 
 def _same_mlx() -> list[str]:
     """MLX and mlx-lm as ours runs on, so that only the trainers differ."""
-    # On Linux mlx alone has no backend.
-    mlx = "mlx[cpu]" if sys.platform == "linux" else "mlx"
-    return [f"{mlx}=={version('mlx')}", f"mlx-lm=={version('mlx-lm')}"]
+    return [f"mlx{_extra()}=={version('mlx')}", f"mlx-lm=={version('mlx-lm')}"]
+
+
+def _extra() -> str:
+    """The backend that ours has; on Linux mlx alone has none."""
+    if sys.platform != "linux":
+        return ""
+    there = {found.metadata["Name"].lower() for found in distributions()}
+    cuda = (extra for extra in ("cuda13", "cuda12") if f"mlx-cuda-{extra[-2:]}" in there)
+    return f"[{next(cuda, 'cpu')}]"
 
 
 def version_of(python: Path, requirement: str) -> str:
@@ -56,7 +63,7 @@ def train(
     python: Path, env: Mapping[str, str], folder: Path, setting: Setting, steps: int
 ) -> dict[str, Any]:
     """The peer's steps, and its resident memory."""
-    numbers = (setting.group, setting.tokens, setting.prompts, steps)
+    numbers = (setting.group, setting.tokens, setting.prompts, steps, setting.adapter_rank)
     outside = {name: value for name, value in env.items() if name != "PYTHONPATH"}
     ended = Child([python, DRIVER, folder, *map(str, numbers)], outside).end()
     return {"steps": list(ended.lines()), "rss_bytes": ended.rss_bytes}

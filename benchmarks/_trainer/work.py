@@ -20,6 +20,7 @@ PROMPT_TOKENS = 116  # GSM8K's rows have about as many with the chat template
 # The end token: outside of the model's vocabulary, so that every completion has its full length.
 NEVER = "<|never|>"
 TRAIN_ROWS, EVAL_ROWS = 64, 16
+ADAPTER_RANK = 16  # the default
 MADE_ROWS = 7_473  # as many as GSM8K has to train on
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -72,6 +73,11 @@ class Setting:
         many = f", {self.prompts} prompts" if self.prompts > 1 else ""
         shape = f", {self.shape}" if self.shape != "small" else ""
         return size + many + shape
+
+    @property
+    def adapter_rank(self) -> int:
+        """Of the adapters; 0 where all weights are trained."""
+        return ADAPTER_RANK if self.fields.get("train_type") == "lora" else 0
 
     def config(self, folder: Path) -> dict[str, Any]:
         """The trainer's fields for it: full fine-tuning, nothing quantised, no evaluation."""

@@ -9,9 +9,10 @@ import pytest
 from mlx.utils import tree_flatten
 
 from benchmarks import trainer
-from benchmarks._trainer import engine, ours, plain, work
+from benchmarks._trainer import engine, ours, peer_venv, plain, work
 from benchmarks._trainer.flops import fewest
 from benchmarks._trainer.work import COMMON, SHAPES, Setting
+from grpo_core.fields import MLXGRPOConfig
 from grpo_core.logprobs import Head, token_stats
 from grpo_core.update import gradient
 
@@ -67,6 +68,20 @@ def test_all_ways_to_draw_give_the_same_tokens(bench):
 
 
 # --- the count
+
+
+def test_caches_that_are_joined_anew_give_the_same_tokens(bench, monkeypatch):
+    """The way that the table of techniques compares with."""
+    expected = bench.draw()[0].completions
+    monkeypatch.setattr("grpo_core.prefix.DecodeCache.update_and_fetch", engine.joining)
+    assert bench.draw()[0].completions == expected
+
+
+def test_the_peer_gets_adapters_where_ours_has_some():
+    """Of our default's rank and scale; none where all weights are trained."""
+    cfg = MLXGRPOConfig()
+    assert (work.GPU_SETTING.adapter_rank, Setting(8, 64).adapter_rank) == (cfg.lora_rank, 0)
+    assert f'"scale": {cfg.lora_scale}' in peer_venv.DRIVER.read_text(encoding="utf-8")
 
 
 def test_fewest_flops_by_hand():
