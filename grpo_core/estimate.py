@@ -29,10 +29,11 @@ PER_HIDDEN, PER_KV, PER_INNER = (12.0, 8.0, 6.3)
 PER_HIDDEN_FULL, PER_KV_FULL, PER_INNER_FULL = (7.0, 4.0, 4.0)
 PER_SCORE = 1.34
 # Copies of logits in the update where one chunk holds them all; else one copy of all of them, and
-# several of the chunk. In sampling, of each step between two looks of the host: a GPU may have them
-# all in flight (a CPU, where one step ends before the next begins, takes 7 in all).
+# several of the chunk.
 PER_LOGIT = 3.5
 PER_CHUNK, PER_CHUNK_MOST = (8.0, 3.5)
+# In sampling, of each step between two looks of the host: a GPU may have them all in flight (a CPU,
+# where one step ends before the next begins, takes 7 in all).
 PER_SAMPLED_LOGIT = 3.0
 # Of the keys and values: layer by layer they move, and a GPU may be some layers behind.
 PER_ROOM = 0.25
