@@ -9,13 +9,13 @@ import os
 import sys
 from pathlib import Path
 
-from orchestrator import worker
 from orchestrator.cli import main
-from orchestrator.halting import curve_of
-from orchestrator.paths import home, shipped
+from orchestrator.queue.store import Store
 from orchestrator.run import Objective
-from orchestrator.stopping import StopRule, replay
-from orchestrator.store import Store
+from orchestrator.stopping.rules import StopRule, replay
+from orchestrator.system.paths import home, shipped
+from orchestrator.worker import worker
+from orchestrator.worker.stop_monitor import curve_of
 
 RATES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 SPEC = """

@@ -20,7 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-from orchestrator.paths import ENV_HOME, shipped
+from orchestrator.system.paths import ENV_HOME, shipped
 
 SPEC = """
 config = "{config}"

@@ -22,9 +22,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from orchestrator.paths import ENV_HOME
+from orchestrator.queue.store import Before, Store
 from orchestrator.run import Outcome, Plan, PlannedRun, Progress, Verdict
-from orchestrator.store import Before, Store
+from orchestrator.system.paths import ENV_HOME
 
 LEFT = 100
 DONE = Outcome(Verdict.COMPLETED, "completed", "result.json: completed", 0)
@@ -120,7 +120,7 @@ def measure(n):
 _CLAIMER = """
 import sys
 from orchestrator.run import Outcome, Progress, Verdict
-from orchestrator.store import Before, Store
+from orchestrator.queue.store import Before, Store
 done = Outcome(Verdict.COMPLETED, "completed", None, 0)
 with Store.open() as store:
     while store.waiting("b").queued:

@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 
 from grpo_core.config import FIELDS, MLXGRPOConfig
-from orchestrator.expressions import parse
-from orchestrator.rules import Rule, Rules
 from orchestrator.run import RunState
-from orchestrator.search import METHODS, suggest
-from orchestrator.space import Space, keyed_uniform, read_parameter
-from orchestrator.trials import Trial
+from orchestrator.search.suggest import METHODS, suggest
+from orchestrator.search.trials import Trial
+from orchestrator.space.constraints import Rule, Rules
+from orchestrator.space.expressions import parse
+from orchestrator.space.space import Space, keyed_uniform, read_parameter
 
 PARAMS = {
     "learning_rate": {"dist": "loguniform", "min": 1e-6, "max": 1e-3},

@@ -21,14 +21,14 @@ from grpo_core.config import (
     load_toml_config,
     resolve_config,
 )
+from grpo_core.config.help import make_parser
 from grpo_core.errors import EXIT_OK, GRPOError
-from grpo_core.run_folder import RunFolder, claim
-from grpo_core.standby import Standby
-from grpo_core.stop import StopFlag
-from grpo_core.usage import make_parser
+from grpo_core.run.folder import RunFolder, claim
+from grpo_core.run.signals import StopFlag
+from grpo_core.run.standby import Standby
 
 if TYPE_CHECKING:
-    from grpo_core.data import Data
+    from grpo_core.data.splits import Data
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,14 +14,14 @@ from grpo_core.config import (
     config_hash,
     format_value,
 )
-from grpo_core.data import Data, load_data
-from grpo_core.estimate import Estimate, Part, estimate, model_shape
-from grpo_core.memory import budget_bytes
-from grpo_core.memory import choose as plan_for
-from grpo_core.model import load_tokenizer_of, read_model_config
-from grpo_core.rewards import load_rewards
-from grpo_core.run_folder import Standing, choose
-from grpo_core.schedule import make_schedule
+from grpo_core.data.splits import Data, load_data
+from grpo_core.model.policy import load_tokenizer_of, read_model_config
+from grpo_core.rewards.builtin import load_rewards
+from grpo_core.run.folder import Standing, choose
+from grpo_core.update.memory_estimate import Estimate, Part, estimate, model_shape
+from grpo_core.update.memory_plan import budget_bytes
+from grpo_core.update.memory_plan import choose as plan_for
+from grpo_core.update.schedule import make_schedule
 
 MB = 1e6
 

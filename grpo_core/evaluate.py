@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_core.config import MLXGRPOConfig
-from grpo_core.keys import derive_key
-from grpo_core.model import Policy
-from grpo_core.prompts import Prompt
-from grpo_core.rewards import is_correct
-from grpo_core.rollout import Group, generate_groups
-from grpo_core.sampling import Sampling
+from grpo_core.data.prompts import Prompt
+from grpo_core.model.policy import Policy
+from grpo_core.model.random_keys import derive_key
+from grpo_core.rewards.builtin import is_correct
+from grpo_core.rollout.generate import Group, generate_groups
+from grpo_core.rollout.sampling import Sampling
 
 # Past this share of cut answers, exact match measures the limit as much as the model.
 TRUNCATED_TOO_OFTEN = 0.1

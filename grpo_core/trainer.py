@@ -12,28 +12,36 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from grpo_core import checkpoint
-from grpo_core.checkpoint import Checkpoint, RunState
 from grpo_core.config import MLXGRPOConfig, config_hash
-from grpo_core.console import Console
-from grpo_core.data import Data, load_data
-from grpo_core.device import apply_limits, peak_bytes, reset_peak
+from grpo_core.data.prompts import Prompt
+from grpo_core.data.splits import Data, load_data
 from grpo_core.errors import EXIT_CRASH, DataError, Diverged, GRPOError, Interrupted, ModelError
 from grpo_core.evaluate import Evaluation, evaluate, truncation_warning
-from grpo_core.experience import Experience, from_json, gain_experience, to_json
-from grpo_core.faults import explain
-from grpo_core.files import new_folder
-from grpo_core.keys import shuffled
-from grpo_core.learn import Learner, Step
-from grpo_core.lock import gpu_lock
-from grpo_core.memory import MemoryPlan, plan_memory
-from grpo_core.metrics import LOG_FILE, SAMPLES_FILE, JsonLines, Line, Result, is_measure, stands_at
-from grpo_core.model import Policy, load_policy, load_tokenizer_of
-from grpo_core.prompts import Prompt
-from grpo_core.rewards import Rewards, load_rewards
-from grpo_core.run_folder import RunFolder, versions
-from grpo_core.schedule import Position, crossed, learning_rate, make_schedule
-from grpo_core.stop import StopFlag
+from grpo_core.model.device import apply_limits, peak_bytes, reset_peak
+from grpo_core.model.policy import Policy, load_policy, load_tokenizer_of
+from grpo_core.model.random_keys import shuffled
+from grpo_core.rewards.builtin import Rewards, load_rewards
+from grpo_core.run import checkpoint
+from grpo_core.run.atomic import new_folder
+from grpo_core.run.checkpoint import Checkpoint, RunState
+from grpo_core.run.console import Console
+from grpo_core.run.exceptions import explain
+from grpo_core.run.folder import RunFolder, versions
+from grpo_core.run.locks import gpu_lock
+from grpo_core.run.logs import (
+    LOG_FILE,
+    SAMPLES_FILE,
+    JsonLines,
+    Line,
+    Result,
+    is_measure,
+    stands_at,
+)
+from grpo_core.run.signals import StopFlag
+from grpo_core.update.learner import Learner, Step
+from grpo_core.update.memory_plan import MemoryPlan, plan_memory
+from grpo_core.update.rollout_batch import Experience, from_json, gain_experience, to_json
+from grpo_core.update.schedule import Position, crossed, learning_rate, make_schedule
 
 FINAL = "final"
 

@@ -21,12 +21,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from orchestrator.connection import network_type, wal_is_safe
 from orchestrator.errors import SweepError
-from orchestrator.launcher import TRAINER
-from orchestrator.paths import ENV_HOME, Home, shipped
-from orchestrator.procs import low_memory
-from orchestrator.store import Store
+from orchestrator.queue.connection import network_type, wal_is_safe
+from orchestrator.queue.store import Store
+from orchestrator.system.paths import ENV_HOME, Home, shipped
+from orchestrator.system.processes import low_memory
+from orchestrator.worker.launcher import TRAINER
 
 GB = 2**30
 
@@ -171,7 +171,7 @@ def _queue(home: Home) -> Iterator[Finding]:
 
 
 def _open_queue(home: Home) -> Finding:
-    from orchestrator.presence import worker_alive
+    from orchestrator.worker.serving import worker_alive
 
     if not home.db.exists():
         return Finding("queue", Level.OK, f"{home.db}: none yet; the first submit makes it")

@@ -10,7 +10,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-import grpo_core.memory as memory
+import grpo_core.update.memory_plan as memory
 from grpo_core.config import (
     FIELDS,
     GROUPS,
@@ -19,8 +19,8 @@ from grpo_core.config import (
     format_value,
     resolve_config,
 )
-from grpo_core.estimate import Shape, estimate, model_shape
-from orchestrator.field_values import TABLES, TOP_KEYS
+from grpo_core.update.memory_estimate import Shape, estimate, model_shape
+from orchestrator.spec.fields import TABLES, TOP_KEYS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (

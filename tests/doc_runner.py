@@ -21,12 +21,12 @@ from pathlib import Path
 import pytest
 import tomli
 
-from grpo_core import tiny
+from grpo_core.model import tiny
 from orchestrator.cli import main
-from orchestrator.paths import Home
-from orchestrator.presence import worker_alive
+from orchestrator.queue.store import Store
 from orchestrator.run import Outcome, Run, RunState, Verdict
-from orchestrator.store import Store
+from orchestrator.system.paths import Home
+from orchestrator.worker.serving import worker_alive
 from tests.doc_blocks import ROOT, is_spec
 from tests.queue_kit import eventually
 from tests.sweep_kit import add_sweep, finish_next, planned_run, write_run

@@ -8,12 +8,12 @@ of the tests.
 import sys
 from typing import Any
 
-from grpo_core import learn
 from grpo_core.__main__ import main
+from grpo_core.update import learner
 
 
 def run(at: int, times: int, text: str, args: list[str]) -> int:
-    real = learn.gradient
+    real = learner.gradient
     calls = 0
 
     def faulty(*given: Any, **named: Any) -> Any:
@@ -23,7 +23,7 @@ def run(at: int, times: int, text: str, args: list[str]) -> int:
             raise RuntimeError(text)
         return real(*given, **named)
 
-    learn.gradient = faulty
+    learner.gradient = faulty
     return main(args)
 
 

@@ -7,10 +7,10 @@ Run it once for each new schema version, before the version after it is begun:
 from datetime import UTC, datetime
 from pathlib import Path
 
-from orchestrator import schema
-from orchestrator.connection import connect
+from orchestrator.queue import schema
+from orchestrator.queue.connection import connect
+from orchestrator.queue.store import Before, Store
 from orchestrator.run import Outcome, Plan, PlannedRun, Progress, Verdict
-from orchestrator.store import Before, Store
 
 CWD = "/home/somebody/project"
 

@@ -23,22 +23,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 900
 
-ORACLE = "tests/unit/test_oracle.py"
+ORACLE = "tests/unit/grpo_core/update/test_oracle.py"
 GRADIENT = "tests/integration/test_gradient.py"
 SAMPLING = "tests/integration/test_sampling.py"
 EXPERIENCE = "tests/integration/test_experience.py"
 RUN = "tests/integration/test_run_oracle.py"
 KILL = "tests/crash/test_trainer_kill.py::test_killed_run_ends_as_the_whole_one"
-LOSS, ROLLOUT = "grpo_core/loss.py", "grpo_core/rollout.py"
-SAMPLES, SAMPLING_CODE = "grpo_core/samples.py", "grpo_core/sampling.py"
-UPDATE, TRAINER = "grpo_core/update.py", "grpo_core/trainer.py"
+LOSS, ROLLOUT = "grpo_core/update/loss.py", "grpo_core/rollout/generate.py"
+SAMPLES, SAMPLING_CODE = "grpo_core/update/micro_batches.py", "grpo_core/rollout/sampling.py"
+UPDATE, TRAINER = "grpo_core/update/gradient.py", "grpo_core/trainer.py"
 
 WORKER = "tests/integration/test_worker.py"
 CONTROL = "tests/integration/test_control.py"
 ON_DECK = "tests/integration/test_on_deck.py"
 WORKER_KILL = "tests/crash/test_worker_kill.py"
-STORE, LAUNCHER = "orchestrator/store.py", "orchestrator/launcher.py"
-DECK = "orchestrator/on_deck.py"
+STORE, LAUNCHER = "orchestrator/queue/store.py", "orchestrator/worker/launcher.py"
+DECK = "orchestrator/worker/standby.py"
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ MUTATIONS = (
     ),
     Mutation(
         "one key for all completions of a prompt",
-        "grpo_core/keys.py",
+        "grpo_core/model/random_keys.py",
         'derive_key("sample", seed, update, prompt, sample, round)',
         'derive_key("sample", seed, update, prompt, 0, round)',
         (SAMPLING,),
@@ -213,56 +213,56 @@ MUTATIONS = (
     # -- experience.py, learn.py, optimizer.py, schedule.py
     Mutation(
         "overlong completions are paid for",
-        "grpo_core/experience.py",
+        "grpo_core/update/rollout_batch.py",
         "cost: np.ndarray = -cfg.overlong_penalty * over",
         "cost: np.ndarray = cfg.overlong_penalty * over",
         (EXPERIENCE,),
     ),
     Mutation(
         "advantages of another group",
-        "grpo_core/experience.py",
+        "grpo_core/update/rollout_batch.py",
         "_samples(j, weights[p], p, cfg)",
         "_samples(j, weights[p - 1], p, cfg)",
         (EXPERIENCE,),
     ),
     Mutation(
         "keys without the update",
-        "grpo_core/experience.py",
+        "grpo_core/update/rollout_batch.py",
         "sample_key(cfg.seed, update, prompt.example.index, sample, round)",
         "sample_key(cfg.seed, 0, prompt.example.index, sample, round)",
         (EXPERIENCE,),
     ),
     Mutation(
         "skipped groups out of the means",
-        "grpo_core/learn.py",
+        "grpo_core/update/learner.py",
         "skipped=experience.skipped",
         "skipped=type(experience.skipped)()",
         (EXPERIENCE,),
     ),
     Mutation(
         "gradient not clipped",
-        "grpo_core/learn.py",
+        "grpo_core/update/learner.py",
         "clip(found.grads, norm, self.cfg.max_grad_norm)",
         "found.grads",
         (RUN,),
     ),
     Mutation(
         "the policy as its own reference",
-        "grpo_core/learn.py",
+        "grpo_core/update/learner.py",
         "            with self.policy.reference():\n",
         "            if True:\n",
         (RUN,),
     ),
     Mutation(
         "bias correction one step late",
-        "grpo_core/optimizer.py",
+        "grpo_core/update/optimizer.py",
         "unbias_m = 1 / (1 - self.beta1**self.steps)",
         "unbias_m = 1 / (1 - self.beta1 ** (self.steps + 1))",
         (RUN,),
     ),
     Mutation(
         "decay that ends one update early",
-        "grpo_core/schedule.py",
+        "grpo_core/update/schedule.py",
         "progress = (update - warmup) / (updates - warmup + 1)",
         "progress = (update - warmup) / (updates - warmup)",
         (RUN,),
@@ -362,7 +362,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an old result is taken for a new one",
-        "orchestrator/worker.py",
+        "orchestrator/worker/worker.py",
         "fresh = result_identity(run.folder) != attempt.result_before",
         "fresh = True",
         (WORKER_KILL,),
@@ -376,7 +376,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a trainer on deck outlives its worker",
-        "grpo_core/standby.py",
+        "grpo_core/run/standby.py",
         "            os._exit(Interrupted.exit_code)\n",
         "            return\n",
         (ON_DECK,),

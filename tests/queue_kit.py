@@ -9,9 +9,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.paths import home
+from orchestrator.queue.store import Before, Store
 from orchestrator.run import Limits, Plan, PlannedRun, Retry, Run, RunState
-from orchestrator.store import Before, Store
+from orchestrator.system.paths import home
 
 TESTS = Path(__file__).parent
 FAKE = (sys.executable, str(TESTS / "fake_trainer.py"))
@@ -58,7 +58,7 @@ def nothing_before(run):
 _WORKER = """
 import json, sys
 from orchestrator.errors import SweepError
-from orchestrator.worker import work
+from orchestrator.worker.worker import work
 def show(event):
     run = event.run and event.run.id
     print(json.dumps({"kind": event.kind, "text": event.text, "run": run}), flush=True)

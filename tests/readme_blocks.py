@@ -19,10 +19,8 @@ TOP = (
     (".ci/run", "lint, types, the test command above, and the wheel's demo"),
 )
 PACKAGES = (
-    ("grpo_core/", "trains one run; knows nothing of queues"),
-    ("orchestrator/", "expands, queues, launches, shows; never imports mlx"),
-    ("orchestrator/cli/", "thin commands"),
-    ("orchestrator/views/", "what the terminal shows"),
+    ("grpo_core", "trains one run; knows nothing of queues"),
+    ("orchestrator", "expands, queues, launches, shows; never imports mlx"),
 )
 
 
@@ -35,13 +33,19 @@ def first_line(module: Path) -> str:
 def tree() -> str:
     """The source tree with each module's first line."""
     lines = []
-    for folder, words in PACKAGES:
-        lines += [f"{folder:<22}{words}"]
-        for module in sorted((ROOT / folder).glob("*.py")):
-            if module.name != "__init__.py":
-                lines.append(f"  {module.name:<20}{first_line(module)}")
+    for package, words in PACKAGES:
+        lines += [f"{package + '/':<22}{words}", *modules_of(ROOT / package)]
+        for room in sorted(path.parent for path in (ROOT / package).glob("*/__init__.py")):
+            name = f"{package}/{room.name}/"
+            lines += [f"{name:<22}{first_line(room / '__init__.py')}", *modules_of(room)]
     lines += [f"{name:<22}{words}" for name, words in TOP if (ROOT / name).exists()]
     return "```text\n" + "\n".join(lines) + "\n```"
+
+
+def modules_of(folder: Path) -> list[str]:
+    """A line for each file of a room."""
+    files = [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
+    return [f"  {path.name:<20}{first_line(path)}" for path in files]
 
 
 def fields_table() -> str:

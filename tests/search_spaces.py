@@ -1,9 +1,9 @@
 """Small search spaces for tests, built from the same tables as a spec's [params]."""
 
 from grpo_core.config import FIELDS, MLXGRPOConfig
-from orchestrator.expressions import parse
-from orchestrator.rules import Rule, Rules
-from orchestrator.space import Space, axis, read_parameter
+from orchestrator.space.constraints import Rule, Rules
+from orchestrator.space.expressions import parse
+from orchestrator.space.space import Space, axis, read_parameter
 
 BASE = vars(MLXGRPOConfig())
 

@@ -10,11 +10,11 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.leaderboard import reduce_curve
-from orchestrator.paths import home
-from orchestrator.progress import read_curve, read_progress
+from orchestrator.queue.store import Store
+from orchestrator.results.leaderboard import reduce_curve
+from orchestrator.results.training_log import read_curve, read_progress
 from orchestrator.run import Objective, Outcome, Plan, PlannedRun, Progress, Verdict
-from orchestrator.store import Store
+from orchestrator.system.paths import home
 from tests.queue_kit import nothing_before
 
 CONFIG = 'model_name = "builtin/tiny"\n'

@@ -7,10 +7,10 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models import qwen2
 
-from grpo_core.adapters import add_adapters
-from grpo_core.fields import MLXGRPOConfig
-from grpo_core.forward import Halves
-from grpo_core.model import Policy, quantize_base
+from grpo_core.config.fields import MLXGRPOConfig
+from grpo_core.model.adapters import add_adapters
+from grpo_core.model.policy import Policy, quantize_base
+from grpo_core.model.trunk_head import Halves
 from tests.oracle_model import Shape, with_dora_norms
 
 VOCAB = 48

@@ -7,9 +7,9 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from grpo_core.forward import Halves
-from grpo_core.model import Policy
-from grpo_core.prefix import abilities
+from grpo_core.model.policy import Policy
+from grpo_core.model.shared_prefix import abilities
+from grpo_core.model.trunk_head import Halves
 from tests.toy import Letters
 
 VOCAB = 48

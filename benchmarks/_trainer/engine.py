@@ -25,15 +25,15 @@ import numpy as np
 from benchmarks._trainer.rate import clock_of_device, fastest_and_own, products
 from benchmarks._trainer.work import COMMON, GPU_SETTING, SHAPES, Setting
 from grpo_core.config import MLXGRPOConfig
-from grpo_core.experience import Experience
-from grpo_core.keys import sample_key
-from grpo_core.learn import Learner
-from grpo_core.memory import plan_memory
-from grpo_core.model import load_policy
-from grpo_core.rollout import Group, generate_groups
-from grpo_core.samples import NOTHING, Sample
-from grpo_core.sampling import Sampling
-from grpo_core.update import score
+from grpo_core.model.policy import load_policy
+from grpo_core.model.random_keys import sample_key
+from grpo_core.rollout.generate import Group, generate_groups
+from grpo_core.rollout.sampling import Sampling
+from grpo_core.update.gradient import score
+from grpo_core.update.learner import Learner
+from grpo_core.update.memory_plan import plan_memory
+from grpo_core.update.micro_batches import NOTHING, Sample
+from grpo_core.update.rollout_batch import Experience
 
 ROUNDS, FLOOR_ROUNDS = 3, 7
 GREEDY = Sampling(temperature=0, max_tokens=64)
@@ -188,10 +188,10 @@ def shares(engine: Engine) -> list[Share]:
     def learn(**changes: Any) -> Callable[[], None]:
         return lambda: engine.learn(**changes)
 
-    slow = instead("grpo_core.cpu.is_slow_transposed", lambda: False)
-    plain_head = instead("grpo_core.update.token_stats", plain_stats)
-    joined = instead("grpo_core.prefix.DecodeCache.update_and_fetch", joining)
-    every_token = instead("grpo_core.rollout.LOOK_EVERY", 1)
+    slow = instead("grpo_core.model.cpu.is_slow_transposed", lambda: False)
+    plain_head = instead("grpo_core.update.gradient.token_stats", plain_stats)
+    joined = instead("grpo_core.model.shared_prefix.DecodeCache.update_and_fetch", joining)
+    every_token = instead("grpo_core.rollout.generate.LOOK_EVERY", 1)
     return [
         Share("completions decoded together", "rollout", lambda: engine.draw(1), engine.draw),
         Share("prompt run once", "rollout", lambda: engine.draw(repeat=True), engine.draw),

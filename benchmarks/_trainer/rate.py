@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from benchmarks._trainer.flops import linear_shapes
-from grpo_core.cpu import is_slow_transposed
+from grpo_core.model.cpu import is_slow_transposed
 
 REPEATS = 7
 LEAST_S = 0.01

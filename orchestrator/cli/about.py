@@ -42,7 +42,7 @@ def schema() -> None:
       grpo-sweep schema > sweep.schema.json
       #:schema ./sweep.schema.json
     """
-    from orchestrator.json_schema import grammar
+    from orchestrator.spec.json_schema import grammar
 
     print_json(grammar())
 

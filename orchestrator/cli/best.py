@@ -16,7 +16,7 @@ from orchestrator.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.leaderboard import Row
+    from orchestrator.results.leaderboard import Row
     from orchestrator.run import Run, Sweep
 
 
@@ -36,10 +36,10 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
       grpo-sweep best lr
       grpo-sweep best lr --history
     """
-    from orchestrator import stats
-    from orchestrator.leaderboard import differing_keys, first_against_second, ranking
+    from orchestrator.results import stats
+    from orchestrator.results.leaderboard import differing_keys, first_against_second, ranking
+    from orchestrator.views.json_shapes import best_shape, history_shape
     from orchestrator.views.results import best_table, scores
-    from orchestrator.views.shapes import best_shape, history_shape
 
     found, runs = _sweep_and_runs(sweep)
     if history:
@@ -72,8 +72,8 @@ def _sweep_and_runs(ref: str) -> "tuple[Sweep, list[Run]]":
 
 def _print_duel(sweep: "Sweep", rows: "list[Row]") -> None:
     """Whether the best setting is better than the next, in words, and what to do about it."""
-    from orchestrator.leaderboard import first_against_second
-    from orchestrator.views.text import percent
+    from orchestrator.results.leaderboard import first_against_second
+    from orchestrator.text import percent
 
     duel = first_against_second(rows, sweep.objective)
     if duel is None:
@@ -99,7 +99,7 @@ def _print_duel(sweep: "Sweep", rows: "list[Row]") -> None:
 
 def _say_what_is_missing(sweep: "Sweep", runs: "list[Run]", ranked: int) -> None:
     from orchestrator.run import RunState
-    from orchestrator.views.text import counts, plural
+    from orchestrator.text import counts, plural
 
     if ranked == len(runs):
         return
@@ -120,7 +120,7 @@ def _say_what_is_missing(sweep: "Sweep", runs: "list[Run]", ranked: int) -> None
 
 def _history(sweep: "Sweep", runs: "list[Run]") -> "list[tuple[float, float]]":
     """(GPU hours, best value) after each run, in the order in which they ended."""
-    from orchestrator.stats import best_so_far
+    from orchestrator.results.stats import best_so_far
 
     trained = (run for run in runs if run.ended and run.attempt)
     ended = sorted(trained, key=lambda run: run.ended or "")
@@ -129,8 +129,8 @@ def _history(sweep: "Sweep", runs: "list[Run]") -> "list[tuple[float, float]]":
 
 
 def _print_history(sweep: "Sweep", points: "list[tuple[float, float]]") -> None:
+    from orchestrator.text import duration, metric
     from orchestrator.views.tables import plain_table
-    from orchestrator.views.text import duration, metric
 
     table = plain_table("GPU time", f"best {sweep.objective.metric}", right=("GPU time",))
     shown = [p for i, p in enumerate(points) if i == 0 or p[1] != points[i - 1][1]]
@@ -160,9 +160,9 @@ def compare(sweep: str, key: str, as_json: bool) -> None:
     """
     from grpo_core.config import FIELDS, did_you_mean
     from orchestrator.errors import UsageError
-    from orchestrator.leaderboard import by_parameter
+    from orchestrator.results.leaderboard import by_parameter
+    from orchestrator.views.json_shapes import levels_shape
     from orchestrator.views.results import levels_table, scores
-    from orchestrator.views.shapes import levels_shape
 
     found, runs = _sweep_and_runs(sweep)
     moved = dict.fromkeys(name for run in runs for name in run.overrides)
@@ -194,9 +194,9 @@ def importance(sweep: str, as_json: bool) -> None:
     Examples:
       grpo-sweep importance lr
     """
-    from orchestrator.importance import importance_of
+    from orchestrator.search.importance import importance_of
+    from orchestrator.text import bar, percent
     from orchestrator.views.tables import plain_table
-    from orchestrator.views.text import bar, percent
 
     found, runs = _sweep_and_runs(sweep)
     told = importance_of(found, runs)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from orchestrator.queue.store import Store
     from orchestrator.run import Run, Sweep
-    from orchestrator.store import Store
 
 # What takes longer is shown to go on.
 _PATIENCE_S = 0.7
@@ -126,7 +126,7 @@ def busy(what: str) -> Iterator[None]:
 
 def open_queue(readonly: bool = False) -> "Store":
     """The user's queue."""
-    from orchestrator.store import Store
+    from orchestrator.queue.store import Store
 
     return Store.open(readonly=readonly)
 
@@ -201,7 +201,7 @@ def complete_swept(
     """The parameters that the runs of the named (else the latest) sweep set."""
     from click.shell_completion import CompletionItem
 
-    from orchestrator.outlook import Outlook
+    from orchestrator.queue.status_queries import Outlook
 
     names: list[str] = []
     with contextlib.suppress(SweepError), Outlook.open(readonly=True) as store:
@@ -227,7 +227,7 @@ class Ref(click.ParamType[str]):
         """The sweeps and the runs that begin so; of very many runs the latest."""
         from click.shell_completion import CompletionItem
 
-        from orchestrator.outlook import Outlook
+        from orchestrator.queue.status_queries import Outlook
 
         items: list[CompletionItem] = []
         # Who is typing cannot do anything about a queue that cannot be read.
@@ -246,7 +246,7 @@ class Ref(click.ParamType[str]):
 
 def no_worker_hint() -> str:
     """What to say after something was queued and nobody works; empty where a worker runs."""
-    from orchestrator.presence import worker_alive
+    from orchestrator.worker.serving import worker_alive
 
     if worker_alive() is not None:
         return ""

@@ -11,8 +11,8 @@ from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.run import END_STATES, RunState
 
 if TYPE_CHECKING:
+    from orchestrator.queue.store import Store
     from orchestrator.run import Run
-    from orchestrator.store import Store
 
 _POLL_S = 0.2
 
@@ -267,7 +267,7 @@ def _tell(done: str, runs: "Sequence[Run]") -> None:
 def _settle(runs: "Sequence[Run]") -> None:
     """Without a worker nobody would stop a running trainer: do it here."""
     if any(run.state == "running" for run in runs):
-        from orchestrator.worker import tidy
+        from orchestrator.worker.worker import tidy
 
         tidy()
 

@@ -10,9 +10,9 @@ from orchestrator.cli.common import WIDE, console, say
 from orchestrator.run import END_STATES, RunState
 
 if TYPE_CHECKING:
-    from orchestrator.paths import Home
+    from orchestrator.queue.store import Store
     from orchestrator.run import Run, Sweep
-    from orchestrator.store import Store
+    from orchestrator.system.paths import Home
 
 SPEC = "sweeps/demo.toml"
 # Where the demo keeps a queue of its own while the user's has other things to do.
@@ -26,9 +26,9 @@ def demo() -> int:
     Needs no model and no data, takes some minutes on two cores, and leaves everything in
     ./outputs. Ctrl-C is safe: the same command goes on.
     """
-    from orchestrator import worker
-    from orchestrator.store import Store
+    from orchestrator.queue.store import Store
     from orchestrator.views.live import listener
+    from orchestrator.worker import worker
 
     home = _choose_queue()
     with Store.open(home.db) as store:
@@ -54,9 +54,9 @@ def _done(runs: "list[Run]") -> str:
 
 def _choose_queue() -> "Home":
     """The user's own queue, unless it has something else to do: the demo starts none of that."""
-    from orchestrator.paths import Home, home
-    from orchestrator.presence import worker_alive
-    from orchestrator.store import Store
+    from orchestrator.queue.store import Store
+    from orchestrator.system.paths import Home, home
+    from orchestrator.worker.serving import worker_alive
 
     own = home()
     with Store.open(own.db, readonly=True) as store:
@@ -71,7 +71,7 @@ def _choose_queue() -> "Home":
 
 def _unfinished(store: "Store") -> "Sweep | None":
     """The demo that was started here and not finished."""
-    from orchestrator.paths import shipped
+    from orchestrator.system.paths import shipped
 
     text = shipped(SPEC).read_text(encoding="utf-8-sig")
     here = [
@@ -86,10 +86,10 @@ def _unfinished(store: "Store") -> "Sweep | None":
 
 def _submit(store: "Store") -> "Sweep":
     from orchestrator.cli.submit import queue, summary
-    from orchestrator.expand import expand
-    from orchestrator.naming import folded, free_name
-    from orchestrator.paths import shipped
-    from orchestrator.spec import read_spec
+    from orchestrator.names import folded, free_name
+    from orchestrator.plan.expand import expand
+    from orchestrator.spec.spec import read_spec
+    from orchestrator.system.paths import shipped
 
     expansion = expand(read_spec(shipped(SPEC)))
     # A demo is there to be watched: it never takes the folder of an earlier one.
@@ -120,7 +120,7 @@ def _print_results(sweep: "Sweep", runs: "list[Run]", home: "Home") -> None:
 
 def _print_next(name: str, run_id: int, home: "Home") -> None:
     """What to type next, for the queue in which the demo ran."""
-    from orchestrator import paths
+    from orchestrator.system import paths
 
     print("Next:")
     if home.root != paths.home().root:

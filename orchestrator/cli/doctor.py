@@ -21,7 +21,7 @@ def doctor(as_json: bool) -> int:
     Takes some seconds and changes nothing. Exits with 1 if something is in the way of training.
     """
     from orchestrator.doctor import Level, examine
-    from orchestrator.paths import home
+    from orchestrator.system.paths import home
 
     out = console()
     findings = []

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from orchestrator.paths import RunPaths
-from orchestrator.progress import read_result
+from orchestrator.results.training_log import read_result
+from orchestrator.system.paths import RunPaths
 
 
 def holds_another(folder: Path, wanted_hash: str | None) -> bool:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.common import Ref, no_worker_hint, say
-from orchestrator.cli.look import one_run
+from orchestrator.cli.status import one_run
 from orchestrator.errors import NothingAffected
 from orchestrator.run import END_STATES, RunState
 
 if TYPE_CHECKING:
-    from orchestrator.outlook import Outlook
+    from orchestrator.queue.status_queries import Outlook
     from orchestrator.run import Run
 
 _POLL_S = 0.2
@@ -33,7 +33,7 @@ def logs(run: str | None, follow: bool, lines: int | None) -> None:
       grpo-sweep logs -f           what runs, from run to run
       grpo-sweep logs 12 -n 50
     """
-    from orchestrator.outlook import Outlook
+    from orchestrator.queue.status_queries import Outlook
 
     with Outlook.open(readonly=True) as store:
         if follow:
@@ -125,9 +125,9 @@ def _follow_run(store: "Outlook", run_id: int, lines: int) -> None:
 
 def _is_orphan(run: "Run") -> bool:
     """Whether a run still counts as running though its trainer and its worker are gone."""
-    from orchestrator.locks import is_held
-    from orchestrator.paths import home
-    from orchestrator.presence import worker_alive
+    from orchestrator.system.locks import is_held
+    from orchestrator.system.paths import home
+    from orchestrator.worker.serving import worker_alive
 
     gone = run.state == "running" and worker_alive() is None
     return gone and not is_held(home().run_lock(run.id))

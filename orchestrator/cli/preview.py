@@ -8,10 +8,10 @@ from orchestrator.cli.common import say
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator.expand import Expansion
-    from orchestrator.forecast import Forecast
+    from orchestrator.plan.expand import Expansion
+    from orchestrator.plan.forecast import Forecast
+    from orchestrator.queue.store import Store
     from orchestrator.run import Plan, Run, Sweep
-    from orchestrator.store import Store
 
 # Past runs that are looked at: the latest sweeps tell what the machine does now.
 _SWEEPS = 20
@@ -20,8 +20,8 @@ _RUNS = 200
 
 def check_heaviest(expansion: "Expansion") -> None:
     """Train one update of the setting that needs the most memory; SweepError where that fails."""
-    from orchestrator.canary import check, heaviest
-    from orchestrator.views.text import duration, settings, size
+    from orchestrator.text import duration, settings, size
+    from orchestrator.worker.probe import check, heaviest
 
     for setting in heaviest(expansion.spec, expansion.settings):
         words = settings(setting.overrides) or "the base as it is"
@@ -37,7 +37,7 @@ def check_heaviest(expansion: "Expansion") -> None:
 
 def forecast_of(store: "Store", plan: "Plan") -> "Forecast":
     """Time and disk of a plan, from the latest completed runs of the queue."""
-    from orchestrator.forecast import forecast
+    from orchestrator.plan.forecast import forecast
 
     return forecast(plan.config_text, plan.runs, _past(store))
 
@@ -52,7 +52,7 @@ def _past(store: "Store") -> "Iterator[tuple[Run, Sweep]]":
 
 def forecast_words(found: "Forecast") -> str:
     """`about 2h 10m and 1.2 GB, going by past runs`, as far as there are any."""
-    from orchestrator.views.text import duration, size
+    from orchestrator.text import duration, size
 
     time = "unknown" if found.time_s is None else f"about {duration(found.time_s)}"
     disk = "unknown" if found.disk_bytes is None else f"about {size(found.disk_bytes)}"

@@ -37,7 +37,7 @@ def report(sweep: str, output: Path | None, to_open: bool) -> None:
     from datetime import UTC, datetime
 
     from orchestrator.report.page import page
-    from orchestrator.target import check_target, write_target
+    from orchestrator.system.files import check_target, write_target
 
     facts, path = _gather(sweep, lambda name: check_target(_html_path(output, name)))
     with busy("drawing the page"):
@@ -58,8 +58,8 @@ def _html_path(output: Path | None, name: str) -> Path:
 
 def _gather(ref: str, choose: "Callable[[str], Path]") -> "tuple[Facts, Path]":
     """Everything about the sweep, and where it goes: that is settled before the long reading."""
-    from orchestrator.paths import home
     from orchestrator.report.gather import gather
+    from orchestrator.system.paths import home
 
     with open_queue(readonly=True) as store:
         found = store.sweep(ref)
@@ -84,7 +84,7 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
 
 def _summary(facts: "Facts", size: int) -> str:
     """`200 runs, 8.3 MB`, and what a reader should know."""
-    from orchestrator.views.text import counts, plural
+    from orchestrator.text import counts, plural
 
     words = f"{plural(len(facts.runs), 'run')}, {size / 1e6:.1f} MB"
     if facts.rows:
@@ -120,7 +120,7 @@ def export(
       grpo-sweep export lr > lr.csv
       grpo-sweep export lr --parquet lr.parquet --png notes/plots
     """
-    from orchestrator import export as formats
+    from orchestrator.results import export as formats
 
     chosen: list[tuple[Path | None, Callable[[Sequence[dict[str, Any]]], bytes]]] = [
         (to_csv, formats.to_csv),
@@ -144,7 +144,7 @@ _STDOUT = Path("-")
 
 def _check_targets(paths: "Sequence[Path]") -> None:
     from orchestrator.errors import UsageError
-    from orchestrator.target import check_target
+    from orchestrator.system.files import check_target
 
     if paths.count(_STDOUT) > 1:
         raise UsageError("stdout can take one format; give the others a file")
@@ -154,8 +154,8 @@ def _check_targets(paths: "Sequence[Path]") -> None:
 
 
 def _records(ref: str) -> "list[dict[str, Any]]":
-    from orchestrator.export import record
-    from orchestrator.views.facts import progress_of
+    from orchestrator.results.export import record
+    from orchestrator.views.overview import progress_of
 
     with open_queue(readonly=True) as store, busy("reading the runs"):
         return [record(run, progress_of(run)) for run in store.runs(store.sweep(ref).id)]
@@ -163,7 +163,7 @@ def _records(ref: str) -> "list[dict[str, Any]]":
 
 def _put(path: Path, content: bytes) -> None:
     """To stdout, or into a file whose name is then the output."""
-    from orchestrator.target import write_target
+    from orchestrator.system.files import write_target
 
     if path == _STDOUT:
         sys.stdout.flush()
@@ -176,8 +176,8 @@ def _put(path: Path, content: bytes) -> None:
 
 def _export_pictures(ref: str, folder: Path) -> None:
     from orchestrator.errors import NothingAffected
-    from orchestrator.pictures import pictures
-    from orchestrator.target import make_folder
+    from orchestrator.report.png import pictures
+    from orchestrator.system.files import make_folder
 
     facts, _ = _gather(ref, lambda _: make_folder(folder))
     with busy("drawing"):

@@ -25,9 +25,9 @@ from orchestrator.cli.preview import check_heaviest, forecast_of, forecast_words
 from orchestrator.errors import SpecError
 
 if TYPE_CHECKING:
-    from orchestrator.expand import Expansion
+    from orchestrator.plan.expand import Expansion
+    from orchestrator.queue.store import Store
     from orchestrator.run import Plan, PlannedRun, Run, Sweep
-    from orchestrator.store import Store
 
 
 @click.command()
@@ -71,8 +71,8 @@ def submit(
       grpo-sweep submit sweeps/lr.toml --set max_train_samples=50 --start
       grpo-sweep submit sweeps/long.toml --after lr
     """
-    from orchestrator.expand import expand
-    from orchestrator.spec import read_spec
+    from orchestrator.plan.expand import expand
+    from orchestrator.spec.spec import read_spec
 
     with busy(f"reading {spec}"):
         expansion = expand(read_spec(spec, overrides))
@@ -101,9 +101,9 @@ def submit(
 
 def show_plan(expansion: "Expansion", as_json: bool) -> None:
     """The runs as a table and as commands to copy; nothing is queued."""
-    from orchestrator.naming import folded, free_name
+    from orchestrator.names import folded, free_name
+    from orchestrator.views.json_shapes import submit_shape
     from orchestrator.views.plan import plan_table
-    from orchestrator.views.shapes import submit_shape
 
     with open_queue(readonly=True) as store:
         taken = {folded(sweep.name) for sweep in store.sweeps(all=True)}
@@ -132,7 +132,7 @@ def set_line(plan: "Plan", run: "PlannedRun") -> str:
 
 def summary(expansion: "Expansion") -> str:
     """`8 runs = 4 settings × 2 seeds; 1 equal setting merged`."""
-    from orchestrator.views.text import plural
+    from orchestrator.text import plural
 
     settings, seeds = len(expansion.settings), len(expansion.spec.seeds)
     words = plural(settings * max(1, seeds), "run")
@@ -168,7 +168,7 @@ def queue(
     frozen: bool = False,
 ) -> "tuple[Sweep, list[Run]]":
     """The sweep as queued, under its name or the next free one, all of it or nothing."""
-    from orchestrator.frozen import with_provenance
+    from orchestrator.plan.provenance import with_provenance
 
     folder = cwd or os.getcwd()
     wanted = name or expansion.spec.name
@@ -219,7 +219,7 @@ def tell_queued(
     expansion: "Expansion", sweep: "Sweep", runs: "list[Run]", as_json: bool, known: str = ""
 ) -> None:
     """What was queued: the sweep and its runs as data, the rest as talk."""
-    from orchestrator.views.shapes import submit_shape
+    from orchestrator.views.json_shapes import submit_shape
 
     if as_json:
         print_json(submit_shape(sweep.name, sweep.id, [(r.id, r.name, r.set) for r in runs]))
@@ -234,8 +234,8 @@ def tell_queued(
 
 def start_worker() -> None:
     """A worker in the background, unless one runs already."""
-    from orchestrator.presence import worker_alive
-    from orchestrator.worker import spawn_detached
+    from orchestrator.worker.serving import worker_alive
+    from orchestrator.worker.worker import spawn_detached
 
     pid = worker_alive()
     if pid is not None:

@@ -67,7 +67,7 @@ def _delete(folders: Iterable[Path], shared: set[Path]) -> None:
 
 def _not_ours(folder: Path) -> str:
     """Why a folder cannot be taken for one that a run has made; empty where it can."""
-    from orchestrator.paths import RunPaths
+    from orchestrator.system.paths import RunPaths
 
     if not folder.is_dir():
         return ""

@@ -32,7 +32,7 @@ def watch(sweep: str | None, tick_s: float) -> int:
       grpo-sweep watch lr
       grpo-sweep watch | tee morning.txt
     """
-    from orchestrator.paths import home
+    from orchestrator.system.paths import home
     from orchestrator.views.watch import Looker, watch_live, watch_plain
 
     out = console()

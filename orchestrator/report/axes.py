@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.report.groups import is_numeric
-from orchestrator.views.text import metric, setting_value
+from orchestrator.text import metric, setting_value
 
 # More values than these on an axis become a scale.
 _VALUES_APART = 12

@@ -6,11 +6,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from orchestrator.curves import Band, Thinned, band
 from orchestrator.report.colours import MUTED, rgba
 from orchestrator.report.draw import bare_figure, literal, rounded, value_axis
 from orchestrator.report.groups import Group, Grouping
-from orchestrator.views.text import metric
+from orchestrator.results.curves import Band, Thinned, band
+from orchestrator.text import metric
 
 HEIGHT_PX = 250
 # Shorter curves show where their points are.

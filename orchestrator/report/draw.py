@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from orchestrator.run import Objective
-from orchestrator.views.text import metric
+from orchestrator.text import metric
 
 # As in page.css: plotly measures texts with the font that it believes it uses.
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'

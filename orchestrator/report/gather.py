@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.errors import GRPOError
-from orchestrator.curves import Curve
 from orchestrator.errors import SweepError
-from orchestrator.importance import Importance, importance_of
-from orchestrator.launcher import command
-from orchestrator.leaderboard import Row, Score, differing_keys, ranking, reduce_curve
-from orchestrator.paths import Home, RunPaths
-from orchestrator.progress import read_curves
+from orchestrator.queue.store import Store
+from orchestrator.results.curves import Curve
+from orchestrator.results.leaderboard import Row, Score, differing_keys, ranking, reduce_curve
+from orchestrator.results.stats import mean
+from orchestrator.results.training_log import read_curves
 from orchestrator.run import Attempt, Objective, Run, RunState, Sweep
-from orchestrator.stats import mean
-from orchestrator.store import Store
-from orchestrator.views.text import setting_value
+from orchestrator.search.importance import Importance, importance_of
+from orchestrator.system.paths import Home, RunPaths
+from orchestrator.text import setting_value
+from orchestrator.worker.launcher import command
 
 # What GRPO people look at; the metric of the objective joins them.
 CURVES = ("reward_mean", "em", "kl", "completion_length", "entropy")

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.report.colours import CATEGORIES, ORDERED, spread_over
 from orchestrator.report.gather import Facts, setting_key
-from orchestrator.views.text import setting_value
+from orchestrator.text import setting_value
 
 # More values of a key than these cannot be told apart by colour.
 _GROUPS_UP_TO = 12

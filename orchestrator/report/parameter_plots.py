@@ -12,13 +12,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from orchestrator.leaderboard import Row
 from orchestrator.report.axes import Axis, axis_of, objective_axis, value_words
 from orchestrator.report.colours import ACCENT, MUTED, RISING, rgba
 from orchestrator.report.draw import bare_figure, literal, rounded, run_hover, value_axis
 from orchestrator.report.gather import Facts
-from orchestrator.stats import mean
-from orchestrator.views.text import metric
+from orchestrator.results.leaderboard import Row
+from orchestrator.results.stats import mean
+from orchestrator.text import metric
 
 AXES_SHOWN = 10
 # Points of an S-curve from one axis to the next: few enough to be light, enough to look round.

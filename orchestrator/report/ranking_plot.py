@@ -5,12 +5,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from orchestrator.leaderboard import Row
 from orchestrator.report.colours import ACCENT, MUTED, STRONG, rgba
 from orchestrator.report.draw import bare_figure, literal, rounded, run_hover, value_axis
 from orchestrator.report.gather import evaluation_interval
+from orchestrator.results.leaderboard import Row
 from orchestrator.run import Objective
-from orchestrator.views.text import metric
+from orchestrator.text import metric
 
 # As page.css sets the height of a row.
 ROW_PX = 34

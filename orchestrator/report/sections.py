@@ -8,8 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.curves import Thinned, only_value, thin
-from orchestrator.leaderboard import Row
 from orchestrator.report import curve_plots, parameter_plots, ranking_plot, time_plots
 from orchestrator.report.gather import (
     CURVES,
@@ -21,9 +19,11 @@ from orchestrator.report.gather import (
     read_versions,
 )
 from orchestrator.report.groups import groupings
+from orchestrator.results.curves import Thinned, only_value, thin
+from orchestrator.results.leaderboard import Row
+from orchestrator.results.stats import ALPHA, welch_p
 from orchestrator.run import Attempt, RunState
-from orchestrator.stats import ALPHA, welch_p
-from orchestrator.views.text import clock, counts, duration, metric, plural, setting_value
+from orchestrator.text import clock, counts, duration, metric, plural, setting_value
 
 # Metric -> (title, what it is).
 TITLES = {

@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 from orchestrator.report.colours import ACCENT, BAD, GOOD, MUTED, WAIT, rgba
 from orchestrator.report.draw import bare_figure, literal, rounded, run_hover, value_axis
 from orchestrator.report.gather import Facts, RunFacts
+from orchestrator.results.stats import best_so_far
 from orchestrator.run import Attempt
-from orchestrator.stats import best_so_far
-from orchestrator.views.text import duration
+from orchestrator.text import duration
 
 # How an attempt ended -> (word in the legend, colour); any other end is a failure.
 _ENDINGS = {

@@ -12,12 +12,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from orchestrator.events import Event
-from orchestrator.outlook import Outlook
-from orchestrator.paths import Home
-from orchestrator.procs import boot_id
+from orchestrator.queue.status_queries import Outlook
 from orchestrator.run import Progress, Run, RunState, Sweep
-from orchestrator.views.facts import gather
+from orchestrator.system.paths import Home
+from orchestrator.system.processes import boot_id
+from orchestrator.text import counts, duration, number, plural
 from orchestrator.views.now import (
     Courses,
     last_words,
@@ -25,8 +24,9 @@ from orchestrator.views.now import (
     run_lines,
     updates_text,
 )
+from orchestrator.views.overview import gather
 from orchestrator.views.tables import STATE_STYLES, left_words
-from orchestrator.views.text import counts, duration, number, plural
+from orchestrator.worker.events import Event
 
 # In a file every tenth of a run is told, not every update.
 _STEPS = 10

@@ -13,11 +13,10 @@ from typing import Any
 
 from rich.text import Text
 
-from orchestrator.paths import Home, RunPaths
-from orchestrator.progress import read_curves
+from orchestrator.results.training_log import read_curves
 from orchestrator.run import Progress, Run, Sweep
-from orchestrator.views.facts import UNFINISHED, Overview
-from orchestrator.views.text import (
+from orchestrator.system.paths import Home, RunPaths
+from orchestrator.text import (
     UNKNOWN,
     bar,
     between,
@@ -28,6 +27,7 @@ from orchestrator.views.text import (
     span,
     sparkline,
 )
+from orchestrator.views.overview import UNFINISHED, Overview
 
 SPARK_WIDTH = 24
 # Wider than this a bar and a line are harder to read, not easier.
@@ -91,7 +91,7 @@ def read_course(folder: Path) -> Course:
 def last_words(home: Home, run: Run) -> str:
     """The line that the run's trainer said last, such as who holds the GPU."""
     # Not at the top: what a worker needs would make each status wait.
-    from orchestrator.launcher import read_tail
+    from orchestrator.worker.launcher import read_tail
 
     tail = read_tail(home.attempt_log(run.id, run.attempt), limit=4096)
     return next((line for line in reversed(tail.splitlines()) if line.strip()), "")

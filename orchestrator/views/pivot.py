@@ -6,10 +6,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.pivot import Cell, order
+from orchestrator.results.pivot import Cell, order
 from orchestrator.run import Objective
+from orchestrator.text import UNKNOWN, counts, metric, setting_value
 from orchestrator.views.tables import plain_table
-from orchestrator.views.text import UNKNOWN, counts, metric, setting_value
 
 
 def pivot_shape(objective: Objective, keys: Sequence[str], cells: Sequence[Cell]) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from orchestrator.naming import SHORT_NAMES
+from orchestrator.names import SHORT_NAMES
 from orchestrator.run import Plan
+from orchestrator.text import UNKNOWN, setting_value
 from orchestrator.views.tables import plain_table
-from orchestrator.views.text import UNKNOWN, setting_value
 
 
 def plan_table(plan: Plan, differing: Sequence[str]) -> Table:

@@ -4,8 +4,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from orchestrator.curves import Curve, thin
-from orchestrator.views.text import metric
+from orchestrator.results.curves import Curve, thin
+from orchestrator.text import metric
 
 HEIGHT = 10
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.leaderboard import Level, Row, Score, differing_keys, reduce_curve
-from orchestrator.naming import SHORT_NAMES
+from orchestrator.names import SHORT_NAMES
+from orchestrator.results.leaderboard import Level, Row, Score, differing_keys, reduce_curve
 from orchestrator.run import Objective, Run, RunState
-from orchestrator.views.facts import curve
+from orchestrator.text import UNKNOWN, duration, metric, percent, setting_value, sparkline
+from orchestrator.views.overview import curve
 from orchestrator.views.tables import plain_table
-from orchestrator.views.text import UNKNOWN, duration, metric, percent, setting_value, sparkline
 
 _CURVE_WIDTH = 16
 

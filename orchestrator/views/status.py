@@ -9,12 +9,12 @@ from datetime import datetime
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from orchestrator.outcome import stamp
+from orchestrator.queue.next_state import stamp
 from orchestrator.run import Run, Sweep
-from orchestrator.views.facts import UNFINISHED, Overview
+from orchestrator.text import run_ids
 from orchestrator.views.now import Courses, flow, next_line, run_lines, whole_line
+from orchestrator.views.overview import UNFINISHED, Overview
 from orchestrator.views.tables import best_line, runs_table, sweep_words
-from orchestrator.views.text import run_ids
 
 # Besides the first open sweep, each gets so many rows; more reasons than these are only counted.
 _ROWS_OF_OTHERS = 3

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.outlook import Happening
+from orchestrator.queue.status_queries import Happening
 from orchestrator.run import Attempt, Progress, Run, RunState, Sweep
+from orchestrator.text import clock, duration, metric, setting_value
 from orchestrator.views.now import updates_text
-from orchestrator.views.text import clock, duration, metric, setting_value
 
 # Of the metrics of a run those that tell how it went; --json has all.
 _TELLING = (

@@ -7,11 +7,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.remaining import Span
+from orchestrator.queue.eta import Span
 from orchestrator.run import Objective, Progress, Run, RunState, Sweep
-from orchestrator.views.facts import Overview
-from orchestrator.views.now import updates_text
-from orchestrator.views.text import (
+from orchestrator.text import (
     UNKNOWN,
     bar,
     counts,
@@ -23,6 +21,8 @@ from orchestrator.views.text import (
     size,
     span,
 )
+from orchestrator.views.now import updates_text
+from orchestrator.views.overview import Overview
 
 STATE_STYLES = {
     RunState.QUEUED: "dim",

@@ -19,13 +19,13 @@ from rich.segment import Segment
 from rich.text import Text
 
 from orchestrator.errors import QueueError
-from orchestrator.outlook import Outlook
-from orchestrator.paths import Home
-from orchestrator.presence import worker_alive
+from orchestrator.queue.status_queries import Outlook
 from orchestrator.run import Run
-from orchestrator.views.facts import Overview, ProgressReaders, gather
+from orchestrator.system.paths import Home
 from orchestrator.views.now import Courses, is_open, last_words
+from orchestrator.views.overview import Overview, ProgressReaders, gather
 from orchestrator.views.status import rows_for, status_picture
+from orchestrator.worker.serving import worker_alive
 
 EMPTY = "the queue is empty; try: grpo-sweep demo   or: grpo-sweep submit SPEC"
 _FOOTER = "q leaves; the training goes on"

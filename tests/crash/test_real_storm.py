@@ -14,10 +14,10 @@ from collections import Counter
 import psutil
 import pytest
 
-from orchestrator.launcher import ENV_ATTEMPT, TRAINER
-from orchestrator.paths import ENV_HOME, home
+from orchestrator.queue.store import Store
 from orchestrator.run import Plan, PlannedRun, Retry
-from orchestrator.store import Store
+from orchestrator.system.paths import ENV_HOME, home
+from orchestrator.worker.launcher import ENV_ATTEMPT, TRAINER
 from tests.queue_kit import WorkerProcess, attempts, kill_group, runs, updates_logged
 from tests.trainer_kit import FAST, assert_equal_runs
 

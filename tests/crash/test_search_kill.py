@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import faults
-from orchestrator.asking import next_runs, prepare
-from orchestrator.faults import SEARCH_POINTS
+from orchestrator.plan.next_runs import next_runs, prepare
+from orchestrator.queue.store import Store
 from orchestrator.run import Outcome, Progress, Verdict
-from orchestrator.store import Store
+from orchestrator.system import crashpoints
+from orchestrator.system.crashpoints import SEARCH_POINTS
 from tests.queue_kit import nothing_before
-from tests.unit.test_asking import SPEC, folder, submit
+from tests.unit.orchestrator.plan.test_next_runs import SPEC, folder, submit
 
 __all__ = ["folder"]
 
@@ -38,8 +38,8 @@ def served_in_a_child(point):
     """
     pid = os.fork()
     if pid == 0:
-        os.environ[faults.ENV] = point
-        faults._reached.clear()
+        os.environ[crashpoints.ENV] = point
+        crashpoints._reached.clear()
         try:
             serve_once()
         finally:

@@ -12,9 +12,9 @@ from collections import Counter
 
 import pytest
 
-from orchestrator.faults import DECK_POINTS, POINTS, SEARCH_POINTS
+from orchestrator.queue.store import Store
 from orchestrator.run import Retry
-from orchestrator.store import Store
+from orchestrator.system.crashpoints import DECK_POINTS, POINTS, SEARCH_POINTS
 from tests.queue_kit import (
     TESTS,
     attempts,
@@ -199,7 +199,7 @@ def test_submit_killed_before_its_commit_queues_nothing(tmp_path):
 _CLAIM_ALL = """
 import sys, time
 from orchestrator.run import Outcome, Progress, Verdict
-from orchestrator.store import Store
+from orchestrator.queue.store import Store
 from tests.queue_kit import nothing_before
 done = Outcome(Verdict.COMPLETED, "completed", None, 0)
 with Store.open() as store:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import reads
 from orchestrator.cli import main
-from orchestrator.paths import home
-from orchestrator.store import Store
+from orchestrator.queue import queries
+from orchestrator.queue.store import Store
+from orchestrator.system.paths import home
 from tests.queue_kit import TESTS, planned, runs, states, submit
 
 NOBODY = 65534
@@ -110,7 +110,7 @@ def test_a_queue_locked_by_another_program_is_said(say, args, monkeypatch):
 
 def test_a_full_disk_queues_nothing(say, folder, monkeypatch):
     """All of a sweep or nothing: exit 2, and the queue as it was."""
-    connect = reads.connect
+    connect = queries.connect
 
     def on_a_full_disk(*args, **kwargs):
         db = connect(*args, **kwargs)
@@ -121,7 +121,7 @@ def test_a_full_disk_queues_nothing(say, folder, monkeypatch):
     (folder / "lr.toml").write_text(f'config = "base.toml"\nseeds = {list(range(500))}\n')
     before = content()
     with monkeypatch.context() as patch:
-        patch.setattr(reads, "connect", on_a_full_disk)
+        patch.setattr(queries, "connect", on_a_full_disk)
         code, err = say("submit", "lr.toml")
     assert (code, "the disk is full; nothing was changed" in err) == (2, True)
     assert content() == before
@@ -131,13 +131,13 @@ def test_a_full_disk_queues_nothing(say, folder, monkeypatch):
 # modules may be nobody's to read.
 _AS_NOBODY = f"""
 import contextlib, io, os, sys
-import orchestrator.worker, sqlite_utils
+import orchestrator.worker.worker, sqlite_utils
 from orchestrator.cli import main
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     main(["submit", "lr.toml", "--dry-run"])
     main(["status"])
-import orchestrator.cli.control, orchestrator.frozen
-orchestrator.frozen.look(".", [])
+import orchestrator.cli.control, orchestrator.plan.provenance
+orchestrator.plan.provenance.look(".", [])
 if os.geteuid() == 0:
     os.setgid({NOBODY})
     os.setuid({NOBODY})

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from grpo_core.config import FIELDS
-from orchestrator import worker
 from orchestrator.cli.group import SECTIONS
-from orchestrator.paths import home
-from orchestrator.store import Store
+from orchestrator.queue.store import Store
+from orchestrator.system.paths import home
+from orchestrator.worker import worker
 from tests.queue_kit import DEADLINE_S, FAKE, eventually, runs, states
 
 SPEC = """
@@ -42,7 +42,7 @@ def folder(tmp_path, monkeypatch):
 def start(*args, trainer=FAKE, **more):
     """A command in a process of its own, with the fake trainer."""
     code = (
-        "import functools, sys\nimport orchestrator.worker as w\n"
+        "import functools, sys\nimport orchestrator.worker.worker as w\n"
         f"w.work = functools.partial(w.work, trainer={tuple(trainer)!r})\n"
         "from orchestrator.cli import main\nsys.exit(main(sys.argv[1:]))"
     )
@@ -487,9 +487,9 @@ def test_without_a_worker_a_cancel_still_ends_the_trainer(folder, say):
 @pytest.fixture
 def demo_runs(monkeypatch):
     """How many runs the shipped demo has."""
-    from orchestrator.expand import expand
-    from orchestrator.paths import shipped
-    from orchestrator.spec import read_spec
+    from orchestrator.plan.expand import expand
+    from orchestrator.spec.spec import read_spec
+    from orchestrator.system.paths import shipped
 
     return len(expand(read_spec(shipped("sweeps/demo.toml"))).settings)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.paths import shipped
-from orchestrator.policy import METRICS
+from orchestrator.spec.tables import METRICS
+from orchestrator.system.paths import shipped
 from tests.queue_kit import runs
 
 TRAINING_S = 240

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from orchestrator.paths import home
+from orchestrator.system.paths import home
 from tests.sweep_kit import add_sweep, planned_run
 
 # Asks bash's own function for what it would offer behind the last word.

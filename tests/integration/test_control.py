@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from orchestrator.store import Store
+from orchestrator.queue.store import Store
 from tests.queue_kit import WorkerProcess, eventually, planned, runs, states, submit
 
 SPEC = 'config = "base.toml"\n[params]\nlearning_rate = [1e-5, 1e-4]\n'

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from grpo_core import update
-from grpo_core.examples import Example
-from grpo_core.experience import gain_experience
-from grpo_core.learn import Learner
-from grpo_core.memory import MemoryPlan
-from grpo_core.prompts import Prompt
-from grpo_core.rewards import Rewards
+from grpo_core.data.examples import Example
+from grpo_core.data.prompts import Prompt
+from grpo_core.rewards.builtin import Rewards
+from grpo_core.update import gradient as update
+from grpo_core.update.learner import Learner
+from grpo_core.update.memory_plan import MemoryPlan
+from grpo_core.update.rollout_batch import gain_experience
 from tests import oracle
 from tests.toy import EOS, LIMIT, config, toy_policy, weights_of
 

@@ -8,7 +8,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
-from grpo_core import tiny
+from grpo_core.model import tiny
 from tests.trainer_kit import complete, log_of, result_of
 
 WINDOW = 24

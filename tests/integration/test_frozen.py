@@ -7,10 +7,10 @@ import subprocess
 
 import pytest
 
-from orchestrator import worker
-from orchestrator.frozen import changes, look
-from orchestrator.paths import home
-from orchestrator.store import Store
+from orchestrator.plan.provenance import changes, look
+from orchestrator.queue.store import Store
+from orchestrator.system.paths import home
+from orchestrator.worker import worker
 from tests.queue_kit import FAKE, attempts, runs, states
 
 BASE = """

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from grpo_core import update
-from grpo_core.loss import advantages
-from grpo_core.memory import MemoryPlan
-from grpo_core.samples import Sample
+from grpo_core.update import gradient
+from grpo_core.update.loss import advantages
+from grpo_core.update.memory_plan import MemoryPlan
+from grpo_core.update.micro_batches import Sample
 from tests import oracle
 from tests.oracle_model import token_logps
 from tests.toy import EOS, LIMIT, SHAPE, TEMPERATURE, VOCAB, config, toy_policy, weights_of
@@ -147,7 +147,7 @@ def test_gradient_is_the_finite_difference_of_the_oracle(loss_type, setting, tra
     policy = toy_policy(train_type)
     groups = make_groups(policy, cfg)
     weights, options = weights_of(policy), options_of(cfg)
-    found = update.gradient(policy, groups, cfg, PLAN)
+    found = gradient.gradient(policy, groups, cfg, PLAN)
     expected = oracle.statistics(completions_of(groups, weights), options)
     assert found.stats == pytest.approx(expected, rel=1e-5, abs=1e-5)
     assert set(found.grads) == set(policy.trainable())
@@ -185,7 +185,7 @@ def test_no_cut_of_the_update_changes_its_gradient(changes, train_type):
     cfg = config(loss_type="grpo", train_type=train_type, **SETTINGS["everything"])
     policy = toy_policy(train_type)
     groups = make_groups(policy, cfg)
-    found = update.gradient(policy, groups, cfg, replace(PLAN, **changes))
+    found = gradient.gradient(policy, groups, cfg, replace(PLAN, **changes))
     check_slopes(found.grads, groups, weights_of(policy), options_of(cfg))
 
 
@@ -195,7 +195,7 @@ def test_adapters_on_a_four_bit_base_have_the_oracles_gradient(train_type):
     cfg = config(loss_type="dapo", train_type=train_type, **SETTINGS["everything"])
     policy = toy_policy(train_type, bits=4)
     groups = make_groups(policy, cfg)
-    found = update.gradient(policy, groups, cfg, PLAN)
+    found = gradient.gradient(policy, groups, cfg, PLAN)
     assert all(name.endswith(("lora_a", "lora_b", ".m")) for name in found.grads)
     check_slopes(found.grads, groups, weights_of(policy), options_of(cfg))
 
@@ -210,7 +210,7 @@ def one_sample(ids, advantage=1.0, prompt=(9, 3, 30), **more):
 def grads_of(policy, groups, cfg):
     return {
         name: np.array(grad, np.float64)
-        for name, grad in update.gradient(policy, groups, cfg, PLAN).grads.items()
+        for name, grad in gradient.gradient(policy, groups, cfg, PLAN).grads.items()
     }
 
 
@@ -244,12 +244,12 @@ def test_the_end_token_is_learned(loss_type):
 
 def log_prob(policy, sample, cfg):
     """Log-prob of the whole completion, in nats."""
-    return float(update.score(policy, [[sample]], cfg, PLAN)[0][0].logprobs.sum())
+    return float(gradient.score(policy, [[sample]], cfg, PLAN)[0][0].logprobs.sum())
 
 
 def step_down(policy, groups, cfg):
     """One small step of plain gradient descent."""
-    grads = update.gradient(policy, groups, cfg, PLAN).grads
+    grads = gradient.gradient(policy, groups, cfg, PLAN).grads
     norm = float(np.sqrt(sum((np.array(g, np.float64) ** 2).sum() for g in grads.values())))
     weights = policy.trainable()
     policy.set_trainable({name: weights[name] - 0.01 / norm * grads[name] for name in grads})
@@ -283,12 +283,12 @@ def test_ratio_is_one_on_the_first_iteration(loss_type, train_type):
     """The policy against itself: 1, whether its log-probs are taken over or scored beforehand."""
     cfg, policy = config(loss_type=loss_type, train_type=train_type), toy_policy(train_type)
     groups = make_groups(policy, cfg)
-    scores = update.score(policy, groups, cfg, PLAN)
+    scores = gradient.score(policy, groups, cfg, PLAN)
     scored = [
         [replace(s, old_logprobs=sc.logprobs) for s, sc in zip(group, found, strict=True)]
         for group, found in zip(groups, scores, strict=True)
     ]
-    plain, again = (update.gradient(policy, g, cfg, PLAN) for g in (groups, scored))
+    plain, again = (gradient.gradient(policy, g, cfg, PLAN) for g in (groups, scored))
     for found in (plain, again):
         assert found.stats["ratio"] == pytest.approx(1, abs=1e-6)
         assert found.stats["clip_frac"] == 0

@@ -9,14 +9,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from grpo_core import learn
 from grpo_core.config import MLXGRPOConfig
-from grpo_core.data import load_data
-from grpo_core.experience import from_json, gain_experience, to_json
-from grpo_core.learn import Learner
-from grpo_core.memory import plan_memory
-from grpo_core.model import load_policy
-from grpo_core.rewards import Rewards
+from grpo_core.data.splits import load_data
+from grpo_core.model.policy import load_policy
+from grpo_core.rewards.builtin import Rewards
+from grpo_core.update import learner
+from grpo_core.update.learner import Learner
+from grpo_core.update.memory_plan import plan_memory
+from grpo_core.update.rollout_batch import from_json, gain_experience, to_json
 
 LR = 1e-3
 
@@ -151,7 +151,7 @@ def test_step_that_is_not_finite_changes_nothing(bad):
 
 def failing(times, text, monkeypatch):
     """Let the next calls of `gradient` fail as MLX does."""
-    real, left = learn.gradient, [times]
+    real, left = learner.gradient, [times]
     sizes = []
 
     def faulty(policy, groups, cfg, plan, **named):
@@ -161,7 +161,7 @@ def failing(times, text, monkeypatch):
             raise RuntimeError(text)
         return real(policy, groups, cfg, plan, **named)
 
-    monkeypatch.setattr(learn, "gradient", faulty)
+    monkeypatch.setattr(learner, "gradient", faulty)
     return sizes
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import notices, worker
 from orchestrator.cli.group import SECTIONS
-from orchestrator.paths import home
+from orchestrator.queue.store import Store
 from orchestrator.run import Outcome, Verdict
-from orchestrator.store import Store
+from orchestrator.system.paths import home
+from orchestrator.worker import notices, worker
 from tests.queue_kit import (
     DEADLINE_S,
     FAKE,
@@ -362,7 +362,7 @@ def test_the_views_of_a_worker_show_the_run_and_what_is_left(folder):
     """In a terminal: bar, reward and time left while it trains; a line a run that stays."""
     submit(folder, *(planned(n, updates=6, update_s=0.4, gain=0.01) for n in "ab"), name="lr")
     code = (
-        "import functools, sys\nimport orchestrator.worker as w\n"
+        "import functools, sys\nimport orchestrator.worker.worker as w\n"
         f"w.work = functools.partial(w.work, trainer={FAKE!r})\n"
         "from orchestrator.cli import main\nsys.exit(main(sys.argv[1:]))"
     )

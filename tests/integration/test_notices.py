@@ -8,10 +8,13 @@ import sys
 
 import pytest
 
-from orchestrator import worker
 from orchestrator.errors import UsageError
-from orchestrator.events import Event
-from orchestrator.notices import (
+from orchestrator.queue.store import Store
+from orchestrator.run import Limits, Objective, Outcome, RunState, Verdict
+from orchestrator.system.paths import home
+from orchestrator.worker import worker
+from orchestrator.worker.events import Event
+from orchestrator.worker.notices import (
     ENV,
     Notice,
     Notifier,
@@ -23,9 +26,6 @@ from orchestrator.notices import (
     parse_command,
     run_quietly,
 )
-from orchestrator.paths import home
-from orchestrator.run import Limits, Objective, Outcome, RunState, Verdict
-from orchestrator.store import Store
 from tests.queue_kit import FAKE, a_run, eventually, is_alive, planned, states, submit
 from tests.sweep_kit import finish_next
 

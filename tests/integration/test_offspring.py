@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.paths import home
-from orchestrator.store import Store
+from orchestrator.queue.store import Store
+from orchestrator.system.paths import home
 from tests.integration.test_results import RATES, by_rate, folder, sweep
 from tests.queue_kit import eventually, runs, states
 
@@ -158,7 +158,7 @@ def test_extend_lets_a_search_go_on(say):
 
 def test_a_fork_of_a_real_run_trains_on(say, monkeypatch):
     """The tiny model, two updates; its fork starts from them and trains two more."""
-    from orchestrator import worker
+    from orchestrator.worker import worker
 
     Path("tiny.toml").write_text(
         'config = "tiny-base.toml"\n[set]\nmax_train_samples = 4\nsave_steps = 1\n'

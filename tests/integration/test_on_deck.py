@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.frozen import look
-from orchestrator.launcher import TRAINER
-from orchestrator.locks import is_held
-from orchestrator.on_deck import Deck, affordable
-from orchestrator.paths import home
-from orchestrator.store import Before, Store
+from orchestrator.plan.provenance import look
+from orchestrator.queue.store import Before, Store
+from orchestrator.system.locks import is_held
+from orchestrator.system.paths import home
+from orchestrator.worker.launcher import TRAINER
+from orchestrator.worker.standby import Deck, affordable
 from tests.queue_kit import (
     DEADLINE_S,
     FAKE,

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.canary import heaviest
-from orchestrator.expand import expand
-from orchestrator.forecast import forecast
-from orchestrator.paths import home
-from orchestrator.spec import read_spec
-from orchestrator.store import Store
+from orchestrator.plan.expand import expand
+from orchestrator.plan.forecast import forecast
+from orchestrator.queue.store import Store
+from orchestrator.spec.spec import read_spec
+from orchestrator.system.paths import home
+from orchestrator.worker.probe import heaviest
 from tests.integration.test_results import folder, sweep
 from tests.queue_kit import runs
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.expand import expand
-from orchestrator.paths import home
+from orchestrator.plan.expand import expand
+from orchestrator.queue.store import Store
 from orchestrator.run import Outcome, Progress, Verdict
-from orchestrator.spec import read_spec
-from orchestrator.store import Store
+from orchestrator.spec.spec import read_spec
+from orchestrator.system.paths import home
 from tests.queue_kit import nothing_before
 from tests.sweep_kit import finish_next, write_run
 

@@ -16,8 +16,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from grpo_core.config import resolve_config
-from grpo_core.model import load_policy
-from grpo_core.tiny import model_path
+from grpo_core.model.policy import load_policy
+from grpo_core.model.tiny import model_path
 from tests import oracle
 from tests.oracle_model import Shape, finish, of_tokens, start
 

@@ -4,9 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from grpo_core.keys import sample_key, to_array
-from grpo_core.rollout import generate_groups
-from grpo_core.sampling import Sampling, draw
+from grpo_core.model.random_keys import sample_key, to_array
+from grpo_core.rollout.generate import generate_groups
+from grpo_core.rollout.sampling import Sampling, draw
 from tests.oracle_model import forward, token_logps
 from tests.toy import EOS, LIMIT, SHAPE, TEMPERATURE, toy_policy, weights_of
 

@@ -1,8 +1,8 @@
 """A search served by a real worker: it trains what was submitted, asks, and trains that."""
 
-from orchestrator.store import Store
+from orchestrator.queue.store import Store
 from tests.queue_kit import WorkerProcess, runs
-from tests.unit.test_asking import SPEC, folder, submit
+from tests.unit.orchestrator.plan.test_next_runs import SPEC, folder, submit
 
 __all__ = ["folder"]
 

@@ -2,10 +2,10 @@
 
 from dataclasses import asdict, replace
 
-from orchestrator.paths import home
+from orchestrator.queue.store import Store
 from orchestrator.run import Objective
-from orchestrator.stopping import StopRule, parse_health
-from orchestrator.store import Store
+from orchestrator.stopping.rules import StopRule, parse_health
+from orchestrator.system.paths import home
 from tests.queue_kit import WorkerProcess, attempts, plan_of, planned, runs, updates_logged
 
 

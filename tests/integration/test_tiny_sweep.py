@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from orchestrator import worker
 from orchestrator.cli import main
-from orchestrator.paths import shipped
+from orchestrator.system.paths import shipped
+from orchestrator.worker import worker
 from tests.queue_kit import attempts, runs, updates_logged
 
 

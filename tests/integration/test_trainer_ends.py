@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_core.checkpoint import fault
+from grpo_core.run.checkpoint import fault
 from tests.trainer_kit import (
     TIMEOUT_S,
     command,

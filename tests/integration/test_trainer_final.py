@@ -4,10 +4,10 @@ import mlx_lm
 import pytest
 
 from grpo_core.config import resolve_config
-from grpo_core.data import load_data
+from grpo_core.data.splits import load_data
 from grpo_core.evaluate import evaluate
-from grpo_core.model import load_trained
-from grpo_core.tiny import model_path
+from grpo_core.model.policy import load_trained
+from grpo_core.model.tiny import model_path
 from tests.trainer_kit import command, complete, result_of
 
 KINDS = {

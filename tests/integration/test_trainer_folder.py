@@ -75,7 +75,7 @@ def test_two_at_once_share_nothing(tmp_path):
 def holder(tmp_path):
     """A process that holds the GPU lock; killed at the end."""
     code = (
-        "import sys, time; from pathlib import Path; from grpo_core.lock import Lock\n"
+        "import sys, time; from pathlib import Path; from grpo_core.run.locks import Lock\n"
         "assert Lock(Path(sys.argv[1]), 'somebody').try_acquire()\n"
         "print('held', flush=True); time.sleep(600)"
     )

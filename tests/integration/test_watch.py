@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from orchestrator.paths import home
-from orchestrator.store import Store
+from orchestrator.queue.store import Store
+from orchestrator.system.paths import home
 from tests.queue_kit import DEADLINE_S, FAKE, WorkerProcess, eventually, planned, states, submit
 from tests.terminal import Terminal
 

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from orchestrator import worker as worker_module
 from orchestrator.errors import WorkerBusy
-from orchestrator.paths import home
-from orchestrator.presence import worker_alive
+from orchestrator.queue.store import Store
 from orchestrator.run import Limits, Retry
-from orchestrator.store import Store
-from orchestrator.worker import spawn_detached, tidy
+from orchestrator.system.paths import home
+from orchestrator.worker import worker as worker_module
+from orchestrator.worker.serving import worker_alive
+from orchestrator.worker.worker import spawn_detached, tidy
 from tests.queue_kit import (
     FAKE,
     attempts,

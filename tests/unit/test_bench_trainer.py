@@ -12,9 +12,9 @@ from benchmarks import trainer
 from benchmarks._trainer import engine, ours, peer_venv, plain, work
 from benchmarks._trainer.flops import fewest
 from benchmarks._trainer.work import COMMON, SHAPES, Setting
-from grpo_core.fields import MLXGRPOConfig
-from grpo_core.logprobs import Head, token_stats
-from grpo_core.update import gradient
+from grpo_core.config.fields import MLXGRPOConfig
+from grpo_core.update.gradient import gradient
+from grpo_core.update.logprobs import Head, token_stats
 
 SMALL = {**COMMON, **SHAPES["small"]}
 
@@ -73,7 +73,9 @@ def test_all_ways_to_draw_give_the_same_tokens(bench):
 def test_caches_that_are_joined_anew_give_the_same_tokens(bench, monkeypatch):
     """The way that the table of techniques compares with."""
     expected = bench.draw()[0].completions
-    monkeypatch.setattr("grpo_core.prefix.DecodeCache.update_and_fetch", engine.joining)
+    monkeypatch.setattr(
+        "grpo_core.model.shared_prefix.DecodeCache.update_and_fetch", engine.joining
+    )
     assert bench.draw()[0].completions == expected
 
 

@@ -12,11 +12,11 @@ from grpo_core.config import (
     parse_config,
     update_config_from_dict,
 )
-from grpo_core.usage import make_parser
-from grpo_core.validation import find_faults
+from grpo_core.config.help import make_parser
+from grpo_core.config.validation import find_faults
 from orchestrator.cli.group import cli
-from orchestrator.expand import expand
-from orchestrator.spec import parse_spec
+from orchestrator.plan.expand import expand
+from orchestrator.spec.spec import parse_spec
 from tests import doc_blocks
 from tests.doc_blocks import DOCUMENTS, ROOT, commands, fences, is_spec, links, rendered
 

@@ -1,0 +1,62 @@
+"""The configuration of a run: its fields, and the standard resolution of files and overrides.
+
+Loads neither mlx nor numpy, so the orchestrator may use it. What each field means is in
+`fields.py`, how text becomes a value in `values.py`, what is refused in `validation.py`, and the
+order of resolution in `resolve.py`.
+"""
+
+from grpo_core.config.fields import (
+    FIELDS,
+    GROUPS,
+    REWARD_NAMES,
+    FieldInfo,
+    MLXGRPOConfig,
+)
+from grpo_core.config.resolve import (
+    DEFAULT_CONFIG,
+    ENV_CONFIG,
+    apply_overrides,
+    config_hash,
+    config_path,
+    load_toml_config,
+    parse_config,
+    parse_toml,
+    resolve_config,
+    resolved_dict,
+    update_config_from_dict,
+)
+from grpo_core.config.validation import (
+    advice,
+    check_value,
+    validate,
+)
+from grpo_core.config.values import (
+    did_you_mean,
+    format_override,
+    format_value,
+)
+
+__all__ = [
+    "DEFAULT_CONFIG",
+    "ENV_CONFIG",
+    "FIELDS",
+    "GROUPS",
+    "REWARD_NAMES",
+    "FieldInfo",
+    "MLXGRPOConfig",
+    "advice",
+    "apply_overrides",
+    "check_value",
+    "config_hash",
+    "config_path",
+    "did_you_mean",
+    "format_override",
+    "format_value",
+    "load_toml_config",
+    "parse_config",
+    "parse_toml",
+    "resolve_config",
+    "resolved_dict",
+    "update_config_from_dict",
+    "validate",
+]

@@ -1,0 +1,220 @@
+"""What makes a configuration impossible: types, ranges, choices, fields that fight.
+
+Pure; finds every fault at once. The ranges themselves stand in `fields.py`.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from grpo_core.config.fields import FIELDS, REWARD_NAMES, FieldInfo, MLXGRPOConfig
+from grpo_core.config.values import did_you_mean, fit
+from grpo_core.errors import ConfigError
+
+# Below this a LoRA run hardly moves: its best rate is about ten times that of full fine-tuning.
+LORA_RATE_FLOOR = 1e-5
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One reason to refuse a configuration."""
+
+    field: str
+    text: str
+
+
+def validate(cfg: MLXGRPOConfig) -> None:
+    """Refuse a configuration that cannot mean what it says.
+
+    Raises one ConfigError with every fault: types, ranges, choices and contradictions.
+    """
+    faults = find_faults(cfg)
+    if faults:
+        raise ConfigError(*(fault.text for fault in faults))
+
+
+def find_faults(cfg: MLXGRPOConfig) -> list[Fault]:
+    """Every fault of a configuration; contradictions only among fields that are whole."""
+    faults = []
+    for name, info in FIELDS.items():
+        value = getattr(cfg, name)
+        try:
+            # Types were settled on the way in; what still does not fit was kept as its text.
+            fit(value, info.type)
+        except (ValueError, OverflowError):
+            faults.append(Fault(name, f"{name} = {value!r}: must be {kind_words(info.type)}"))
+            continue
+        text = range_fault(info, value)
+        if text:
+            faults.append(Fault(name, text))
+    bad = {fault.field for fault in faults}
+    return faults + [
+        Fault(involved[0], text)
+        for involved, text in _contradictions(cfg)
+        if not bad.intersection(involved)
+    ]
+
+
+def kind_words(kind: str) -> str:
+    """What a field of this type wants, in words for a person."""
+    words = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false (also 1/0, yes/no, on/off)",
+        "str": "text",
+        "list[str]": 'a list of texts, such as ["a", "b"]',
+        "list[float]": "a list of numbers, such as [1.0, 0.5]",
+    }
+    return words[kind]
+
+
+def range_fault(info: FieldInfo, value: Any) -> str:
+    """Why a value of the right type is refused; empty where it is not."""
+    numbers = value if isinstance(value, list) else [value]
+    if any(isinstance(v, float) and not math.isfinite(v) for v in numbers):
+        return f"{info.name} = {value!r}: must be finite"
+    if info.choices and value not in info.choices:
+        near = did_you_mean(str(value), info.choices)
+        return f"{info.name} = {value!r}: must be {info.allowed}{near}"
+    if isinstance(value, int | float) and not isinstance(value, bool) and _outside(info, value):
+        return f"{info.name} = {value!r}: must be {info.allowed}"
+    return ""
+
+
+def _outside(info: FieldInfo, value: float) -> bool:
+    return (
+        (info.min is not None and value < info.min)
+        or (info.max is not None and value > info.max)
+        or (info.above is not None and value <= info.above)
+        or (info.below is not None and value >= info.below)
+    )
+
+
+Contradiction = tuple[tuple[str, ...], str]
+
+
+def _contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
+    """Fields that fight; the first named is the one to change."""
+    found: list[Contradiction] = []
+    found += _reward_contradictions(cfg)
+    found += _objective_contradictions(cfg)
+    if cfg.eval_num_generations > 1 and cfg.eval_temperature == 0:
+        found.append(
+            (
+                ("eval_num_generations", "eval_temperature"),
+                f"eval_num_generations = {cfg.eval_num_generations}: greedy answers "
+                "(eval_temperature = 0) are all the same; set eval_temperature above 0",
+            )
+        )
+    if cfg.lora_layers == 0:
+        found.append((("lora_layers",), "lora_layers = 0: no block would learn; -1 takes all"))
+    fault = _template_fault(cfg.chat_template_kwargs)
+    if fault:
+        found.append((("chat_template_kwargs",), fault))
+    for name in ("model_name", "dataset", "output_dir", "prompt_key", "answer_key"):
+        if not getattr(cfg, name).strip():
+            found.append(((name,), f"{name} = '': must not be empty"))
+    return found
+
+
+def _reward_contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
+    found: list[Contradiction] = []
+    if not cfg.rewards:
+        found.append((("rewards",), "rewards = []: at least one reward is needed"))
+    for name in cfg.rewards:
+        if name not in REWARD_NAMES and ":" not in name:
+            known = ", ".join(REWARD_NAMES)
+            found.append(
+                (
+                    ("rewards",),
+                    f"rewards: {name!r} is none of {known}, nor file.py:function"
+                    + did_you_mean(name, REWARD_NAMES),
+                )
+            )
+    if len(set(cfg.rewards)) < len(cfg.rewards):
+        found.append((("rewards",), f"rewards = {cfg.rewards}: one stands twice; use a weight"))
+    if cfg.reward_weights and len(cfg.reward_weights) != len(cfg.rewards):
+        found.append(
+            (
+                ("reward_weights", "rewards"),
+                f"reward_weights = {cfg.reward_weights}: {len(cfg.reward_weights)} weights "
+                f"for {len(cfg.rewards)} rewards",
+            )
+        )
+    return found
+
+
+def _objective_contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
+    found: list[Contradiction] = []
+    level = cfg.importance_sampling_level
+    wanted = {"gspo": "sequence", "rloo": "sequence", "cispo": "token", "sapo": "token"}
+    if level != "auto" and wanted.get(cfg.loss_type, level) != level:
+        found.append(
+            (
+                ("importance_sampling_level", "loss_type"),
+                f"importance_sampling_level = {level!r}: {cfg.loss_type} is defined "
+                f"for {wanted[cfg.loss_type]} ratios; leave it at auto",
+            )
+        )
+    limit = min(cfg.max_new_tokens, cfg.max_completion_length)
+    if cfg.overlong_buffer > limit:
+        found.append(
+            (
+                ("overlong_buffer", "max_new_tokens", "max_completion_length"),
+                f"overlong_buffer = {cfg.overlong_buffer}: above the completion limit, {limit}",
+            )
+        )
+    if cfg.clip_delta and cfg.clip_delta <= 1 + (cfg.clip_eps_high or cfg.clip_eps):
+        found.append(
+            (
+                ("clip_delta", "clip_eps_high", "clip_eps"),
+                f"clip_delta = {cfg.clip_delta!r}: must be above 1 + clip_eps_high "
+                f"({1 + (cfg.clip_eps_high or cfg.clip_eps):g}), or 0 for off",
+            )
+        )
+    return found
+
+
+def _template_fault(text: str) -> str:
+    try:
+        if isinstance(json.loads(text), dict):
+            return ""
+    except json.JSONDecodeError:
+        pass
+    return f"chat_template_kwargs = {text!r}: must be a JSON object, such as {{}}"
+
+
+def advice(cfg: MLXGRPOConfig) -> list[str]:
+    """Lines about settings that are legal but seldom meant."""
+    lines = []
+    if cfg.train_type != "full" and 0 < cfg.learning_rate < LORA_RATE_FLOOR:
+        lines.append(
+            f"learning_rate {cfg.learning_rate!r} is low for {cfg.train_type}, which wants about "
+            "ten times the rate of full fine-tuning; try 1e-5 or more"
+        )
+    if cfg.kl_coeff > 0 and cfg.kl_estimator == "k1":
+        lines.append(
+            "kl_estimator k1 does not hold the policy: its gradient is zero on average; try k3"
+        )
+    if cfg.clip_delta and cfg.loss_type in ("cispo", "sapo"):
+        lines.append(f"clip_delta has no part in {cfg.loss_type}, which has no clip to widen")
+    if cfg.train_type == "full" and cfg.quantize_for_rollouts:
+        lines.append("quantize_for_rollouts is off: with train_type full nothing is frozen")
+    return lines
+
+
+def check_value(name: str, value: Any) -> Any:
+    """A Python value for the field `name` as its type, checked against range and choices.
+
+    Raises ConfigError with the field, the value and what is allowed.
+    """
+    info = FIELDS[name]
+    try:
+        fitted = fit(value, info.type)
+    except (ValueError, OverflowError):
+        raise ConfigError(f"{name} = {value!r}: must be {kind_words(info.type)}") from None
+    fault = range_fault(info, fitted)
+    if fault:
+        raise ConfigError(fault)
+    return fitted

@@ -1,0 +1,142 @@
+"""LoRA and DoRA layers in an mlx-lm model: new ones, those of a folder, and how to take them out.
+
+mlx-lm puts them in; here they get starts and dropout masks that are functions of the seed. Papers:
+LoRA 2106.09685, DoRA 2402.09353. What they are put into is `model`'s business.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
+
+from grpo_core.config.fields import MLXGRPOConfig
+from grpo_core.errors import ModelError
+from grpo_core.model.random_keys import derive_key
+from grpo_core.model.trunk_head import Params
+
+ADAPTER_WEIGHTS = "adapters.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+class KeyedDropout(nn.Module):  # type: ignore[misc]
+    """Dropout whose mask depends on a key that the caller sets, so that a second pass repeats it.
+
+    `nn.Dropout` draws from MLX's global state, which neither resume nor recomputation survives.
+    """
+
+    def __init__(self, p: float, name: str) -> None:
+        super().__init__()
+        self._keep = 1 - p
+        self._name = name
+        self._key: tuple[int, int] | None = None
+
+    def set_key(self, *numbers: int) -> None:
+        """The draw to come, by the numbers of its update and group."""
+        self._key = derive_key(f"dropout:{self._name}", *numbers)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Zeroes a share of `x` and scales the rest; `x` itself outside of training."""
+        if not self.training or self._key is None:
+            return x
+        key = mx.array(self._key, mx.uint32)
+        return x * mx.random.bernoulli(self._keep, x.shape, key=key) / self._keep
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """The shape of adapters, in mlx-lm's words."""
+
+    layers: int  # blocks, from the last; -1: all
+    parameters: dict[str, Any]  # rank, scale, dropout, perhaps keys
+
+
+def _lora_parameters(cfg: MLXGRPOConfig) -> dict[str, Any]:
+    """mlx-lm's `lora_parameters`; without `keys` it takes every linear layer of a block."""
+    parameters: dict[str, Any] = {
+        "rank": cfg.lora_rank,
+        "scale": cfg.lora_scale,
+        "dropout": cfg.lora_dropout,
+    }
+    if cfg.lora_keys:
+        parameters["keys"] = list(cfg.lora_keys)
+    return parameters
+
+
+def add_adapters(model: nn.Module, cfg: MLXGRPOConfig) -> Adapter:
+    """New adapters, drawn by keys from the seed: the same whatever ran before. In place."""
+    adapter = Adapter(cfg.lora_layers, _lora_parameters(cfg))
+    _convert(model, adapter, cfg.train_type)
+    for name, module in adapter_modules(model):
+        module.lora_a = _first_lora_a(module.lora_a, name, cfg.seed)
+    _make_keyed(model, cfg.lora_dropout)
+    return adapter
+
+
+def _convert(model: nn.Module, adapter: Adapter, kind: str) -> None:
+    try:
+        linear_to_lora_layers(model, adapter.layers, adapter.parameters, use_dora=kind == "dora")
+    except ValueError as error:
+        raise ModelError(f"train_type = {kind!r}: {error}") from error
+
+
+def _first_lora_a(like: mx.array, name: str, seed: int) -> mx.array:
+    """mlx-lm's start, uniform in +-1 / sqrt(fan in), from a key of its own. fp32."""
+    fan_in = like.shape[-1] if like.ndim == 3 else like.shape[0]  # experts: [E, r, in]
+    bound = 1 / math.sqrt(fan_in)
+    word = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+    key = mx.array(derive_key("adapter", seed, word), mx.uint32)
+    return mx.random.uniform(-bound, bound, like.shape, mx.float32, key=key)
+
+
+def _make_keyed(model: nn.Module, dropout: float) -> None:
+    for name, module in adapter_modules(model):
+        module.dropout = KeyedDropout(dropout, name)
+
+
+def adapter_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every LoRA or DoRA layer, by name, in a fixed order."""
+    found = [(n, m) for n, m in model.named_modules() if "lora_a" in m and wrapped(m) is not None]
+    return sorted(found, key=lambda item: item[0])
+
+
+def wrapped(module: nn.Module) -> nn.Module | None:
+    """The layer that an adapter wraps."""
+    return module.get("linear") or module.get("embedding")
+
+
+def replace_modules(model: nn.Module, modules: dict[str, Any]) -> None:
+    """Puts modules in by name: adapters, or what they wrap."""
+    model.update_modules(tree_unflatten(list(modules.items())))
+
+
+def start_from(model: nn.Module, folder: Path, cfg: MLXGRPOConfig) -> Adapter:
+    """Adapters that mlx-lm (or we) made. Raises ModelError unless they are of `train_type`."""
+    file = folder / ADAPTER_CONFIG
+    if not file.is_file() or not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(
+            f"adapter_path = {str(folder)!r}: {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} must be there"
+        )
+    try:
+        made = json.loads(file.read_text(encoding="utf-8"))
+        kind = made.get("fine_tune_type", "lora")
+        parameters = made["lora_parameters"]
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"{file}: not an adapter config of mlx-lm: {error!r}") from error
+    if kind != cfg.train_type:
+        raise ModelError(f"adapter_path = {str(folder)!r} is {kind}; set train_type={kind}")
+    try:
+        load_adapters(model, str(folder))
+    except (ValueError, KeyError, AttributeError, RuntimeError) as error:
+        raise ModelError(f"{folder}: the adapters do not fit {cfg.model_name}: {error}") from error
+    trainable: Params = dict(tree_flatten(model.trainable_parameters()))
+    in_fp32 = [(name, weight.astype(mx.float32)) for name, weight in trainable.items()]
+    model.update(tree_unflatten(in_fp32))
+    _make_keyed(model, float(parameters.get("dropout", 0.0)))
+    return Adapter(int(made.get("num_layers", -1)), dict(parameters))

@@ -1,0 +1,1 @@
+"""Built-in rewards, and reward plug-ins in a process of their own."""

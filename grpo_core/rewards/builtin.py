@@ -1,0 +1,253 @@
+"""Text -> float: the built-in rewards, and all of a run's rewards as one call.
+
+The built-ins are MLX-GRPO's (and before it those of the "GSM8K demo" that most GRPO code starts
+from) with its weights: 2 for a correct answer, up to 0.5 for each of int, strict_format,
+soft_format and xmlcount. Ours differ where theirs could not be earned: the text that is judged
+begins with the assistant prefix, reasoning may have several lines, and a line feed at the very
+end changes nothing. What counts as the right answer stands in `answers.py`, the user's own
+functions run in `plugins.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grpo_core.config import MLXGRPOConfig, did_you_mean
+from grpo_core.data.answers import CLOSE, OPEN, extract_answer, is_correct, is_whole_number
+from grpo_core.errors import RewardError
+from grpo_core.rewards.plugins import Plugin, PluginFault, Value
+
+if TYPE_CHECKING:
+    from grpo_core.data.splits import Example
+
+__all__ = ["BUILTINS", "Rewards", "combine", "is_correct", "load_rewards"]
+
+TAGS = ("<reasoning>", "</reasoning>", OPEN, CLOSE)
+
+
+# -- built-in rewards: (text, reference answer) -> float ----------------------------------------
+
+
+def correctness(text: str, answer: str) -> float:
+    """2 for the right answer between the last answer tags, else 0."""
+    return 2.0 if is_correct(text, answer) else 0.0
+
+
+def whole_number(text: str, answer: str) -> float:
+    """0.5 for an answer that is written as a whole number, right or wrong."""
+    given = extract_answer(text)
+    return 0.5 if given is not None and is_whole_number(given) else 0.0
+
+
+def strict_format(text: str, answer: str) -> float:
+    """0.5 where the four tags stand once each, on lines of their own, with nothing around them."""
+    lines = text.removesuffix("\n").split("\n")
+    if not _once_each(text) or lines[0] != TAGS[0] or lines[-1] != CLOSE:
+        return 0.0
+    if "</reasoning>" not in lines:
+        return 0.0
+    middle = lines.index("</reasoning>")
+    reasoning, given = lines[1:middle], lines[middle + 2 : -1]
+    is_laid_out = lines[middle + 1] == OPEN and _has_text(reasoning) and _has_text(given)
+    return 0.5 if is_laid_out else 0.0
+
+
+def soft_format(text: str, answer: str) -> float:
+    """0.5 where a reasoning block and then an answer block open the text, however spaced."""
+    reasoning, end, rest = text.lstrip().partition("</reasoning>")
+    given, close, _ = rest.lstrip().partition(CLOSE)
+    opens = reasoning.startswith("<reasoning>") and given.startswith(OPEN)
+    return 0.5 if end and close and opens else 0.0
+
+
+def xmlcount(text: str, answer: str) -> float:
+    """0.125 for each tag that stands once and on its line, less 0.001 a character after the end.
+
+    Never below 0: a long tail must not make an answer worse than no format at all.
+    """
+    laid_out = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")
+    pairs = zip(TAGS, laid_out, strict=True)
+    found = sum(text.count(tag) == 1 and form in text for tag, form in pairs)
+    tail = text.rpartition(CLOSE)[2].strip() if CLOSE in text else ""
+    return max(0.0, 0.125 * found - 0.001 * len(tail))
+
+
+def _once_each(text: str) -> bool:
+    return all(text.count(tag) == 1 for tag in TAGS)
+
+
+def _has_text(lines: Sequence[str]) -> bool:
+    return any(line.strip() for line in lines)
+
+
+Builtin = Callable[[str, str], float]
+
+BUILTINS: dict[str, Builtin] = {
+    "correctness": correctness,
+    "int": whole_number,
+    "strict_format": strict_format,
+    "soft_format": soft_format,
+    "xmlcount": xmlcount,
+}
+
+
+# -- all rewards of a run -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The completions of one example: their texts with the assistant prefix, and their ids."""
+
+    example: Example
+    texts: list[str]
+    ids: list[list[int]]
+
+    def arguments(self) -> dict[str, Any]:
+        """What a plug-in gets, by name: as TRL calls it, but completions are texts always.
+
+        Every column of the row comes as a list, one item for each completion; our own names win.
+        """
+        n = len(self.texts)
+        columns = {name: [value] * n for name, value in self.example.row.items()}
+        return columns | {
+            "prompts": [self.example.prompt] * n,
+            "completions": self.texts,
+            "completion_ids": self.ids,
+            "answers": [self.example.answer] * n,
+        }
+
+
+class Rewards:
+    """A run's rewards and their weights [R]; a context manager, since plug-ins own a process.
+
+    A plug-in is called once for each example, with all of its completions: so the row at fault is
+    always known, and what it returns does not depend on how the run is batched.
+    """
+
+    def __init__(
+        self,
+        rewards: Mapping[str, Builtin | Plugin],
+        weights: Sequence[float],
+        prefix: str,
+        missing_on_error: bool,
+    ) -> None:
+        self.names = list(rewards)
+        self.weights = np.array(weights or [1.0] * len(rewards))
+        self._rewards = dict(rewards)
+        self._prefix = prefix
+        self._missing_on_error = missing_on_error
+
+    def __call__(
+        self,
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        examples: Sequence[Example],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> np.ndarray:
+        """Rewards [R, N] in float64, NaN where one is missing.
+
+        `completions` are decoded texts without the assistant prefix, which is put before them
+        here; the completions of one example stand side by side. Raises RewardError with the row
+        at fault, and Interrupted soon after `should_stop()`.
+        """
+        groups = list(self._groups(completions, completion_ids, examples))
+        values = [
+            [value for group in groups for value in self._score(name, group, should_stop)]
+            for name in self.names
+        ]
+        return np.array(values, dtype=np.float64).reshape(len(self.names), len(completions))
+
+    def close(self) -> None:
+        """End the processes of plug-ins."""
+        for reward in self._rewards.values():
+            if isinstance(reward, Plugin):
+                reward.close()
+
+    def __enter__(self) -> Rewards:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _groups(
+        self,
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        examples: Sequence[Example],
+    ) -> Iterator[Group]:
+        rows = zip(completions, completion_ids, examples, strict=True)
+        for _, group in groupby(rows, key=lambda row: row[2].line):
+            texts, ids, same = zip(*group, strict=True)
+            yield Group(same[0], [self._prefix + text for text in texts], [list(i) for i in ids])
+
+    def _score(self, name: str, group: Group, should_stop: Callable[[], bool]) -> list[float]:
+        reward = self._rewards[name]
+        if not isinstance(reward, Plugin):
+            return [reward(text, group.example.answer) for text in group.texts]
+        try:
+            values = reward(group.arguments(), should_stop)
+            return [
+                self._number(name, group, i, v) for i, v in enumerate(_of_length(values, group))
+            ]
+        except PluginFault as e:
+            self._missing_or_raise(name, group, str(e))
+            return [math.nan] * len(group.texts)
+
+    def _number(self, name: str, group: Group, i: int, value: Value) -> float:
+        """A plug-in's value as a reward; None is missing, as in TRL."""
+        if value is None:
+            return math.nan
+        if isinstance(value, float) and math.isfinite(value):
+            return value
+        shown = value["bad"] if isinstance(value, dict) else value
+        where = f"for completion {i + 1} of {len(group.texts)}"
+        self._missing_or_raise(name, group, f"returned {shown} {where}, not a finite number")
+        return math.nan
+
+    def _missing_or_raise(self, name: str, group: Group, fault: str) -> None:
+        if not self._missing_on_error:
+            raise RewardError(
+                f"reward {name!r}: {fault}; on row {group.example.line} "
+                '(reward_on_error = "nan" counts such rewards as missing)'
+            )
+
+
+def _of_length(values: list[Value], group: Group) -> list[Value]:
+    if len(values) != len(group.texts):
+        raise PluginFault(f"returned {len(values)} values for {len(group.texts)} completions")
+    return values
+
+
+def load_rewards(cfg: MLXGRPOConfig) -> Rewards:
+    """The rewards that `cfg` names; RewardError where one is unknown or cannot be loaded."""
+    rewards: dict[str, Builtin | Plugin] = {}
+    try:
+        for name in cfg.rewards:
+            rewards[name] = _load(name, cfg.reward_timeout_s)
+    except RewardError:
+        Rewards(rewards, [], "", False).close()
+        raise
+    return Rewards(rewards, cfg.reward_weights, cfg.assistant_prefix, cfg.reward_on_error == "nan")
+
+
+def _load(name: str, timeout_s: float) -> Builtin | Plugin:
+    if name in BUILTINS:
+        return BUILTINS[name]
+    if ":" in name:
+        return Plugin(name, timeout_s)
+    raise RewardError(
+        f"reward {name!r}: unknown; there are {', '.join(BUILTINS)}, file.py:function and "
+        f"package.module:function{did_you_mean(name, BUILTINS)}"
+    )
+
+
+def combine(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted sum of rewards [R, N] by weights [R] -> [N]; NaN only where all are missing."""
+    total: np.ndarray = np.nansum(values * weights[:, None], axis=0)
+    return np.where(np.isnan(values).all(axis=0), np.nan, total)

@@ -1,0 +1,1 @@
+"""A run as files and processes: its folder, checkpoints, logs, locks, signals, exceptions."""

@@ -1,0 +1,144 @@
+"""checkpoint-N/: everything that a run needs to go on as if it had never stopped.
+
+Weights in the form that mlx_lm loads, masters and moments, counters and figures, rollouts that are
+not used up. Whole or not there: a manifest holds size and SHA-256 of every file, and a folder that
+does not match it is passed over. Which state belongs in it is the trainer's business.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from grpo_core.run.atomic import new_folder, read_json, remove, write_json
+
+MANIFEST = "manifest.json"
+STATE = "trainer_state.json"
+ARRAYS = "optimizer.safetensors"
+ROLLOUTS = "rollouts.json"
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(slots=True)
+class RunState:
+    """Where a run stands after `update` updates, but for its arrays."""
+
+    update: int = 0
+    batch_step: int = 0
+    optimizer_steps: int = 0
+    epoch: int = 0
+    """Position in the data: the next update's epoch and row; `schedule` derives both."""
+    row: int = 0
+    evaluated: list[str] = field(default_factory=list)
+    """Splits whose evaluation at this very update is done and logged."""
+    best: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
+    """The newest value of each reproducible figure in the log."""
+    tokens: int = 0
+    skipped_updates: int = 0
+    bad_in_a_row: int = 0
+    silent_in_a_row: int = 0
+    wall_s: float = 0.0
+    peak_bytes: int = 0
+    plan: dict[str, Any] = field(default_factory=dict)
+    """What the run chose by itself, such as the micro-batch size."""
+    fingerprint: str = ""
+    """SHA-256 of the data's rows."""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint, read back."""
+
+    path: Path
+    state: RunState
+    arrays: dict[str, mx.array]
+    rollouts: dict[str, Any] | None
+
+
+def save(
+    output_dir: Path,
+    state: RunState,
+    arrays: dict[str, mx.array],
+    rollouts: dict[str, Any] | None,
+    write_weights: Callable[[Path], None],
+) -> Path:
+    """Write checkpoint-N, N being `state.update`; OSError or RuntimeError on a full disk."""
+    target = output_dir / f"checkpoint-{state.update}"
+    with new_folder(target) as folder:
+        write_weights(folder)
+        # Through Python's file: MLX's own writer takes a full disk for success.
+        with open(folder / ARRAYS, "wb") as file:
+            mx.save_safetensors(file, arrays)
+        write_json(folder / STATE, asdict(state))
+        if rollouts is not None:
+            write_json(folder / ROLLOUTS, rollouts)
+        write_json(folder / MANIFEST, {"files": _manifest(folder)})
+    return target
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in found}
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def fault(folder: Path) -> str:
+    """What is wrong with a checkpoint, in words; empty for a whole one."""
+    manifest = read_json(folder / MANIFEST)
+    if manifest is None or not isinstance(manifest.get("files"), dict):
+        return f"{MANIFEST} is missing or torn"
+    for name, wanted in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _fingerprint(path) != wanted:
+            return f"{name} is not what was written"
+    return ""
+
+
+def numbered(output_dir: Path) -> list[tuple[int, Path]]:
+    """The checkpoints by name as (update, folder), newest first; whole or not."""
+    named = ((_NAME.fullmatch(path.name), path) for path in output_dir.glob("checkpoint-*"))
+    return sorted(((int(m[1]), path) for m, path in named if m and path.is_dir()), reverse=True)
+
+
+def newest(output_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest whole checkpoint. Newer ones that are torn are removed, and `say` hears why."""
+    for _, path in numbered(output_dir):
+        wrong = fault(path)
+        if not wrong:
+            return _read(path)
+        say(f"[resume] passing over {path}: {wrong}")
+        remove(path)
+    return None
+
+
+def _read(path: Path) -> Checkpoint:
+    known = read_json(path / STATE) or {}
+    names = {f.name for f in fields(RunState)}
+    state = RunState(**{name: value for name, value in known.items() if name in names})
+    arrays = mx.load(str(path / ARRAYS))
+    assert isinstance(arrays, dict)
+    mx.eval(arrays)
+    return Checkpoint(path, state, arrays, read_json(path / ROLLOUTS))
+
+
+def rotate(output_dir: Path, limit: int, keep: int | None) -> None:
+    """Remove all but the newest `limit` checkpoints (0: all stay) and number `keep`."""
+    if limit == 0:
+        return
+    for update, path in numbered(output_dir)[limit:]:
+        if update != keep:
+            remove(path)

@@ -1,0 +1,167 @@
+"""What a run says on stderr: plain lines for people, the same in a terminal and in a log file.
+
+Numbers for programs are in training_log.jsonl; nothing here is parsed by anyone. Only in a terminal
+a line at the bottom shows what takes long, and how far it is by what it took the last time.
+"""
+
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from grpo_core.config import MLXGRPOConfig
+from grpo_core.run.checkpoint import RunState
+
+MB = 10**6
+
+
+class Console:
+    """One line for each thing that happens; `verbose` adds what only some want to know."""
+
+    def __init__(self, cfg: MLXGRPOConfig) -> None:
+        self._verbose = cfg.verbose
+        self._total = 0
+        self._took_s: dict[str, float] = {}
+        self._bottom: _Bottom | None = None
+
+    def begin(self, updates: int, prompts: int, dropped: int) -> None:
+        """How long the run is."""
+        self._total = updates
+        words = f", {dropped} dropped as too long" if dropped else ""
+        self.line(f"[run] {updates} updates over {prompts} prompts{words}")
+
+    def line(self, text: str) -> None:
+        """As it stands."""
+        if self._bottom is not None:
+            self._bottom.clear()
+        print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def busy(self, what: str, source: str = "") -> Iterator[None]:
+        """Show in a terminal, as long as the context is open, that `what` goes on.
+
+        With the seconds that it has taken, from a second on; the second time with a bar. Not where
+        the `source` is on the Hugging Face hub: that shows bars of its own.
+        """
+        if not sys.stderr.isatty() or not _is_here(source):
+            yield
+            return
+        began = time.monotonic()
+        with _Bottom(what, self._took_s.get(what)) as self._bottom:
+            try:
+                yield
+            finally:
+                self._bottom = None
+        self._took_s[what] = time.monotonic() - began
+
+    def detail(self, text: str) -> None:
+        """Only with `verbose`."""
+        if self._verbose:
+            self.line(text)
+
+    def resumed(self, path: Path, state: RunState, versions: Mapping[str, str]) -> None:
+        """Where the run goes on, and what is no longer as it was."""
+        self.line(f"[resume] going on from {path}, after update {state.update}")
+        for name, before in state.versions.items():
+            if versions.get(name) not in (None, before):
+                self.line(f"[resume] {name} was {before}, is {versions[name]}: bits may differ")
+
+    def update(self, line: Mapping[str, Any], em: float | None) -> None:
+        """One update, by its line of the log."""
+        seconds = line["rollout_s"] + line["reward_s"] + line["update_s"]
+        words = [
+            f"update {self._count(line['update'])}",
+            f"reward {_number(line['reward_mean'], 6, 3)}",
+            f"em {_number(em, 5, 3)}",
+            f"{seconds:6.1f} s",
+        ]
+        if self._verbose:
+            words += [
+                f"loss {_number(line['loss'], 9, 5)}",
+                f"kl {_number(line['kl'], 7, 4)}",
+                f"norm {_number(line['grad_norm'], 8, 4)}",
+                f"lr {line['lr']:.2e}",
+                f"{line['completion_length']:5.1f} tokens",
+                f"{line['tokens_per_s']:6.0f} tokens/s",
+                f"{line['peak_bytes'] / MB:6.0f} MB",
+            ]
+        self.line("  ".join(words))
+
+    def evaluation(self, line: Mapping[str, Any]) -> None:
+        """One evaluation, by its line of the log."""
+        low, high = line["ci95"]
+        self.line(
+            f"eval   {self._count(line['update'])}  {line['split']:<5}  em {line['em']:.3f}  "
+            f"(n {line['n']}, 95% {low:.3f} to {high:.3f})  {line['eval_s']:.1f} s"
+        )
+
+    def completed(self, state: RunState, folder: Path) -> None:
+        """The last line of a whole run."""
+        words = f"[run] completed: {state.update} updates in {state.wall_s:.1f} s"
+        if state.best:
+            em, best = state.last["em"], state.best
+            words += f", em {em:.3f} (best {best['em']:.3f} after update {best['update']})"
+        self.line(f"{words}; {folder / 'final'}")
+
+    def _count(self, update: int) -> str:
+        width = len(str(self._total))
+        return f"{update:>{width}}/{self._total}"
+
+
+def _number(value: float | None, width: int, digits: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:{width}.{digits}f}"
+
+
+def _is_here(source: str) -> bool:
+    return not source or source.startswith("builtin/") or os.path.exists(source)
+
+
+class _Bottom:
+    """A line that a thread redraws in place, and that leaves nothing behind."""
+
+    _EVERY_S = 0.25
+    _PATIENCE_S = 1.0
+    _BAR = 24
+
+    def __init__(self, what: str, expected_s: float | None) -> None:
+        self._what = what
+        self._expected_s = expected_s
+        self._began = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._draw, name="console", daemon=True)
+
+    def __enter__(self) -> "_Bottom":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.clear()
+
+    def clear(self) -> None:
+        """Make room for a line."""
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+    def _draw(self) -> None:
+        wait_s = self._PATIENCE_S
+        while not self._over.wait(wait_s):
+            wait_s = self._EVERY_S
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write("\r\x1b[K" + self._text(time.monotonic() - self._began)[:width])
+            sys.stderr.flush()
+
+    def _text(self, seconds: float) -> str:
+        if not self._expected_s:
+            return f"{self._what} … {seconds:.0f} s"
+        # What takes longer than the last time is still not done.
+        share = min(0.99, seconds / self._expected_s)
+        full = round(self._BAR * share)
+        bar = "━" * full + "─" * (self._BAR - full)
+        return f"{self._what} {bar} {seconds:.0f} of about {self._expected_s:.0f} s"

@@ -1,0 +1,176 @@
+"""Which folder a run writes to: its own, one that it goes on in, or the next free one.
+
+A folder belongs to the configuration whose hash its config.resolved.json holds; a folder of
+another one is only read. One trainer at a time: an flock on `.lock` in the folder.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import platform, python_version
+from typing import Any
+
+from grpo_core.config import FIELDS, MLXGRPOConfig, config_hash, resolved_dict
+from grpo_core.errors import ConfigError
+from grpo_core.run.atomic import put_back, read_json, write_json
+from grpo_core.run.locks import Lock, acquire
+from grpo_core.run.logs import CONFIG_FILE, LOG_FILE, RESULT_FILE, SAMPLES_FILE
+
+LOCK_FILE = ".lock"
+
+_PACKAGES = ("grpo-sweep", "mlx", "mlx-lm", "transformers", "datasets", "numpy")
+
+
+class Standing(Enum):
+    """What a folder is to a configuration."""
+
+    FREE = auto()
+    OURS = auto()
+    DONE = auto()
+    OTHERS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder of this run; `lock` is None where it is finished and nothing is to be done."""
+
+    path: Path
+    cfg: MLXGRPOConfig
+    """The configuration with `output_dir` as it became."""
+    lock: Lock | None
+    result: dict[str, Any]
+    """result.json of a finished run, else empty."""
+
+
+def look(path: Path, wanted_hash: str) -> Standing:
+    """What `path` is to the configuration with that hash; reads only."""
+    if not (path / CONFIG_FILE).exists():
+        return Standing.OTHERS if _has_traces(path) else Standing.FREE
+    config = read_json(path / CONFIG_FILE)
+    if config is None or config.get("hash") != wanted_hash:
+        return Standing.OTHERS
+    result = read_json(path / RESULT_FILE) or {}
+    return Standing.DONE if result.get("status") == "completed" else Standing.OURS
+
+
+def _has_traces(path: Path) -> bool:
+    """Whether a run has been here of which no configuration is left."""
+    named = (path / name for name in (LOG_FILE, SAMPLES_FILE, RESULT_FILE, "final"))
+    return any(p.exists() for p in named) or any(path.glob("checkpoint-*"))
+
+
+def candidates(output_dir: str) -> Iterator[Path]:
+    """DIR, DIR-2, DIR-3, ..."""
+    first = Path(output_dir)
+    yield first
+    # "." and ".." have no name to put a number behind.
+    first = first if first.name not in ("", "..") else first.resolve()
+    for number in range(2, sys.maxsize):
+        yield first.with_name(f"{first.name}-{number}")
+
+
+def choose(cfg: MLXGRPOConfig, strict: bool) -> tuple[Path, Standing]:
+    """The folder that the run would take now, and what it is; touches nothing.
+
+    Raises ConfigError in strict mode where `output_dir` holds another configuration.
+    """
+    wanted = config_hash(cfg)
+    for path in candidates(cfg.output_dir):
+        standing = look(path, wanted)
+        if standing is not Standing.OTHERS:
+            return path, standing
+        if strict:
+            raise ConfigError(
+                f"output_dir = {str(path)!r}: holds another configuration"
+                f"{_difference(path, cfg)}; choose another folder"
+            )
+    raise AssertionError("there is always a free folder")
+
+
+def claim(
+    cfg: MLXGRPOConfig,
+    strict: bool,
+    should_stop: Callable[[float], bool],
+    wait: bool = True,
+) -> RunFolder:
+    """Take the run's folder, locked, with config.resolved.json in it; waits where it is in use.
+
+    Raises ConfigError for a folder that cannot be used, and Interrupted as `lock.acquire` does.
+    """
+    while True:
+        path, standing = choose(cfg, strict)
+        if standing is Standing.DONE:
+            result = read_json(path / RESULT_FILE) or {}
+            return RunFolder(path, _with_folder(cfg, path), None, result)
+        _must_be_folder(path)
+        lock = Lock(path / LOCK_FILE, what=cfg.run_name)
+        # Whoever holds the lock may write its configuration, or finish, while we wait.
+        lost = partial(_is_lost, path, config_hash(cfg))
+        if acquire(lock, str(path), should_stop, wait, lost) and not lost():
+            return _settle(cfg, path, lock)
+        lock.release()
+
+
+def _is_lost(path: Path, wanted_hash: str) -> bool:
+    return look(path, wanted_hash) in (Standing.OTHERS, Standing.DONE)
+
+
+def _settle(cfg: MLXGRPOConfig, path: Path, lock: Lock) -> RunFolder:
+    """The folder is ours: mend what a death left, drop the last attempt's verdict, sign it."""
+    if path != Path(cfg.output_dir):
+        _say(
+            f"[output] {cfg.output_dir} holds another configuration"
+            f"{_difference(Path(cfg.output_dir), cfg)}; writing to {path}"
+        )
+        cfg = _with_folder(cfg, path)
+    put_back(path)
+    (path / RESULT_FILE).unlink(missing_ok=True)
+    write_json(path / CONFIG_FILE, {**resolved_dict(cfg), "versions": versions()})
+    return RunFolder(path, cfg, lock, {})
+
+
+def _with_folder(cfg: MLXGRPOConfig, path: Path) -> MLXGRPOConfig:
+    return cfg if path == Path(cfg.output_dir) else replace(cfg, output_dir=str(path))
+
+
+def _must_be_folder(path: Path) -> None:
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise ConfigError(f"output_dir = {str(path)!r}: {part} is a file; choose a folder")
+    existing = next(part for part in (path, *path.absolute().parents) if part.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"output_dir = {str(path)!r}: {existing} cannot be written to")
+
+
+def _difference(path: Path, cfg: MLXGRPOConfig) -> str:
+    """What the folder's configuration has otherwise, in brackets: the first few fields."""
+    there = read_json(path / CONFIG_FILE) or {}
+    names = [
+        name
+        for name, info in FIELDS.items()
+        if info.hashed and name in there and there[name] != getattr(cfg, name)
+    ]
+    words = [f"{name} = {there[name]!r}, not {getattr(cfg, name)!r}" for name in names[:3]]
+    if len(names) > 3:
+        words.append(f"and {len(names) - 3} more")
+    return f" ({'; '.join(words)})" if words else ""
+
+
+def versions() -> dict[str, str]:
+    """What the run was made with."""
+    found = {"python": python_version(), "platform": platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,125 @@
+"""What a run writes for readers: training_log.jsonl, samples.jsonl, result.json.
+
+Line by line and flushed, or whole at the end. What the numbers mean is decided where they are
+measured. Names of times and memory end in _s, _per_s or _bytes: all the rest is reproducible.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpo_core.run.atomic import finite, sync, write_atomically, write_json
+
+CONFIG_FILE = "config.resolved.json"
+LOG_FILE = "training_log.jsonl"
+SAMPLES_FILE = "samples.jsonl"
+RESULT_FILE = "result.json"
+
+_MEASURES = ("_s", "_bytes")
+
+Line = dict[str, Any]
+
+
+def is_measure(name: str) -> bool:
+    """Whether a key is a measure of time or memory, which no two runs share."""
+    return name.endswith(_MEASURES)
+
+
+class JsonLines:
+    """A file of JSON objects, one a line, each in the file when `write` returns."""
+
+    def __init__(self, path: Path, enabled: bool = True) -> None:
+        self.path = path
+        self._fd: int | None = None
+        self._enabled = enabled
+
+    def write(self, line: Line) -> None:
+        """Append one object; OSError where it does not go in whole."""
+        if not self._enabled:
+            return
+        if self._fd is None:
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        text = json.dumps(finite(line), ensure_ascii=False, allow_nan=False) + "\n"
+        _write_all(self._fd, text.encode(), self.path)
+
+    def cut(self, keep: Callable[[Line], bool]) -> None:
+        """Keep the lines for which `keep` holds, atomically; a torn line goes."""
+        self.close()
+        if not self.path.exists():
+            return
+        before = self.path.read_bytes()
+        kept = [raw for raw in before.splitlines(keepends=True) if _holds(raw, keep)]
+        after = b"".join(kept)
+        if after != before:
+            write_atomically(self.path, after)
+
+    def sync(self) -> None:
+        """To the disk, so that a checkpoint is never newer than its log."""
+        if self._fd is not None:
+            sync(self._fd)
+
+    def close(self) -> None:
+        """Close the file; the next `write` opens it again."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _write_all(fd: int, content: bytes, path: Path) -> None:
+    """Whole, or OSError with the file's name: a full disk takes the first part of a line."""
+    try:
+        while content:
+            content = content[os.write(fd, content) :]
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from None
+
+
+def _holds(raw: bytes, keep: Callable[[Line], bool]) -> bool:
+    """A line counts if it ends, is JSON, and is wanted."""
+    if not raw.endswith(b"\n"):
+        return False
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        return False
+    return isinstance(line, dict) and keep(line)
+
+
+def stands_at(update: int, evaluated: list[str]) -> Callable[[Line], bool]:
+    """Which lines of the log a run keeps that goes on after `update`.
+
+    Of that update's own evaluations only those in `evaluated` were done when the state was saved.
+    """
+
+    def keep(line: Line) -> bool:
+        at = line.get("update")
+        if not isinstance(at, int) or at > update:
+            return False
+        split = line.get("split")
+        return split is None or at < update or split in evaluated
+
+    return keep
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended; the body of result.json."""
+
+    status: str
+    """completed, interrupted or failed."""
+    exit_code: int
+    reason: str
+    final: dict[str, Any]
+    best: dict[str, Any]
+    updates: int
+    tokens: int
+    wall_s: float
+    peak_bytes: int
+    config_hash: str
+
+    def write(self, folder: Path) -> None:
+        """The last file of a run, atomically."""
+        write_json(folder / RESULT_FILE, {name: getattr(self, name) for name in self.__slots__})

@@ -1,0 +1,1 @@
+"""From completions to a step of the weights: advantages, loss, gradient, optimizer, memory."""

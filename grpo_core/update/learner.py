@@ -1,0 +1,160 @@
+"""Experience -> one step of the weights, or none where there is nothing to learn.
+
+Scores the reference and the policy that sampled, takes the gradient, clips it and steps. A step
+without a signal, or with one that is not finite, leaves weights and optimizer bit-identical. Where
+memory runs out before the device has begun, the micro-batch is halved and the step taken again.
+"""
+
+import gc
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import mlx.core as mx
+import numpy as np
+
+from grpo_core.config import MLXGRPOConfig
+from grpo_core.model.policy import Policy
+from grpo_core.run.exceptions import can_shrink
+from grpo_core.update.gradient import Gradient, gradient, score
+from grpo_core.update.memory_plan import MemoryPlan
+from grpo_core.update.micro_batches import Sample
+from grpo_core.update.optimizer import AdamW, clip, global_norm
+from grpo_core.update.rollout_batch import Experience
+
+ShouldStop = Callable[[], bool]
+Groups = Sequence[Sequence[Sample]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What came of one update: `figures` for the log, and whether the weights moved."""
+
+    figures: dict[str, float | None]
+    moved: bool
+    finite: bool = True
+
+
+class Learner:
+    """The policy's optimizer and how an update is cut; the plan may shrink while it runs."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        cfg: MLXGRPOConfig,
+        plan: MemoryPlan,
+        check: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.policy = policy
+        self.cfg = cfg
+        self.plan = plan
+        self.optimizer = AdamW(cfg, policy.trainable())
+        self._check = check
+        self._say = say
+
+    def score(self, experience: Experience) -> Experience:
+        """The samples with the log-probs that later steps compare with.
+
+        Of the reference with kl_coeff > 0; of the policy as it is with num_iterations > 1, since
+        only the first step is taken by the policy that sampled.
+        """
+        groups: Groups = experience.groups
+        if self.cfg.num_iterations > 1:
+            old = self._logprobs(groups)
+            groups = [
+                [replace(s, old_logprobs=own) for s, own in zip(group, given, strict=True)]
+                for group, given in zip(groups, old, strict=True)
+            ]
+        if self.cfg.kl_coeff > 0:
+            with self.policy.reference():
+                ref = self._logprobs(groups)
+            groups = [
+                [replace(s, ref_logprobs=own) for s, own in zip(group, given, strict=True)]
+                for group, given in zip(groups, ref, strict=True)
+            ]
+        return replace(experience, groups=[list(group) for group in groups])
+
+    def _logprobs(self, groups: Groups) -> list[list[np.ndarray]]:
+        found = []
+        for group in groups:
+            self._check()
+            found.append(self._shrinking(partial(self._logprobs_of, group)))
+        return found
+
+    def _logprobs_of(self, group: Sequence[Sample], plan: MemoryPlan) -> list[np.ndarray]:
+        [scored] = score(self.policy, [group], self.cfg, plan)
+        return [scores.logprobs for scores in scored]
+
+    def step(
+        self, experience: Experience, update: int, iteration: int, lr: float, stop: ShouldStop
+    ) -> Step:
+        """One update at rate `lr`; raises Interrupted before anything has changed."""
+        groups = experience.groups if iteration else _on_policy(experience.groups)
+        if not self._has_signal(groups):
+            return Step(_NO_FIGURES, moved=False)
+        found = self._shrinking(
+            lambda plan: gradient(
+                self.policy,
+                groups,
+                self.cfg,
+                plan,
+                skipped=experience.skipped,
+                dropout_key=(self.cfg.seed, update),
+                should_stop=stop,
+            )
+        )
+        norm = global_norm(found.grads)
+        figures = _figures(found, norm)
+        if not (math.isfinite(norm) and math.isfinite(found.stats["loss"])):
+            return Step(figures, moved=False, finite=False)
+        if norm == 0:
+            return Step(figures, moved=False)
+        clipped = clip(found.grads, norm, self.cfg.max_grad_norm)
+        self.policy.set_trainable(self.optimizer.step(clipped, lr))
+        return Step(figures, moved=True)
+
+    def _has_signal(self, groups: Groups) -> bool:
+        """Whether the gradient can be anything but 0."""
+        if self.cfg.kl_coeff > 0 or self.cfg.entropy_coef > 0:
+            return bool(groups)
+        return any(sample.advantage != 0 for group in groups for sample in group)
+
+    def _shrinking(self, work: Callable[[MemoryPlan], T]) -> T:
+        """`work`, with ever smaller micro-batches while memory runs out at once."""
+        while True:
+            try:
+                return work(self.plan)
+            except (RuntimeError, MemoryError) as error:
+                size = self.plan.micro_batch_size
+                if self.cfg.micro_batch_size or size == 1 or not can_shrink(error):
+                    raise
+                self.plan = replace(self.plan, micro_batch_size=size // 2)
+                self._say(f"[memory] {error}; going on with micro_batch_size = {size // 2}")
+            # Outside of the handler: the traceback keeps the failed step's arrays alive.
+            gc.collect()
+            mx.clear_cache()
+
+
+_NO_FIGURES: dict[str, float | None] = {
+    "loss": 0.0,
+    "grad_norm": 0.0,
+    "policy_reward": 0.0,
+    "kl": 0.0,
+    "entropy": None,
+    "clip_frac": 0.0,
+}
+
+
+def _on_policy(groups: Groups) -> Groups:
+    """For the first step: the policy is the one that sampled, and its ratio is exactly 1."""
+    return [[replace(sample, old_logprobs=None) for sample in group] for group in groups]
+
+
+def _figures(found: Gradient, norm: float) -> dict[str, float | None]:
+    """The log's names; without a reference there is no KL term, and it is logged as 0."""
+    known = {name: found.stats.get(name, default) for name, default in _NO_FIGURES.items()}
+    return {**known, "grad_norm": norm}

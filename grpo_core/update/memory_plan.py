@@ -1,0 +1,120 @@
+"""How one update is cut so that it fits: micro-batch, vocabulary chunk, checkpointing.
+
+What the configuration leaves open is chosen here from the estimate of the peak; `update` carries
+it out. The cut never changes the gradient, so a smaller one is always safe.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import mlx.core as mx
+
+from grpo_core.config.fields import MLXGRPOConfig
+from grpo_core.errors import ModelError
+from grpo_core.model.device import ADVISED_SHARE, GB, advised_bytes
+from grpo_core.model.policy import Policy
+from grpo_core.update.memory_estimate import PER_LOGIT, Shape, estimate, model_shape
+
+# Tokens of completions in one micro-batch. A GPU wants many at once; a CPU gains little (measured
+# at 1.3 M parameters: 512 tokens take as long as 256 and 1.6 times the peak; only where they are
+# the whole group, whose prompt then runs once less, are they 1.13 times as fast).
+GPU_TOKENS, CPU_TOKENS = 4096, 256
+
+# Below so many tokens a smaller micro-batch costs more than recomputing activations does.
+FEW_TOKENS = 512
+
+# Share of the memory that one chunk of the vocabulary head may take, and its bounds in bytes.
+CHUNK_SHARE, CHUNK_MIN, CHUNK_MAX = 1 / 32, 64 * 10**6, 512 * 10**6
+
+# Of a CPU's memory, as other programs need some too.
+RAM_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """How the update is cut. Chosen once and kept in the checkpoint: a resume cuts the same."""
+
+    micro_batch_size: int  # completions
+    logprob_chunk_tokens: int
+    grad_checkpoint: bool
+    prefix_sharing: bool
+
+    @property
+    def settings(self) -> dict[str, int | str | bool]:
+        """The plan as fields of a configuration."""
+        return {**asdict(self), "grad_checkpoint": "on" if self.grad_checkpoint else "off"}
+
+
+def plan_memory(policy: Policy, cfg: MLXGRPOConfig) -> MemoryPlan:
+    """The configuration's own values, and what fits this machine where it says auto."""
+    try:
+        shape = model_shape(policy.config, cfg)
+    except ModelError:
+        shape = None  # an architecture that the estimate does not know trains all the same
+    return choose(shape, cfg, budget_bytes(cfg), policy.can_share_prefix)
+
+
+def choose(
+    shape: Shape | None, cfg: MLXGRPOConfig, budget: int, can_share_prefix: bool = True
+) -> MemoryPlan:
+    """The plan for a model of that shape and so many bytes of memory.
+
+    First smaller micro-batches, which cost little, then recomputation, then ever smaller ones.
+    """
+    limit = min(cfg.max_new_tokens, cfg.max_completion_length)
+    plan = MemoryPlan(
+        micro_batch_size=min(
+            cfg.num_generations, cfg.micro_batch_size or max(1, _wanted_tokens() // limit)
+        ),
+        logprob_chunk_tokens=cfg.logprob_chunk_tokens or _chunk_tokens(shape, budget),
+        grad_checkpoint=cfg.grad_checkpoint == "on",
+        prefix_sharing=cfg.prefix_sharing and can_share_prefix,
+    )
+    if shape is None:
+        return plan
+    return _shrink(plan, cfg, limit, lambda p: _peak(shape, cfg, p) <= budget)
+
+
+def _shrink(
+    plan: MemoryPlan, cfg: MLXGRPOConfig, limit: int, fits: Callable[[MemoryPlan], bool]
+) -> MemoryPlan:
+    """The first plan that fits, or the smallest one that the configuration allows."""
+    while not fits(plan):
+        can_cut = plan.micro_batch_size > 1 and cfg.micro_batch_size == 0
+        can_recompute = not plan.grad_checkpoint and cfg.grad_checkpoint == "auto"
+        if can_cut and (plan.micro_batch_size * limit > FEW_TOKENS or not can_recompute):
+            plan = replace(plan, micro_batch_size=plan.micro_batch_size // 2)
+        elif can_recompute:
+            plan = replace(plan, grad_checkpoint=True)
+        else:
+            return plan
+    return plan
+
+
+def _peak(shape: Shape, cfg: MLXGRPOConfig, plan: MemoryPlan) -> int:
+    """Of the update on the longest prompts that the configuration lets in; bytes."""
+    settled = replace(cfg, **plan.settings)  # type: ignore[arg-type]
+    found = estimate(shape, settled, cfg.max_prompt_length)
+    return sum(part.bytes for part in found.standing + found.update)
+
+
+def _wanted_tokens() -> int:
+    return CPU_TOKENS if mx.default_device() == mx.cpu else GPU_TOKENS
+
+
+def _chunk_tokens(shape: Shape | None, budget: int) -> int:
+    """Positions that pass the vocabulary head at once."""
+    vocab = shape.vocab if shape else 2**17
+    room = min(CHUNK_MAX, max(CHUNK_MIN, CHUNK_SHARE * budget))
+    return max(16, int(room / (PER_LOGIT * 4 * vocab)))
+
+
+def budget_bytes(cfg: MLXGRPOConfig) -> int:
+    """The memory that a run may take: as configured, as the GPU advises, or a share of the RAM."""
+    if cfg.memory_limit_gb > 0:
+        return round(cfg.memory_limit_gb * GB)
+    advised = advised_bytes()
+    if advised:
+        return round(ADVISED_SHARE * advised)
+    return round(RAM_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

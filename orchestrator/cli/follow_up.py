@@ -1,0 +1,237 @@
+"""`grpo-sweep confirm`, `fork` and `extend`: more runs from what a sweep has found so far."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli.common import Ref, json_option, no_worker_hint, open_queue, say, set_option
+from orchestrator.errors import NothingAffected, UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.results.leaderboard import Row
+    from orchestrator.run import Run, Sweep
+    from orchestrator.spec.spec import Spec
+
+
+class Seeds(click.ParamType[tuple[int, ...]]):
+    """Seeds such as `100,101,102` or `100-109`."""
+
+    name = "seeds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """The seeds; a usage error where the text holds something else."""
+        if isinstance(value, tuple):
+            return value
+        found: list[int] = []
+        for part in str(value).split(","):
+            first, dash, last = part.strip().partition("-")
+            if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 20:
+                self.fail(f"{value!r}: write seeds such as 100,101,102 or 100-109", param, ctx)
+            found += range(int(first), min(int(last or first), int(first) + 10_000) + 1)
+        if not found or len(set(found)) < len(found):
+            self.fail(f"{value!r}: needs seeds, each once", param, ctx)
+        return tuple(found)
+
+
+@click.command()
+@click.argument("sweep", type=Ref(), default="@")
+@click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="How many.")
+@click.option(
+    "--seeds", required=True, type=Seeds(), metavar="LIST", help="Such as 100,101,102 or 100-109."
+)
+@click.option("--dry-run", is_flag=True, help="Show the runs; queue nothing.")
+@click.option("--start", is_flag=True, help="Start a worker in the background if none runs.")
+@json_option
+def confirm(
+    sweep: str, top: int, seeds: tuple[int, ...], dry_run: bool, start: bool, as_json: bool
+) -> None:
+    """Train the best settings of a SWEEP again, on fresh seeds and scored on fresh rows.
+
+    The best of many settings is partly luck. Their runs evaluate on held-out rows that no
+    selection has seen (eval_part = "confirm"), so `best` of the new sweep is an honest figure.
+
+    \b
+    Examples:
+      grpo-sweep confirm lr --top 3 --seeds 100-104 --start
+    """
+    from orchestrator.plan.follow_up import confirm_spec
+
+    with open_queue(readonly=True) as store:
+        found = store.sweep(sweep)
+        runs = store.runs(found.id)
+    rows = _finalists(found, runs, top)
+    used = sorted({run.seed for run in runs if run.seed is not None} & set(seeds))
+    if used:
+        raise UsageError(
+            f"--seeds: {', '.join(map(str, used))} stands in sweep {found.name} already; "
+            "fresh seeds tell more than those that the settings were chosen by"
+        )
+    spec = confirm_spec(found, [row.params for row in rows], seeds, [row.rank for row in rows])
+    _submit(spec, found, dry_run, start, as_json)
+
+
+def _finalists(sweep: "Sweep", runs: "list[Run]", top: int) -> "list[Row]":
+    from orchestrator.results.leaderboard import ranking
+    from orchestrator.views.results import scores
+
+    rows = ranking(scores(runs, sweep.objective), sweep.objective)
+    if not rows:
+        metric = sweep.objective.metric
+        raise NothingAffected(f"sweep {sweep.name} has no completed run with {metric} yet")
+    if len(rows) < top:
+        say(f"sweep {sweep.name} has only {len(rows)} settings with a result")
+    return rows[:top]
+
+
+@click.command()
+@click.argument("run", type=Ref(runs=True, sweeps=False))
+@click.option("--at", "update", type=click.IntRange(0), metavar="N", help="Default: the newest.")
+@set_option
+@click.option("--dry-run", is_flag=True, help="Show the run; queue nothing.")
+@click.option("--start", is_flag=True, help="Start a worker in the background if none runs.")
+@json_option
+def fork(
+    run: str,
+    update: int | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    start: bool,
+    as_json: bool,
+) -> None:
+    """Start a new run from the checkpoint of a RUN, with some values changed.
+
+    It takes the weights that the RUN had after update N; optimizer, schedule and data begin anew.
+
+    \b
+    Example:
+      grpo-sweep fork 12 --at 200 --set learning_rate=1e-6
+    """
+    from orchestrator.cli.status import one_run
+    from orchestrator.plan.follow_up import fork_spec
+
+    with open_queue(readonly=True) as store:
+        parent = one_run(store, run)
+        sweep = store.sweep_of(parent)
+    at, folder = _checkpoint(parent, update)
+    key = "model_name" if _trains_all(sweep, parent, overrides) else "adapter_path"
+    spec = fork_spec(parent, sweep, at, {key: str(folder)}, _changed(overrides))
+    _submit(spec, sweep, dry_run, start, as_json)
+
+
+def _checkpoint(run: "Run", update: int | None) -> tuple[int, Path]:
+    """The checkpoint to start from; NothingAffected where it is not there."""
+    from orchestrator.system.paths import RunPaths
+
+    if run.state == "running":
+        raise NothingAffected(
+            f"run {run.id} is running, and its checkpoints come and go; pause it first"
+        )
+    there = dict(RunPaths(run.folder).checkpoints())
+    at = max(there, default=None) if update is None else update
+    if at is None or at not in there:
+        found = ", ".join(map(str, there)) or "none"
+        raise NothingAffected(f"run {run.id} has no checkpoint {at or ''}; there are: {found}")
+    return at, there[at].resolve()
+
+
+def _trains_all(sweep: "Sweep", run: "Run", overrides: tuple[str, ...]) -> bool:
+    """Whether the run's checkpoints are whole models; UsageError where the fork's are not."""
+    from grpo_core.config import (
+        MLXGRPOConfig,
+        apply_overrides,
+        parse_config,
+        update_config_from_dict,
+    )
+
+    values = parse_config(sweep.config_text, sweep.config_source)
+    config = update_config_from_dict(MLXGRPOConfig(), values, lambda line: None)
+    config = apply_overrides(config, run.set, strict=True)
+    whole = config.train_type == "full"
+    changed = apply_overrides(config, overrides, strict=True)
+    if (changed.train_type == "full") is not whole:
+        raise UsageError("--set train_type: a fork trains the same kind of weights as its parent")
+    return whole
+
+
+def _changed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The values of `--set` as the spec writes them."""
+    from grpo_core.config import MLXGRPOConfig, apply_overrides
+
+    config = apply_overrides(MLXGRPOConfig(), overrides, strict=True)
+    return {
+        key: getattr(config, key) for key in (item.partition("=")[0].strip() for item in overrides)
+    }
+
+
+def _submit(spec: "Spec", sweep: "Sweep", dry_run: bool, start: bool, as_json: bool) -> None:
+    """Queue a spec that came from a sweep, in the folder from which that was submitted."""
+    from orchestrator.cli.submit import (
+        queue,
+        set_line,
+        start_worker,
+        tell_queued,
+    )
+    from orchestrator.plan.expand import expand
+
+    expansion = expand(spec)
+    if dry_run:
+        plan = expansion.plan(spec.name, sweep.cwd)
+        for run in plan.runs:
+            print(set_line(plan, run))
+        say("dry run: nothing was queued")
+        return
+    with open_queue() as store:
+        queued, runs = queue(store, expansion, cwd=sweep.cwd)
+    tell_queued(expansion, queued, runs, as_json)
+    hint = "" if start else no_worker_hint()
+    if start:
+        start_worker()
+    elif hint:
+        say(hint)
+
+
+# --- extend
+
+
+@click.command()
+@click.argument("sweep", type=Ref())
+@click.argument("spec", type=click.Path(path_type=Path))
+@set_option
+@json_option
+def extend(sweep: str, spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Add to a SWEEP what its changed SPEC has more, and keep all that it has.
+
+    New values, runs and seeds are queued behind the others; what the spec no longer names stays.
+    The --set options of the submit count again unless new ones are given.
+
+    \b
+    Examples:
+      grpo-sweep extend lr sweeps/lr.toml
+    """
+    from orchestrator.cli.submit import recognised
+    from orchestrator.plan.extend import extension
+    from orchestrator.text import plural
+    from orchestrator.views.json_shapes import submit_shape
+
+    with open_queue() as store:
+        found = store.sweep(sweep)
+        told = overrides or found.submitted.overrides
+        added = store.extend(found.id, lambda now, runs: extension(now, runs, spec, told))
+        after = store.sweep(found.name)
+        known = recognised(store, added)
+    if as_json:
+        from orchestrator.cli.common import print_json
+
+        print_json(submit_shape(after.name, after.id, [(r.id, r.name, r.set) for r in added]))
+    else:
+        more = after.to_ask - found.to_ask
+        words = f"; {plural(more, 'setting')} more to be chosen by {after.search.method}"
+        print(f"sweep {after.name}: {plural(len(added), 'run')} added{words if more else ''}")
+    if known:
+        say(f"{known}; what is done is shown and not trained again")
+    hint = no_worker_hint()
+    if hint:
+        say(hint)

@@ -1,0 +1,110 @@
+"""`grpo-sweep work`: train what is queued, here or in the background."""
+
+import os
+import shlex
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.common import console, say
+
+if TYPE_CHECKING:
+    from orchestrator.worker.events import Event
+
+_EPILOG = """\b
+COMMAND runs without a shell, at most 30 s, with this in its environment:
+  GRPO_SWEEP_EVENT     sweep_done, first_failure (of a sweep) or queue_stopped (by failures,
+                       a limit or a GPU that hangs, not by a user)
+  GRPO_SWEEP_TEXT      what happened, in a line
+  GRPO_SWEEP_SWEEP     the sweep's name
+  GRPO_SWEEP_RUN       the run's id; GRPO_SWEEP_RUN_NAME is its name
+  GRPO_SWEEP_STATE     the state of the run, else of the sweep
+  GRPO_SWEEP_REASON    why it failed or stands still
+  GRPO_SWEEP_BEST      the best setting so far and its value
+  GRPO_SWEEP_COUNTS    such as: 5 completed, 1 failed
+
+\b
+What does not apply is empty. GRPO_SWEEP_NOTIFY=COMMAND in the environment is the default, also
+for submit --start; set but empty, it is the same as --no-notify.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--until-empty", is_flag=True, help="End when nothing is left that could run.")
+@click.option("--detach", is_flag=True, help="Work in the background, also after logout.")
+@click.option(
+    "--frozen", is_flag=True, help="Hold a sweep whose data, rewards, code or packages changed."
+)
+@click.option(
+    "--on-deck/--no-on-deck",
+    default=None,
+    help="Prepare the next trainer while one trains.  [default: from 16 GB of memory on]",
+)
+@click.option(
+    "--notify",
+    metavar="COMMAND",
+    help="Run this when a sweep is done or has its first failure; see below.",
+)
+@click.option("--no-notify", is_flag=True, help="Tell nobody, also not by a notice on the desktop.")
+def work(
+    until_empty: bool,
+    detach: bool,
+    frozen: bool,
+    on_deck: bool | None,
+    notify: str | None,
+    no_notify: bool,
+) -> int:
+    """Train what is queued, one run after another, until stopped.
+
+    \b
+    Examples:
+      grpo-sweep work --until-empty
+      grpo-sweep work --detach --notify ./tell-me.sh
+      grpo-sweep work --notify 'sh -c "curl -d \\"$GRPO_SWEEP_TEXT\\" ntfy.sh/my-topic"'
+
+    Ctrl-C checkpoints the running run and puts it back into the queue; a second one does not wait
+    for the checkpoint. A trainer that a dead worker left behind is taken over.
+    """
+    from orchestrator.system.paths import home
+    from orchestrator.worker import worker
+
+    _settle_notice(notify, no_notify)
+    if detach:
+        pid = worker.spawn_detached(until_empty=until_empty, frozen=frozen, on_deck=on_deck)
+        say(f"started a worker in the background (pid {pid}); what it says: {home().worker_log}")
+        return 0
+    from orchestrator.views.live import listener
+
+    def heard(event: "Event") -> None:
+        listen(event)
+        notice(event)
+
+    # The view ends first: what is said about notices comes below it.
+    with _notifier() as notice, listener(home(), console(stderr=True)) as listen:
+        return worker.work(until_empty=until_empty, on_event=heard, frozen=frozen, on_deck=on_deck)
+
+
+def _settle_notice(command: str | None, off: bool) -> None:
+    """Check the command, and leave it where this worker or one in the background finds it."""
+    from orchestrator.errors import UsageError
+    from orchestrator.worker import notices
+
+    if command is not None and off:
+        raise UsageError("--notify and --no-notify: give one of them")
+    if off:
+        os.environ[notices.ENV] = ""
+    elif command is not None:
+        # By its whole path: a worker in the background stands in another folder.
+        os.environ[notices.ENV] = shlex.join(notices.parse_command(command))
+
+
+def _notifier() -> "AbstractContextManager[Callable[[Event], None]]":
+    """What gives the notices; nothing where they are switched off."""
+    from orchestrator.system.paths import home
+    from orchestrator.worker import notices
+
+    if notices.is_off():
+        return nullcontext(lambda event: None)
+    return notices.Notifier(home().make(), notices.command_of_environment(), say)

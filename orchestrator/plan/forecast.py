@@ -1,0 +1,86 @@
+"""What a sweep will take, told by past runs of the same model and shape; else it is unknown."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grpo_core.config import (
+    MLXGRPOConfig,
+    apply_overrides,
+    parse_config,
+    update_config_from_dict,
+)
+from grpo_core.errors import GRPOError
+from orchestrator.queue.limits import folder_bytes
+from orchestrator.run import PlannedRun, Run, Sweep
+
+# Runs that share these take about as long; those that share the first of them write as much.
+_DISK_KEYS = ("model_name", "train_type", "lora_rank", "lora_keys", "lora_layers")
+_KEEP_KEYS = ("save_steps", "save_total_limit", "save_best")
+_TIME_KEYS = (
+    *("model_name", "train_type", "dataset", "batch_size", "gradient_accumulation_steps"),
+    *("num_epochs", "max_train_samples", "num_generations", "num_iterations"),
+    *("max_new_tokens", "max_completion_length", "eval_steps", "eval_samples"),
+)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds and bytes for all runs; None where a run is like no past one."""
+
+    time_s: float | None
+    disk_bytes: int | None
+
+
+def forecast(
+    config_text: str, planned: Sequence[PlannedRun], past: Iterable[tuple[Run, Sweep]]
+) -> Forecast:
+    """What the planned runs will take, from the completed runs of the queue."""
+    times: dict[tuple[Any, ...], list[float]] = {}
+    sizes: dict[tuple[Any, ...], int] = {}
+    bases: dict[str, MLXGRPOConfig | None] = {}
+    for run, sweep in past:
+        config = _resolved(sweep.config_text, run.set, bases)
+        if config is None or run.wall_s <= 0:
+            continue
+        times.setdefault(_key(config, _TIME_KEYS), []).append(run.wall_s)
+        size = sizes.get(_key(config, (*_DISK_KEYS, *_KEEP_KEYS))) or folder_bytes(run.folder)
+        sizes[_key(config, (*_DISK_KEYS, *_KEEP_KEYS))] = size
+    configs = [_resolved(config_text, run.set, bases) for run in planned]
+    seconds = [_mean(times, c and _key(c, _TIME_KEYS)) for c in configs]
+    bytes_ = [c and sizes.get(_key(c, (*_DISK_KEYS, *_KEEP_KEYS))) for c in configs]
+    return Forecast(
+        None if any(s is None for s in seconds) else math.fsum(s for s in seconds if s),
+        sum(b for b in bytes_ if b) if all(bytes_) else None,
+    )
+
+
+def _mean(times: Mapping[tuple[Any, ...], list[float]], key: Any) -> float | None:
+    found = times.get(key)
+    return math.fsum(found) / len(found) if found else None
+
+
+def _key(config: MLXGRPOConfig, names: Sequence[str]) -> tuple[Any, ...]:
+    return (*(str(getattr(config, name)) for name in names), config.kl_coeff > 0)
+
+
+def _resolved(
+    text: str, items: Sequence[str], bases: dict[str, MLXGRPOConfig | None]
+) -> MLXGRPOConfig | None:
+    """A run's configuration; None where today's fields no longer hold it."""
+    try:
+        if text not in bases:
+            base = update_config_from_dict(
+                MLXGRPOConfig(), parse_config(text, "the frozen base"), lambda line: None
+            )
+            bases[text] = base
+        known = bases[text]
+        # A copy: the overrides are set on what they are given.
+        return None if known is None else apply_overrides(_copy(known), items, strict=True)
+    except GRPOError:
+        return None
+
+
+def _copy(config: MLXGRPOConfig) -> MLXGRPOConfig:
+    return MLXGRPOConfig(**vars(config))

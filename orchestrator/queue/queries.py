@@ -1,0 +1,320 @@
+"""The open queue, and every question that it answers; changes no state.
+
+What changes it is in `submitting.py` (new runs), `control.py` (what users ask for) and `store.py`
+(the worker).
+"""
+
+import difflib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from orchestrator.errors import NothingAffected, UsageError
+from orchestrator.queue import schema
+from orchestrator.queue.connection import TIMEOUT_S, Connection, connect, connect_memory
+from orchestrator.queue.next_state import stamp
+from orchestrator.queue.rows import ATTEMPT, RUN, attempt_of, run_of, sweep_of
+from orchestrator.run import (
+    Attempt,
+    Run,
+    RunState,
+    Share,
+    Sweep,
+)
+from orchestrator.system import paths
+
+# A sweep that is held keeps its queued runs; `after` holds it until the other has nothing to do.
+HELD = """
+    SELECT id FROM sweeps h WHERE (paused = 1 OR after_id IS NOT NULL) AND (paused = 1 OR EXISTS (
+        SELECT 1 FROM runs WHERE sweep_id = h.after_id
+        AND state IN ('queued', 'running', 'paused')))
+"""
+
+# The halt of a GPU that hangs ends with the boot in which it hung.
+HALTED = "SELECT 1 FROM queue WHERE paused = 1 AND (boot_id IS NULL OR boot_id = :boot_id)"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why nothing can be claimed: `ready_at` is when a back-off ends, `held` names what is held."""
+
+    queued: int
+    ready_at: str | None
+    held: tuple[str, ...]
+
+
+class Reads:
+    """The queue in one SQLite file; use it as a context manager."""
+
+    def __init__(self, db: Connection, now: Callable[[], datetime] | None = None) -> None:
+        self._db = db
+        self._now = now or (lambda: datetime.now(UTC))
+
+    @classmethod
+    def open(
+        cls, path: Path | None = None, *, readonly: bool = False, timeout_s: float = TIMEOUT_S
+    ) -> Self:
+        """The queue at `path` (default: the user's), brought up to date; changes no state.
+
+        With `readonly` a missing file is not made and reads as an empty queue. Raises QueueError.
+        """
+        path = path or paths.home().db
+        if readonly and not path.exists():
+            db = connect_memory()
+            schema.create_in_memory(db)
+            return cls(db)
+        if not readonly:
+            paths.Home(path.parent).make()
+        db = connect(path, timeout_s=timeout_s)
+        try:
+            schema.migrate(db)
+        except BaseException:
+            db.close()
+            raise
+        return cls(db)
+
+    @property
+    def path(self) -> Path:
+        """The database file."""
+        return self._db.path
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _stamp(self) -> str:
+        return stamp(self._now())
+
+    def _event(self, kind: str, text: str, sweep_id: int | None, run_id: int | None = None) -> None:
+        self._db.execute(
+            "INSERT INTO events (at, kind, sweep_id, run_id, text) VALUES (?, ?, ?, ?, ?)",
+            (self._stamp(), kind, sweep_id, run_id, text),
+        )
+
+    def sweeps(self, all: bool = False, latest: int = 5) -> list[Sweep]:
+        """The unfinished sweeps and the `latest` ones (or all), oldest first."""
+        where = "" if all else "WHERE id IN (SELECT sweep_id FROM totals WHERE n > 0 AND state IN "
+        if not all:
+            where += "('queued', 'running', 'paused')) OR to_ask > 0 OR id IN "
+            where += "(SELECT id FROM sweeps ORDER BY id DESC LIMIT :latest)"
+        return self._sweeps(where, {"latest": latest})
+
+    def _sweeps(self, where: str, params: dict[str, Any]) -> list[Sweep]:
+        rows = self._db.read(f"SELECT * FROM sweeps {where} ORDER BY id", params)
+        return [sweep_of(row, self.counts(row["id"])) for row in rows]
+
+    def counts(self, sweep_id: int) -> dict[RunState, int]:
+        """How many runs of the sweep stand in each state, in the order of RunState."""
+        found: Counter[RunState] = Counter()
+        for share in self.shares(sweep_id):
+            found[share.state] += share.n
+        return {state: found[state] for state in RunState if found[state]}
+
+    def shares(self, sweep_id: int) -> list[Share]:
+        """The runs of a sweep counted by state and kind; as fast for many runs as for few."""
+        rows = self._db.read(
+            "SELECT state, kind, n, timed, wall_s FROM totals WHERE sweep_id = ? AND n > 0",
+            (sweep_id,),
+        )
+        return [Share(RunState(row[0]), *row[1:]) for row in rows]
+
+    def sweep(self, ref: str) -> Sweep:
+        """The sweep named `ref`, or with that id, or `@` for the latest, `@~1` for the one before.
+
+        Raises NothingAffected.
+        """
+        if back := re.fullmatch(r"@(?:~(\d+))?", ref):
+            sql = "SELECT id FROM sweeps ORDER BY id DESC LIMIT 1 OFFSET ?"
+            rows = self._db.read(sql, (int(back[1] or 0),))
+        else:
+            rows = self._db.read("SELECT id FROM sweeps WHERE name = ?", (ref,))
+            if not rows and _is_id(ref):
+                rows = self._db.read("SELECT id FROM sweeps WHERE id = ?", (int(ref),))
+        if not rows:
+            raise NothingAffected(self._no_sweep(ref))
+        return self._sweep(rows[0][0])
+
+    def sweep_of(self, run: Run) -> Sweep:
+        """The sweep that a run belongs to, its counts left out: they take time to count."""
+        row = self._db.read("SELECT * FROM sweeps WHERE id = ?", (run.sweep_id,))[0]
+        return sweep_of(row, {})
+
+    def _sweep(self, sweep_id: int) -> Sweep:
+        return self._sweeps("WHERE id = :id", {"id": sweep_id})[0]
+
+    def _no_sweep(self, ref: str) -> str:
+        names = [row[0] for row in self._db.read("SELECT name FROM sweeps ORDER BY id DESC")]
+        if not names:
+            return f"{ref}: the queue holds no sweep; queue one with: grpo-sweep submit SPEC"
+        near = difflib.get_close_matches(ref, names, 1)
+        hint = f"did you mean {near[0]}?" if near else f"the latest is {names[0]}"
+        return f"{ref}: no such sweep; {hint}"
+
+    def runs(
+        self,
+        sweep_id: int | None = None,
+        states: Iterable[RunState] | None = None,
+        limit: int | None = None,
+    ) -> list[Run]:
+        """Runs of a sweep (or all), in the given states (or any), in the order of the sweeps."""
+        clauses, params = [], []
+        if sweep_id is not None:
+            clauses.append("r.sweep_id = ?")
+            params.append(str(sweep_id))
+        if states is not None:
+            wanted = [str(state) for state in states]
+            clauses.append(f"r.state IN ({', '.join('?' * len(wanted))})")
+            params += wanted
+        where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+        order = f"ORDER BY r.sweep_id, r.position LIMIT {-1 if limit is None else int(limit)}"
+        return [run_of(row) for row in self._db.read(f"{RUN} {where} {order}", params)]
+
+    def begun(self, sweep_id: int) -> list[Run]:
+        """The unfinished runs of a sweep that have been started before."""
+        # Left alone, SQLite walks through all runs of the sweep, because they come in order there.
+        few = RUN.replace("FROM runs r", "FROM runs r INDEXED BY runs_begun")
+        rows = self._db.read(
+            f"{few} WHERE r.sweep_id = ? AND r.attempt > 0"
+            " AND r.state IN ('queued', 'running', 'paused')",
+            (sweep_id,),
+        )
+        return sorted(map(run_of, rows), key=lambda run: run.position)
+
+    def run(self, run_id: int) -> Run:
+        """The run with this id; NothingAffected."""
+        rows = self._db.read(f"{RUN} WHERE r.id = ?", (run_id,))
+        if not rows:
+            raise NothingAffected(f"run {run_id}: no such run; see: grpo-sweep status --all")
+        return run_of(rows[0])
+
+    def running(self) -> Run | None:
+        """The run that is running, if one is."""
+        rows = self._db.read(f"{RUN} WHERE r.state = 'running'")
+        return run_of(rows[0]) if rows else None
+
+    def attempts(self, run_id: int) -> list[Attempt]:
+        """Every attempt of the run, the first one first."""
+        rows = self._db.read(f"{ATTEMPT} WHERE run_id = ? ORDER BY n", (run_id,))
+        return [attempt_of(row) for row in rows]
+
+    def find_runs(self, ref: str) -> list[Run]:
+        """The runs that `ref` means: an id `12`, a range `3-7`, a sweep's name, `@`, a run's name.
+
+        A run's name may have its sweep's before it, as in `lr/lr1e-5-g8`. Raises NothingAffected
+        when there are none, and UsageError where several sweeps have a run of that name.
+        """
+        if _is_id(ref):
+            return [self.run(int(ref))]
+        if (span := re.fullmatch(r"(\d{1,18})-(\d{1,18})", ref)) and not self._is_name(ref):
+            ids = (int(span[1]), int(span[2]))
+            rows = self._db.read(f"{RUN} WHERE r.id BETWEEN ? AND ? ORDER BY r.id", ids)
+            if not rows:
+                raise NothingAffected(f"{ref}: no run has an id in this range")
+            return [run_of(row) for row in rows]
+        if not ref.startswith("@") and not self._is_name(ref) and (named := self.runs_named(ref)):
+            if len(named) > 1:
+                told = ", ".join(f"{run.id} (sweep {run.sweep})" for run in named[:8])
+                raise UsageError(
+                    f"{ref}: {len(named)} runs have this name: {told}; say which by its id, "
+                    f"or as {named[-1].sweep}/{ref}"
+                )
+            return named
+        return self.runs(self.sweep(ref).id)
+
+    def runs_named(self, ref: str) -> list[Run]:
+        """The runs of that name, in any sweep or as `SWEEP/NAME`; none where it is no name."""
+        sweep, slash, name = ref.rpartition("/")
+        where = "r.name = ? AND s.name = ?" if slash else "r.name = ?"
+        params = (name, sweep) if slash else (ref,)
+        rows = self._db.read(f"{RUN} WHERE {where} ORDER BY r.id", params)
+        return [run_of(row) for row in rows]
+
+    def _is_name(self, ref: str) -> bool:
+        return bool(self._db.read("SELECT 1 FROM sweeps WHERE name = ?", (ref,)))
+
+    def request(self, run_id: int) -> str | None:
+        """What a user asks of this run: cancel, pause, or nothing. Cheap enough to poll."""
+        rows = self._db.read("SELECT request FROM runs WHERE id = ?", (run_id,))
+        return rows[0][0] if rows else None
+
+    def trained_s(self, sweep_id: int) -> float:
+        """Seconds that the ended attempts of a sweep have trained."""
+        rows = self._db.read("SELECT sum(wall_s) FROM totals WHERE sweep_id = ?", (sweep_id,))
+        return float(rows[0][0] or 0.0)
+
+    def folders(self, sweep_id: int) -> list[Path]:
+        """The output folders of the sweep's runs that have begun."""
+        sql = "SELECT folder FROM runs WHERE sweep_id = ? AND attempt > 0"
+        return [Path(row[0]) for row in self._db.read(sql, (sweep_id,))]
+
+    def halted(self, boot_id: str) -> str | None:
+        """Why the whole queue stands still, if it does."""
+        rows = self._db.read(
+            f"SELECT reason FROM queue WHERE EXISTS ({HALTED})", {"boot_id": boot_id}
+        )
+        return str(rows[0][0] or "the queue is paused") if rows else None
+
+    def waiting(self, boot_id: str) -> Waiting:
+        """What is queued, and why it cannot be claimed."""
+        queued = self._db.read("SELECT sum(n) FROM totals WHERE state = 'queued'")[0][0] or 0
+        ready = self._db.read(
+            "SELECT min(coalesce(not_before, '')) FROM runs WHERE state = 'queued'"
+            f" AND same_as IS NULL AND sweep_id NOT IN ({HELD})"
+        )[0][0]
+        halted = self.halted(boot_id)
+        held = self._db.read(
+            f"SELECT name, reason FROM sweeps WHERE id IN ({HELD}) AND id IN"
+            " (SELECT sweep_id FROM totals WHERE state = 'queued' AND n > 0) ORDER BY id"
+        )
+        words = [f"sweep {name} is held: {why or 'it waits for another'}" for name, why in held]
+        if halted:
+            return Waiting(queued, None, (f"the queue stands still: {halted}", *words))
+        return Waiting(queued, ready, tuple(words))
+
+    def dry(self) -> list[Sweep]:
+        """The sweeps that are to choose their next setting: nothing of them waits or runs."""
+        return self._sweeps(
+            f"WHERE to_ask > 0 AND id NOT IN ({HELD}) AND NOT EXISTS (SELECT 1 FROM runs WHERE"
+            " sweep_id = sweeps.id AND state IN ('queued', 'running'))",
+            {},
+        )
+
+    def at_rung(self) -> list[Sweep]:
+        """The sweeps in which every run has ended or waits at a rung of halving."""
+        return self._sweeps(
+            "WHERE id IN (SELECT sweep_id FROM runs WHERE state = 'paused' AND rung IS NOT NULL)"
+            " AND NOT EXISTS (SELECT 1 FROM runs WHERE sweep_id = sweeps.id AND (state IN"
+            " ('queued', 'running') OR (state = 'paused' AND rung IS NULL)))",
+            {},
+        )
+
+    def damage(self) -> str | None:
+        """What SQLite finds wrong with the file, in its words; None where it is whole.
+
+        QueueError where it cannot even be read.
+        """
+        found = str(self._db.read("PRAGMA quick_check(1)")[0][0])
+        return None if found == "ok" else found
+
+    def shown_elsewhere(self, folders: Sequence[Path]) -> set[Path]:
+        """Which of these folders belong to a run of the queue."""
+        sql = "SELECT 1 FROM runs WHERE folder = ? LIMIT 1"
+        return {folder for folder in folders if self._db.read(sql, (os.path.normpath(folder),))}
+
+    def _attempt(self, attempt_id: int) -> Attempt:
+        return attempt_of(self._db.read(f"{ATTEMPT} WHERE id = ?", (attempt_id,))[0])
+
+
+def _is_id(ref: str) -> bool:
+    return ref.isascii() and ref.isdigit() and len(ref) <= 18

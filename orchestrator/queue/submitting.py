@@ -1,0 +1,290 @@
+"""How runs come into the queue: a sweep as submitted, what a search asks for, what is added later.
+
+A setting that was trained before, or waits in another sweep, is not trained twice: its row says
+`same_as`. Triggers in `schema.py` settle those rows when their owner ends.
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import UsageError
+from orchestrator.queue import schema
+from orchestrator.queue.connection import Row
+from orchestrator.queue.queries import Reads
+from orchestrator.queue.rows import dump
+from orchestrator.results.training_log import read_value
+from orchestrator.run import (
+    Extension,
+    Plan,
+    PlannedRun,
+    Run,
+    RunState,
+    Sweep,
+)
+from orchestrator.system import paths
+from orchestrator.system.crashpoints import crashpoint
+
+if TYPE_CHECKING:
+    # It brings the config's fields along, for which a status would have to wait.
+    from orchestrator.stopping.rules import Decision
+
+
+class Submitting(Reads):
+    """Adds sweeps and runs, all of a submit or nothing."""
+
+    def add_sweep(
+        self,
+        name: str,
+        make: Callable[[str], Plan],
+        *,
+        priority: int = 0,
+        after: int | None = None,
+        again: bool = False,
+    ) -> Sweep:
+        """Queue a sweep, all of it or nothing; a name in use becomes `name-2`.
+
+        `make` is called inside the transaction with the free name and returns the plan. A run that
+        is done already, or waits in another sweep, is not trained twice, unless `again`. Raises
+        UsageError when an output folder belongs to a run that is still to be trained.
+        """
+        with self._db.write():
+            plan = make(self._free_name(name))
+            sweep_id = self._insert_sweep(plan, priority, after)
+            self._insert_runs(sweep_id, plan.runs, plan.cwd, priority, again=again)
+            self._event("submitted", f"{len(plan.runs)} runs", sweep_id)
+            crashpoint("store.adding")
+        return self._sweep(sweep_id)
+
+    def _free_name(self, name: str) -> str:
+        # It brings the config's fields along, for which a status would have to wait.
+        from orchestrator.names import folded, free_name
+
+        return free_name(name, {folded(row[0]) for row in self._db.read("SELECT name FROM sweeps")})
+
+    def _insert_sweep(self, plan: Plan, priority: int, after: int | None) -> int:
+        row = {
+            "name": plan.name,
+            "priority": priority,
+            "after_id": after,
+            "config_text": plan.config_text,
+            "config_source": plan.config_source,
+            "spec_text": plan.spec_text,
+            "cwd": plan.cwd,
+            **asdict(plan.objective),
+            "limits": dump(asdict(plan.limits)),
+            "retry": dump(asdict(plan.retry)),
+            "search": dump(asdict(plan.search)),
+            "to_ask": plan.to_ask,
+            "stop": dump(plan.stop),
+            "submitted": dump(asdict(plan.submitted)),
+            "provenance": _provenance(plan),
+            "frozen": int(plan.frozen),
+            "created": self._stamp(),
+        }
+        names, marks = ", ".join(row), ", ".join(f":{key}" for key in row)
+        return self._db.insert(f"INSERT INTO sweeps ({names}) VALUES ({marks})", row)
+
+    def _insert_runs(
+        self,
+        sweep_id: int,
+        runs: Sequence[PlannedRun],
+        cwd: str,
+        priority: int,
+        first: int = 0,
+        again: bool = False,
+    ) -> None:
+        """Queue runs, the first of them at the position `first` of its sweep."""
+        created = self._stamp()
+        owners = {} if again else self._owners(runs)
+        rows, seen = [], set[str]()
+        for position, run in enumerate(runs, start=first):
+            owner = owners.get(run.identity)
+            shares = owner is not None and _is_shared(owner, sweep_id)
+            same_as = owner["id"] if owner is not None and shares else None
+            # Of one setting the database takes one owner; what else is trained, is so again.
+            other = not shares and (owner is not None or run.identity in seen)
+            seen |= {run.identity} if run.identity else set()
+            columns = (*_run_columns(run, cwd), run.identity, same_as, int(again or other))
+            rows.append((sweep_id, position, priority, created, *columns))
+        try:
+            self._db.insert_many(
+                "INSERT INTO runs (sweep_id, position, priority, created, name, seed, overrides,"
+                " set_args, output_dir, folder, tags, hash, identity, same_as, again)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                iter(rows),
+            )
+            self._share_done(sweep_id)
+        except sqlite3.IntegrityError as e:
+            if "runs.folder" not in str(e):
+                raise
+            raise UsageError(self._shared_folder(sweep_id, runs, cwd)) from None
+
+    def _owners(self, runs: Sequence[PlannedRun]) -> dict[str | None, Row]:
+        """Who is trained, or was, for settings that these runs have too, by identity."""
+        found: dict[str | None, Row] = {}
+        sql = f"SELECT id, sweep_id, state, folder FROM runs WHERE identity = ? AND {schema.OWNER}"
+        for run in runs:
+            if run.identity and (rows := self._db.read(sql, (run.identity,))):
+                found[run.identity] = rows[0]
+        return found
+
+    def _share_done(self, sweep_id: int) -> None:
+        """Runs of the sweep that were trained before are completed, and show what came of it.
+
+        Those that are trained elsewhere say for whom they wait.
+        """
+        self._db.execute(
+            f"""
+            UPDATE runs SET state = 'completed', output_dir = o.folder, folder = o.folder,
+                "update" = o."update", updates_total = o.updates_total, metrics = o.metrics,
+                value = CASE WHEN {schema.same_objective("o")} THEN o.value END,
+                reason = 'the same setting as run ' || o.id, started = o.started, ended = o.ended,
+                exit_code = o.exit_code
+            FROM runs o WHERE o.id = runs.same_as AND o.state = 'completed'
+                AND runs.sweep_id = ? AND runs.state = 'queued'
+            """,
+            (sweep_id,),
+        )
+        self._db.execute(
+            "UPDATE runs SET reason = 'waits for run ' || same_as || ', which is the same setting'"
+            " WHERE sweep_id = ? AND same_as IS NOT NULL AND state = 'queued'",
+            (sweep_id,),
+        )
+        self._value_shown("sweep_id = ?", sweep_id)
+
+    def _value_shown(self, where: str, of: int) -> None:
+        """Rank what shows another run's result by its own sweep's objective, which may differ."""
+        rows = self._db.read(
+            "SELECT id FROM runs WHERE same_as IS NOT NULL AND state = 'completed'"
+            f" AND value IS NULL AND {where}",
+            (of,),
+        )
+        for run in [self.run(row[0]) for row in rows]:
+            value = read_value(run.folder, self.sweep_of(run).objective)
+            self._db.execute("UPDATE runs SET value = ? WHERE id = ?", (value, run.id))
+
+    def _shared_folder(self, sweep_id: int, runs: Sequence[PlannedRun], cwd: str) -> str:
+        seen: dict[str, str] = {}
+        for run in runs:
+            folder = _folder(cwd, run.output_dir)
+            rows = self._db.read(
+                "SELECT r.id, s.name FROM runs r JOIN sweeps s ON s.id = r.sweep_id"
+                " WHERE folder = ? AND state IN ('queued', 'running', 'paused') AND sweep_id <> ?",
+                (folder, sweep_id),
+            )
+            owner = f"run {rows[0][0]} of sweep {rows[0][1]}" if rows else seen.get(folder)
+            if owner:
+                return (
+                    f"run {run.name}: output_dir {run.output_dir} belongs to {owner}, which is "
+                    "still to be trained; give the sweep another `output`, or cancel the other"
+                )
+            seen[folder] = f"run {run.name} of the same sweep"
+        return "two runs share an output folder"
+
+    def ask(
+        self, sweep_id: int, propose: Callable[[Sweep, list[Run]], Sequence[PlannedRun]]
+    ) -> list[Run]:
+        """Queue what a search proposes after the runs there are, all in one transaction.
+
+        `propose` returns the runs of one setting, none where the search has tried all there is. The
+        new runs; none where another worker was faster.
+        """
+        with self._db.write():
+            sweep, runs = self._sweep(sweep_id), self.runs(sweep_id)
+            if not sweep.to_ask or any(r.state in ("queued", "running") for r in runs):
+                return []
+            proposed = propose(sweep, runs)
+            crashpoint("store.asking")
+            first = 1 + max((run.position for run in runs), default=-1)
+            self._insert_runs(sweep_id, proposed, sweep.cwd, sweep.priority, first)
+            self._db.execute(
+                "UPDATE sweeps SET to_ask = ? WHERE id = ?",
+                (sweep.to_ask - 1 if proposed else 0, sweep_id),
+            )
+            told = f"{len(proposed)} runs" if proposed else "nothing is left to try"
+            self._event("asked", told, sweep_id)
+        crashpoint("store.asked")
+        return [run for run in self.runs(sweep_id) if run.position >= first]
+
+    def extend(self, sweep_id: int, make: Callable[[Sweep, list[Run]], Extension]) -> list[Run]:
+        """Add runs to a sweep, and take over the rules of its changed spec; the added runs.
+
+        `make` is called inside the transaction with the sweep as it is.
+        """
+        with self._db.write():
+            sweep, runs = self._sweep(sweep_id), self.runs(sweep_id)
+            made = make(sweep, runs)
+            first = 1 + max((run.position for run in runs), default=-1)
+            self._insert_runs(sweep_id, made.runs, sweep.cwd, sweep.priority, first)
+            plan = made.plan
+            self._db.execute(
+                "UPDATE sweeps SET spec_text = ?, submitted = ?, search = ?, to_ask = ?, stop = ?,"
+                " limits = ?, retry = ?, provenance = ? WHERE id = ?",
+                (
+                    *(plan.spec_text, dump(asdict(plan.submitted)), dump(asdict(plan.search))),
+                    *(plan.to_ask, dump(plan.stop), dump(asdict(plan.limits))),
+                    *(dump(asdict(plan.retry)), _provenance(plan), sweep_id),
+                ),
+            )
+            self._event("extended", f"{len(made.runs)} runs", sweep_id)
+        return [run for run in self.runs(sweep_id) if run.position >= first]
+
+    def leave_rung(self, run_id: int, decision: "Decision | None") -> Run | None:
+        """Let a run that waits at a rung go on, or prune it by a decision; None if it has left."""
+        with self._db.write():
+            run = self.run(run_id)
+            if run.state is not RunState.PAUSED or run.rung is None:
+                return None
+            new = RunState.QUEUED if decision is None else RunState.PRUNED
+            reason = None if decision is None else f"{decision.reason} ({decision.evidence})"
+            self._db.execute(
+                "UPDATE runs SET state = ?, reason = ?, rung = NULL, ended = ? WHERE id = ?",
+                (str(new), reason, self._stamp() if decision else None, run_id),
+            )
+            self._event(str(new), reason or "goes on from its rung", run.sweep_id, run_id)
+        return self.run(run_id)
+
+    def end_search(self, sweep_id: int) -> bool:
+        """Choose no further settings; whether there were any to choose."""
+        with self._db.write():
+            ended = self._db.execute(
+                "UPDATE sweeps SET to_ask = 0 WHERE id = ? AND to_ask > 0", (sweep_id,)
+            )
+            if ended:
+                self._event("search ended", "asked for", sweep_id)
+        return bool(ended)
+
+
+def _folder(cwd: str, output_dir: str) -> str:
+    return os.path.normpath(os.path.join(cwd, output_dir))
+
+
+def _run_columns(run: PlannedRun, cwd: str) -> tuple[Any, ...]:
+    return (
+        *(run.name, run.seed, dump(run.overrides), dump(run.set), run.output_dir),
+        *(_folder(cwd, run.output_dir), dump(run.tags), run.hash),
+    )
+
+
+def _provenance(plan: Plan) -> str | None:
+    return None if plan.provenance is None else dump(plan.provenance)
+
+
+def _is_shared(owner: Row, sweep_id: int) -> bool:
+    """Whether a run of that sweep shows what the owner of its setting has reached, or will."""
+    if owner["sweep_id"] == sweep_id:
+        # They differ in what changes no result, such as memory, and both were asked for.
+        return False
+    if owner["state"] != "completed":
+        # A later sweep may itself wait for this one, and then neither would ever go on.
+        return bool(owner["sweep_id"] < sweep_id)
+    # An owner whose files are gone has nothing to share.
+    return _has_result(owner)
+
+
+def _has_result(owner: Row) -> bool:
+    return paths.RunPaths(Path(owner["folder"])).result.exists()

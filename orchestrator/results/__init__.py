@@ -1,0 +1,1 @@
+"""What runs reached: training logs, curves, statistics, leaderboard, exports."""

@@ -1,0 +1,167 @@
+"""Which setting is best, and how sure that is: statistics over the runs of a sweep; pure.
+
+A setting is a set of overrides; its runs differ in their seeds. Reads nothing: the values come
+from whoever read the training logs. The statistics themselves are in `stats.py`.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.results import stats
+from orchestrator.run import Objective, Run
+
+Statistic = Callable[[Sequence[float]], float]
+
+
+@dataclass(frozen=True)
+class Score:
+    """The value of the objective that one run reached."""
+
+    run: Run
+    value: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting in the ranking; `mean` is what it is ranked by (or its interquartile mean).
+
+    `ci95` is None where one run says nothing about the spread.
+    """
+
+    rank: int
+    params: dict[str, Any]
+    mean: float
+    ci95: tuple[float, float] | None
+    scores: tuple[Score, ...]
+
+    @property
+    def n(self) -> int:
+        """How many runs the mean rests on."""
+        return len(self.scores)
+
+
+def reduce_curve(values: Sequence[float], objective: Objective) -> float | None:
+    """One number for a run from the values of its metric in logged order; None without any.
+
+    `last`, `best` by the goal, or `last:N`, the mean of the last N.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return None
+    if objective.reduce == "best":
+        return max(finite) if objective.goal == "max" else min(finite)
+    count = int(objective.reduce.partition(":")[2] or 1)
+    return math.fsum(finite[-count:]) / len(finite[-count:])
+
+
+def ranking(
+    scores: Iterable[Score], objective: Objective, statistic: Statistic = stats.mean
+) -> list[Row]:
+    """The settings, best first by a statistic over their seeds; equal ones share a rank.
+
+    Those that share one stand in the order of the sweep.
+    """
+    groups: dict[str, list[Score]] = {}
+    for score in scores:
+        key = json.dumps(score.run.overrides, sort_keys=True)
+        groups.setdefault(key, []).append(score)
+    sign = -1.0 if objective.goal == "max" else 1.0
+    of = {key: statistic([score.value for score in group]) for key, group in groups.items()}
+    ordered = sorted(groups, key=lambda key: sign * of[key])
+    values = [of[key] for key in ordered]
+    return [
+        Row(
+            rank=values.index(of[key]) + 1,
+            params=groups[key][0].run.overrides,
+            mean=of[key],
+            ci95=stats.interval([score.value for score in groups[key]], statistic),
+            scores=tuple(groups[key]),
+        )
+        for key in ordered
+    ]
+
+
+def first_against_second(rows: Sequence[Row], objective: Objective) -> stats.Comparison | None:
+    """How sure it is that the best setting beats the next; None where there is only one."""
+    if len(rows) < 2:
+        return None
+    first, second = (dict(enumerate(s.value for s in row.scores)) for row in rows[:2])
+    return stats.compare(first, second, goal=objective.goal)
+
+
+@dataclass(frozen=True)
+class Level:
+    """All runs with one value of a parameter; `against` is the best level, run against run.
+
+    `matched` counts the runs that have a partner in the best level with the same other parameters
+    and seed; with two or more of them only these are compared.
+    """
+
+    value: Any
+    mean: float
+    ci95: tuple[float, float] | None
+    n: int
+    against: stats.Comparison | None
+    matched: int
+
+
+def by_parameter(scores: Iterable[Score], key: str, base: Any, objective: Objective) -> list[Level]:
+    """The values of a parameter, best mean first, each compared with the best one.
+
+    `base` stands for the value of runs that do not set it.
+    """
+    levels: dict[str, list[Score]] = {}
+    for score in scores:
+        levels.setdefault(json.dumps(score.run.overrides.get(key, base)), []).append(score)
+    sign = -1.0 if objective.goal == "max" else 1.0
+    ordered = sorted(levels.values(), key=lambda group: sign * _mean_of(group))
+    return [_level(group, ordered[0], key, base, objective) for group in ordered]
+
+
+def _level(
+    group: Sequence[Score], best: Sequence[Score], key: str, base: Any, objective: Objective
+) -> Level:
+    ours, theirs = _by_rest(group, key), _by_rest(best, key)
+    shared = sorted(ours.keys() & theirs.keys())
+    against = None
+    if group is not best and len(shared) >= 2:
+        first = {i: theirs[rest] for i, rest in enumerate(shared)}
+        second = {i: ours[rest] for i, rest in enumerate(shared)}
+        against = stats.compare(first, second, goal=objective.goal, paired=True)
+    elif group is not best:
+        first, second = (dict(enumerate(s.value for s in g)) for g in (best, group))
+        against = stats.compare(first, second, goal=objective.goal)
+    return Level(
+        group[0].run.overrides.get(key, base),
+        _mean_of(group),
+        stats.interval([score.value for score in group]),
+        len(group),
+        against,
+        len(shared) if against is not None and against.paired else 0,
+    )
+
+
+def _by_rest(group: Iterable[Score], key: str) -> dict[str, float]:
+    """The value of each run by everything but one parameter."""
+    found = {}
+    for score in group:
+        others = {k: v for k, v in score.run.overrides.items() if k != key}
+        found[json.dumps([others, score.run.seed], sort_keys=True)] = score.value
+    return found
+
+
+def _mean_of(group: Sequence[Score]) -> float:
+    return stats.mean([score.value for score in group])
+
+
+def differing_keys(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """The keys whose values are not the same in all rows (a missing one is a value too)."""
+    found = list(rows)
+    keys = dict.fromkeys(key for row in found for key in row)
+    return [key for key in keys if len({json.dumps(row.get(key, _ABSENT)) for row in found}) > 1]
+
+
+_ABSENT = "\0absent"

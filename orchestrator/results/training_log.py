@@ -1,0 +1,179 @@
+"""How far a run has come, read from what its trainer writes (section 3 of the design).
+
+Reads only what is new in training_log.jsonl. A torn last line is left for the next look; a log
+that was cut or replaced (a trainer that resumes cuts it at its checkpoint) is read anew.
+"""
+
+import json
+import math
+import os
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.results.leaderboard import reduce_curve
+from orchestrator.run import Objective, Progress
+from orchestrator.system.paths import RunPaths
+
+Line = dict[str, Any]
+
+# Over how many updates the time of one is averaged: some minutes of most runs.
+_WINDOW = 20
+
+
+def read_progress(folder: Path) -> Progress:
+    """The progress of the run in `folder`; empty where nothing is written yet."""
+    return ProgressReader(folder).read()
+
+
+def read_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
+    """(update, value) of a metric in logged order; of evaluations the held-out ones only."""
+    return read_curves(folder, [metric])[metric]
+
+
+def read_value(folder: Path, objective: Objective) -> float | None:
+    """What an objective is now by the run's log; None where that does not say."""
+    return reduce_curve([value for _, value in read_curve(folder, objective.metric)], objective)
+
+
+def read_curves(folder: Path, metrics: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
+    """As `read_curve` for several metrics in one reading; a metric that is not logged is empty."""
+    curves: dict[str, list[tuple[int, float]]] = {metric: [] for metric in metrics}
+    for line in read_log(folder):
+        if not is_held_out(line) or not isinstance(line.get("update"), int):
+            continue
+        for metric, curve in curves.items():
+            if (value := _number(line.get(metric))) is not None:
+                curve.append((line["update"], value))
+    return curves
+
+
+def read_log(folder: Path) -> list[Line]:
+    """Every whole line of a run's training log; none where there is no log."""
+    try:
+        text = RunPaths(folder).log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    # What stands behind the last line break is torn.
+    return [line for raw in text.split("\n")[:-1] if (line := _parse(raw)) is not None]
+
+
+def is_held_out(line: Line) -> bool:
+    """Not an evaluation on training rows: `em` means the held-out exact match everywhere."""
+    return line.get("split") in (None, "test")
+
+
+class ProgressReader:
+    """Follows one run; each `read` costs only what was written since the last."""
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = RunPaths(folder)
+        self._restart()
+
+    def _restart(self) -> None:
+        self._offset = 0
+        self._inode = -1
+        self._last = b""
+        self._update: int | None = None
+        self._metrics: Line = {}
+        self._total: int | None = None
+        self._seconds: deque[tuple[int, float]] = deque(maxlen=4 * _WINDOW)
+
+    def read(self) -> Progress:
+        """What is known now."""
+        for line in self._new_lines():
+            self._take(line)
+        return Progress(self._update, self._total, dict(self._metrics), self._pace())
+
+    def _new_lines(self) -> list[Line]:
+        try:
+            with open(self._paths.log, "rb") as log:
+                self._restart_if_replaced(log.fileno())
+                log.seek(self._offset)
+                new = log.read()
+        except OSError:
+            return []
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        lines = whole.splitlines(keepends=True)
+        if lines:
+            self._last = lines[-1]
+        return [line for raw in lines if (line := _parse(raw)) is not None]
+
+    def _restart_if_replaced(self, fd: int) -> None:
+        """Start over unless the file still holds, where we stopped, the line that we read last."""
+        inode = os.fstat(fd).st_ino
+        same = os.pread(fd, len(self._last), self._offset - len(self._last)) == self._last
+        if inode != self._inode or not same:
+            self._restart()
+            self._inode = inode
+
+    def _take(self, line: Line) -> None:
+        update = line.get("update")
+        if isinstance(update, int):
+            self._update = update
+            self._seconds.append((update, _seconds(line)))
+        if isinstance(total := line.get("updates_total"), int):
+            self._total = total
+        if is_held_out(line):
+            self._metrics.update({key: _finite(value) for key, value in line.items()})
+
+    def _pace(self) -> float | None:
+        """Seconds an update, over the last ones, with the evaluations among them."""
+        if self._update is None:
+            return None
+        recent = [(u, s) for u, s in self._seconds if u > self._update - _WINDOW]
+        updates = len({u for u, _ in recent if u > 0})
+        total = sum(s for _, s in recent)
+        return total / updates if updates and total > 0 else None
+
+
+def _seconds(line: Line) -> float:
+    """The durations in a line; rates end in _per_s."""
+    return sum(
+        float(value)
+        for key, value in line.items()
+        if key.endswith("_s") and not key.endswith("_per_s") and isinstance(value, int | float)
+    )
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _parse(raw: bytes | str) -> Line | None:
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def _read_object(path: Path) -> Line:
+    try:
+        return _parse(path.read_bytes()) or {}
+    except OSError:
+        return {}
+
+
+# --- result.json
+
+
+def result_identity(folder: Path) -> str | None:
+    """Tells one result.json from a later one in its place; None where there is none."""
+    try:
+        stat = os.stat(RunPaths(folder).result)
+    except OSError:
+        return None
+    return f"{stat.st_ino}:{stat.st_mtime_ns}"
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The trainer's result.json; None where there is none that can be read."""
+    return _read_object(RunPaths(folder).result) or None

@@ -1,0 +1,1 @@
+"""The search space: parameters, their distributions, expressions and constraints."""

@@ -1,0 +1,1 @@
+"""What the machine gives: paths, locks, processes, files, and named crash points."""

@@ -1,0 +1,129 @@
+"""Every file name that the orchestrator knows: the queue's home, and a run's output folder.
+
+Nothing here reads or writes a file's content; what lies in an output folder is written by the
+trainer (section 3 of the design).
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import QueueError
+
+ENV_HOME = "GRPO_SWEEP_HOME"
+APP = "grpo-sweep"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds a queue: database, locks, frozen configs and logs of attempts."""
+
+    root: Path
+
+    @property
+    def db(self) -> Path:
+        """The SQLite file; open it through SQLite only, never by itself."""
+        return self.root / "queue.db"
+
+    @property
+    def worker_lock(self) -> Path:
+        """Held (flock) by the one worker of this queue; its text says who holds it."""
+        return self.root / "locks" / "worker.lock"
+
+    def run_lock(self, run_id: int) -> Path:
+        """Held (flock) by the trainer of the run, from before its start until its death."""
+        return self.root / "locks" / f"run-{run_id}.lock"
+
+    @property
+    def worker_log(self) -> Path:
+        """What a detached worker says."""
+        return self.root / "worker.log"
+
+    def frozen_config(self, sweep_id: int) -> Path:
+        """The base config as it was at submit; the database holds the original."""
+        return self.root / "configs" / f"sweep-{sweep_id}.toml"
+
+    def attempt_log(self, run_id: int, n: int) -> Path:
+        """Stdout and stderr of the n-th attempt of a run."""
+        return self.root / "logs" / f"run-{run_id}-{n}.log"
+
+    @property
+    def deck_log(self) -> Path:
+        """What the trainer on deck says, until its turn makes it an attempt's log."""
+        return self.root / "logs" / "on-deck.log"
+
+    def make(self) -> "Home":
+        """The same home with its folders there, readable by their owner only; QueueError."""
+        try:
+            for folder in (self.root, *(self.root / n for n in ("locks", "configs", "logs"))):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as e:
+            raise QueueError(
+                f"{e.filename or self.root}: the queue's home cannot be made: {e.strerror}; "
+                f"set {ENV_HOME} to a folder that you can write to"
+            ) from None
+        return self
+
+
+def home(env: Mapping[str, str] = os.environ) -> Home:
+    """The user's home of the queue: GRPO_SWEEP_HOME, else the user's data folder. Makes nothing."""
+    if named := env.get(ENV_HOME):
+        return Home(Path(named).expanduser().absolute())
+    import platformdirs
+
+    return Home(Path(platformdirs.user_data_dir(APP, appauthor=False)))
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The names inside a run's output folder, as the trainer writes them."""
+
+    folder: Path
+
+    @property
+    def resolved_config(self) -> Path:
+        """Every field of the final configuration, with versions and hash."""
+        return self.folder / "config.resolved.json"
+
+    @property
+    def log(self) -> Path:
+        """The training log, a JSON object a line."""
+        return self.folder / "training_log.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Some completions of each update with their rewards, a JSON object a line."""
+        return self.folder / "samples.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """Written last, atomically."""
+        return self.folder / "result.json"
+
+    @property
+    def final(self) -> Path:
+        """The trained model or its adapters."""
+        return self.folder / "final"
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """The whole checkpoints as (update, folder), oldest first (half-made ones do not match)."""
+        try:
+            entries = list(os.scandir(self.folder))
+        except OSError:
+            return []
+        named = ((_CHECKPOINT.fullmatch(e.name), e) for e in entries)
+        return sorted((int(m[1]), Path(e.path)) for m, e in named if m and e.is_dir())
+
+    def newest_checkpoint(self) -> int:
+        """The update of the newest checkpoint, -1 where there is none."""
+        return max((update for update, _ in self.checkpoints()), default=-1)
+
+
+def shipped(name: str) -> Path:
+    """A file that comes with the program (`sweeps/demo.toml`): from the wheel, or the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    in_wheel = package / "shipped" / name
+    return in_wheel if in_wheel.exists() else package.parent / name

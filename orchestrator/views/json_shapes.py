@@ -1,0 +1,190 @@
+"""The JSON that `--json` prints: the shapes of the design's section 6, which programs rely on.
+
+Ids are integers, times ISO 8601 in UTC, what is unknown is null. Pure.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.queue.eta import Span
+from orchestrator.run import Attempt, Objective, Progress, Run, RunState, Sweep
+from orchestrator.views.overview import Overview
+from orchestrator.views.story import Story
+
+if TYPE_CHECKING:
+    from orchestrator.results.leaderboard import Level, Row
+    from orchestrator.results.stats import Comparison
+
+Shape = dict[str, Any]
+
+
+def status_shape(worker_pid: int | None, view: Overview) -> Shape:
+    """`status --json`; `queue` is about all sweeps that are neither done nor held."""
+    return {
+        "worker": {"alive": worker_pid is not None, "pid": worker_pid},
+        "queue": {
+            "halted": view.halted,
+            "next": [run.id for run in view.next_runs],
+            **_eta(view.whole),
+        },
+        "sweeps": [
+            sweep_shape(sweep, view.left[sweep.id], view.waits_for.get(sweep.id))
+            for sweep in view.sweeps
+        ],
+        "runs": [
+            run_shape(run, view.progress[run.id])
+            for sweep in view.sweeps
+            for run in view.runs[sweep.id]
+        ],
+    }
+
+
+def _eta(left: Span | None) -> Shape:
+    """Seconds until something is done: the likeliest, and the range; null where unknown."""
+    return {
+        "eta_s": None if left is None else left.likely_s,
+        "eta_range_s": None if left is None else [left.low_s, left.high_s],
+    }
+
+
+def sweep_shape(sweep: Sweep, left: Span | None, waits_for: str | None = None) -> Shape:
+    """A sweep in `status --json`; every state has its count."""
+    return {
+        "id": sweep.id,
+        "name": sweep.name,
+        "state": sweep.state,
+        "counts": {str(state): sweep.counts.get(state, 0) for state in RunState},
+        "to_ask": sweep.to_ask,
+        "waits_for": waits_for,
+        **_eta(left),
+    }
+
+
+def run_shape(run: Run, progress: Progress) -> Shape:
+    """A run in `status --json`."""
+    return {
+        "id": run.id,
+        "sweep": run.sweep,
+        "name": run.name,
+        "state": str(run.state),
+        "reason": run.reason,
+        "overrides": run.overrides,
+        "seed": run.seed,
+        "attempt": run.attempt,
+        "update": progress.update,
+        "updates_total": progress.updates_total,
+        "metrics": progress.metrics,
+        "output_dir": str(run.folder),
+        "started": run.started,
+        "ended": run.ended,
+        "exit_code": run.exit_code,
+    }
+
+
+def show_shape(story: Story) -> Shape:
+    """`show --json`."""
+    return {
+        **run_shape(story.run, story.progress),
+        "waits_for": list(story.waits_for),
+        "base": dict(story.base),
+        "command": list(story.command),
+        "attempts": [attempt_shape(attempt) for attempt in story.attempts],
+        "history": [
+            {"at": event.at, "kind": event.kind, "text": event.text} for event in story.history
+        ],
+    }
+
+
+def attempt_shape(attempt: Attempt) -> Shape:
+    """An attempt in `show --json`."""
+    names = (
+        *("n", "host", "pid", "started", "ended", "exit_code", "signal", "outcome"),
+        *("reason", "evidence", "log"),
+    )
+    return {name: getattr(attempt, name) for name in names}
+
+
+def submit_shape(
+    name: str, sweep_id: int | None, runs: Sequence[tuple[int | None, str, Sequence[str]]]
+) -> Shape:
+    """`submit --json`; the ids are null in a dry run."""
+    return {
+        "sweep": name,
+        "id": sweep_id,
+        "runs": [{"id": run_id, "name": run, "set": list(items)} for run_id, run, items in runs],
+    }
+
+
+def best_shape(
+    objective: Objective,
+    rows: "Sequence[Row]",
+    duel: "Comparison | None" = None,
+    statistic: str = "mean",
+) -> Shape:
+    """`best --json`; `mean` of a row is its `statistic`."""
+    return {
+        "objective": objective.metric,
+        "goal": objective.goal,
+        "statistic": statistic,
+        "rows": [_row_shape(row) for row in rows],
+        "first_against_second": None if duel is None else comparison_shape(duel),
+    }
+
+
+def comparison_shape(found: "Comparison") -> Shape:
+    """How a setting compares with another: the probability that a run of it beats one of that."""
+    return {
+        "verdict": found.verdict,
+        "probability": found.probability,
+        "probability_ci95": _span(found.probability_ci95),
+        "difference": found.difference,
+        "p": found.p,
+        "paired": found.paired,
+    }
+
+
+def levels_shape(objective: Objective, key: str, levels: "Sequence[Level]") -> Shape:
+    """`compare --json`; `best_against` compares the best value with this one."""
+    return {
+        "objective": objective.metric,
+        "goal": objective.goal,
+        "by": key,
+        "rows": [
+            {
+                "value": level.value,
+                "n": level.n,
+                "mean": level.mean,
+                "ci95": _span(level.ci95),
+                "best_against": None if level.against is None else comparison_shape(level.against),
+                "pairs": level.matched,
+            }
+            for level in levels
+        ],
+    }
+
+
+def history_shape(objective: Objective, points: Sequence[tuple[float, float]]) -> Shape:
+    """`best --history --json`."""
+    return {
+        "objective": objective.metric,
+        "goal": objective.goal,
+        "points": [{"gpu_hours": hours, "best": value} for hours, value in points],
+    }
+
+
+def _span(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _row_shape(row: "Row") -> Shape:
+    return {
+        "rank": row.rank,
+        "params": row.params,
+        "n": row.n,
+        "mean": row.mean,
+        "ci95": None if row.ci95 is None else list(row.ci95),
+        "runs": [
+            {"id": s.run.id, "name": s.run.name, "seed": s.run.seed, "value": s.value}
+            for s in row.scores
+        ],
+    }

@@ -1,0 +1,182 @@
+"""What is true now about runs and sweeps: progress from their folders, time that is left.
+
+Reads the store's records and the training logs; writes nothing. How it looks is decided in
+`tables.py`, `now.py` and `live.py`, what programs get in `shapes.py`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.queue.eta import NOTHING, Span, Work, left
+from orchestrator.results.training_log import ProgressReader, read_curve, read_progress
+from orchestrator.run import Progress, Run, RunState, Sweep
+
+if TYPE_CHECKING:
+    from orchestrator.queue.status_queries import Outlook
+
+UNFINISHED = ("queued", "running", "paused")
+
+# A status names so many of the runs that come next.
+_NEXT_SHOWN = 3
+# To find the best of more runs takes longer than a status may.
+_BEST_OF = 5000
+
+
+def progress_of(run: Run) -> Progress:
+    """How far a run is: from its log while it runs, else as recorded at its last end."""
+    recorded = Progress(run.update, run.updates_total, run.metrics)
+    if run.state is not RunState.RUNNING:
+        return recorded
+    now = read_progress(run.folder)
+    return now if now.update is not None else recorded
+
+
+class ProgressReaders:
+    """As `progress_of`, again and again: of a log only what is new is read."""
+
+    def __init__(self) -> None:
+        self._readers: dict[Path, ProgressReader] = {}
+
+    def of(self, run: Run) -> Progress:
+        """How far a run is."""
+        if run.state is not RunState.RUNNING:
+            return progress_of(run)
+        reader = self._readers.setdefault(run.folder, ProgressReader(run.folder))
+        now = reader.read()
+        return now if now.update is not None else progress_of(run)
+
+
+def curve(folder: Path, metric: str) -> list[tuple[int, float]]:
+    """(update, value) of a metric in logged order; `em` and the like of held-out rows only."""
+    return read_curve(folder, metric)
+
+
+# --- an overview
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the store tells about a sweep: the `runs` to show, and what tells how long it takes."""
+
+    sweep: Sweep
+    runs: Sequence[Run]
+    work: Work
+    waits_for: str | None = None
+    best: Run | None = None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Sweeps with runs to show, how far those are, and how long everything will take.
+
+    `left` is the time until a sweep is done, with those before it; None where nothing tells, or
+    where it is held or over. `whole` is the time until the queue is done; held sweeps left out.
+    """
+
+    sweeps: tuple[Sweep, ...]
+    runs: Mapping[int, tuple[Run, ...]]
+    progress: Mapping[int, Progress]
+    left: Mapping[int, Span | None]
+    whole: Span | None = None
+    waits_for: Mapping[int, str | None] = field(default_factory=dict)
+    best: Mapping[int, Run | None] = field(default_factory=dict)
+    running: Run | None = None
+    next_runs: tuple[Run, ...] = ()
+    halted: str | None = None
+
+
+def gather(
+    store: "Outlook",
+    sweeps: Sequence[Sweep],
+    most: int | None = 0,
+    rows: Mapping[int, int | None] | None = None,
+    read: Callable[[Run], Progress] = progress_of,
+) -> Overview:
+    """An overview with at most `most` runs of each sweep (None: all), the most telling ones.
+
+    `rows` says so for single sweeps; `read` tells how far a run is. Reads no more runs than it
+    shows, and those that have begun: a queue may hold very many.
+    """
+    boot = _boot_id()
+    facts = [_facts(store, sweep, (rows or {}).get(sweep.id, most)) for sweep in sweeps]
+    shown = {sweep.id for sweep in sweeps}
+    others = [_facts(store, s, 0) for s in store.sweeps(latest=0) if s.id not in shown]
+    return overview(
+        facts,
+        others,
+        store.running(),
+        store.next_runs(boot, _NEXT_SHOWN),
+        store.halted(boot),
+        read,
+    )
+
+
+def _boot_id() -> str:
+    from orchestrator.system.processes import boot_id
+
+    return boot_id()
+
+
+def _facts(store: "Outlook", sweep: Sweep, most: int | None) -> Facts:
+    shown = store.runs(sweep.id) if most is None else store.telling(sweep.id, most)
+    best = store.best_run(sweep) if sum(sweep.counts.values()) <= _BEST_OF else None
+    return Facts(sweep, shown, _work(store, sweep), store.sweep_waits_for(sweep), best)
+
+
+def _work(store: "Outlook", sweep: Sweep) -> Work:
+    shares = store.shares(sweep.id)
+    if sweep.state not in UNFINISHED:
+        return Work(shares, ())
+    return Work(
+        shares=shares,
+        begun=store.begun(sweep.id),
+        sample=store.sample(sweep.id),
+        like=store.like(sweep),
+        echoes=store.echoes(sweep.id),
+        to_come=sweep.to_ask * store.seeds(sweep.id) if sweep.to_ask else 0,
+    )
+
+
+def overview(
+    facts: Sequence[Facts],
+    others: Sequence[Facts] = (),
+    running: Run | None = None,
+    next_runs: Sequence[Run] = (),
+    halted: str | None = None,
+    read: Callable[[Run], Progress] = progress_of,
+) -> Overview:
+    """Everything that a status shows about some sweeps; the `others` only take their time."""
+    every = (*facts, *others)
+    known = {run.id: run for of in every for run in (*of.runs, *of.work.begun)}
+    if running is not None:
+        known[running.id] = running
+    progress = {run_id: read(run) for run_id, run in known.items()}
+    until, whole = _until(every, progress)
+    return Overview(
+        sweeps=tuple(of.sweep for of in facts),
+        runs={of.sweep.id: tuple(of.runs) for of in facts},
+        progress=progress,
+        left=until,
+        whole=whole,
+        waits_for={of.sweep.id: of.waits_for for of in facts},
+        best={of.sweep.id: of.best for of in facts},
+        running=running,
+        next_runs=tuple(next_runs),
+        halted=halted,
+    )
+
+
+def _until(
+    facts: Sequence[Facts], progress: Mapping[int, Progress]
+) -> tuple[dict[int, Span | None], Span | None]:
+    """The time until each sweep is done, one after the other, and until all of them are."""
+    ahead: Span | None = NOTHING
+    until: dict[int, Span | None] = {of.sweep.id: None for of in facts}
+    for of in sorted(facts, key=lambda of: (-of.sweep.priority, of.sweep.id)):
+        if of.sweep.state in ("queued", "running") and not of.sweep.paused:
+            own = left(of.work, progress)
+            ahead = None if ahead is None or own is None else ahead + own
+            until[of.sweep.id] = ahead
+    return until, ahead

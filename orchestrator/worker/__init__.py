@@ -1,0 +1,1 @@
+"""The worker: claims runs, launches and watches trainers, judges their ends."""

@@ -1,0 +1,267 @@
+"""Starts a trainer, stops it, and collects how it ended; knows nothing of the queue's rules.
+
+A trainer runs in a session of its own, so that a signal to its group takes its children along and
+Ctrl-C at the terminal reaches the worker alone. It inherits the descriptor of its run's lock: the
+lock is held until the last process of the run is gone, whatever becomes of the worker.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Protocol
+
+from orchestrator.errors import SweepError
+from orchestrator.run import Attempt, Run, Verdict
+from orchestrator.system import processes
+from orchestrator.system.crashpoints import ENV as ENV_CRASH
+from orchestrator.system.crashpoints import crashpoint
+from orchestrator.system.locks import FileLock, try_lock
+from orchestrator.system.paths import Home
+
+# -P: a folder `datasets/` of the user's must not shadow the package of that name.
+TRAINER = (sys.executable, "-P", "-m", "grpo_core")
+
+# In the environment of a trainer, so that one whose pid was never recorded can be found.
+ENV_ATTEMPT = "GRPO_SWEEP_ATTEMPT"
+ENV_RUN = "GRPO_SWEEP_RUN"
+
+HEADER = "== "
+_LEFTOVERS_S = 5.0
+_TAIL_BYTES = 64 * 1024
+
+
+class LaunchError(SweepError):
+    """No process could be made; the message says why, `verdict` whether trying again may help."""
+
+    def __init__(self, message: str, verdict: Verdict) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+
+
+class Trainer(Protocol):
+    """A trainer that may still live."""
+
+    exit_code: int | None
+    signal: int | None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process; None where that is not known."""
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it has ended, after waiting at most so long."""
+
+    def interrupt(self) -> None:
+        """Ask it to checkpoint and end (SIGTERM to the trainer alone)."""
+
+    def terminate(self) -> None:
+        """Ask it and its children to end (SIGTERM to the group)."""
+
+    def kill(self) -> None:
+        """End it and its children at once (SIGKILL to the group)."""
+
+    def close(self) -> None:
+        """After its end: let the run's lock go."""
+
+
+def command(run: Run, home: Home, trainer: Sequence[str] = TRAINER) -> list[str]:
+    """The exact command that trains a run."""
+    overrides = [word for item in run.set for word in ("--set", item)]
+    frozen = str(home.frozen_config(run.sweep_id))
+    return [*trainer, "--config", frozen, *overrides, "--strict"]
+
+
+def freeze(path: Path, text: str) -> None:
+    """Write a frozen config unless it is there already, atomically."""
+    content = text.encode()
+    try:
+        if path.read_bytes() == content:
+            return
+    except FileNotFoundError:
+        pass
+    beside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    with open(beside, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def attempt_token(attempt: Attempt, home: Home) -> str:
+    """What a trainer carries in its environment: this attempt of this queue, no other."""
+    return f"{home.root}#{attempt.id}"
+
+
+class Launched:
+    """A trainer that this process started."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", lock: FileLock) -> None:
+        self._process = process
+        self._lock = lock
+        self._awake = processes.stay_awake(process.pid)
+        self.pid = process.pid
+        self.exit_code: int | None = None
+        self.signal: int | None = None
+
+    def wait(self, timeout_s: float) -> bool:
+        """See Trainer."""
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        if code < 0:
+            self.signal = -code
+        else:
+            self.exit_code = code
+        # Children that outlive it would hold the GPU and the lock.
+        processes.signal_group(self._process.pid, signal.SIGKILL)
+        return True
+
+    def interrupt(self) -> None:
+        """See Trainer."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def terminate(self) -> None:
+        """See Trainer."""
+        self._signal_group(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """See Trainer."""
+        self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        # Once it is reaped its pid may belong to somebody else.
+        if self._process.returncode is None:
+            processes.signal_group(self._process.pid, number)
+
+    def close(self) -> None:
+        """See Trainer."""
+        self._lock.release()
+        if self._awake is not None:
+            self._awake.wait()
+
+
+class Adopted:
+    """A trainer that a worker before us started: its lock is watched, its exit code is lost."""
+
+    def __init__(self, attempt: Attempt, home: Home) -> None:
+        self._path = home.run_lock(attempt.run_id)
+        self._started = attempt.pid_started
+        self._boot_id = attempt.boot_id
+        self._lock: FileLock | None = None
+        self.pid = attempt.pid
+        if self.pid is None:
+            # The worker died between the start and the record of it.
+            self.pid = processes.find_session(ENV_ATTEMPT, attempt_token(attempt, home))
+            self._started = processes.start_time(self.pid) if self.pid else None
+            self._boot_id = processes.boot_id()
+        self.exit_code: int | None = None
+        self.signal: int | None = None
+
+    def wait(self, timeout_s: float) -> bool:
+        """See Trainer: it has ended once its run's lock can be had."""
+        if self._lock is None:
+            self._lock = try_lock(self._path, timeout_s)
+        if self._lock is None and self.pid is not None and not self._leads():
+            # The trainer is dead, and a child of it holds the lock (and the GPU, maybe).
+            processes.signal_group(self.pid, signal.SIGKILL)
+        return self._lock is not None
+
+    def _leads(self) -> bool:
+        return processes.is_process(self.pid, self._started, self._boot_id)
+
+    def interrupt(self) -> None:
+        """See Trainer."""
+        if self.pid is not None and self._leads():
+            processes.signal_process(self.pid, signal.SIGTERM)
+
+    def terminate(self) -> None:
+        """See Trainer."""
+        if self.pid is not None and self._leads():
+            processes.signal_group(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """See Trainer."""
+        if self.pid is not None and self._leads():
+            processes.signal_group(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """See Trainer."""
+        if self._lock is not None:
+            self._lock.release()
+
+
+def launch(run: Run, attempt: Attempt, home: Home, trainer: Sequence[str] = TRAINER) -> Launched:
+    """Start the trainer of an attempt; LaunchError when no process could be made."""
+    argv = command(run, home, trainer)
+    lock = try_lock(home.run_lock(run.id), _LEFTOVERS_S)
+    if lock is None:
+        words = f"a process of an earlier attempt still holds {home.run_lock(run.id)}"
+        raise LaunchError(words, Verdict.LOST)
+    crashpoint("launcher.locked")
+    try:
+        with open(attempt.log, "ab") as log:
+            log.write(header(run, attempt.n, argv))
+            log.flush()
+            env = environment(run, {ENV_ATTEMPT: attempt_token(attempt, home)})
+            process = spawn(argv, run.cwd, log, lock, env)
+    except OSError as e:
+        lock.release()
+        raise _launch_error(e, run) from None
+    crashpoint("launcher.spawned")
+    return Launched(process, lock)
+
+
+def header(run: Run, n: int, argv: Sequence[str]) -> bytes:
+    """The first line of an attempt's log."""
+    return f"{HEADER}attempt {n} of run {run.id}: {shlex.join(argv)}\n".encode()
+
+
+def spawn(
+    argv: Sequence[str],
+    cwd: str,
+    log: IO[bytes],
+    lock: FileLock,
+    env: Mapping[str, str],
+    stdin: int = subprocess.DEVNULL,
+) -> "subprocess.Popen[bytes]":
+    """A process in a session of its own that says everything to `log` and holds `lock`; OSError."""
+    return subprocess.Popen(
+        argv,
+        cwd=cwd,
+        env=env,
+        stdin=stdin,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=(lock.fd,),
+    )
+
+
+def environment(run: Run, own: Mapping[str, str]) -> dict[str, str]:
+    """What the trainer of a run finds in its environment, with `own` over it."""
+    env = {key: value for key, value in os.environ.items() if key != ENV_CRASH}
+    # Unbuffered, so that `logs -f` shows a line when it is written.
+    return {**env, ENV_RUN: str(run.id), "PYTHONUNBUFFERED": "1", **own}
+
+
+def _launch_error(error: OSError, run: Run) -> LaunchError:
+    if not Path(run.cwd).is_dir():
+        words = f"{run.cwd}: the folder from which the sweep was submitted is gone"
+        return LaunchError(words, Verdict.CONFIG)
+    return LaunchError(f"{error.filename or run.cwd}: {error.strerror}", Verdict.CRASH)
+
+
+def read_tail(path: Path, limit: int = _TAIL_BYTES) -> str:
+    """The end of an attempt's log, without our own header; empty where there is none."""
+    try:
+        with open(path, "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - limit))
+            text = log.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(line for line in text.splitlines() if not line.startswith(HEADER))

@@ -1,0 +1,128 @@
+"""What is looked at while a trainer runs: requests, limits, stop rules, progress, memory.
+
+Finds out and asks; the trainer is ended by `interrupts.py`, the verdict is `outcome.py`'s.
+"""
+
+import time
+from pathlib import Path
+
+from orchestrator.queue.limits import Used, breach, folder_bytes
+from orchestrator.queue.next_state import Ask
+from orchestrator.queue.store import Store
+from orchestrator.results.training_log import ProgressReader
+from orchestrator.run import Attempt, Progress, Run, Sweep
+from orchestrator.system import processes
+from orchestrator.worker.events import Event, Listener
+from orchestrator.worker.launcher import read_tail
+from orchestrator.worker.stop_monitor import Halter
+from orchestrator.worker.termination import Stopping
+
+# How often it looks at what users ask for ("within a second").
+_LOOK_S = 0.5
+# How often it notes the time trained, so that limits outlive a dead worker.
+_NOTE_S = 5.0
+# Measuring folders takes a moment where there are many.
+_MEASURE_S = 10.0
+
+
+class Supervision:
+    """What is looked at while a trainer runs: requests, limits, progress, memory."""
+
+    def __init__(
+        self, run: Run, attempt: Attempt, sweep: Sweep, store: Store, listen: Listener
+    ) -> None:
+        self._run = run
+        self._attempt = attempt
+        self._sweep = sweep
+        self._store = store
+        self._listen = listen
+        self._reader = ProgressReader(run.folder)
+        self._seen = Progress()
+        self._lock_words = ""
+        self._sweep_s = store.trained_s(sweep.id)
+        self._sweep_bytes = 0
+        self._began = time.monotonic()
+        self._looked = self._noted = self._began
+        self._measured = float("-inf")
+        self.memory = processes.MemoryWitness()
+        self._halter = Halter(run, sweep, lambda: store.runs(sweep.id))
+        self.because: tuple[str, str | None] | None = None
+
+    def wall_s(self) -> float:
+        """Seconds that this attempt has trained; time.monotonic stands still in sleep."""
+        return self._attempt.wall_s + time.monotonic() - self._began
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that the run will still take, once that can be told."""
+        return self._seen.left_s
+
+    def look(self, stopping: Stopping) -> bool:
+        """Look at everything, if it is time to; whether it was."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S:
+            return False
+        self._looked = now
+        self._obey(stopping)
+        self._keep_limits(stopping)
+        self._judge(stopping)
+        self._show()
+        self.memory.look()
+        if now - self._noted >= _NOTE_S:
+            self._noted = now
+            self._store.tick(self._attempt, self.wall_s())
+        return True
+
+    def _obey(self, stopping: Stopping) -> None:
+        request = self._store.request(self._run.id)
+        if request is not None:
+            stopping.ask(Ask(request))
+
+    def _keep_limits(self, stopping: Stopping) -> None:
+        if stopping.asked is not None:
+            return
+        wall_s = self.wall_s()
+        used = Used(self._run.wall_s + wall_s, self._sweep_s + wall_s, self._bytes())
+        found = breach(self._sweep.limits, used)
+        if found is None:
+            return
+        if found.limit == "run_wall":
+            stopping.ask(Ask.TIMEOUT)
+            return
+        self._store.hold_sweep(self._sweep.id, found.text)
+        stopping.ask(Ask.STOP)
+
+    def _judge(self, stopping: Stopping) -> None:
+        """Keep the sweep's stop rule."""
+        if stopping.asked is not None:
+            return
+        halt = self._halter.look()
+        if halt is not None:
+            self.because = (halt.reason, halt.evidence)
+            stopping.ask(halt.ask)
+
+    def _bytes(self) -> int:
+        """What lies in the sweep's folders; measured rarely, and only where a limit wants it."""
+        if self._sweep.limits.disk_bytes is None:
+            return 0
+        if time.monotonic() - self._measured >= _MEASURE_S:
+            self._sweep_bytes = sum(map(folder_bytes, self._store.folders(self._sweep.id)))
+            self._measured = time.monotonic()
+        return self._sweep_bytes
+
+    def _show(self) -> None:
+        progress = self._reader.read()
+        if progress.update is None:
+            self._show_wait()
+        if progress != self._seen:
+            self._seen = progress
+            text = f"update {progress.update}"
+            self._listen(Event("progress", text, self._run, progress))
+
+    def _show_wait(self) -> None:
+        """Say what the trainer itself waits for (the GPU), as it says it in its log."""
+        lines = read_tail(Path(self._attempt.log), 4096).splitlines()
+        words = lines[-1].removeprefix("[lock] ") if lines else ""
+        if words.startswith("waiting for") and words != self._lock_words:
+            self._lock_words = words
+            self._listen(Event("waiting", words, self._run))

@@ -1,0 +1,60 @@
+"""Whether a worker serves the queue, and which: told by a lock that only one can hold.
+
+Apart from the worker itself because a status asks for it, and must not wait for all that a worker
+loads.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orchestrator.errors import WorkerBusy
+from orchestrator.system import paths
+from orchestrator.system.locks import FileLock, holder, is_held, try_lock
+from orchestrator.system.paths import Home
+
+# A command that asks "is it held?" holds the lock for an instant.
+_LOCK_WAIT_S = 1.0
+
+
+def worker_alive(home: Home | None = None) -> int | None:
+    """The pid of the worker that serves the queue, if one does."""
+    home = home or paths.home()
+    return holder_pid(home) if is_held(home.worker_lock) else None
+
+
+@contextmanager
+def serve_alone(home: Home) -> Iterator[FileLock]:
+    """Be the one worker of the queue; WorkerBusy when another is."""
+    lock = try_lock(home.worker_lock, _LOCK_WAIT_S)
+    if lock is None:
+        raise WorkerBusy(busy_words(home))
+    with lock:
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        told = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        lock.write(json.dumps(told))
+        yield lock
+
+
+def holder_pid(home: Home) -> int | None:
+    """The pid that the last worker wrote into its lock, dead or alive."""
+    pid = _told(home).get("pid")
+    return pid if isinstance(pid, int) else None
+
+
+def busy_words(home: Home) -> str:
+    """Who serves the queue already."""
+    told = _told(home)
+    who = f"pid {told.get('pid')}, since {told.get('started')}" if told else "another process"
+    return f"a worker serves this queue already ({who}); see: grpo-sweep status"
+
+
+def _told(home: Home) -> dict[str, object]:
+    try:
+        told = json.loads(holder(home.worker_lock))
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}

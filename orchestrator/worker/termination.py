@@ -1,0 +1,90 @@
+"""How a trainer is brought to its end: by the user's signals to the worker, or by a request.
+
+Asked first (it checkpoints), then told, then killed: each further signal goes one step on, and so
+does the end of a request's grace.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from orchestrator.queue.next_state import Ask
+from orchestrator.worker.launcher import Trainer
+
+# How long a trainer may take to end before it is killed; no entry: until the user insists.
+_GRACE_S = {Ask.CANCEL: 30.0, Ask.TIMEOUT: 120.0, Ask.PRUNE: 30.0, Ask.FAIL: 30.0}
+_TERMINATE_GRACE_S = 5.0
+
+
+class Stops:
+    """How often the user asked the worker to stop; the handler only counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self, _number: int, _frame: FrameType | None) -> None:
+        """Handle SIGINT, SIGTERM or SIGHUP."""
+        self.count += 1
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stops]:
+    """Count stop signals instead of dying of them, as long as the context is open."""
+    stops = Stops()
+    if threading.current_thread() is not threading.main_thread():
+        yield stops
+        return
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # nohup(1) has it ignored on purpose.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stops.note) for number in numbers}
+    try:
+        yield stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Stopping:
+    """How a trainer is brought to its end: asked, then told, then killed."""
+
+    def __init__(self, trainer: Trainer, stops: Stops, tell: Callable[[str], None]) -> None:
+        self._trainer = trainer
+        self._stops = stops
+        self._tell = tell
+        self._step = 0
+        self._deadline = float("inf")
+        self.asked: Ask | None = None
+
+    def ask(self, what: Ask) -> None:
+        """Let it checkpoint and end; after the grace of `what` it is killed.
+
+        What was asked first stands, but that cancel outranks the rest.
+        """
+        if self.asked is not None and what is not Ask.CANCEL:
+            return
+        if self.asked is what:
+            return
+        self.asked = what
+        self._deadline = time.monotonic() + _GRACE_S.get(what, float("inf"))
+        self._trainer.interrupt()
+
+    def look(self) -> None:
+        """Do what the user's signals and the grace ask for."""
+        if self._stops.count and self._step < 1:
+            self._step = 1
+            self._tell("the trainer saves a checkpoint and ends; once more to end it without")
+            self.ask(Ask.STOP)
+        if self._stops.count >= 2 and self._step < 2:
+            self._step = 2
+            self._tell("the trainer and its children are told to end; once more to kill them")
+            self._trainer.terminate()
+            self._deadline = min(self._deadline, time.monotonic() + _TERMINATE_GRACE_S)
+        if (self._stops.count >= 3 or time.monotonic() >= self._deadline) and self._step < 3:
+            self._step = 3
+            self._tell("the trainer and its children are killed")
+            self._trainer.kill()

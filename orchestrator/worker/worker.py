@@ -1,0 +1,388 @@
+"""The one that makes a queue move: reconcile -> claim -> launch -> watch -> record, run by run.
+
+One worker a queue, by flock. A trainer that a dead worker left behind is adopted: watched until
+its lock is free, then judged by what it wrote. Nothing here rests on clocks or heartbeats, so a
+machine may sleep at any point. What is looked at meanwhile is in `supervision.py`, what an ending
+means in `outcome.py`, what is written in `store.py`, how processes are handled in `launcher.py`.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.errors import SpecError, SweepError, WorkerBusy
+from orchestrator.plan.provenance import changes, reads_the_same
+from orchestrator.queue.next_state import EXIT_INTERRUPTED, Ask, Ending, judge
+from orchestrator.queue.store import Before, Store
+from orchestrator.results.training_log import (
+    read_progress,
+    read_result,
+    read_value,
+    result_identity,
+)
+from orchestrator.run import Attempt, Outcome, Progress, Run, RunState, Sweep, Verdict
+from orchestrator.system import paths, processes
+from orchestrator.system.crashpoints import crashpoint
+from orchestrator.system.locks import is_held
+from orchestrator.system.paths import Home, RunPaths
+from orchestrator.worker.events import Event, Listener
+from orchestrator.worker.launcher import (
+    TRAINER,
+    Adopted,
+    Launched,
+    LaunchError,
+    Trainer,
+    freeze,
+    launch,
+    read_tail,
+)
+from orchestrator.worker.monitor import Supervision
+from orchestrator.worker.serving import busy_words, holder_pid, serve_alone
+from orchestrator.worker.standby import Deck, affordable
+from orchestrator.worker.stop_monitor import courses_of
+from orchestrator.worker.termination import Stopping, Stops, stop_signals
+
+# How often the worker looks at its signals, and, while idle, at the queue.
+_TICK_S = 0.1
+_IDLE_S = 0.2
+_DETACH_WAIT_S = 20.0
+# How long before a run's end its successor gets ready: a trainer takes some seconds for that, and
+# all the while it holds memory.
+_HEAD_START_S = 60.0
+
+
+def work(
+    home: Home | None = None,
+    *,
+    until_empty: bool = False,
+    on_event: Listener | None = None,
+    trainer: Sequence[str] = TRAINER,
+    frozen: bool = False,
+    on_deck: bool | None = None,
+) -> int:
+    """Serve the queue until stopped, or until nothing is left that could run.
+
+    With `frozen` a sweep is held where something has changed since its submit. With `on_deck` the
+    next trainer is prepared while one trains; None: where the machine has memory for it.
+
+    Returns 0, or 75 when a signal stopped it. Raises WorkerBusy when another worker serves this
+    queue, and QueueError when the queue cannot be used.
+    """
+    home = (home or paths.home()).make()
+    listen = on_event or (lambda event: None)
+    with Store.open(home.db) as store, stop_signals() as stops:
+        prepares = affordable() if on_deck is None else on_deck
+        worker = _Worker(home, store, stops, listen, trainer, frozen, prepares)
+        while True:
+            with serve_alone(home):
+                worker.serve(until_empty)
+            # A sweep that came while we let go of the lock was told that a worker is there.
+            if stops.count or not worker.has_work():
+                break
+        listen(Event("empty" if not stops.count else "stopped", "the worker ends"))
+    return EXIT_INTERRUPTED if stops.count else 0
+
+
+def tidy(home: Home | None = None) -> None:
+    """In the absence of a worker: end a run that is asked to end, record one that has ended.
+
+    Does nothing while a worker serves the queue, and starts no run.
+    """
+    home = (home or paths.home()).make()
+    try:
+        with serve_alone(home), Store.open(home.db) as store, stop_signals() as stops:
+            _Worker(home, store, stops, lambda event: None, TRAINER).tidy()
+    except WorkerBusy:
+        return
+
+
+def spawn_detached(
+    home: Home | None = None,
+    *,
+    until_empty: bool = False,
+    frozen: bool = False,
+    on_deck: bool | None = None,
+) -> int:
+    """Start a worker that outlives this terminal; its pid, once it serves the queue.
+
+    What it says is appended to `home.worker_log`. Raises WorkerBusy when one is there already, and
+    SweepError when it ends at once.
+    """
+    home = (home or paths.home()).make()
+    if is_held(home.worker_lock):
+        raise WorkerBusy(busy_words(home))
+    words = [sys.executable, "-P", "-m", "orchestrator", "work"]
+    words += ["--until-empty"] if until_empty else []
+    words += ["--frozen"] if frozen else []
+    words += {None: [], True: ["--on-deck"], False: ["--no-on-deck"]}[on_deck]
+    with open(home.worker_log, "ab") as log:
+        process = subprocess.Popen(
+            words,
+            cwd=home.root,
+            env={**os.environ, paths.ENV_HOME: str(home.root)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _await_worker(process, home)
+    return process.pid
+
+
+def _await_worker(process: "subprocess.Popen[bytes]", home: Home) -> None:
+    deadline = time.monotonic() + _DETACH_WAIT_S
+    while time.monotonic() < deadline:
+        code = process.poll()
+        # Exit code 0: it found nothing left to do.
+        if code == 0 or (code is None and holder_pid(home) == process.pid):
+            return
+        if code is not None:
+            tail = read_tail(home.worker_log).strip().splitlines()[-1:]
+            raise SweepError(f"the worker ended at once: {''.join(tail)} (see {home.worker_log})")
+        time.sleep(0.02)
+    raise SweepError(f"the worker does not start; see {home.worker_log}")
+
+
+class _Worker:
+    def __init__(
+        self,
+        home: Home,
+        store: Store,
+        stops: Stops,
+        listen: Listener,
+        trainer: Sequence[str],
+        frozen: bool = False,
+        prepares: bool = False,
+    ) -> None:
+        self._frozen = frozen
+        self._deck = Deck(home, trainer)
+        self._prepares = prepares
+        self._home = home
+        self._store = store
+        self._stops = stops
+        self._listen = listen
+        self._trainer = trainer
+        self._host = socket.gethostname()
+        self._boot_id = processes.boot_id()
+        self._idle_words = ""
+
+    def serve(self, until_empty: bool) -> None:
+        """Train what is queued, one run after another."""
+        try:
+            self._reconcile()
+            self._serve(until_empty)
+        finally:
+            self._deck.clear()
+
+    def _serve(self, until_empty: bool) -> None:
+        while not self._stops.count:
+            self._climb()
+            asked = self._ask()
+            claimed = self._store.claim(self._host, self._boot_id, self._before)
+            if claimed is not None:
+                self._idle_words = ""
+                self._train(*claimed)
+            elif until_empty and not self.has_work():
+                return
+            # What it chose may have been trained before: then it chooses again.
+            elif not asked:
+                self._deck.clear()
+                self._idle()
+
+    def has_work(self) -> bool:
+        """Whether a run can be claimed, now or after its back-off, or a search has more to try."""
+        ready = self._store.waiting(self._boot_id).ready_at is not None
+        return ready or bool(self._store.dry() or self._store.at_rung())
+
+    def _ask(self) -> bool:
+        """Let each search whose runs are all done choose its next setting; whether one did."""
+        asked = False
+        for sweep in self._store.dry():
+            # The grammar takes time to import, and a status asks this module whether it runs.
+            from orchestrator.plan.next_runs import next_runs, prepare
+
+            prepare()
+            try:
+                chosen = self._store.ask(sweep.id, next_runs)
+            except SpecError as e:
+                self._store.hold_sweep(sweep.id, f"search: {e}")
+                continue
+            asked |= bool(chosen)
+            words = chosen[0].name if chosen else "nothing is left to try"
+            self._tell("asked", f"sweep {sweep.name}: {sweep.search.method} tries {words}")
+        return asked
+
+    def _climb(self) -> None:
+        """Where all runs of a sweep wait at a rung, let the best go on and prune the others."""
+        for sweep in self._store.at_rung():
+            runs = self._store.runs(sweep.id)
+            courses = courses_of(sweep, runs)
+            for run in runs:
+                if run.rung is not None and run.id in courses:
+                    changed = self._store.leave_rung(run.id, courses[run.id].decision)
+                    if changed is not None and changed.state is RunState.PRUNED:
+                        self._tell("ended", f"pruned: {changed.reason}", changed)
+
+    def tidy(self) -> None:
+        """Settle a running run that has ended, or that is asked to end."""
+        run = self._store.running()
+        if run is None:
+            return
+        attempt = self._store.attempts(run.id)[-1]
+        trainer = Adopted(attempt, self._home)
+        if trainer.wait(0) or run.request is not None:
+            self._follow(run, attempt, trainer)
+
+    def _before(self, run: Run) -> Before:
+        checkpoint = RunPaths(run.folder).newest_checkpoint()
+        log = str(self._home.attempt_log(run.id, run.attempt))
+        return Before(checkpoint, result_identity(run.folder), log)
+
+    def _reconcile(self) -> None:
+        """Take over what a dead worker left: a live trainer, or one that ended unseen."""
+        run = self._store.running()
+        if run is None:
+            return
+        attempt = self._store.attempts(run.id)[-1]
+        trainer = Adopted(attempt, self._home)
+        if not trainer.wait(0):
+            self._tell("adopted", f"trains on (pid {trainer.pid})", run)
+        self._follow(run, attempt, trainer)
+
+    def _train(self, run: Run, attempt: Attempt) -> None:
+        sweep = self._store.sweep_of(run)
+        if not self._is_as_submitted(run, attempt, sweep):
+            return
+        low_memory = processes.low_memory()
+        try:
+            trainer, attempt = self._launch(run, attempt, sweep)
+        except LaunchError as e:
+            words = f"cannot be started: {e}"
+            self._record(run, attempt, Outcome(e.verdict, words), Progress(), 0.0)
+            return
+        crashpoint("worker.started")
+        words = f"attempt {attempt.n}, pid {trainer.pid}"
+        self._tell("started", "; ".join(filter(None, (words, low_memory))), run)
+        self._follow(run, attempt, trainer, sweep)
+
+    def _launch(self, run: Run, attempt: Attempt, sweep: Sweep) -> tuple[Launched, Attempt]:
+        """Let the trainer on deck go, else start one; the attempt knows its process."""
+        standby = self._deck.take(run, attempt, sweep)
+        if standby is not None:
+            # Before it goes: so there is no instant in which an unknown process trains.
+            attempt = self._started(attempt, standby.pid)
+            crashpoint("worker.on_deck")
+            trainer = standby.go(attempt)
+            if trainer is not None:
+                return trainer, attempt
+            # Or a next worker would look for it instead of the one that takes its place.
+            attempt = self._store.started(attempt, None, None)
+        freeze(self._home.frozen_config(run.sweep_id), sweep.config_text)
+        trainer = launch(run, attempt, self._home, self._trainer)
+        return trainer, self._started(attempt, trainer.pid)
+
+    def _started(self, attempt: Attempt, pid: int) -> Attempt:
+        return self._store.started(attempt, pid, processes.start_time(pid))
+
+    def _prepare(self, left_s: float | None) -> None:
+        """Have the trainer of the run that comes next on deck, once it is nearly its turn."""
+        if not self._prepares or left_s is None or left_s > _HEAD_START_S or self._stops.count:
+            return
+        run = self._store.coming(self._boot_id)
+        if self._deck.holds(run):
+            return
+        self._deck.clear()
+        if run is None or processes.is_memory_low():
+            return
+        pid = self._deck.put(run, self._store.sweep_of(run))
+        if pid is not None:
+            self._tell("prepared", f"on deck (pid {pid})", run)
+
+    def _is_as_submitted(self, run: Run, attempt: Attempt, sweep: Sweep) -> bool:
+        """Say what has changed since the submit; False where that holds a frozen sweep."""
+        lines = changes(sweep.provenance, sweep.cwd)
+        if not lines:
+            return True
+        held = sweep.frozen or self._frozen
+        self._store.note_changes(attempt, lines, other=not (held or reads_the_same(run, sweep)))
+        with open(attempt.log, "a", encoding="utf-8") as log:
+            log.writelines(f"[frozen] {line}\n" for line in lines)
+        for line in lines:
+            self._tell("changed", line, run)
+        if not held:
+            return True
+        words = f"frozen: {lines[0]}"
+        self._store.hold_sweep(sweep.id, f"{words}; resume accepts what has changed")
+        self._record(run, attempt, Outcome(Verdict.INTERRUPTED, words), Progress(), 0.0)
+        return False
+
+    def _follow(
+        self, run: Run, attempt: Attempt, trainer: Trainer, sweep: Sweep | None = None
+    ) -> None:
+        """Watch a trainer until it ends, then record how."""
+        sweep = sweep or self._store.sweep_of(run)
+        watch = Supervision(run, attempt, sweep, self._store, self._listen)
+        stopping = Stopping(trainer, self._stops, lambda text: self._tell("stopping", text, run))
+        while not trainer.wait(_TICK_S):
+            if watch.look(stopping):
+                self._prepare(watch.left_s)
+            stopping.look()
+        crashpoint("worker.ended")
+        outcome = judge(self._ending(run, attempt, trainer, stopping.asked, watch))
+        self._record(run, attempt, outcome, read_progress(run.folder), watch.wall_s())
+        trainer.close()
+
+    def _ending(
+        self,
+        run: Run,
+        attempt: Attempt,
+        trainer: Trainer,
+        asked: Ask | None,
+        watch: Supervision,
+    ) -> Ending:
+        # A finished folder is not trained again: exit code 0, and the result is an old one.
+        fresh = result_identity(run.folder) != attempt.result_before
+        known = fresh or trainer.exit_code == 0
+        return Ending(
+            exit_code=trainer.exit_code,
+            signal=trainer.signal,
+            result=read_result(run.folder) if known else None,
+            log_tail=read_tail(Path(attempt.log)),
+            asked=asked,
+            same_boot=attempt.boot_id == self._boot_id,
+            memory=watch.memory.evidence() if trainer.signal == signal.SIGKILL else None,
+            because=watch.because,
+        )
+
+    def _record(
+        self, run: Run, attempt: Attempt, outcome: Outcome, progress: Progress, wall_s: float
+    ) -> None:
+        newest = RunPaths(run.folder).newest_checkpoint()
+        ended = self._store.finish(
+            attempt,
+            outcome,
+            newer_checkpoint=newest > attempt.checkpoint,
+            progress=progress,
+            wall_s=wall_s,
+            value=read_value(run.folder, self._store.sweep_of(run).objective),
+        )
+        if ended is not None:
+            self._tell("ended", f"{ended.state}: {ended.reason or outcome.reason}", ended, progress)
+
+    def _idle(self) -> None:
+        waiting = self._store.waiting(self._boot_id)
+        words = "; ".join(waiting.held) if waiting.queued else "nothing is queued"
+        if words and words != self._idle_words:
+            self._idle_words = words
+            self._tell("waiting", words)
+        time.sleep(_IDLE_S)
+
+    def _tell(
+        self, kind: str, text: str, run: Run | None = None, progress: Progress | None = None
+    ) -> None:
+        self._listen(Event(kind, text, run, progress))

@@ -1,0 +1,122 @@
+"""What is wrong with a row, and how the faults of a file are told."""
+
+import pytest
+
+from grpo_core.data.examples import to_examples
+from grpo_core.data.sources import Entry, Source
+from grpo_core.errors import DataError
+
+GOOD = {"question": "q", "answer": "1"}
+
+
+def convert(*rows, prompt_key="question", answer_key="answer"):
+    entries = [Entry(f"data.jsonl:{n}", row) for n, row in enumerate(rows, 1)]
+    return to_examples(Source("data.jsonl", entries), prompt_key, answer_key)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("work\n#### 72", "72"), (72, "72"), (1.5, "1.5"), (" Paris ", "Paris")],
+)
+def test_answers_are_texts_or_numbers(answer, expected):
+    """GSM8K's working is left out."""
+    (example,) = convert({"question": "q", "answer": answer})
+    assert example.answer == expected
+
+
+def test_columns_are_chosen_by_their_keys():
+    """Any data set by two names; every column stays in the row."""
+    row = {"problem": "p", "solution": "2", "level": 5}
+    (example,) = convert(row, prompt_key="problem", answer_key="solution")
+    assert (example.prompt, example.answer, example.row) == ("p", "2", row)
+
+
+def test_chat_messages_are_a_prompt():
+    """As they are, but for the nulls by which Parquet fills up a message."""
+    messages = [
+        {"role": "user", "content": "a", "name": None},
+        {"role": "assistant", "content": "b", "name": None},
+        {"role": "user", "content": "c", "name": "d"},
+    ]
+    (example,) = convert({"question": messages, "answer": "1"})
+    assert example.prompt == [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c", "name": "d"},
+    ]
+
+
+USER = {"role": "user", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"question": None}, "column 'question' is empty (null), neither text nor a list of chat"),
+        ({"question": 3}, "column 'question' is of type int, neither text nor a list of chat"),
+        ({"question": " \n"}, "column 'question' is an empty text"),
+        (
+            {"question": "a\ud800"},
+            "column 'question' holds half a character (a lone surrogate) at 1",
+        ),
+        ({"question": []}, "column 'question' is an empty list of messages"),
+        ({"question": ["a"]}, "message 1 of column 'question' is of type str, not {role, content}"),
+        ({"question": [USER, {"role": "user"}]}, "message 2 of column 'question' has no text 'con"),
+        ({"question": [{"content": "a"}]}, "message 1 of column 'question' has no text 'role'"),
+        (
+            {"question": [{**USER, "content": ""}]},
+            "message 1 of column 'question' is an empty text",
+        ),
+        (
+            {"question": [USER, {"role": "assistant", "content": "b"}]},
+            "the last message of column 'question' is the assistant's; a user's must end it",
+        ),
+        ({"answer": None}, "column 'answer' is empty (null), neither text nor a number"),
+        ({"answer": ["1"]}, "column 'answer' is of type list, neither text nor a number"),
+        ({"answer": True}, "column 'answer' is of type bool, neither text nor a number"),
+        ({"answer": ""}, "column 'answer' is an empty text"),
+        ({"answer": "work ####"}, "column 'answer' has nothing after its last ####"),
+    ],
+)
+def test_a_row_at_fault_is_named_with_what_is_wrong(changes, fault):
+    """By file and line; the rows beside it are in order."""
+    with pytest.raises(DataError) as error:
+        convert(GOOD, GOOD | changes, GOOD)
+    assert str(error.value).startswith(f"data.jsonl:2: {fault}")
+
+
+def test_a_missing_column_is_told_with_those_there_are():
+    """And with the field that names it, and the nearest column."""
+    with pytest.raises(DataError) as error:
+        convert(GOOD, {"questions": "q", "answer": "1"})
+    assert str(error.value) == (
+        "data.jsonl:2: no column 'question'; columns are questions, answer; "
+        "prompt_key names the column to use; did you mean questions?"
+    )
+
+
+def test_a_column_missing_everywhere_is_told_once():
+    """Not five times."""
+    with pytest.raises(DataError) as error:
+        convert(*[{"question": "q", "solution": "1"}] * 100)
+    assert str(error.value) == (
+        "data.jsonl: no column 'answer'; columns are question, solution; "
+        "answer_key names the column to use (in every one of 100 rows)"
+    )
+
+
+def test_five_rows_at_fault_are_named_and_the_others_counted():
+    """Faults of reading and of columns together, in the order of the file."""
+    bad = ["not valid JSON: x", {"answer": "1"}, GOOD, {}, {"question": "", "answer": "1"}]
+    with pytest.raises(DataError) as error:
+        convert(*bad, *bad)
+    assert str(error.value).splitlines() == [
+        "data.jsonl:1: not valid JSON: x",
+        "data.jsonl:2: no column 'question'; columns are answer; "
+        "prompt_key names the column to use",
+        "data.jsonl:4: no column 'question'; the row has no columns; "
+        "prompt_key names the column to use",
+        "data.jsonl:5: column 'question' is an empty text",
+        "data.jsonl:6: not valid JSON: x",
+        "data.jsonl: and 3 more of 10 rows at fault",
+    ]

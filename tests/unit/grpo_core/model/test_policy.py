@@ -1,0 +1,243 @@
+"""Loading, adapters, quantisation, the reference, and files that mlx-lm reads."""
+
+import json
+import shutil
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model
+
+from grpo_core.config.fields import MLXGRPOConfig
+from grpo_core.errors import ModelError
+from grpo_core.model import tiny
+from grpo_core.model.policy import load_policy, load_trained
+
+IDS = mx.array([[5, 40, 7, 99, 12, 3]])
+KINDS = ("lora", "dora", "full")
+
+
+def config(**more):
+    settings = {"model_name": "builtin/tiny", "quantize_for_rollouts": False, "lora_rank": 4}
+    return MLXGRPOConfig(**{**settings, **more})
+
+
+def shake(policy, seed=0):
+    """Gives every trained weight a new value, as training would."""
+    draw = np.random.default_rng(seed)
+    weights = {
+        name: value + mx.array(draw.normal(0, 0.05, value.shape), mx.float32)
+        for name, value in policy.trainable().items()
+    }
+    policy.set_trainable(weights)
+    return weights
+
+
+def same(a, b):
+    return mx.array_equal(a, b).item()
+
+
+@pytest.fixture(scope="module")
+def base_logits():
+    """Of the shipped model as mlx-lm loads it, and of its 4-bit copy as mlx makes it."""
+    plain, _ = load_model(tiny.model_path())
+    quantized, _ = load_model(tiny.model_path())
+    nn.quantize(quantized, group_size=64, bits=4)
+    return {0: plain(IDS), 4: quantized(IDS)}
+
+
+# -- the reference ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [0, 4])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_the_reference_is_the_base_bit_for_bit(kind, bits, base_logits):
+    """With adapters that have learned, on a plain and on a 4-bit base; and they come back."""
+    policy = load_policy(config(train_type=kind, quantize_for_rollouts=bits > 0))
+    assert policy.base_bits == bits
+    assert {name.split(".")[-1] for name in policy.trainable()} <= {"lora_a", "lora_b", "m"}
+    shake(policy)
+    trained, weights = policy.model(IDS), policy.trainable()
+    assert not np.allclose(trained, base_logits[bits], atol=1e-3)
+    with policy.reference():
+        assert same(policy.model(IDS), base_logits[bits])
+    assert same(policy.model(IDS), trained)
+    assert all(weights[name] is value for name, value in policy.trainable().items())
+
+
+def test_the_reference_of_full_training_is_the_first_weights(base_logits):
+    """They are kept with a KL term only; without one there is nothing to refer to."""
+    policy = load_policy(config(train_type="full", kl_coeff=0.1))
+    shake(policy)
+    trained = policy.model(IDS)
+    with pytest.raises(ZeroDivisionError), policy.reference():
+        assert same(policy.model(IDS), base_logits[0])
+        raise ZeroDivisionError
+    assert same(policy.model(IDS), trained)
+    without = load_policy(config(train_type="full"))
+    with pytest.raises(ModelError, match="kl_coeff"), without.reference():
+        pass
+
+
+# -- quantisation -----------------------------------------------------------------------------
+
+
+def resize(folder, hidden):
+    """A copy of the tiny model with another width and fresh weights."""
+    shutil.copytree(tiny.model_path(), folder)
+    change(folder, hidden_size=hidden, intermediate_size=192)
+    for file in folder.glob("model*.safetensors"):
+        file.unlink()
+    model, _ = load_model(folder, strict=False)
+    weights = dict(tree_flatten(model.parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    return folder
+
+
+def change(folder, **values):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_layers_that_do_not_divide_stay_as_they_are(tmp_path):
+    """Hidden width 96 does not divide by 64: what reads it stays, what reads 192 does not."""
+    policy = load_policy(
+        config(model_name=str(resize(tmp_path / "odd", 96)), quantize_for_rollouts=True)
+    )
+    bits = {
+        name.split(".")[-2]: isinstance(module, nn.QuantizedLinear)
+        for name, module in policy.model.named_modules()
+        if name.endswith("_proj.linear")
+    }
+    assert bits["down_proj"]
+    assert not bits["q_proj"] and not bits["up_proj"]
+
+
+@pytest.fixture(scope="module")
+def quantized_folder(tmp_path_factory):
+    """The tiny model quantised to 8 bits by its maker."""
+    folder = tmp_path_factory.mktemp("models") / "q8"
+    mlx_lm.convert(str(tiny.model_path()), str(folder), quantize=True, q_bits=8, q_group_size=32)
+    return folder
+
+
+def test_a_quantised_model_keeps_its_bits(quantized_folder):
+    """quantize_for_rollouts does nothing to it, and adapters train on it."""
+    policy = load_policy(config(model_name=str(quantized_folder), quantize_for_rollouts=True))
+    assert (policy.base_bits, policy.quantized_here) == (8, False)
+    expected, _ = load_model(quantized_folder)
+    assert same(policy.model(IDS), expected(IDS))
+    assert policy.trainable()
+
+
+def test_full_training_of_a_quantised_model_is_refused_with_the_way_out(quantized_folder):
+    """Its weights are whole numbers: only adapters can learn on them."""
+    with pytest.raises(ModelError, match=r"8 bits.*train_type=lora"):
+        load_policy(config(model_name=str(quantized_folder), train_type="full"))
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [0, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_reloaded_a_policy_is_the_same_bit_for_bit(kind, bits, tmp_path):
+    """Weights and logits, on a plain and on a 4-bit base."""
+    cfg = config(train_type=kind, quantize_for_rollouts=bits > 0, seed=5)
+    policy = load_policy(cfg)
+    weights = shake(policy)
+    policy.save(tmp_path / "final", cfg)
+    again = load_trained(cfg, tmp_path / "final")
+    assert all(same(value, weights[name]) for name, value in again.trainable().items())
+    assert same(again.model(IDS), policy.model(IDS))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mlx_lm_loads_what_is_saved(kind, tmp_path):
+    """A whole folder with its tokenizer, or adapters on their base, whose name is in the file."""
+    cfg = config(train_type=kind)
+    policy = load_policy(cfg)
+    shake(policy)
+    folder = tmp_path / "final"
+    policy.save(folder, cfg)
+    if kind == "full":
+        model, tokenizer = mlx_lm.load(str(folder))
+    else:
+        base = json.loads((folder / "adapter_config.json").read_text())["model"]
+        model, tokenizer = mlx_lm.load(base, adapter_path=str(folder))
+    assert same(model(IDS), policy.model(IDS))
+    assert tokenizer.eos_token_ids == set(policy.eos_ids)
+    messages = [{"role": "user", "content": "What is 1 + 2?"}]
+    assert tokenizer.apply_chat_template(messages) == policy.tokenizer.apply_chat_template(messages)
+
+
+def test_adapters_record_the_base_and_its_bits(tmp_path):
+    """Whoever finds them knows what they were trained on."""
+    cfg = config(quantize_for_rollouts=True)
+    load_policy(cfg).save(tmp_path, cfg)
+    made = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert made["base_model"] == "builtin/tiny"
+    assert (made["base_bits"], made["base_quantized_at_load"]) == (4, True)
+    assert (made["fine_tune_type"], made["num_layers"]) == ("lora", -1)
+    assert made["lora_parameters"] == {"rank": 4, "scale": 2.0, "dropout": 0.0}
+
+
+# -- what is refused --------------------------------------------------------------------------
+
+
+def spoiled(folder, spoil):
+    shutil.copytree(tiny.model_path(), folder)
+    spoil(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "no config.json"),
+        (lambda f: (f / "config.json").write_text('{"a":\n nope}'), "line 2"),
+        (lambda f: change(f, model_type="no_such"), "no_such"),
+        (lambda f: (f / "model.safetensors").unlink(), "safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 40), "cannot load"),
+        (lambda f: change(f, hidden_size=128), "shape"),
+        (lambda f: change(f, model_file="own.py"), "trust_remote_code=true"),
+        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_one_clear_message(spoil, message, tmp_path):
+    """With the folder's name and what is wrong there."""
+    name = spoiled(tmp_path / "model", spoil)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_policy(config(model_name=name))
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "nobody/nothing", "nothing"])
+def test_a_model_that_is_nowhere_is_one_clear_message(name):
+    """No such folder, and the hub (offline here) cannot help."""
+    with pytest.raises(ModelError, match="no such folder") as caught:
+        load_policy(config(model_name=name))
+    assert repr(name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit_are_refused_before_any_is_set():
+    """By name and by shape; the policy keeps what it had."""
+    policy = load_policy(config())
+    weights = policy.trainable()
+    name = next(iter(weights))
+    with pytest.raises(ModelError, match="do not fit"):
+        policy.set_trainable({name: weights[name]})
+    with pytest.raises(ModelError, match=name):
+        policy.set_trainable({**weights, name: mx.zeros((1, 1))})
+    assert all(weights[n] is value for n, value in policy.trainable().items())
+
+
+def test_a_checkpoint_without_weights_is_refused(tmp_path):
+    """An empty folder is no checkpoint."""
+    with pytest.raises(ModelError, match=r"adapters\.safetensors"):
+        load_trained(config(), tmp_path)

@@ -1,0 +1,161 @@
+"""Sharing a prompt: the same numbers as a plain forward pass, on models of several makes."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from grpo_core.config.fields import MLXGRPOConfig
+from grpo_core.model import shared_prefix
+from grpo_core.model.random_keys import sample_key
+from grpo_core.model.shared_prefix import DecodeCache, PrefixCache
+from grpo_core.rollout.generate import generate_groups
+from grpo_core.rollout.sampling import Sampling
+from grpo_core.update.gradient import gradient, score
+from grpo_core.update.memory_plan import MemoryPlan
+from grpo_core.update.micro_batches import Sample
+from tests.zoo import MAKES, MIXING, SHARING, VOCAB, zoo_policy
+
+PROMPTS = [tuple(range(8, 17)), tuple(range(20, 34)), (30, 9, 41), tuple(range(38, 29, -1))]
+TEMPERATURE = 0.9
+LIMIT = 12
+
+
+def plain_logprobs(policy, prompt, ids):
+    """Of a completion's tokens, from one pass of mlx-lm's model over prompt and completion."""
+    logits = policy.model(mx.array([[*prompt, *ids]]))[0, len(prompt) - 1 : -1]
+    logits = np.array(logits, np.float64) / TEMPERATURE
+    logits -= logits.max(axis=-1, keepdims=True)
+    logps = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return logps[np.arange(len(ids)), ids]
+
+
+def rollouts(policy, prompts=PROMPTS, n=3):
+    keys = [[sample_key(0, 0, PROMPTS.index(p), s) for s in range(n)] for p in prompts]
+    return generate_groups(policy, prompts, n, keys, Sampling(TEMPERATURE, LIMIT))
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_what_a_model_can_do_is_found_by_trying(make):
+    """Sliding windows and recurrent layers cannot share; gemma2's masks cannot mix lengths."""
+    policy = zoo_policy(make)
+    assert policy.can_share_prefix == (make in SHARING)
+    assert policy.can_mix_lengths == (make in MIXING)
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_rollouts_are_those_of_the_plain_model(make):
+    """Log-probs of every drawn token, and the same tokens with other prompts in the batch."""
+    policy = zoo_policy(make)
+    groups = rollouts(policy)
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        (alone,) = rollouts(policy, [prompt])
+        assert alone.completions == group.completions
+        for ids, logprobs in zip(group.completions, group.logprobs, strict=True):
+            expected = plain_logprobs(policy, prompt, ids)
+            np.testing.assert_allclose(logprobs, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_gradient_and_scores_do_not_depend_on_the_way_there(make):
+    """Plain batch, shared prompt, in parts, in chunks, recomputed: one gradient, one score."""
+    policy = zoo_policy(make)
+    cfg = MLXGRPOConfig(train_type="full", temperature=TEMPERATURE, max_new_tokens=LIMIT)
+    draw = np.random.default_rng(0)
+    groups = [
+        [
+            Sample(prompt, draw.integers(8, VOCAB, length).tolist(), advantage)
+            for length, advantage in ((5, 1.0), (1, -1.5), (8, 0.3))
+        ]
+        for prompt in PROMPTS[:2]
+    ]
+    can = policy.can_share_prefix
+    plans = [
+        MemoryPlan(3, 1000, False, False),
+        MemoryPlan(3, 1000, False, can),
+        MemoryPlan(2, 7, False, can),
+        MemoryPlan(1, 3, True, can),
+        MemoryPlan(3, 1000, True, False),
+    ]
+    first, *others = [gradient(policy, groups, cfg, plan) for plan in plans]
+    largest = max(np.abs(np.array(g)).max() for g in first.grads.values())
+    for other in others:
+        assert other.stats == pytest.approx(first.stats, rel=1e-5, abs=1e-6)
+        for name, grad in first.grads.items():
+            np.testing.assert_allclose(other.grads[name], grad, atol=2e-6 * largest, err_msg=name)
+    for plan in plans:
+        for group, found in zip(groups, score(policy, groups, cfg, plan), strict=True):
+            for sample, scores in zip(group, found, strict=True):
+                expected = plain_logprobs(policy, sample.prompt_ids, sample.completion_ids)
+                np.testing.assert_allclose(scores.logprobs, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_head_and_trunk_are_the_model(make):
+    """Cut in two and put together: bit for bit what the model gives."""
+    policy = zoo_policy(make)
+    ids = mx.array([PROMPTS[0], PROMPTS[0][::-1]])
+    policy.halves.check(ids)
+    assert policy.halves.is_split
+    together = policy.halves.head(policy.halves.trunk(ids))
+    assert mx.array_equal(together, policy.model(ids)).item()
+
+
+def test_a_model_that_cannot_be_cut_is_all_trunk():
+    """Whatever its head does then counts as trunk, and the head does nothing."""
+    policy = zoo_policy("qwen3")
+    ids = mx.array([PROMPTS[0]])
+    whole = policy.model(ids)
+    kind = type(policy.model)
+    doubled = type(
+        "Doubled", (kind,), {"__call__": lambda self, *a, **k: 2 * kind.__call__(self, *a, **k)}
+    )
+    policy.model.__class__ = doubled
+    policy.halves.check(ids)
+    assert policy.halves.is_split  # a factor on the logits is the head's
+    shifted = type(
+        "Shifted", (kind,), {"__call__": lambda self, x, **k: kind.__call__(self, x, **k) + x.sum()}
+    )
+    policy.model.__class__ = shifted
+    policy.halves.check(ids)
+    assert not policy.halves.is_split
+    assert mx.array_equal(policy.halves.head(policy.halves.trunk(ids)), whole + ids.sum()).item()
+    assert policy.halves.head_names == ()
+
+
+def test_a_cache_asked_for_a_window_says_no():
+    """Better no sharing than a mask that is silently wrong."""
+    kv = (mx.zeros((1, 1, 4, 8)), mx.zeros((1, 1, 4, 8)))
+    for cache in (PrefixCache(kv), DecodeCache(kv, [4], [0, 0])):
+        with pytest.raises(Exception, match="sliding window"):
+            cache.make_mask(1, window_size=3)
+
+
+def test_rows_of_shorter_prompts_do_not_see_the_padding():
+    """Prompts of 2 and 4 tokens: the mask leaves out places 2 and 3 of the first row."""
+    kv = (mx.zeros((2, 1, 4, 8)), mx.zeros((2, 1, 4, 8)))
+    cache = DecodeCache(kv, [2, 4], [0, 1])
+    cache.update_and_fetch(mx.zeros((2, 1, 1, 8)), mx.zeros((2, 1, 1, 8)))
+    assert cache.offset.tolist() == [3, 5]
+    expected = [[1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1]]
+    assert np.array(cache.make_mask(1))[:, 0, 0].astype(int).tolist() == expected
+    cache.keep(mx.array([1]))
+    assert cache.offset.tolist() == [5]
+
+
+def test_a_cache_gets_more_room_and_forgets_nothing(monkeypatch):
+    """Two places at a time, seven tokens, a row dropped halfway: always all that came before."""
+    monkeypatch.setattr(shared_prefix, "ROOM", 2)
+    draw = np.random.default_rng(0)
+    kept = [draw.normal(size=(2, 1, 3, 4)).astype(np.float32) for _ in range(2)]
+    cache = DecodeCache((mx.array(kept[0]), mx.array(kept[1])), [3, 3], [1, 0])
+    kept = [prompts[[1, 0]] for prompts in kept]
+    for step in range(7):
+        if step == 4:
+            cache.keep(mx.array([1]))
+            kept = [rows[1:] for rows in kept]
+        new = [draw.normal(size=(len(kept[0]), 1, 1, 4)).astype(np.float32) for _ in range(2)]
+        kept = [np.concatenate(pair, axis=2) for pair in zip(kept, new, strict=True)]
+        found = cache.update_and_fetch(mx.array(new[0]), mx.array(new[1]))
+        for rows, expected in zip(found, kept, strict=True):
+            assert np.array_equal(rows, expected)
+        assert cache.offset == 4 + step

@@ -1,0 +1,382 @@
+"""Reward plug-ins: what they are given, what they may return, and how they are stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from grpo_core.config import MLXGRPOConfig
+from grpo_core.data.splits import Example
+from grpo_core.errors import Interrupted, RewardError
+from grpo_core.rewards.builtin import load_rewards
+
+TIMEOUT_S = 0.5
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes a module into the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_module(source, name="score.py"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(source))
+        return path
+
+    return write_module
+
+
+def example(index=0, **columns):
+    row = {"question": f"q{index}", "answer": f"so #### {index}"} | columns
+    return Example(index, f"q{index}", str(index), row, f"rows.jsonl:{index + 1}")
+
+
+def score(name, completions=("a", "bb"), examples=None, **fields):
+    """The values of one plug-in, one list item for each completion."""
+    cfg = MLXGRPOConfig(
+        rewards=[name],
+        assistant_prefix="<p>",
+        **{"reward_timeout_s": 60.0, **fields},
+    )
+    with load_rewards(cfg) as rewards:
+        ids = [[n, n] for n in range(len(completions))]
+        values = rewards(list(completions), ids, examples or [example()] * len(completions))
+    return values[0].tolist()
+
+
+# -- what a plug-in is given --------------------------------------------------------------------
+
+
+def test_a_plugin_gets_texts_ids_and_every_column(write):
+    """By name, one item for each completion; texts begin with the assistant prefix."""
+    write(
+        """
+        def f(**given):
+            assert given == {
+                "completions": ["<p>a", "<p>bb"],
+                "completion_ids": [[0, 0], [1, 1]],
+                "prompts": ["q7", "q7"],
+                "answers": ["7", "7"],
+                "question": ["q7", "q7"],
+                "answer": ["so #### 7", "so #### 7"],
+                "level": [3, 3],
+                "day": ["2024-07-26", "2024-07-26"],
+            }, given
+            return [1, 2]
+        """
+    )
+    row = example(7, level=3, day=date(2024, 7, 26))
+    assert score("score.py:f", examples=[row, row]) == [1.0, 2.0]
+
+
+def test_a_plugin_gets_only_what_its_signature_takes(write):
+    """Parameters with a default may be missing among the columns."""
+    write(
+        """
+        def f(completions, answers, scale=2.0):
+            return [scale * len(text) for text in completions]
+        """
+    )
+    assert score("score.py:f") == [8.0, 10.0]
+
+
+def test_a_reward_function_written_for_trl_works(write):
+    """Called by keyword with a column of the row; None counts as missing."""
+    write(
+        """
+        def f(prompts, completions, answer, **kwargs):
+            return [None if c.endswith("b") else float(a[-1]) for c, a in zip(completions, answer)]
+        """
+    )
+    assert score("score.py:f", examples=[example(4)] * 2) == pytest.approx(
+        [4.0, np.nan], nan_ok=True
+    )
+
+
+def test_an_asynchronous_plugin_is_awaited(write):
+    """TRL takes them too."""
+    write(
+        """
+        import asyncio
+        async def f(completions, **kwargs):
+            return await asyncio.gather(*[one(text) for text in completions])
+        async def one(text):
+            await asyncio.sleep(0)
+            return len(text)
+        """
+    )
+    assert score("score.py:f") == [4.0, 5.0]
+
+
+def test_a_plugin_is_called_once_for_each_example(write):
+    """So that what it returns does not depend on how the run is batched."""
+    write(
+        "def f(completions, prompts): return [len(set(prompts)) + len(completions)] * len(prompts)"
+    )
+    rows = [example(0), example(0), example(1)]
+    assert score("score.py:f", ["a", "b", "c"], rows) == [3.0, 3.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "[1, 2.5]",
+        "(True, 2.5)",
+        "(x for x in (1, 2.5))",
+        "numpy.array([1, 2.5], dtype='float16')",
+        "[numpy.float32(1), Fraction(5, 2)]",
+        "[numpy.array(1), Decimal('2.5')]",
+    ],
+)
+def test_numbers_of_any_kind_are_rewards(write, values):
+    """What `float` takes, text aside."""
+    write(
+        f"""
+        import numpy
+        from decimal import Decimal
+        from fractions import Fraction
+        def f(completions): return {values}
+        """
+    )
+    assert score("score.py:f") == [1.0, 2.5]
+
+
+def test_a_plugin_may_print_and_read(write, capfd):
+    """Its output goes to stderr, and its stdin is empty: neither disturbs the answers."""
+    write(
+        """
+        import os, sys
+        print("loading")
+        def f(completions):
+            print("scoring")
+            os.write(1, b"raw\\n")
+            return [len(sys.stdin.read())] * len(completions)
+        """
+    )
+    assert score("score.py:f") == [0.0, 0.0]
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert set(output.err.split()) == {"loading", "scoring", "raw"}
+
+
+def test_large_arguments_and_values_pass(write):
+    """More than a pipe holds, both ways."""
+    write("def f(completions): return [len(text) for text in completions]")
+    n = 5000
+    assert score("score.py:f", ["é" * 200] * n, [example()] * n) == [203.0] * n
+
+
+# -- where a plug-in is found --------------------------------------------------------------------
+
+
+def test_a_plugin_imports_its_neighbours(write):
+    """From its own folder, which is not the current one; our modules are not in their way."""
+    write("def f(completions): return [data.VALUE] * 2\nimport data", "lib/score.py")
+    write("VALUE = 5", "lib/data.py")
+    assert score("lib/score.py:f") == [5.0, 5.0]
+
+
+def test_neighbours_shadow_nothing_that_is_installed(write):
+    """Nor does the plug-in itself, whatever its file is called."""
+    write("raise RuntimeError('the wrong one')", "numpy.py")
+    write("raise RuntimeError('the wrong one')", "queue.py")
+    write(
+        "import colorsys, numpy, queue\n"
+        "def f(completions): return colorsys.rgb_to_hsv(1, 1, 1)[1:]",
+        "colorsys.py",
+    )
+    assert score("colorsys.py:f") == [0.0, 1.0]
+
+
+def test_a_plugin_may_be_named_by_its_module(write):
+    """A package in the current folder, or an installed one."""
+    write("", "mine/__init__.py")
+    write("from mine.b import f", "mine/a.py")
+    write("def f(completions): return [3, 4]", "mine/b.py")
+    assert score("mine.a:f") == [3.0, 4.0]
+
+
+def test_an_absolute_path_is_a_file_too(write):
+    """Wherever the run was started."""
+    path = write("def f(completions): return [3, 4]", "elsewhere/score.py")
+    assert score(f"{path}:f") == [3.0, 4.0]
+
+
+LOADABLE = """
+def score_length(completions): return []
+def only_by_position(completions, /): return []
+number = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scor.py:score_length", r"no file scor\.py; did you mean score\.py\?.*looked from"),
+        ("score.py:score_lenght", r"no function 'score_lenght'.*did you mean score_length\?"),
+        ("score.py:number", "number is not a function but of type int"),
+        ("score.py:only_by_position", "must take its arguments by name, but for 'completions'"),
+        ("score.py:", "write file.py:function or package.module:function"),
+        ("no.such.module:f", "cannot be loaded: raised ModuleNotFoundError: No module named 'no'"),
+        ("broken.py:f", r"cannot be loaded: raised SyntaxError: .* at broken\.py:3"),
+        ("raising.py:f", r"cannot be loaded: raised KeyError: 'x' at raising\.py:2"),
+        ("exits.py:f", "cannot be loaded: raised SystemExit: 4"),
+        ("dies.py:f", r"its process died \(SIGKILL\)"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_at_once(write, name, message):
+    """By load_rewards, before a model loads."""
+    write(LOADABLE)
+    write("\n\ndef f(:\n", "broken.py")
+    write("import os\nos.environ.copy()['x' if not {} else ''] if 0 else {}['x']", "raising.py")
+    write("import sys\nsys.exit(4)", "exits.py")
+    write("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "dies.py")
+    with pytest.raises(RewardError, match=rf"^reward '{name}': .*{message}"):
+        load_rewards(MLXGRPOConfig(rewards=["int", name]))
+
+
+# -- what goes wrong in a call ------------------------------------------------------------------
+
+FAULTS = {
+    "raises": ("raise ValueError('no\\nway')", r"raised ValueError: no at score\.py:7"),
+    "exits": ("sys.exit(1)", "raised SystemExit: 1"),
+    "is_short": ("return [1]", "returned 1 values for 2 completions"),
+    "is_long": ("return [1, 2, 3]", "returned 3 values for 2 completions"),
+    "is_number": ("return 3", "returned 3, not a list of numbers"),
+    "is_text": ("return 'ab'", "returned 'ab', not a list of numbers"),
+    "is_none": ("return None", "returned None, not a list of numbers"),
+    "is_dict": ("return {1: 2, 3: 4}", "returned {1: 2, 3: 4}, not a list of numbers"),
+    "sleeps": ("time.sleep(1000)", r"gave no answer in 0\.5 s \(reward_timeout_s\) at score\.py:7"),
+    "spins": ("while True: pass", r"gave no answer in 0\.5 s .* at score\.py:7"),
+    # Holds the interpreter's lock for hours: no thread of the same process could stop it.
+    "backtracks": ("re.match('(a+)+$', 'a' * 60 + 'b')", r"gave no answer .* at score\.py:7"),
+    "dies": ("os._exit(3)", r"its process died \(exit code 3\)"),
+    "crashes": ("os.kill(os.getpid(), signal.SIGSEGV)", r"its process died \(SIGSEGV\)"),
+}
+
+MODULE = """\
+import os, re, signal, sys, time
+def f(completions, prompts):
+    calls = 1
+    if prompts[0] == "q0":
+        return [1, 2]
+    # the row at fault
+    {}
+"""
+
+
+@pytest.mark.parametrize(("body", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_call_that_fails_ends_the_run_and_names_the_row(write, body, message):
+    """Exit code 3, with the reward, what happened, and the row at fault."""
+    write(MODULE.format(body))
+    rows = [example(0), example(0), example(1), example(1)]
+    with pytest.raises(RewardError, match=rf"^reward 'score.py:f': {message}.* row rows.jsonl:2 "):
+        score("score.py:f", "abcd", rows, reward_timeout_s=TIMEOUT_S)
+
+
+@pytest.mark.parametrize("body", [body for body, _ in FAULTS.values()], ids=FAULTS)
+def test_a_call_that_fails_may_count_as_missing(write, body):
+    """Its own row's values are missing, and the rows after it are scored as ever."""
+    write(MODULE.format(body))
+    rows = [example(1), example(1), example(0), example(0)]
+    values = score("score.py:f", "abcd", rows, reward_timeout_s=TIMEOUT_S, reward_on_error="nan")
+    assert values == pytest.approx([np.nan, np.nan, 1.0, 2.0], nan_ok=True)
+
+
+@pytest.mark.parametrize("value", ["float('nan')", "float('inf')", "'3'", "[1]", "1j"])
+def test_a_value_that_is_no_number_is_named_or_missing(write, value):
+    """The completion at fault is counted from 1; the others keep their values."""
+    write(f"def f(completions): return [5, {value}]")
+    with pytest.raises(
+        RewardError, match=r"returned .* for completion 2 of 2, not a finite number"
+    ):
+        score("score.py:f")
+    values = score("score.py:f", reward_on_error="nan")
+    assert values == pytest.approx([5.0, np.nan], nan_ok=True)
+
+
+@pytest.mark.parametrize("on_error", ["fail", "nan"])
+def test_a_parameter_that_no_column_has_is_an_error_always(write, on_error):
+    """It would be missing on every row: that is no accident of one call."""
+    write("def f(completions, questions): return [1, 2]")
+    message = r"has a parameter 'questions'.*question, answer.*did you mean question\?"
+    with pytest.raises(RewardError, match=message):
+        score("score.py:f", reward_on_error=on_error)
+
+
+def test_a_wait_ends_soon_after_a_stop_is_asked_for(write):
+    """SIGTERM must not wait for a slow reward."""
+    write("import time\ndef f(completions): time.sleep(1000)")
+    asked = iter([False, False, True])
+    with (
+        load_rewards(MLXGRPOConfig(rewards=["score.py:f"], reward_timeout_s=900.0)) as rewards,
+        pytest.raises(Interrupted),
+    ):
+        rewards(["a"], [[1]], [example()], should_stop=lambda: next(asked))
+
+
+def test_signals_to_the_whole_group_do_not_reach_the_plugin(write):
+    """A terminal sends Ctrl-C to every process; what comes of it is the trainer's to decide."""
+    write(
+        """
+        import os, signal
+        def f(completions):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(os.getpid(), number)
+            return [1, 2]
+        """
+    )
+    assert score("score.py:f") == [1.0, 2.0]
+
+
+def test_closing_ends_the_process(write):
+    """Also one that is not at its end by itself."""
+    write(
+        """
+        import os, threading, time
+        threading.Thread(target=time.sleep, args=(1000,)).start()
+        def f(completions): return [os.getpid()] * 2
+        """
+    )
+    (pid, _) = score("score.py:f")
+    assert not psutil.pid_exists(int(pid))
+
+
+def test_a_plugin_ends_with_a_trainer_that_is_killed(write, tmp_path):
+    """Even one that hangs: nothing goes on burning a core after kill -9."""
+    write(
+        """
+        import os, pathlib
+        def f(completions):
+            pathlib.Path("beside").write_text(str(os.getpid()))
+            os.rename("beside", "pid")
+            while True: pass
+        """
+    )
+    trainer = """
+        from tests.unit.grpo_core.rewards.test_plugins import score
+        score("score.py:f")
+    """
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(trainer)], env=env)
+    _until(lambda: (tmp_path / "pid").exists())
+    pid = int((tmp_path / "pid").read_text())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+
+
+def _until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

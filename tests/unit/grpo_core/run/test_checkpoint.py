@@ -1,0 +1,107 @@
+"""A checkpoint is whole or passed over, and brings back what was put in."""
+
+import mlx.core as mx
+import pytest
+
+from grpo_core.run.checkpoint import RunState, fault, newest, numbered, rotate, save
+
+ARRAYS = {"m/w": mx.array([1.0, 2.5]), "master/w": mx.array([[0.1]])}
+
+
+def write_weights(folder):
+    mx.save_safetensors(str(folder / "adapters.safetensors"), {"w": mx.ones(4)})
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def save_at(folder, update, rollouts=None, **fields):
+    return save(folder, RunState(update=update, **fields), ARRAYS, rollouts, write_weights)
+
+
+def quiet(line):
+    pass
+
+
+def test_everything_comes_back(tmp_path):
+    """State, arrays to the last bit, and rollouts."""
+    state = {"batch_step": 8, "tokens": 3, "best": {"em": 0.1 + 0.2}, "evaluated": ["test"]}
+    save_at(tmp_path, 4, {"ids": [[1, 2]]}, **state)
+    back = newest(tmp_path, quiet)
+    assert back.state == RunState(update=4, **state)
+    assert back.rollouts == {"ids": [[1, 2]]}
+    assert sorted(back.arrays) == sorted(ARRAYS)
+    assert all(mx.array_equal(back.arrays[k], a).item() for k, a in ARRAYS.items())
+
+
+def test_newest_is_by_number(tmp_path):
+    """10 comes after 9."""
+    for update in (9, 10, 2):
+        save_at(tmp_path, update)
+    assert [update for update, _ in numbered(tmp_path)] == [10, 9, 2]
+    assert newest(tmp_path, quiet).state.update == 10
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("spoil", [truncate, flip, lambda path: path.unlink()])
+@pytest.mark.parametrize(
+    "name",
+    ["optimizer.safetensors", "trainer_state.json", "manifest.json", "adapters.safetensors"],
+)
+def test_torn_one_is_passed_over_for_the_one_before(tmp_path, name, spoil):
+    """Cut short, one bit wrong, or gone; it says which file, and the torn one goes."""
+    save_at(tmp_path, 2)
+    torn = save_at(tmp_path, 4)
+    spoil(torn / name)
+    said = []
+    assert newest(tmp_path, said.append).state.update == 2
+    assert len(said) == 1
+    assert name in said[0]
+    assert str(torn) in said[0]
+    assert [update for update, _ in numbered(tmp_path)] == [2]
+
+
+def test_none_is_none(tmp_path):
+    """No checkpoint, or only what is not one."""
+    (tmp_path / "checkpoint-x").mkdir()
+    (tmp_path / "checkpoint-3").touch()
+    assert newest(tmp_path, quiet) is None
+
+
+def test_failed_save_leaves_no_trace(tmp_path):
+    """The disk is full while the weights are written."""
+
+    def full(folder):
+        write_weights(folder)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, RunState(update=1), ARRAYS, None, full)
+    assert not list(tmp_path.iterdir())
+
+
+def test_same_number_is_replaced(tmp_path):
+    """Saved again after its evaluations: the newer one counts, and it is whole."""
+    save_at(tmp_path, 4)
+    path = save_at(tmp_path, 4, evaluated=["test"])
+    assert fault(path) == ""
+    assert newest(tmp_path, quiet).state.evaluated == ["test"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "keep", "left"),
+    [(2, None, [8, 6]), (2, 2, [8, 6, 2]), (1, 8, [8]), (0, None, [8, 6, 4, 2])],
+)
+def test_rotation_keeps_the_newest_and_the_best(tmp_path, limit, keep, left):
+    """0 keeps all; the best stays beside the newest."""
+    for update in (2, 4, 6, 8):
+        save_at(tmp_path, update)
+    rotate(tmp_path, limit, keep)
+    assert [update for update, _ in numbered(tmp_path)] == left

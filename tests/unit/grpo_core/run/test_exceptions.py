@@ -1,0 +1,89 @@
+"""Raw errors of the device and the disk become ours, with what to do."""
+
+import errno
+
+import pytest
+
+from grpo_core.config import MLXGRPOConfig
+from grpo_core.errors import ConfigError, DiskFull, GPUFault, ModelError, OutOfMemory
+from grpo_core.run.exceptions import can_shrink, explain
+
+# As MLX 0.32, Metal and the field's bug reports have them.
+MALLOC = "[metal::malloc] Attempting to allocate 44040192000 bytes which is greater than the max"
+RESOURCES = "[metal::malloc] Resource limit (499000) exceeded."
+CPU_MALLOC = "[malloc] Unable to allocate 1099511627776 bytes."
+QUEUE = (
+    "[METAL] Command buffer execution failed: Insufficient Memory "
+    "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+)
+TIMEOUT = (
+    "[METAL] Command buffer execution failed: Caused GPU Timeout Error "
+    "(00000002:kIOGPUCommandBufferCallbackErrorTimeout)"
+)
+INTERACTIVITY = (
+    "[METAL] Command buffer execution failed: Impacting Interactivity "
+    "(0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)"
+)
+HANG = (
+    "[METAL] Command buffer execution failed: Caused GPU Hang Error "
+    "(00000003:kIOGPUCommandBufferCallbackErrorHang)"
+)
+CUDA = "[CudaAllocator] cudaMalloc failed: out of memory"
+WRITER = "[write] Unable to write 3900096 bytes to file."
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "shrinks"),
+    [
+        (MALLOC, OutOfMemory, True),
+        (RESOURCES, OutOfMemory, True),
+        (CPU_MALLOC, OutOfMemory, True),
+        (CUDA, OutOfMemory, True),
+        (QUEUE, OutOfMemory, False),
+        (TIMEOUT, GPUFault, False),
+        (INTERACTIVITY, GPUFault, False),
+        (HANG, GPUFault, False),
+        (WRITER, DiskFull, False),
+    ],
+)
+def test_text_tells_the_kind(text, kind, shrinks):
+    """Memory, watchdog, hang and disk; only memory refused before the queue can be tried again."""
+    error = explain(RuntimeError(text), MLXGRPOConfig())
+    assert type(error) is kind
+    assert text in str(error)
+    assert can_shrink(RuntimeError(text)) is shrinks
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_is_told_by_errno(number):
+    """With the file's name where Python knows it."""
+    error = explain(OSError(number, "No space left on device", "out/log.jsonl"))
+    assert type(error) is DiskFull
+    assert str(error).startswith("out/log.jsonl: No space left")
+
+
+def test_full_disk_behind_another_error_is_the_news():
+    """A download that met a full disk is no fault of the model's name."""
+    model = ModelError("not to be had from the hub")
+    model.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert type(explain(model)) is DiskFull
+    model.__cause__ = OSError(errno.ENOENT, "No such file")
+    assert explain(model) is model
+
+
+def test_memory_words_name_values_to_lower():
+    """The values as they are, and nothing that is already at its least."""
+    cfg = MLXGRPOConfig(num_generations=64, max_new_tokens=512, micro_batch_size=1)
+    words = str(explain(RuntimeError(MALLOC), cfg))
+    assert "num_generations below 64" in words
+    assert "max_new_tokens below 512" in words
+    assert "micro_batch_size" not in words
+
+
+def test_ours_stays_and_bugs_stay_bugs():
+    """What is not known is not dressed up."""
+    ours = ConfigError("x")
+    assert explain(ours) is ours
+    assert explain(MemoryError()).exit_code == 4
+    for bug in (TypeError("x"), RuntimeError("[matmul] shapes"), PermissionError(13, "denied")):
+        assert explain(bug) is None

@@ -1,0 +1,192 @@
+"""A folder belongs to one configuration, and to one trainer at a time."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from grpo_core.config import MLXGRPOConfig, config_hash
+from grpo_core.errors import ConfigError, Interrupted
+from grpo_core.run.atomic import write_json
+from grpo_core.run.folder import Standing, candidates, choose, claim, look
+
+
+def config(folder, **fields):
+    return MLXGRPOConfig(output_dir=str(folder), **fields)
+
+
+def never(seconds):
+    return False
+
+
+def take(cfg, strict=False):
+    """Claim a folder and let it go again, as a run does that ends."""
+    folder = claim(cfg, strict, never)
+    if folder.lock is not None:
+        folder.lock.release()
+    return folder
+
+
+def finish(folder):
+    write_json(folder.path / "result.json", {"status": "completed", "updates": 4})
+
+
+def test_new_folder_is_signed(tmp_path):
+    """config.resolved.json: every field, tags, versions and hash."""
+    cfg = config(tmp_path / "a" / "b", seed=3)
+    cfg.extra["note"] = "x"
+    take(cfg)
+    held = json.loads((tmp_path / "a" / "b" / "config.resolved.json").read_text())
+    assert held["seed"] == 3
+    assert held["extra"] == {"note": "x"}
+    assert held["hash"] == config_hash(cfg)
+    assert held["versions"]["python"].startswith("3.")
+
+
+def test_same_configuration_goes_on_in_its_folder(tmp_path):
+    """Also under another run_name and with other logging: they are not in the hash."""
+    cfg = config(tmp_path / "out")
+    first = take(cfg)
+    again = take(replace(cfg, run_name="other", logging_steps=7, verbose=True))
+    assert again.path == first.path
+    assert again.lock is not None
+
+
+def test_verdict_of_the_last_attempt_goes(tmp_path):
+    """A run that goes on must not be found interrupted if it then dies."""
+    cfg = config(tmp_path / "out")
+    folder = take(cfg)
+    write_json(folder.path / "result.json", {"status": "interrupted"})
+    take(cfg)
+    assert not (folder.path / "result.json").exists()
+
+
+def test_completed_folder_is_left_alone(tmp_path):
+    """No lock is held, and the result is handed over."""
+    cfg = config(tmp_path / "out")
+    finish(take(cfg))
+    done = claim(cfg, strict=True, should_stop=never)
+    assert done.lock is None
+    assert done.result["updates"] == 4
+
+
+def test_lenient_takes_the_next_free_number(tmp_path):
+    """Three configurations, one name: three folders, each found again by its own."""
+    configs = [config(tmp_path / "out", learning_rate=rate) for rate in (1e-6, 2e-6, 3e-6)]
+    paths = [take(cfg).path.name for cfg in configs]
+    assert paths == ["out", "out-2", "out-3"]
+    assert [take(cfg).path.name for cfg in reversed(configs)] == ["out-3", "out-2", "out"]
+
+
+def test_changed_output_dir_is_in_the_configuration(tmp_path):
+    """Who reads the folder's configuration learns where it lies."""
+    take(config(tmp_path / "out", seed=1))
+    second = take(config(tmp_path / "out", seed=2))
+    assert second.cfg.output_dir == str(tmp_path / "out-2")
+    held = json.loads((second.path / "config.resolved.json").read_text())
+    assert held["output_dir"] == str(tmp_path / "out-2")
+
+
+def test_strict_refuses_and_says_what_differs(tmp_path):
+    """The first three fields, and how many more."""
+    take(config(tmp_path / "out"))
+    other = config(tmp_path / "out", seed=1, num_generations=8, top_k=5, top_p=0.5)
+    with pytest.raises(ConfigError) as caught:
+        claim(other, strict=True, should_stop=never)
+    words = str(caught.value)
+    assert "num_generations = 64, not 8" in words
+    assert "and 1 more" in words
+    assert not (tmp_path / "out-2").exists()
+
+
+@pytest.mark.parametrize(
+    "trace", ["training_log.jsonl", "samples.jsonl", "result.json", "final", "checkpoint-3"]
+)
+def test_traces_without_a_configuration_are_somebodys(tmp_path, trace):
+    """Nobody knows whose: it is not written to."""
+    (tmp_path / trace).mkdir()
+    assert look(tmp_path, "h") is Standing.OTHERS
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_torn_configuration_is_somebodys(tmp_path, text):
+    """It was written whole once; what it is now is not ours."""
+    (tmp_path / "config.resolved.json").write_text(text)
+    assert look(tmp_path, "h") is Standing.OTHERS
+
+
+def test_folder_with_other_files_is_free(tmp_path):
+    """Notes beside a run are nobody's run."""
+    (tmp_path / "notes.txt").touch()
+    assert look(tmp_path, "h") is Standing.FREE
+
+
+def test_choosing_touches_nothing(tmp_path):
+    """A dry run asks, and no folder is made."""
+    assert choose(config(tmp_path / "out"), strict=True) == (tmp_path / "out", Standing.FREE)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["out", "out/deeper"])
+def test_file_in_the_way_is_refused(tmp_path, where):
+    """Its name is in the message."""
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ConfigError, match="is a file; choose a folder"):
+        take(config(tmp_path / where))
+
+
+def test_folder_in_use_is_waited_for_or_not(tmp_path):
+    """A second trainer of the same run does not start: it waits, or gives up at once."""
+    cfg = config(tmp_path / "out")
+    folder = claim(cfg, False, never)
+    with pytest.raises(Interrupted, match="is held by pid"):
+        claim(cfg, False, never, wait=False)
+    with pytest.raises(Interrupted, match="stopped while waiting"):
+        claim(cfg, False, lambda seconds: True)
+    folder.lock.release()
+
+
+def test_waiting_ends_when_the_folder_turns_out_to_be_anothers(tmp_path):
+    """Two configurations begin at once in one folder: the second one moves on."""
+    theirs = claim(config(tmp_path / "out", seed=1), False, never)
+    signed = theirs.path / "config.resolved.json"
+    content = signed.read_bytes()
+    signed.unlink()
+
+    def they_sign(seconds):
+        signed.write_bytes(content)
+        return False
+
+    ours = claim(config(tmp_path / "out", seed=2), False, they_sign)
+    assert ours.path == tmp_path / "out-2"
+    for folder in (ours, theirs):
+        folder.lock.release()
+
+
+def test_waiting_ends_when_the_run_completes(tmp_path):
+    """The one that waited finds it done."""
+    cfg = config(tmp_path / "out")
+    theirs = claim(cfg, False, never)
+
+    def they_finish(seconds):
+        finish(theirs)
+        return False
+
+    assert claim(cfg, False, they_finish).lock is None
+    theirs.lock.release()
+
+
+@pytest.mark.parametrize("name", ["runs/a", "runs/a/", "./runs/a"])
+def test_numbers_go_behind_the_name(name):
+    """A trailing slash does not make a folder within."""
+    found = candidates(name)
+    assert [str(next(found)) for _ in range(3)] == ["runs/a", "runs/a-2", "runs/a-3"]
+
+
+def test_dot_has_neighbours_too(tmp_path, monkeypatch):
+    """`output_dir=.`: the next one is beside this folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    found = candidates(".")
+    next(found)
+    assert next(found) == tmp_path / "here-2"

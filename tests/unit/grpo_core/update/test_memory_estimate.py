@@ -1,0 +1,150 @@
+"""The estimate of peak memory against measured peaks, and what it is made of."""
+
+import dataclasses
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models import qwen2
+
+from grpo_core.config import MLXGRPOConfig
+from grpo_core.errors import ModelError
+from grpo_core.model.adapters import add_adapters
+from grpo_core.model.trunk_head import Halves
+from grpo_core.update.gradient import gradient
+from grpo_core.update.memory_estimate import estimate, model_shape
+from grpo_core.update.memory_plan import plan_memory
+from grpo_core.update.micro_batches import Sample
+from tests.toy import toy_policy
+
+# The toy of tests/toy.py as its config.json would say it.
+TOY = {
+    "model_type": "qwen2",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 48,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+    "torch_dtype": "float32",
+}
+QWEN_HALF_B = {
+    **TOY,
+    "hidden_size": 896,
+    "num_hidden_layers": 24,
+    "intermediate_size": 4864,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "torch_dtype": "bfloat16",
+}
+
+
+def config(**fields):
+    base = {"quantize_for_rollouts": False, "num_generations": 16, "max_new_tokens": 96}
+    return MLXGRPOConfig(**{**base, **fields})
+
+
+def test_weights_are_counted_as_they_are_loaded():
+    """Against the policy itself: every array, adapters included."""
+    cfg = config(lora_rank=4)
+    policy = toy_policy("lora")
+    arrays = [a for _, a in tree_flatten(policy.model.parameters())]
+    shape = model_shape(TOY, cfg)
+    assert shape.weights_bytes == sum(a.nbytes for a in arrays)
+    assert shape.trainable_bytes == sum(a.nbytes for a in policy.trainable().values())
+
+
+def test_size_of_a_real_model_is_known_without_its_weights():
+    """Qwen2.5-0.5B has 494 M parameters, in 4 bits 0.28 GB; nothing is evaluated to know it."""
+    before = mx.get_active_memory()
+    full = model_shape(QWEN_HALF_B, config(train_type="full"))
+    assert full.trainable_count == pytest.approx(494e6, rel=1e-3)
+    assert full.weights_bytes == 2 * full.trainable_count
+    quantised = model_shape(QWEN_HALF_B, config(quantize_for_rollouts=True))
+    assert quantised.weights_bytes - quantised.trainable_bytes == pytest.approx(0.278e9, rel=0.01)
+    assert mx.get_active_memory() - before < 1e6
+
+
+MEDIUM = TOY | {
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "intermediate_size": 512,
+    "vocab_size": 4096,
+}
+
+
+def medium_policy(cfg):
+    """A random model of 1.3 M parameters."""
+    known = {k: v for k, v in MEDIUM.items() if k != "torch_dtype"}
+    model = qwen2.Model(qwen2.ModelArgs(**known))
+    if cfg.train_type != "full":
+        model.freeze()
+        add_adapters(model, cfg)
+    mx.eval(model.parameters())
+    toy = toy_policy(cfg.train_type)
+    return dataclasses.replace(toy, model=model, halves=Halves(model), config=MEDIUM)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"micro_batch_size": 8}, {"train_type": "full"}, {"prefix_sharing": False}],
+    ids=lambda f: next(iter(f), "default"),
+)
+def test_update_takes_what_was_estimated(fields):
+    """Measured at group 8 x 64 on prompts of 116 tokens: within a quarter."""
+    cfg = config(num_generations=8, max_new_tokens=64, **fields)
+    policy = medium_policy(cfg)
+    draw = np.random.default_rng(0)
+    prompt = tuple(int(i) for i in draw.integers(8, 4096, 116))
+    group = [
+        Sample(prompt, [int(i) for i in draw.integers(8, 4096, 64)], float(draw.normal()))
+        for _ in range(cfg.num_generations)
+    ]
+    plan = plan_memory(policy, cfg)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    gradient(policy, [group], cfg, plan)
+    measured = mx.get_peak_memory() - before
+    settled = dataclasses.replace(cfg, **plan.settings)
+    parts = estimate(model_shape(MEDIUM, cfg), settled, len(prompt)).update
+    assert sum(part.bytes for part in parts) == pytest.approx(measured, rel=0.25)
+
+
+def test_each_saving_lowers_the_estimate():
+    """Micro-batches, recomputation, shared prompts and shorter completions all take less."""
+    shape = model_shape(QWEN_HALF_B, config())
+    plain = config(prefix_sharing=False, logprob_chunk_tokens=64)
+    default = config(logprob_chunk_tokens=64)
+    peaks = [
+        sum(part.bytes for part in estimate(shape, cfg, 400).update)
+        for cfg in (
+            plain,
+            default,
+            dataclasses.replace(default, micro_batch_size=8),
+            dataclasses.replace(default, micro_batch_size=8, grad_checkpoint="on"),
+            dataclasses.replace(default, micro_batch_size=2, grad_checkpoint="on"),
+        )
+    ]
+    assert peaks == sorted(peaks, reverse=True)
+    assert len(set(peaks)) == len(peaks)
+
+
+def test_full_fine_tuning_counts_masters_and_reference():
+    """bf16 weights want fp32 masters; with a KL term the first weights stay as well."""
+    cfg = config(train_type="full", kl_coeff=0.1)
+    shape = model_shape(QWEN_HALF_B, cfg)
+    count = shape.trainable_count
+    standing = {part.name: part.bytes for part in estimate(shape, cfg, 100).standing}
+    assert sorted(standing.values()) == sorted([2 * count, 8 * count, 4 * count, 2 * count])
+
+
+def test_unknown_model_is_said(tmp_path):
+    """One message, exit 3."""
+    with pytest.raises(ModelError, match="cannot be estimated"):
+        model_shape({"model_type": "nonesuch"}, config())

@@ -1,0 +1,51 @@
+"""Limits: what is used up, by hand-made figures and a real folder."""
+
+import os
+
+import pytest
+
+from orchestrator.queue.limits import Used, breach, folder_bytes, lift
+from orchestrator.run import Limits
+
+ALL = Limits(run_wall_s=10.0, wall_s=100.0, disk_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("used", "limit"),
+    [
+        (Used(10.0, 100.0, 1000), None),
+        (Used(10.1, 100.0, 1000), "run_wall"),
+        (Used(10.0, 100.1, 1000), "wall"),
+        (Used(10.0, 100.0, 1001), "disk"),
+        (Used(11.0, 101.0, 1001), "run_wall"),
+    ],
+)
+def test_limit_is_used_up_past_its_figure(used, limit):
+    """At the figure there is still room; past it, the limit is named."""
+    found = breach(ALL, used)
+    assert (found and found.limit) == limit
+
+
+def test_no_limit_is_ever_used_up_by_default():
+    """All off."""
+    assert breach(Limits(), Used(1e9, 1e9, 10**15)) is None
+
+
+@pytest.mark.parametrize("used", [Used(0, 101, 0), Used(0, 0, 1001)])
+def test_resume_lifts_the_limit_that_held_the_sweep_and_no_other(used):
+    """The next breach is of another limit, if any."""
+    found = breach(ALL, used)
+    lifted = lift(ALL, found.text)
+    assert breach(lifted, used) is None
+    assert (lifted.wall_s is None) + (lifted.disk_bytes is None) == 1
+    assert lift(ALL, "3 failures in a row") == lift(ALL, None) == ALL
+
+
+def test_bytes_of_a_folder_count_files_at_every_depth_once(tmp_path):
+    """A link is as long as its text; a missing folder is empty."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "x").write_bytes(b"1" * 100)
+    (tmp_path / "a/b/y").write_bytes(b"1" * 1000)
+    os.symlink("x", tmp_path / "a/link")
+    assert folder_bytes(tmp_path) == 1101
+    assert folder_bytes(tmp_path / "none") == 0

@@ -1,0 +1,148 @@
+"""Ranking and comparison of settings, against numbers worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.results import stats
+from orchestrator.results.leaderboard import (
+    Score,
+    by_parameter,
+    differing_keys,
+    first_against_second,
+    ranking,
+    reduce_curve,
+)
+from orchestrator.run import Objective, Run, RunState
+
+RUN = Run(
+    id=1, sweep_id=1, sweep="s", name="r", position=0, priority=0, state=RunState.COMPLETED,
+    reason=None, request=None, seed=0, overrides={}, set=(), output_dir="o", cwd="/", tags=(),
+    hash=None, attempt=1, deaths=0, not_before=None, update=1, updates_total=1, metrics={},
+    wall_s=1.0, exit_code=0, created="", started=None, ended=None,
+)  # fmt: skip
+
+
+def score(value, run_id=1, **overrides):
+    return Score(replace(RUN, id=run_id, overrides=overrides), value)
+
+
+def seeded(value, seed, **overrides):
+    return Score(replace(RUN, seed=seed, overrides=overrides), value)
+
+
+@pytest.mark.parametrize(
+    ("reduce", "goal", "expected"),
+    [
+        ("last", "max", 2.0),
+        ("best", "max", 5.0),
+        ("best", "min", 1.0),
+        ("last:2", "max", 1.5),
+        ("last:3", "max", 8 / 3),
+        ("last:99", "max", 2.75),
+    ],
+)
+def test_a_curve_becomes_one_number(reduce, goal, expected):
+    """By hand over 3, 5, 1, 2."""
+    objective = Objective("em", goal, reduce)
+    assert reduce_curve([3.0, 5.0, 1.0, 2.0], objective) == pytest.approx(expected)
+
+
+def test_a_curve_without_finite_values_has_no_number():
+    """NaN is never best, nor last."""
+    assert reduce_curve([], Objective()) is None
+    assert reduce_curve([float("nan")], Objective()) is None
+    assert reduce_curve([1.0, float("nan")], Objective()) == 1.0
+    assert reduce_curve([1.0, float("inf")], Objective(reduce="best")) == 1.0
+
+
+def test_settings_are_ranked_by_their_mean_over_seeds():
+    """A lucky seed does not win; equal means share a rank."""
+    scores = [
+        score(0.9, 1, lr=1),
+        score(0.1, 2, lr=1),
+        score(0.6, 3, lr=2),
+        score(0.8, 4, lr=2),
+        score(0.5, 5, lr=3),
+    ]
+    rows = ranking(scores, Objective())
+    assert [(row.rank, row.params, row.n) for row in rows] == [
+        (1, {"lr": 2}, 2),
+        (2, {"lr": 1}, 2),
+        (2, {"lr": 3}, 1),
+    ]
+    assert [row.mean for row in rows] == pytest.approx([0.7, 0.5, 0.5])
+    assert [s.run.id for s in rows[0].scores] == [3, 4]
+    assert [row.params for row in ranking(scores, Objective(goal="min"))][-1] == {"lr": 2}
+
+
+def test_the_interquartile_mean_does_not_follow_one_lucky_seed():
+    """Of eight values the outer two on each side are left out: by hand 1.5 against 3."""
+    lucky = [score(v, i, lr=1) for i, v in enumerate([0, 0, 1, 1, 2, 2, 40, 50])]
+    steady = [score(3.0, i, lr=2) for i in range(8)]
+    assert ranking([*lucky, *steady], Objective())[0].params == {"lr": 1}
+    rows = ranking([*lucky, *steady], Objective(), stats.iqm)
+    assert [(row.params, row.mean) for row in rows] == [({"lr": 2}, 3.0), ({"lr": 1}, 1.5)]
+
+
+def test_one_run_has_no_interval():
+    """And nothing can be said about which of two single runs is better."""
+    rows = ranking([score(0.9, 1, lr=1), score(0.1, 2, lr=2)], Objective())
+    assert [row.ci95 for row in rows] == [None, None]
+    assert first_against_second(rows, Objective()).verdict == "n=1, no interval"
+    assert first_against_second(rows[:1], Objective()) is None
+
+
+@pytest.mark.parametrize(
+    ("second", "verdict", "probability"),
+    [
+        ([0.1, 0.11, 0.12], "first", 1.0),
+        # The first wins 6 of 9 meetings: 0.5 beats all, 0.4 beats two, 0.3 beats one.
+        ([0.25, 0.35, 0.45], "not distinguishable", 6 / 9),
+    ],
+)
+def test_the_first_beats_the_second_or_cannot_be_told_apart(second, verdict, probability):
+    """The share of meetings that the first wins, and the verdict of the t test."""
+    first = [score(v, i, lr=1) for i, v in enumerate([0.3, 0.4, 0.5])]
+    others = [score(v, 9 + i, lr=2) for i, v in enumerate(second)]
+    found = first_against_second(ranking([*first, *others], Objective()), Objective())
+    assert (found.verdict, found.probability) == (verdict, pytest.approx(probability))
+
+
+def test_levels_of_a_parameter_are_compared_among_runs_that_share_the_rest():
+    """The rank differs a little in each pair, the rate a lot between them: pairing shows it."""
+    scores = [
+        seeded(value + better, seed, lr=lr, lora_rank=rank)
+        for lr, value in ((1e-5, 0.1), (1e-4, 0.5), (1e-3, 0.9))
+        for rank, better in ((4, 0.0), (8, 0.02))
+        for seed in (0, 1)
+    ]
+    best, other = by_parameter(scores, "lora_rank", 16, Objective())
+    assert (best.value, best.n, best.against) == (8, 6, None)
+    assert best.mean == pytest.approx(0.52)
+    assert (other.value, other.matched) == (4, 6)
+    assert other.against.verdict == "first"
+    assert other.against.difference == pytest.approx(0.02)
+    assert [level.value for level in by_parameter(scores, "lr", None, Objective())] == [
+        1e-3,
+        1e-4,
+        1e-5,
+    ]
+
+
+def test_a_parameter_that_a_run_does_not_set_has_the_value_of_the_base():
+    """Settings without it stand with those that set it to the same."""
+    scores = [score(0.1, 1), score(0.2, 2, lora_rank=16), score(0.9, 3, lora_rank=8)]
+    levels = by_parameter(scores, "lora_rank", 16, Objective())
+    assert [(level.value, level.n) for level in levels] == [(8, 1), (16, 2)]
+
+
+def test_only_the_keys_that_differ_are_told():
+    """A missing key differs from any value."""
+    rows = [
+        {"a": 1, "b": 2, "c": [1]},
+        {"a": 1, "b": 3, "c": [1]},
+        {"a": 1, "b": 3, "c": [1], "d": 0},
+    ]
+    assert differing_keys(rows) == ["b", "d"]
+    assert differing_keys([]) == []

@@ -1,0 +1,433 @@
+"""Sweep specs: what is read, and that every fault is found, named and placed."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from grpo_core.config import MLXGRPOConfig
+from orchestrator.errors import SpecError
+from orchestrator.plan.expand import expand
+from orchestrator.run import Limits, Objective, Retry, Search
+from orchestrator.space.distributions import Uniform
+from orchestrator.spec.spec import read_spec
+from orchestrator.stopping.rules import NAN, HealthRule, StopRule
+from orchestrator.worker.stop_monitor import stop_rule
+
+BASE = 'model_name = "builtin/tiny"\nnum_generations = 4\nlearning_rate = 2e-5\n'
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with configs/base.toml, in which the process stands."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "base.toml").write_text(BASE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(text, name="s.toml", base=True):
+    """A spec file with the base config named in its first line."""
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(('config = "configs/base.toml"\n' if base else "") + text)
+    return path
+
+
+def faults(text, *overrides, **where):
+    """Every fault of a spec, as a submit would show them."""
+    with pytest.raises(SpecError) as e:
+        expand(read_spec(write(text, **where), overrides))
+    assert e.value.exit_code == 2
+    return list(e.value.faults)
+
+
+def test_everything_that_a_spec_says_is_read(folder):
+    """Each key of the grammar lands in the field that carries it."""
+    spec = read_spec(
+        write(
+            'name = "lr"\noutput = "o/{sweep}/{run}"\nrun_name = "r{seed}"\nseeds = [3, 1]\n'
+            "[set]\nbatch_size = 2\n[params]\nlearning_rate = [1e-5, 1]\n"
+            'loss_type = ["grpo", "dapo"]\n[[run]]\nkl_coeff = 0.1\ntags = ["a"]\n'
+            '[objective]\nmetric = "reward/int"\ngoal = "min"\nreduce = "last:3"\n'
+            '[limits]\nmax_failures = 5\nrun_wall = "1.5h"\n'
+            'wall = "2d"\ndisk = "1.5 GB"\n[retry]\nmax = 0\non = ["lost"]\n'
+        )
+    )
+    assert spec.faults.lines() == ()
+    assert (spec.name, spec.output, spec.run_name) == ("lr", "o/{sweep}/{run}", "r{seed}")
+    assert spec.seeds == (3, 1)
+    assert spec.fixed == {"batch_size": 2}
+    assert spec.axes == {"learning_rate": (1e-5, 1.0), "loss_type": ("grpo", "dapo")}
+    assert [type(v) for v in spec.axes["learning_rate"]] == [float, float]
+    assert spec.explicit[0].overrides == {"kl_coeff": 0.1}
+    assert spec.explicit[0].tags == ("a",)
+    assert spec.objective == Objective("reward/int", "min", "last:3")
+    assert spec.limits == Limits(5, wall_s=172800.0, run_wall_s=5400.0, disk_bytes=1_500_000_000)
+    assert spec.retry == Retry(max=0, on=("lost",))
+    assert spec.search == Search("grid", None, 0)
+
+
+def test_what_a_stop_table_says_is_read(folder):
+    """Rule, warm-up and health; without it, only what is not finite stops a run."""
+    spec = read_spec(
+        write('[stop]\nrule = "median"\nwarmup = "20%"\nhealth = ["nan", "kl > 0.5 for 4"]\n')
+    )
+    kl = HealthRule("kl", ">", 0.5, 4)
+    assert spec.stop == StopRule("median", 0.2, (NAN, kl))
+    assert stop_rule(json.loads(json.dumps(asdict(spec.stop)))) == spec.stop
+    assert read_spec(write("")).stop == StopRule("none", 0.3, (NAN,)) == stop_rule({})
+
+
+def test_what_a_search_says_is_read(folder):
+    """Lists, zips and distributions become parameters in the order of the file."""
+    spec = read_spec(
+        write(
+            '[search]\nmethod = "tpe"\nruns = 7\nseed = 3\n'
+            "[[zip]]\nbatch_size = [1, 2]\nlora_rank = [4, 8]\n[params]\n"
+            'kl_coeff = { dist = "uniform", min = 0, max = 1, when = "batch_size == 1" }\n'
+            "temperature = [0.5, 1.0]\n"
+        )
+    )
+    assert spec.faults.lines() == ()
+    assert spec.search == Search("tpe", 7, 3)
+    assert [p.key for p in spec.parameters] == ["batch_size+lora_rank", "kl_coeff", "temperature"]
+    assert spec.parameters[1].domain == Uniform(0.0, 1.0)
+    assert spec.parameters[1].when.text == "batch_size == 1"
+
+
+@pytest.mark.parametrize(
+    ("rule", "means"),
+    [
+        ("best+last", {"save_best": True, "save_total_limit": 1}),
+        ("last:3", {"save_best": False, "save_total_limit": 3}),
+        ("all", {"save_total_limit": 0}),
+    ],
+)
+def test_keep_is_said_in_the_trainers_own_fields(folder, rule, means):
+    """A rule for checkpoints is two fields of the config."""
+    assert read_spec(write(f'[keep]\ncheckpoints = "{rule}"\n')).fixed == means
+
+
+def test_what_a_spec_leaves_out_has_the_documented_default(folder):
+    """A spec may be as short as a single axis."""
+    spec = read_spec(write("[params]\nseed = [1, 2]\n", name="my sweep.toml"))
+    assert spec.name == "my-sweep"
+    assert spec.output == "outputs/{sweep}/{run}"
+    assert (spec.seeds, spec.fixed, spec.explicit) == ((), {}, ())
+    assert (spec.objective, spec.limits, spec.retry) == (Objective(), Limits(), Retry())
+
+
+def test_the_base_is_frozen_as_it_stands(folder):
+    """Path from the working folder, text word for word, values resolved."""
+    spec = read_spec(write('config = "../configs/base.toml"\n', name="sweeps/a.toml", base=False))
+    assert spec.base.source == "configs/base.toml"
+    assert spec.base.text == BASE
+    assert spec.base.config == MLXGRPOConfig(
+        model_name="builtin/tiny", num_generations=4, learning_rate=2e-5
+    )
+
+
+def test_without_config_the_environment_then_the_default_file_counts(folder, monkeypatch):
+    """MLX_GRPO_CONFIG, then configs/default.toml, both from the working folder."""
+    text = "[params]\nseed = [1, 2]\n"
+    assert "configs/default.toml does not exist" in faults(text, base=False)[0]
+    (folder / "configs" / "default.toml").write_text("batch_size = 3\n")
+    assert read_spec(write(text, base=False)).base.config.batch_size == 3
+    monkeypatch.setenv("MLX_GRPO_CONFIG", "configs/base.toml")
+    assert read_spec(write(text, base=False)).base.config.num_generations == 4
+
+
+def test_set_on_the_command_line_goes_over_the_set_table(folder):
+    """The same text rules as the trainer's --set."""
+    spec = read_spec(write("[set]\nbatch_size = 2\n"), ["batch_size=3", "shuffle = no"])
+    assert spec.fixed == {"batch_size": 3, "shuffle": False}
+
+
+RANDOM = '[search]\nmethod = "random"\nruns = 4\n[params]\n'
+
+# One line each: what a user wrote (behind the config line, so from line 2 on), what must be said.
+ONE_FAULT = [
+    ("[params]\nlearning_rat = [1e-5]", "3:1: params.learning_rat: unknown field; did you mean"),
+    ("[params]\nlearning_rate = []", "3:1: params.learning_rate: an empty axis"),
+    ('[params]\nlearning_rate = [1e-5, "x"]', "3:24: params.learning_rate[1] = 'x': must be a num"),
+    ("[params]\nlearning_rate = [[1e-5]]", "3:18: params.learning_rate[0] = [1e-05]: must be a nu"),
+    ("[params]\nlearning_rate = 1e-5", "3:1: params.learning_rate = 1e-05: an axis is a list; wri"),
+    ("[params]\nlearning_rate = [nan]", "params.learning_rate[0] = nan: must be finite"),
+    ("[params]\nnum_generations = [4, 1]", "3:23: params.num_generations[1] = 1: must be at lea"),
+    ("[params]\nbatch_size = [true]", "params.batch_size[0] = True: must be a whole number"),
+    ("[params]\nbatch_size = [1.5]", "params.batch_size[0] = 1.5: must be a whole number"),
+    ('[params]\nloss_type = ["grppo"]', "params.loss_type[0] = 'grppo': must be one of"),
+    ('[params]\nrewards = ["int"]', "rewards is a list itself, so its axis is a list of lists"),
+    (
+        "[params]\nkl_coeff = { dist = 'uniform', min = 0, max = 1 }",
+        "kl_coeff: a distribution cannot be",
+    ),
+    ('[params]\noutput_dir = ["a"]', "params.output_dir: each run gets its own"),
+    ('[set]\nrun_name = "a"', "set.run_name: each run gets its own"),
+    ("[set]\nbatch_size = [1, 2]", "3:1: set.batch_size = [1, 2]: must be a whole number; a list"),
+    ("[set]\nlog_jsonl = false", "set.log_jsonl: a sweep reads its results from the training log"),
+    ("[set]\ndry_run = true", "set.dry_run: a dry run trains nothing"),
+    ('[set]\nsystem_prompt = "a\\u0000b"', "set.system_prompt: holds a NUL"),
+    ("[set]\nseeds = [1]", "set.seeds: unknown field; seeds belongs to the top of the spec"),
+    ("learning_rate = 1e-5", "2:1: learning_rate: a config field; put one value for all runs"),
+    ("sets = 1", "2:1: sets: unknown key; did you mean set?"),
+    ("params = [1]", "2:1: params: must be a table, [params]"),
+    ("[run]\nbatch_size = 1", "2:1: run: must be a list of tables; write [[run]]"),
+    ("[[run]]\nbatch_siz = 1", "3:1: run[0].batch_siz: unknown field; did you mean batch_size?"),
+    ("[[run]]\nbatch_size = [1]", "run[0].batch_size = [1]: must be a whole number; a list of va"),
+    ('[[run]]\ntags = "a"', "3:1: run[0].tags = 'a': must be a list of texts"),
+    ("[zip]\nbatch_size = [1]", "2:1: zip: must be a list of tables; write [[zip]]"),
+    ("[[zip]]", "2:1: zip[0]: is empty"),
+    ("[[zip]]\nbatch_size = 1", "3:1: zip[0].batch_size = 1: an axis is a list"),
+    ("[[zip]]\nbatch_size = []", "3:1: zip[0].batch_size: an empty axis"),
+    ("[[zip]]\nbatch_size = [1, 0]", "3:18: zip[0].batch_size[1] = 0: must be at least 1"),
+    ("[[zip]]\nbatch_size = [1, 2]\nseed = [1]", "2:1: zip[0]: the columns differ in length: ba"),
+    ("[params]\nseed = [1]\n[[zip]]\nseed = [1]", "5:1: zip[0].seed: stands under params.seed"),
+    ("[[zip]]\nseed = [1]\n[set]\nseed = 1", "5:1: set.seed: stands under [[zip]] too"),
+    ('[derive]\nlora_scal = "1"', "3:1: derive.lora_scal: unknown field; did you mean lora_scale"),
+    ("[derive]\nlora_scale = 1", "3:1: derive.lora_scale = 1: must be text, such as"),
+    ('[derive]\nlora_scale = "32 / lora_rnk"', "3:1: derive.lora_scale: "),
+    ("[derive]\nlora_scale = \"__import__('os')\"", "3:1: derive.lora_scale: "),
+    ('[derive]\nlora_rank = "lora_rank + 1"', "2:1: derive: lora_rank needs itself"),
+    ('[derive]\nlora_rank = "1 / 2"', "3:1: derive.lora_rank: gives 0.5: must be a whole number"),
+    ('[derive]\nkl_coeff = "1 / warmup_ratio * 0 - 1"', "3:1: derive.kl_coeff: gives -1.0: must"),
+    ('[params]\nseed = [1]\n[derive]\nseed = "1"', "5:1: derive.seed: cannot be both given and"),
+    ("[[exclude]]\nthat = 'True'", "3:1: exclude[0].that: unknown key; [[exclude]] has `when`"),
+    ("[[require]]", "2:1: require[0]: must say `that`, a condition"),
+    ('[[require]]\nthat = "seed +"', "3:1: require[0].that: "),
+    ('[[require]]\nthat = "seed + 1"', "2:1: require[0]: "),
+    ("seeds = 3", "2:1: seeds = 3: must be a list"),
+    ("seeds = []", "2:1: seeds: is empty"),
+    ("seeds = [0, 1, 0]", "2:16: seeds[2] = 0: stands twice"),
+    ("seeds = [-1]", "2:10: seeds[0] = -1: must be at least 0"),
+    ('seeds = ["0"]', "2:10: seeds[0] = '0': must be a whole number"),
+    ("seeds = [0]\n[params]\nseed = [1]", "4:1: params.seed: the top of the spec has `seeds` too"),
+    ("seeds = [0]\n[set]\nseed = 1", "4:1: set.seed: the top of the spec has `seeds` too"),
+    ("seeds = [0]\n[[run]]\nseed = 1", "4:1: run[0].seed: the top of the spec has `seeds` too"),
+    ("[set]\nbatch_size = 1\n[params]\nbatch_size = [1]", "set.batch_size: stands under [params]"),
+    ("name = 3", "2:1: name = 3: must be text"),
+    ('name = ""', "2:1: name: must not be empty"),
+    ('name = "a/b"', "2:1: name = 'a/b': '/' cannot stand in a name"),
+    ('name = "../a"', "name = '../a': '/' cannot stand in a name"),
+    ('name = ".."', "name = '..': a name cannot begin with '.'"),
+    ('name = "-rf"', "name = '-rf': a name cannot begin with '-'"),
+    ('name = "a\\nb"', "name = 'a\\nb': '\\n' cannot stand in a name"),
+    ('name = "3-7"', "name = '3-7': reads as the number of a run"),
+    (f'name = "{"x" * 200}"', "a name can have 150 bytes, this has 200"),
+    (
+        'run_name = "a{learning_rat}"',
+        "2:1: run_name: unknown placeholder {learning_rat}; did you m",
+    ),
+    ('run_name = "a{0}"', "run_name: unknown placeholder {0}"),
+    ('run_name = "a{}"', "run_name: unknown placeholder {}"),
+    ('run_name = "a{seed.real}"', "run_name: unknown placeholder {seed.real}"),
+    ('run_name = "a{seed!r}"', "run_name: {seed!r}: write {seed}"),
+    ('run_name = "a{seed:99999999d}"', "run_name: {seed:99999999d}: this way of writing"),
+    ('run_name = "a{learning_rate:d}"', "run_name: {learning_rate:d}: Unknown format code 'd'"),
+    ('run_name = "a{"', "run_name: 'a{': Single '{' encountered"),
+    ('run_name = "../a"', "run_name = '../a' makes the name '../a': '/' cannot stand in a name"),
+    ("run_name = 'a'\nseeds = [0, 1]", "2:1: run_name: 2 runs are named 'a'; put what differs"),
+    ('output = "../{run}"', "2:1: output = '../{run}': cannot lead out of its folder"),
+    ('output = "a/{run}/../../../b"', "cannot lead out of its folder"),
+    ('output = "."', "output = '.': runs need a folder of their own"),
+    ('output = "a\\tb/{run}"', "holds a control character"),
+    ("output = 'o'\nseeds = [0, 1]", "2:1: output: 2 runs would share the folder 'o'"),
+    (
+        '[objective]\nmetric = "reward_men"',
+        "3:1: objective.metric = 'reward_men': must be a key of",
+    ),
+    ('[objective]\ngoal = "up"', "objective.goal = 'up': must be max or min"),
+    ('[objective]\nreduce = "last:0"', "objective.reduce = 'last:0': must be last, best or last:N"),
+    ("[objective]\nmetrics = 1", "objective.metrics: unknown key; did you mean metric?"),
+    ("[limits]\nmax_failures = -1", "limits.max_failures = -1: must be a whole number, 0 or more"),
+    ('[limits]\nwall = "0h"', "3:1: limits.wall = '0h': must be a time above 0, such as"),
+    ('[limits]\ndisk = "40"', "3:1: limits.disk = '40': must be a size above 0, such as"),
+    ('[limits]\nrun_wall = "3"', "3:1: limits.run_wall = '3': must be a time above 0, such as"),
+    ("[limits]\nrun_wall = 3", "3:1: limits.run_wall = 3: must be a time above 0"),
+    ('[retry]\non = ["oom"]', "retry.on = ['oom']: must be a list out of crash, lost"),
+    ("[retry]\nmax = true", "retry.max = True: must be a whole number"),
+    ('[search]\nmethod = "grid"\nseed = 1', "search.seed: a grid draws nothing; drop it"),
+    (
+        '[search]\nmethod = "rondom"\nruns = 1',
+        "search.method = 'rondom': must be one of grid, rand",
+    ),
+    ("[search]\nruns = 0", "3:1: search.runs = 0: must be a whole number, 1 or more"),
+    ("[search]\nrun = 4", "3:1: search.run: unknown key; did you mean runs?"),
+    ('[search]\nmethod = "tpe"\n[params]\nseed = [1]', "2:1: search: needs runs: how many"),
+    ('[search]\nmethod = "tpe"\nruns = 4', "2:1: search: there is nothing to search; give [par"),
+    (
+        '[stop]\nrule = "hyperband"',
+        "3:1: stop.rule = 'hyperband': must be one of none, median",
+    ),
+    ('[stop]\nwarmup = "30"', "3:1: stop.warmup = '30': must be a share above 0% and below 100%"),
+    ('[stop]\nhealth = "nan"', "3:1: stop.health = 'nan': must be a list"),
+    ('[stop]\nhealth = ["nan", "klx > 1"]', "3:18: stop.health[1] = 'klx > 1': klx is no key of"),
+    ("[stop]\nhealth = [1]", "3:11: stop.health[0] = 1: must be text"),
+    ("[stop]\nwarmups = 1", "3:1: stop.warmups: unknown key; did you mean warmup?"),
+    (
+        '[stop]\nrule = "halving"\n[search]\nmethod = "tpe"\nruns = 4\n[params]\nseed = [1]',
+        "3:1: stop.rule: halving compares settings that are known from the start",
+    ),
+    ('[keep]\ncheckpoints = "best"', "3:1: keep.checkpoints = 'best': must be best+last, last,"),
+    ('[set]\nsave_best = true\n[keep]\ncheckpoints = "last"', "keep.checkpoints: save_best is giv"),
+    (RANDOM + 'kl_coeff = { dist = "unifrm" }', "params.kl_coeff.dist: 'unifrm': must be one of"),
+    (RANDOM + "kl_coeff = { min = 0, max = 1 }", "params.kl_coeff: needs dist, one of uniform,"),
+    (
+        RANDOM + 'kl_coeff = { dist = "uniform", min = 0, mx = 1, max = 2 }',
+        "kl_coeff.mx: unknown k",
+    ),
+    (
+        RANDOM + 'kl_coeff = { dist = "uniform", min = 2, max = 1 }',
+        "kl_coeff.min: 2: must be below",
+    ),
+    (
+        RANDOM + 'kl_coeff = { dist = "uniform", min = -1, max = 1 }',
+        "params.kl_coeff.min: -1.0: mus",
+    ),
+    (
+        RANDOM + 'lora_rank = { dist = "uniform", min = 1, max = 4 }',
+        "lora_rank.dist: 'uniform': lo",
+    ),
+    (RANDOM + 'loss_type = { dist = "choice", values = ["gpo"] }', "loss_type.values[0]: 'gpo': m"),
+    (RANDOM + 'output_dir = { dist = "choice", values = ["a"] }', "output_dir: each run gets its"),
+    (
+        RANDOM + 'log_jsonl = { dist = "choice", values = [false] }',
+        "log_jsonl.values: a sweep reads",
+    ),
+    (
+        RANDOM + 'kl_coeff = { dist = "uniform", min = 0, max = 1, when = 3 }',
+        "kl_coeff.when: 3: must",
+    ),
+    (
+        RANDOM + 'kl_coeff = { dist = "uniform", min = 0, max = 1, when = "kl_coeff > 0" }',
+        "5:1: params: when: kl_coeff needs itself",
+    ),
+    (
+        "seeds = [1]\n" + RANDOM + 'kl_coeff = { dist = "uniform", min = 0, max = 1, '
+        'when = "seed > 0" }',
+        "params.kl_coeff.when: seeds are given to a setting when it is whole",
+    ),
+    (
+        RANDOM + "batch_size = [1, 2]\n[[require]]\nthat = 'batch_size > 2'",
+        "no setting of the space passes the rules: of all draws 1,000 refused by require[0]: ",
+    ),
+    (f"[set]\nseed = {10**30}", "set.seed: the number is too large for 64 bits"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), ONE_FAULT)
+def test_a_fault_is_named_with_its_place(folder, text, said):
+    """One fault, one message: file, line, column, key, and what to do."""
+    found = faults(text)
+    assert len(found) == 1, found
+    assert found[0].startswith("s.toml:"), found
+    assert said in found[0]
+
+
+def test_all_faults_are_told_at_once_in_the_order_of_the_file(folder):
+    """One round of corrections is enough."""
+    found = faults(
+        'nam = "x"\n[set]\nbatch_siz = 1\n[params]\nlearning_rate = ["x", 1e-5]\nseed = []\n',
+        "clip_eps=no",
+        "what",
+    )
+    assert [text.split(": ")[0] for text in found[:4]] == [
+        f"s.toml:{n}" for n in ("2:1", "4:1", "6:18", "7:1")
+    ]
+    assert found[4:] == [
+        "--set clip_eps = 'no': must be a number",
+        "--set what: not an override; write key=value",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("learning_rat=1", "--set learning_rat: unknown field; did you mean learning_rate?"),
+        ("batch_size=x", "--set batch_size = 'x': must be a whole number"),
+        ("learning_rate=1", "--set learning_rate: is an axis of the spec; change it there"),
+        ("output_dir=x", "--set output_dir: each run gets its own"),
+        ("seed=1", "--set seed: the top of the spec has `seeds` too"),
+    ],
+)
+def test_a_fault_of_the_command_line_is_named(folder, item, said):
+    """--set at submit is checked as strictly as the spec."""
+    found = faults("seeds = [0]\n[params]\nlearning_rate = [1e-5]\n", item)
+    assert len(found) == 1
+    assert found[0].startswith(said)
+
+
+def test_fields_that_contradict_each_other_are_found_at_submit(folder):
+    """What only shows in a whole run is told once, with how many settings it hits."""
+    found = faults(
+        '[set]\nimportance_sampling_level = "token"\n'
+        '[params]\nloss_type = ["grpo", "gspo"]\nseed = [0, 1]\n'
+    )
+    assert found == [
+        "s.toml:3:1: set.importance_sampling_level: importance_sampling_level = 'token': gspo is "
+        "defined for sequence ratios; leave it at auto (in 2 of 4 settings)"
+    ]
+
+
+def test_a_base_config_with_faults_is_refused(folder):
+    """Strictly: unknown keys, values that do not fit, and what a sweep cannot use."""
+    (folder / "configs" / "base.toml").write_text(
+        'learning_rat = 1\nbatch_size = "x"\nlog_jsonl = false\n'
+    )
+    assert faults("seeds = [0]") == [
+        "configs/base.toml: learning_rat: unknown field; did you mean learning_rate?",
+        "configs/base.toml: batch_size = 'x': must be a whole number",
+        "configs/base.toml: log_jsonl = false: cannot be used in a sweep, which reads the "
+        "training log of every run",
+    ]
+
+
+def test_a_base_fault_that_every_run_overrides_is_none(folder):
+    """Only what a run resolves to counts."""
+    (folder / "configs" / "base.toml").write_text("num_generations = 1\n")
+    assert "num_generations = 1: must be at least 2" in faults("seeds = [0]")[0]
+    expand(read_spec(write("[params]\nnum_generations = [2, 4]\n")))
+
+
+def test_files_that_cannot_be_read_are_refused_with_the_nearest_name(folder):
+    """No traceback for a missing spec, a missing base, a folder, bytes, or broken TOML."""
+    write("", name="sweeps/demo.toml")
+    cases = {
+        "sweeps/dmeo.toml": "sweeps/dmeo.toml: no such sweep file; the nearest is sweeps/demo.toml",
+        "sweeps": "'sweeps': cannot be read: Is a directory",
+        "a\0b": "'a\\x00b': cannot be read: embedded null byte",
+    }
+    for name, said in cases.items():
+        with pytest.raises(SpecError) as e:
+            read_spec(Path(name))
+        assert str(e.value) == said
+    missing = faults('config = "configs/bas.toml"\n', base=False)
+    assert missing == [
+        "s.toml:1:1: config = 'configs/bas.toml': no such file: configs/bas.toml; "
+        "the nearest is configs/base.toml"
+    ]
+
+
+def test_broken_toml_is_told_with_line_and_column(folder):
+    """The search ends at a syntax error, wherever it stands."""
+    with pytest.raises(SpecError, match=r"^s.toml:3:\d+: not valid TOML"):
+        read_spec(write("[params]\nlearning_rate = [1e-5,, 2]\n"))
+    (folder / "configs" / "base.toml").write_text("a = \n")
+    assert faults("seeds = [0]")[0].startswith("configs/base.toml:1:5: not valid TOML")
+
+
+@pytest.mark.parametrize(
+    "text", ["a = " + "[" * 5000, "a = " + "9" * 5000, "[params]\nseed = [0x" + "f" * 5000 + "]"]
+)
+def test_monstrous_toml_is_refused_in_words(folder, text):
+    """Depth and digits beyond what can be read."""
+    faults(text)
+
+
+def test_a_spec_with_bytes_that_are_no_text_is_refused(folder):
+    """UTF-16 is the usual cause."""
+    Path("u.toml").write_bytes("name = 'ü'".encode("utf-16"))
+    with pytest.raises(SpecError, match="not UTF-8 text"):
+        read_spec(Path("u.toml"))

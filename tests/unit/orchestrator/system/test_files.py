@@ -1,0 +1,61 @@
+"""Files that a user names: whole or not at all, and words that help where it cannot be."""
+
+import os
+import stat
+
+import pytest
+
+from orchestrator.errors import UsageError
+from orchestrator.system.files import check_target, make_folder, write_target
+
+
+def test_a_target_that_cannot_be_is_refused_before_any_work(tmp_path):
+    """A folder, a folder that is missing, a file in the place of a folder."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"is a folder; name a file in it"):
+        check_target(tmp_path)
+    with pytest.raises(UsageError, match=r"none does not exist; make it, or name another"):
+        check_target(tmp_path / "none" / "a.html")
+    with pytest.raises(UsageError, match=r"file does not exist"):
+        check_target(tmp_path / "file" / "a.html")
+    assert check_target(tmp_path / "a.html") == tmp_path / "a.html"
+
+
+def test_what_is_written_replaces_what_was_there_with_usual_permissions(tmp_path):
+    """Readable by whom the user's umask allows; nothing else stays in the folder."""
+    path = tmp_path / "a.html"
+    path.write_bytes(b"old")
+    mask = os.umask(0o027)
+    try:
+        write_target(path, b"new")
+    finally:
+        os.umask(mask)
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_half_one(tmp_path, monkeypatch):
+    """As on a full disk: the rename never comes."""
+    path = tmp_path / "a.html"
+    path.write_bytes(b"old")
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageError, match=r"a.html: cannot be written: No space left on device"):
+        write_target(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_for_pictures_is_made_one_level_deep(tmp_path):
+    """A typing error does not grow a tree; a file in its place is told."""
+    assert make_folder(tmp_path / "plots").is_dir()
+    assert make_folder(tmp_path / "plots").is_dir()
+    with pytest.raises(UsageError, match="cannot be made"):
+        make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be made"):
+        make_folder(tmp_path / "file")

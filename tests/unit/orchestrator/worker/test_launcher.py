@@ -1,0 +1,186 @@
+"""Starting, stopping and collecting one trainer, with real processes."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.run import Attempt, Verdict
+from orchestrator.system.locks import is_held, try_lock
+from orchestrator.system.paths import home
+from orchestrator.worker.launcher import (
+    TRAINER,
+    Adopted,
+    LaunchError,
+    attempt_token,
+    command,
+    freeze,
+    launch,
+    read_tail,
+)
+from tests.queue_kit import FAKE, a_run, eventually, is_alive, kill_group
+
+_PRINT = (
+    sys.executable,
+    "-c",
+    "import os, sys; print(os.getcwd(), sys.argv[1:], os.environ['GRPO_SWEEP_RUN'])",
+)
+
+
+@pytest.fixture
+def here():
+    """The home of this test, made."""
+    return home().make()
+
+
+def an_attempt(here, **values):
+    """The first attempt of run 1, as the queue would hold it."""
+    none = dict.fromkeys(("pid", "pid_started", "result_before", "ended", "exit_code", "signal"))
+    none |= dict.fromkeys(("outcome", "reason", "evidence"))
+    fields = {"id": 5, "run_id": 1, "n": 1, "host": "h", "boot_id": "b", "checkpoint": -1}
+    fields |= {"started": "2026", "wall_s": 0.0, "log": str(here.attempt_log(1, 1))}
+    return Attempt(**{**none, **fields, **values})
+
+
+def fake_run(tmp_path, *words):
+    """A run of the fake trainer that would go on for a long time."""
+    folder = tmp_path / "out"
+    return a_run(set=(*words, "updates=10000", f"output_dir={folder}"), cwd=str(tmp_path))
+
+
+def test_command_is_the_contract(here):
+    """Frozen config, every override in order, strict; the user's folder not on the path."""
+    run = a_run(set=("learning_rate=1e-06", "seed=3", "output_dir=o u t"))
+    assert command(run, here) == [
+        *(sys.executable, "-P", "-m", "grpo_core", "--config", str(here.frozen_config(1))),
+        *("--set", "learning_rate=1e-06", "--set", "seed=3", "--set", "output_dir=o u t"),
+        "--strict",
+    ]  # fmt: skip
+    assert command(run, here)[:4] == list(TRAINER)
+
+
+def test_trainer_runs_in_the_folder_of_the_submit_and_says_so_in_its_log(tmp_path, here):
+    """Its own session, its words in the attempt's log under the exact command."""
+    run, attempt = a_run(set=("a=1",), cwd=str(tmp_path)), an_attempt(here)
+    trainer = launch(run, attempt, here, _PRINT)
+    assert os.getsid(trainer.pid) == trainer.pid
+    assert trainer.wait(30)
+    trainer.close()
+    text = Path(attempt.log).read_text()
+    assert text.startswith("== attempt 1 of run 1: ")
+    assert f"--config {here.frozen_config(1)} --set a=1 --strict" in text.splitlines()[0]
+    assert read_tail(Path(attempt.log)).startswith(f"{tmp_path} ['--config', ")
+    assert read_tail(Path(attempt.log)).endswith(" 1")
+
+
+def test_lock_of_the_run_is_held_as_long_as_the_trainer_lives(tmp_path, here):
+    """Also when the worker has let go of it."""
+    trainer = launch(fake_run(tmp_path), an_attempt(here), here, FAKE)
+    trainer.close()
+    assert is_held(here.run_lock(1))
+    trainer.kill()
+    assert trainer.wait(30)
+    assert (trainer.exit_code, trainer.signal) == (None, 9)
+    assert not is_held(here.run_lock(1))
+
+
+def test_interrupt_lets_the_trainer_save(tmp_path, here):
+    """SIGTERM: a checkpoint, exit 75."""
+    trainer = launch(fake_run(tmp_path), an_attempt(here), here, FAKE)
+    eventually(lambda: (tmp_path / "out/checkpoint-1").exists())
+    trainer.interrupt()
+    assert trainer.wait(30)
+    trainer.close()
+    assert (trainer.exit_code, trainer.signal) == (75, None)
+
+
+def test_children_do_not_outlive_the_trainer(tmp_path, here):
+    """However it ends, its group is gone."""
+    trainer = launch(fake_run(tmp_path, "child=true"), an_attempt(here), here, FAKE)
+    eventually(lambda: (tmp_path / "out/checkpoint-1").exists())
+    child = int((tmp_path / "out/child").read_text())
+    trainer.interrupt()
+    assert trainer.wait(30)
+    trainer.close()
+    eventually(lambda: not is_alive(child))
+
+
+def test_adopted_trainer_can_be_stopped_by_its_token(tmp_path, here):
+    """Nobody recorded its pid: what it carries in its environment finds it."""
+    attempt = an_attempt(here)
+    trainer = launch(fake_run(tmp_path), attempt, here, FAKE)
+    trainer.close()
+    eventually(lambda: (tmp_path / "out/checkpoint-1").exists())
+    adopted = Adopted(attempt, here)
+    assert adopted.pid == trainer.pid
+    assert not adopted.wait(0)
+    adopted.interrupt()
+    assert trainer.wait(30)
+    assert trainer.exit_code == 75
+    assert adopted.wait(30)
+    adopted.close()
+
+
+def test_another_process_with_the_pid_of_a_trainer_is_never_signalled(tmp_path, here):
+    """A pid that was given to somebody else since: same number, other start."""
+    stranger = launch(fake_run(tmp_path), an_attempt(here), here, FAKE)
+    stranger.close()
+    eventually(lambda: (tmp_path / "out/checkpoint-1").exists())
+    ours = an_attempt(here, run_id=2, pid=stranger.pid, pid_started=1.0)
+    adopted = Adopted(ours, here)
+    for act in (adopted.interrupt, adopted.terminate, adopted.kill):
+        act()
+    assert not stranger.wait(0.2)
+    kill_group(stranger.pid)
+    assert stranger.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("run", "trainer", "words", "verdict"),
+    [
+        (a_run(cwd="/nowhere/at/all"), FAKE, "folder from which the sweep was submitted", "config"),
+        (a_run(cwd="/"), ("/no/such/python",), "/no/such/python: No such file", "crash"),
+    ],
+)
+def test_trainer_that_cannot_be_started_is_said(here, run, trainer, words, verdict):
+    """No process: the reason, whether it may be tried again, and the lock is free."""
+    with pytest.raises(LaunchError, match=words) as caught:
+        launch(run, an_attempt(here), here, trainer)
+    assert caught.value.verdict == Verdict(verdict)
+    assert not is_held(here.run_lock(1))
+
+
+def test_run_whose_lock_is_held_is_not_started(tmp_path, here, monkeypatch):
+    """A left-over process of the run keeps a second trainer away."""
+    monkeypatch.setattr("orchestrator.worker.launcher._LEFTOVERS_S", 0.05)
+    with try_lock(here.run_lock(1)), pytest.raises(LaunchError, match="earlier attempt"):
+        launch(fake_run(tmp_path), an_attempt(here), here, FAKE)
+
+
+def test_frozen_config_is_written_whole_and_mended(here):
+    """The database holds the original; a file that was changed is put right."""
+    path = here.frozen_config(1)
+    freeze(path, "a = 1\n")
+    before = path.stat().st_mtime_ns
+    freeze(path, "a = 1\n")
+    assert path.stat().st_mtime_ns == before
+    path.write_text("tampered")
+    freeze(path, "a = 1\n")
+    assert path.read_text() == "a = 1\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_tail_of_a_log(tmp_path):
+    """The end, without our header, whatever bytes it holds; a missing log is empty."""
+    log = tmp_path / "log"
+    log.write_bytes(b"== attempt 1\n" + b"x" * 100 + b"\nl\xe9st\n")
+    assert read_tail(log, 20) == "x" * 14 + "\nl�st"
+    assert read_tail(tmp_path / "none") == ""
+
+
+def test_token_names_queue_and_attempt(here):
+    """Two queues may both have an attempt 5."""
+    other = replace(here, root=here.root / "other")
+    assert attempt_token(an_attempt(here), here) != attempt_token(an_attempt(here), other)
