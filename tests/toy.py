@@ -10,7 +10,7 @@ from mlx_lm.models import qwen2
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.model.adapters import add_adapters
 from grpo_core.model.policy import Policy, quantize_base
-from grpo_core.model.trunk_head import Halves
+from grpo_core.model.trunk_head import SplitModel
 from tests.oracle_model import Shape, with_dora_norms
 
 VOCAB = 48
@@ -79,7 +79,7 @@ def toy_policy(train_type="full", seed=0, bits=0):
         adapter=adapter,
         config={},
         vocab_size=VOCAB,
-        halves=Halves(model),
+        split=SplitModel(model),
         can_share_prefix=True,
         initial=None,
     )
@@ -102,3 +102,10 @@ def weights_of(policy):
             whole = mx.dequantize(*parts, group_size=module.group_size, bits=module.bits)
             found[f"{name}.weight"] = whole
     return with_dora_norms({k: np.array(v, np.float64) for k, v in found.items()}, SHAPE)
+
+
+def put_in(policy, folder):
+    """The policy with the weights that `Policy.save` wrote to `folder`."""
+    files = folder.glob("model*.safetensors" if policy.adapter is None else "adapters.safetensors")
+    policy.set_trainable({k: v for file in files for k, v in mx.load(str(file)).items()})
+    return policy

@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten
 
 from grpo_core.model.policy import Policy
 from grpo_core.model.shared_prefix import abilities
-from grpo_core.model.trunk_head import Halves
+from grpo_core.model.trunk_head import SplitModel
 from tests.toy import Letters
 
 VOCAB = 48
@@ -55,8 +55,8 @@ def zoo_policy(make, seed=0):
             noise = mx.array(draw.normal(0, 0.2, value.shape), mx.float32)
             model.load_weights([(name, noise)], strict=False)
     model.eval()
-    halves = Halves(model)
-    can = abilities(halves, VOCAB)
+    split = SplitModel(model)
+    can = abilities(split, VOCAB)
     return Policy(
         model=model,
         tokenizer=Letters(),
@@ -69,7 +69,7 @@ def zoo_policy(make, seed=0):
         adapter=None,
         config={},
         vocab_size=VOCAB,
-        halves=halves,
+        split=split,
         can_share_prefix=can.share_prefix,
         initial=None,
         can_mix_lengths=can.mix_lengths,

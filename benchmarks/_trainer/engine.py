@@ -150,9 +150,9 @@ class Share:
     with_it: Callable[[], object]
 
 
-def plain_stats(halves: Any, hidden: mx.array, ids: mx.array, how: Any) -> Any:
+def plain_stats(split: Any, hidden: mx.array, ids: mx.array, how: Any) -> Any:
     """`logprobs.token_stats` as autograd would have it."""
-    logits = halves.head(hidden).astype(mx.float32) / how.temperature
+    logits = split.head(hidden).astype(mx.float32) / how.temperature
     logps = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     chosen = mx.take_along_axis(logps, ids[:, None], axis=-1).squeeze(-1)
     return chosen, mx.stop_gradient(-(mx.exp(logps) * logps).sum(axis=-1))

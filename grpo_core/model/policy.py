@@ -38,7 +38,7 @@ from grpo_core.model.adapters import (
     wrapped,
 )
 from grpo_core.model.shared_prefix import Abilities, abilities
-from grpo_core.model.trunk_head import Halves, Params
+from grpo_core.model.trunk_head import Params, SplitModel
 
 # mlx-lm's defaults for `convert -q`.
 BASE_BITS = 4
@@ -50,7 +50,7 @@ COMPANION_FILES = tuple(p for p in DEFAULT_ALLOW_PATTERNS if "safetensors" not i
 
 @dataclass(slots=True)
 class Policy:
-    """The model that samples and learns. Made by `load_policy` and `load_trained`."""
+    """The model that samples and learns. Made by `load_policy`."""
 
     model: nn.Module
     tokenizer: Any  # mlx_lm's TokenizerWrapper
@@ -63,7 +63,7 @@ class Policy:
     adapter: Adapter | None  # None with train_type full
     config: dict[str, Any]  # the model's config.json
     vocab_size: int
-    halves: Halves
+    split: SplitModel
     can_share_prefix: bool  # it can, and prefix_sharing is on
     initial: Params | None  # the first weights; train_type full with kl_coeff > 0
     can_mix_lengths: bool = True  # prompts of several lengths in one batch of decoding
@@ -148,27 +148,6 @@ def load_policy(cfg: MLXGRPOConfig) -> Policy:
     return _policy(cfg, base, model, adapter)
 
 
-def load_trained(cfg: MLXGRPOConfig, folder: Path) -> Policy:
-    """A policy with the weights that `Policy.save` wrote to `folder`, exactly as trained."""
-    policy = load_policy(cfg)
-    policy.set_trainable(_read_weights(folder, policy.train_type))
-    mx.eval(policy.model.parameters())
-    return policy
-
-
-def _read_weights(folder: Path, train_type: str) -> Params:
-    pattern = "model*.safetensors" if train_type == "full" else ADAPTER_WEIGHTS
-    files = sorted(folder.glob(pattern))
-    if not files:
-        raise ModelError(
-            f"{folder}: no {pattern} here; is this a checkpoint of a {train_type} run?"
-        )
-    weights: Params = {}
-    for file in files:
-        weights.update(mx.load(str(file)))  # type: ignore[arg-type]
-    return weights
-
-
 @dataclass(frozen=True, slots=True)
 class _Base:
     """What was loaded, before adapters."""
@@ -187,12 +166,12 @@ def _policy(cfg: MLXGRPOConfig, base: _Base, model: nn.Module, adapter: Adapter 
             f"{cfg.model_name}: nothing to train; lora_keys = {cfg.lora_keys} names no layer"
         )
     tokenizer = _load_tokenizer(base.path, base.config, cfg)
-    halves = Halves(model)
+    split = SplitModel(model)
     some = mx.arange(4)[None]
-    halves.check(some)
-    vocab = int(halves.model(some).shape[-1])
-    can = abilities(halves, vocab) if cfg.prefix_sharing else Abilities(False, False)
-    _ = halves.head_names
+    split.check(some)
+    vocab = int(split.model(some).shape[-1])
+    can = abilities(split, vocab) if cfg.prefix_sharing else Abilities(False, False)
+    _ = split.head_names
     keeps_initial = cfg.train_type == "full" and cfg.kl_coeff > 0
     policy = Policy(
         model=model,
@@ -206,7 +185,7 @@ def _policy(cfg: MLXGRPOConfig, base: _Base, model: nn.Module, adapter: Adapter 
         adapter=adapter,
         config=base.config,
         vocab_size=vocab,
-        halves=halves,
+        split=split,
         can_share_prefix=can.share_prefix,
         can_mix_lengths=can.mix_lengths,
         initial=None,

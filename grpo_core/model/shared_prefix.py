@@ -16,7 +16,7 @@ import numpy as np
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from grpo_core.model.trunk_head import Halves
+from grpo_core.model.trunk_head import SplitModel
 
 KV = tuple[mx.array, mx.array]
 """Keys and values of one layer, each [B, heads, T, D]."""
@@ -133,14 +133,14 @@ def _with_room(rows: mx.array) -> mx.array:
     return mx.concatenate([rows, mx.zeros((B, H, ROOM, D), rows.dtype)], axis=2)
 
 
-def run_prefix(halves: Halves, prompt: mx.array) -> tuple[list[KV], mx.array]:
+def run_prefix(split: SplitModel, prompt: mx.array) -> tuple[list[KV], mx.array]:
     """`prompt` [1, P] -> keys and values of every layer, and the last hidden state [1, 1, D]."""
-    prefix, hidden = _run_prompts(halves, prompt)
+    prefix, hidden = _run_prompts(split, prompt)
     return prefix, hidden[:, -1:]
 
 
 def run_prompts(
-    halves: Halves, prompts: Sequence[Sequence[int]]
+    split: SplitModel, prompts: Sequence[Sequence[int]]
 ) -> tuple[list[KV], mx.array, list[int]]:
     """Keys and values of every layer [P, H, L, D], last hidden states [P, D], lengths; evaluated.
 
@@ -152,7 +152,7 @@ def run_prompts(
     parts = []
     for start in range(0, len(prompts), at_once):
         some = slice(start, start + at_once)
-        prefix, hidden = _run_prompts(halves, _padded(prompts[some], max(lengths)))
+        prefix, hidden = _run_prompts(split, _padded(prompts[some], max(lengths)))
         last = hidden[mx.arange(hidden.shape[0]), mx.array(lengths[some]) - 1]
         mx.eval(prefix, last)
         parts.append((prefix, last))
@@ -176,9 +176,9 @@ def _padded(prompts: Sequence[Sequence[int]], length: int) -> mx.array:
     return mx.array(ids)
 
 
-def _run_prompts(halves: Halves, ids: mx.array) -> tuple[list[KV], mx.array]:
-    caches = [PrefixCache() for _ in range(halves.layers)]
-    hidden = halves.trunk(ids, caches)
+def _run_prompts(split: SplitModel, ids: mx.array) -> tuple[list[KV], mx.array]:
+    caches = [PrefixCache() for _ in range(split.layers)]
+    hidden = split.trunk(ids, caches)
     fresh = [cache.fresh for cache in caches if cache.fresh is not None]
     if len(fresh) < len(caches):
         raise UnsupportedModel("a layer that leaves its cache alone")
@@ -186,7 +186,7 @@ def _run_prompts(halves: Halves, ids: mx.array) -> tuple[list[KV], mx.array]:
 
 
 def run_rows(
-    halves: Halves, prefix: list[KV], last: mx.array, ids: mx.array, length: int
+    split: SplitModel, prefix: list[KV], last: mx.array, ids: mx.array, length: int
 ) -> mx.array:
     """Hidden states [B, C, D] that predict completions of `length` C tokens behind one prompt.
 
@@ -197,7 +197,7 @@ def run_rows(
     if length == 1:
         return first
     caches = [PrefixCache(kv) for kv in prefix]
-    return mx.concatenate([first, halves.trunk(ids, caches)], axis=1)
+    return mx.concatenate([first, split.trunk(ids, caches)], axis=1)
 
 
 # --- what a model can do
@@ -211,13 +211,13 @@ class Abilities:
     mix_lengths: bool  # prompts of several lengths in one batch of decoding
 
 
-def abilities(halves: Halves, vocab_size: int) -> Abilities:
+def abilities(split: SplitModel, vocab_size: int) -> Abilities:
     """Finds out by trying on a few tokens: shared and plain must give the same log-probs."""
-    if not has_plain_caches(halves.model):
+    if not has_plain_caches(split.model):
         return Abilities(False, False)
     ids = mx.arange(1, 9) % vocab_size
-    share = _agrees(halves, ids, _try_rows)
-    return Abilities(share, share and _agrees(halves, ids, _try_decode))
+    share = _agrees(split, ids, _try_rows)
+    return Abilities(share, share and _agrees(split, ids, _try_decode))
 
 
 def has_plain_caches(model: nn.Module) -> bool:
@@ -225,11 +225,11 @@ def has_plain_caches(model: nn.Module) -> bool:
     return all(type(cache) is KVCache for cache in make_prompt_cache(model))
 
 
-def _agrees(halves: Halves, ids: mx.array, attempt: Any) -> bool:
+def _agrees(split: SplitModel, ids: mx.array, attempt: Any) -> bool:
     """Whether an attempt gives the model's own log-probs behind `ids` [8]."""
-    plain = halves.model(ids[None])[0]
+    plain = split.model(ids[None])[0]
     try:
-        shared = halves.head(attempt(halves, ids))
+        shared = split.head(attempt(split, ids))
     except (UnsupportedModel, AttributeError, TypeError, ValueError, IndexError):
         # Whatever a model of another make does with a cache that is not its own.
         return False
@@ -245,16 +245,16 @@ def _log_softmax(logits: mx.array) -> mx.array:
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
-def _try_rows(halves: Halves, ids: mx.array) -> mx.array:
+def _try_rows(split: SplitModel, ids: mx.array) -> mx.array:
     """The last five states of `ids`, as the update makes them."""
-    prefix, last = run_prefix(halves, ids[None, :4])
-    return run_rows(halves, prefix, last, mx.broadcast_to(ids[4:], (2, 4)), 5)[1]
+    prefix, last = run_prefix(split, ids[None, :4])
+    return run_rows(split, prefix, last, mx.broadcast_to(ids[4:], (2, 4)), 5)[1]
 
 
-def _try_decode(halves: Halves, ids: mx.array) -> mx.array:
+def _try_decode(split: SplitModel, ids: mx.array) -> mx.array:
     """The last two states of `ids`, decoded beside a longer prompt."""
     prompts = [ids[:6].tolist(), [0] * 9]
-    prefix, _, lengths = run_prompts(halves, prompts)  # type: ignore[arg-type]
+    prefix, _, lengths = run_prompts(split, prompts)  # type: ignore[arg-type]
     caches = [DecodeCache(kv, lengths, [1, 0]) for kv in prefix]
-    states = [halves.trunk(mx.broadcast_to(ids[t], (2, 1)), caches)[1, 0] for t in (6, 7)]
+    states = [split.trunk(mx.broadcast_to(ids[t], (2, 1)), caches)[1, 0] for t in (6, 7)]
     return mx.stack(states)

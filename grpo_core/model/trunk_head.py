@@ -1,8 +1,8 @@
-"""The model in two halves: trunk and vocabulary head.
+"""An mlx-lm model split in two: the trunk, and the vocabulary head.
 
 GRPO asks for logits at a few positions only, so the trunk (ids -> hidden states) and the head
 (hidden states -> logits) run apart. Models are mlx-lm's, unchanged; a model that cannot be cut is
-all trunk. How a group shares its prompt is the business of `prefix`.
+all trunk. How a group shares its prompt is in `shared_prefix`.
 """
 
 import copy
@@ -19,7 +19,7 @@ TRUNK_NAMES = ("model", "transformer", "backbone")
 Params = dict[str, mx.array]
 
 
-class Halves:
+class SplitModel:
     """Trunk and head of an mlx-lm model; nothing is copied, the weights stay where they are."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -84,10 +84,10 @@ class Halves:
         return int(self.trunk(mx.zeros((1, 1), mx.int32)).shape[-1])
 
     def check(self, ids: mx.array) -> None:
-        """Gives the cut up if the two halves are not the model, tried on `ids` [B, T]."""
+        """Gives the cut up if head after trunk is not the model, tried on `ids` [B, T]."""
         if self.is_split:
-            whole, halves = self.model(ids), self.head(self.trunk(ids))
-            if whole.shape != halves.shape or not mx.array_equal(whole, halves).item():
+            whole, joined = self.model(ids), self.head(self.trunk(ids))
+            if whole.shape != joined.shape or not mx.array_equal(whole, joined).item():
                 self._name = ""
 
 

@@ -19,7 +19,7 @@ from grpo_core.model.cpu import fast_products
 from grpo_core.model.policy import Policy
 from grpo_core.model.random_keys import Key, to_array
 from grpo_core.model.shared_prefix import DecodeCache, run_prompts
-from grpo_core.model.trunk_head import Halves
+from grpo_core.model.trunk_head import SplitModel
 from grpo_core.rollout.sampling import Drawn, Sampling, draw
 
 # Steps between two looks of the host: a row that has ended decodes this many tokens too much.
@@ -238,15 +238,15 @@ def _stop_length(
 class _State:
     """The rows being decoded: their caches, and the logits that the next tokens come from."""
 
-    def __init__(self, halves: Halves, caches: list[Any], logits: mx.array) -> None:
-        self.halves = halves
+    def __init__(self, split: SplitModel, caches: list[Any], logits: mx.array) -> None:
+        self.split = split
         self.caches = caches
         self.logits = logits  # [B, V]
 
     def step(self, token: mx.array) -> None:
         """Takes one more token of each row in, [B]."""
-        hidden = self.halves.trunk(token[:, None], self.caches)
-        self.logits = self.halves.head(hidden[:, -1])
+        hidden = self.split.trunk(token[:, None], self.caches)
+        self.logits = self.split.head(hidden[:, -1])
 
     def keep(self, rows: mx.array) -> None:
         """Drops every row that is not among `rows` (numbers of rows, [K])."""
@@ -261,24 +261,24 @@ class _State:
 def _prefill(policy: Policy, prompts: list[tuple[int, ...]], n: int) -> _State:
     """Runs each prompt once and gives every row its prompt's logits."""
     if not policy.can_share_prefix:
-        return _prefill_own(policy.halves, prompts, n)
-    halves = policy.halves
-    prefix, last, lengths = run_prompts(halves, prompts)
+        return _prefill_own(policy.split, prompts, n)
+    split = policy.split
+    prefix, last, lengths = run_prompts(split, prompts)
     owner = [p for p in range(len(prompts)) for _ in range(n)]
     caches = [DecodeCache(kv, lengths, owner) for kv in prefix]
-    return _State(halves, caches, mx.repeat(halves.head(last), n, axis=0))
+    return _State(split, caches, mx.repeat(split.head(last), n, axis=0))
 
 
-def _prefill_own(halves: Halves, prompts: list[tuple[int, ...]], n: int) -> _State:
+def _prefill_own(split: SplitModel, prompts: list[tuple[int, ...]], n: int) -> _State:
     """With the model's own caches, one copy for each row: sliding windows, recurrent layers.
 
     The prompts are of one length, since not every cache knows padding.
     """
-    caches = make_prompt_cache(halves.model)
-    hidden = halves.trunk(mx.array(prompts), caches)
+    caches = make_prompt_cache(split.model)
+    hidden = split.trunk(mx.array(prompts), caches)
     for cache in caches:
         _map_rows(cache, lambda a: mx.repeat(a, n, axis=0))
-    return _State(halves, caches, mx.repeat(halves.head(hidden[:, -1]), n, axis=0))
+    return _State(split, caches, mx.repeat(split.head(hidden[:, -1]), n, axis=0))
 
 
 def _map_rows(cache: Any, change: Callable[[mx.array], mx.array]) -> None:

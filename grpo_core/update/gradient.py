@@ -80,7 +80,7 @@ def gradient(
     weights = policy.trainable()
     total: Params = {}
     sums: dict[str, float] = {}
-    _ = policy.halves.head_names  # found by a gradient of its own, so before any other
+    _ = policy.split.head_names  # found by a gradient of its own, so before any other
     policy.model.train()
     try:
         with fast_products(policy.model, constant=False), _checkpointing(policy, plan):
@@ -167,7 +167,7 @@ class _Run:
         self, policy: Policy, cfg: MLXGRPOConfig, plan: MemoryPlan, totals: Totals
     ) -> None:
         self.policy = policy
-        self.halves = policy.halves
+        self.split = policy.split
         self.cfg = cfg
         self.plan = plan
         self.totals = totals
@@ -209,7 +209,7 @@ class _Run:
     def _in_two(self, weights: Params, prompt: mx.array, parts: list[Rows]) -> Iterator["_Share"]:
         """The micro-batches behind one prompt, then the prompt's own backward pass."""
         self._put(weights)
-        prefix, last = run_prefix(self.halves, prompt)
+        prefix, last = run_prefix(self.split, prompt)
         mx.eval(prefix, last)
         pulls: list[mx.array] = []
         for rows in parts:
@@ -219,7 +219,7 @@ class _Run:
 
         def before(weights: Params) -> mx.array:
             self._put(weights)
-            pairs = zip(_leaves(run_prefix(self.halves, prompt)), pulls, strict=True)
+            pairs = zip(_leaves(run_prefix(self.split, prompt)), pulls, strict=True)
             return mx.stack([(output * pull).sum() for output, pull in pairs]).sum()
 
         yield _Share(mx.grad(before)(weights), {}, [])
@@ -236,7 +236,7 @@ class _Run:
 
         def loss(weights: Params, prefix: list[KV], last: mx.array) -> Any:
             self._put(weights)
-            hidden = run_rows(self.halves, prefix, last, rows.inputs, rows.length)
+            hidden = run_rows(self.split, prefix, last, rows.inputs, rows.length)
             return self._loss(hidden, rows)
 
         run = mx.value_and_grad(loss, argnums=(0, 1, 2))
@@ -249,19 +249,19 @@ class _Run:
         self.policy.model.update(tree_unflatten(list(weights.items())))
 
     def _shared(self, prompt: mx.array, rows: Rows) -> mx.array:
-        prefix, last = run_prefix(self.halves, prompt)
-        return run_rows(self.halves, prefix, last, rows.inputs, rows.length)
+        prefix, last = run_prefix(self.split, prompt)
+        return run_rows(self.split, prefix, last, rows.inputs, rows.length)
 
     def _plain(self, prompt: mx.array, rows: Rows) -> mx.array:
         """Prompt and completion as one row; the states that predict the completion [B, C, D]."""
         before = mx.broadcast_to(prompt, (rows.inputs.shape[0], prompt.shape[1]))
-        hidden = self.halves.trunk(mx.concatenate([before, rows.inputs], axis=1))
+        hidden = self.split.trunk(mx.concatenate([before, rows.inputs], axis=1))
         return hidden[:, prompt.shape[1] - 1 :]
 
     def _stats(self, hidden: mx.array, rows: Rows) -> tuple[mx.array, mx.array]:
         """Log-probs and entropies [B, C]."""
         flat = hidden.reshape(-1, hidden.shape[-1])
-        logps, entropies = token_stats(self.halves, flat, rows.ids.reshape(-1), self.head)
+        logps, entropies = token_stats(self.split, flat, rows.ids.reshape(-1), self.head)
         return logps.reshape(rows.ids.shape), entropies.reshape(rows.ids.shape)
 
     def _loss(self, hidden: mx.array, rows: Rows) -> tuple[mx.array, dict[str, mx.array]]:
@@ -277,11 +277,11 @@ class _Run:
         prefix: list[KV] = []
         last = mx.zeros((0,))
         if self.plan.prefix_sharing:
-            prefix, last = run_prefix(self.halves, prompt)
+            prefix, last = run_prefix(self.split, prompt)
             mx.eval(prefix, last)
         for rows in cut(group, self.plan.micro_batch_size, self.multiple):
             if self.plan.prefix_sharing:
-                hidden = run_rows(self.halves, prefix, last, rows.inputs, rows.length)
+                hidden = run_rows(self.split, prefix, last, rows.inputs, rows.length)
             else:
                 hidden = self._plain(prompt, rows)
             both = self._stats(hidden, rows)

@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx.utils import tree_unflatten
 
 from grpo_core.model.cpu import exp
-from grpo_core.model.trunk_head import Halves, Params
+from grpo_core.model.trunk_head import Params, SplitModel
 
 Pair = tuple[mx.array, mx.array]
 """Log-probs [N] and entropies [N]."""
@@ -32,14 +32,14 @@ class Head:
     compiled: bool = False
 
 
-def token_stats(halves: Halves, hidden: mx.array, ids: mx.array, how: Head) -> Pair:
+def token_stats(split: SplitModel, hidden: mx.array, ids: mx.array, how: Head) -> Pair:
     """`hidden` [N, D] and the tokens that follow, `ids` [N] -> log-probs [N], entropies [N].
 
     Both in nats and fp32, of softmax(logits / temperature) over the whole vocabulary.
     """
     if hidden.shape[0] <= how.chunk:
-        return _stats(halves.head(hidden), ids, how)
-    return _chunked(halves, hidden, ids, how)
+        return _stats(split.head(hidden), ids, how)
+    return _chunked(split, hidden, ids, how)
 
 
 def _stats(logits: mx.array, ids: mx.array, how: Head) -> Pair:
@@ -107,15 +107,15 @@ def _over(logits: mx.array, temperature: float) -> mx.array:
     return logits if temperature == 1 else logits / temperature
 
 
-def _chunked(halves: Halves, hidden: mx.array, ids: mx.array, how: Head) -> Pair:
+def _chunked(split: SplitModel, hidden: mx.array, ids: mx.array, how: Head) -> Pair:
     """The same as `_stats` on all positions, with few chunks' logits alive at a time."""
-    weights = halves.head_parameters()
+    weights = split.head_parameters()
     chunk = how.chunk
     starts = range(0, hidden.shape[0], chunk)
 
     def one(start: int, piece: mx.array, weights: Params) -> Pair:
-        halves.model.update(tree_unflatten(list(weights.items())))
-        return _stats(halves.head(piece), ids[start : start + chunk], how)
+        split.model.update(tree_unflatten(list(weights.items())))
+        return _stats(split.head(piece), ids[start : start + chunk], how)
 
     @mx.custom_function
     def stats(hidden: mx.array, weights: Params) -> Pair:
@@ -144,7 +144,7 @@ def _chunked(halves: Halves, hidden: mx.array, ids: mx.array, how: Head) -> Pair
         return mx.concatenate(pieces), typed
 
     both: Any = stats(hidden, weights)
-    halves.model.update(tree_unflatten(list(weights.items())))
+    split.model.update(tree_unflatten(list(weights.items())))
     return both[0], both[1]
 
 

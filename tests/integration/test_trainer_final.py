@@ -6,8 +6,9 @@ import pytest
 from grpo_core.config import resolve_config
 from grpo_core.data.splits import load_data
 from grpo_core.evaluate import evaluate
-from grpo_core.model.policy import load_trained
+from grpo_core.model.policy import load_policy
 from grpo_core.model.tiny import model_path
+from tests.toy import put_in
 from tests.trainer_kit import command, complete, result_of
 
 KINDS = {
@@ -34,7 +35,7 @@ def test_reloaded_final_has_the_exact_match_that_was_logged_last(tmp_path, kind)
     fields = RUN | KINDS[kind]
     complete(folder, **fields)
     cfg = resolve_config(command(folder, **fields)[5])
-    policy = load_trained(cfg, folder / "final")
+    policy = put_in(load_policy(cfg), folder / "final")
     done = evaluate(policy, load_data(cfg, policy.tokenizer).test, cfg, "test")
     assert done.em == result_of(folder)["final"]["em"]
     assert 0 < done.em < 1

@@ -143,13 +143,13 @@ def test_the_head_by_autograd_is_the_head_by_hand(bench):
     ids = mx.arange(6)
     how = Head(temperature=0.7, chunk=100)
     for mine, theirs in zip(
-        token_stats(bench.policy.halves, hidden, ids, how),
-        engine.plain_stats(bench.policy.halves, hidden, ids, how),
+        token_stats(bench.policy.split, hidden, ids, how),
+        engine.plain_stats(bench.policy.split, hidden, ids, how),
         strict=True,
     ):
         np.testing.assert_allclose(np.array(mine), np.array(theirs), rtol=1e-5)
     slopes = [
-        np.array(mx.grad(lambda h, of=of: of(bench.policy.halves, h, ids, how)[0].sum())(hidden))
+        np.array(mx.grad(lambda h, of=of: of(bench.policy.split, h, ids, how)[0].sum())(hidden))
         for of in (token_stats, engine.plain_stats)
     ]
     np.testing.assert_allclose(*slopes, atol=1e-5)

@@ -94,9 +94,9 @@ def test_head_and_trunk_are_the_model(make):
     """Cut in two and put together: bit for bit what the model gives."""
     policy = zoo_policy(make)
     ids = mx.array([PROMPTS[0], PROMPTS[0][::-1]])
-    policy.halves.check(ids)
-    assert policy.halves.is_split
-    together = policy.halves.head(policy.halves.trunk(ids))
+    policy.split.check(ids)
+    assert policy.split.is_split
+    together = policy.split.head(policy.split.trunk(ids))
     assert mx.array_equal(together, policy.model(ids)).item()
 
 
@@ -110,16 +110,16 @@ def test_a_model_that_cannot_be_cut_is_all_trunk():
         "Doubled", (kind,), {"__call__": lambda self, *a, **k: 2 * kind.__call__(self, *a, **k)}
     )
     policy.model.__class__ = doubled
-    policy.halves.check(ids)
-    assert policy.halves.is_split  # a factor on the logits is the head's
+    policy.split.check(ids)
+    assert policy.split.is_split  # a factor on the logits is the head's
     shifted = type(
         "Shifted", (kind,), {"__call__": lambda self, x, **k: kind.__call__(self, x, **k) + x.sum()}
     )
     policy.model.__class__ = shifted
-    policy.halves.check(ids)
-    assert not policy.halves.is_split
-    assert mx.array_equal(policy.halves.head(policy.halves.trunk(ids)), whole + ids.sum()).item()
-    assert policy.halves.head_names == ()
+    policy.split.check(ids)
+    assert not policy.split.is_split
+    assert mx.array_equal(policy.split.head(policy.split.trunk(ids)), whole + ids.sum()).item()
+    assert policy.split.head_names == ()
 
 
 def test_a_cache_asked_for_a_window_says_no():

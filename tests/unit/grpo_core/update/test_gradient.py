@@ -65,14 +65,14 @@ def test_a_prompt_runs_once_for_its_group_and_once_more_if_the_group_is_cut(plan
     """However many parts there are: its backward pass waits for all of them."""
     policy = toy_policy()
     shapes = []
-    trunk = policy.halves.trunk
+    trunk = policy.split.trunk
 
     def counting(ids, cache=None):
         shapes.append(ids.shape)
         return trunk(ids, cache)
 
-    policy.halves.trunk = counting
-    _ = policy.halves.head_names
+    policy.split.trunk = counting
+    _ = policy.split.head_names
     shapes.clear()
     gradient(policy, [group(count=8)], config(), plan)
     assert shapes.count((1, len(PROMPT))) == prompts_run
@@ -137,7 +137,7 @@ def test_small_micro_batches_take_less_memory():
     """Sixteen completions of 60 tokens one by one: less than a quarter of all at once."""
     policy = toy_policy("lora")
     samples = [group(16, 60)]
-    _ = policy.halves.head_names
+    _ = policy.split.head_names
 
     def peak(plan):
         mx.clear_cache()

@@ -52,12 +52,12 @@ def test_values_and_gradients_are_numpys_in_any_chunk(make, chunk, entropy_gradi
     """With a head of its own and with the embedding as head; by states and by the head's weight."""
     policy, name, hidden, ids, pull, entropy_pull = setting(make)
     weight = np.array(policy.trainable()[name], np.float64)
-    assert policy.halves.head_names == (name,)
+    assert policy.split.head_names == (name,)
 
     def total(params, hidden):
         policy.model.update(tree_unflatten(list(params.items())))
         logps, entropies = token_stats(
-            policy.halves, hidden, mx.array(ids), Head(TEMPERATURE, chunk, entropy_gradient)
+            policy.split, hidden, mx.array(ids), Head(TEMPERATURE, chunk, entropy_gradient)
         )
         weighed = logps * mx.array(pull, mx.float32) + entropies * mx.array(
             entropy_pull, mx.float32
@@ -81,12 +81,12 @@ def test_values_and_gradients_are_numpys_in_any_chunk(make, chunk, entropy_gradi
 def test_a_frozen_head_needs_no_gradient_of_its_own():
     """With adapters the head's weights are constants, in chunks as well."""
     policy = toy_policy("lora")
-    assert policy.halves.head_parameters() == {}
+    assert policy.split.head_parameters() == {}
     hidden = mx.array(np.random.default_rng(0).normal(size=(ROWS, 64)), mx.float32)
     ids = mx.zeros((ROWS,), mx.int32)
 
     def total(hidden, chunk):
-        return token_stats(policy.halves, hidden, ids, Head(TEMPERATURE, chunk))[0].sum()
+        return token_stats(policy.split, hidden, ids, Head(TEMPERATURE, chunk))[0].sum()
 
     whole, parts = (mx.grad(total)(hidden, chunk) for chunk in (100, 3))
     np.testing.assert_allclose(parts, whole, atol=1e-6)
@@ -97,7 +97,7 @@ def test_the_model_holds_its_own_weights_afterwards():
     """The chunked pass puts traced copies in while it works."""
     policy, name, hidden, ids, *_ = setting("qwen3")
     before = policy.trainable()
-    token_stats(policy.halves, mx.array(hidden), mx.array(ids), Head(TEMPERATURE, 3))
+    token_stats(policy.split, mx.array(hidden), mx.array(ids), Head(TEMPERATURE, 3))
     assert policy.trainable()[name] is before[name]
 
 
@@ -112,10 +112,10 @@ def test_a_chunk_bounds_the_memory():
     hidden = mx.random.normal((4096, width), key=mx.random.key(1))
     ids = mx.zeros((4096,), mx.int32)
     mx.eval(policy.model.parameters(), hidden)
-    assert policy.halves.head_names
+    assert policy.split.head_names
 
     def total(hidden):
-        return token_stats(policy.halves, hidden, ids, Head(1.0, 64))[0].sum()
+        return token_stats(policy.split, hidden, ids, Head(1.0, 64))[0].sum()
 
     before = mx.get_active_memory()
     mx.reset_peak_memory()

@@ -11,7 +11,7 @@ from mlx_lm.models import qwen2
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import ModelError
 from grpo_core.model.adapters import add_adapters
-from grpo_core.model.trunk_head import Halves
+from grpo_core.model.trunk_head import SplitModel
 from grpo_core.update.gradient import gradient
 from grpo_core.update.memory_estimate import estimate, model_shape
 from grpo_core.update.memory_plan import plan_memory
@@ -87,7 +87,7 @@ def medium_policy(cfg):
         add_adapters(model, cfg)
     mx.eval(model.parameters())
     toy = toy_policy(cfg.train_type)
-    return dataclasses.replace(toy, model=model, halves=Halves(model), config=MEDIUM)
+    return dataclasses.replace(toy, model=model, split=SplitModel(model), config=MEDIUM)
 
 
 @pytest.mark.parametrize(
