@@ -17,11 +17,13 @@ from pathlib import Path
 
 from grpo_core.config import FIELDS, MLXGRPOConfig
 from orchestrator.run import RunState
+from orchestrator.search.draws import keyed_uniform
 from orchestrator.search.suggest import METHODS, suggest
 from orchestrator.search.trials import Trial
 from orchestrator.space.constraints import Rule, Rules
 from orchestrator.space.expressions import parse
-from orchestrator.space.space import Space, keyed_uniform, read_parameter
+from orchestrator.space.space import Space
+from orchestrator.spec.distributions import read_parameter
 
 PARAMS = {
     "learning_rate": {"dist": "loguniform", "min": 1e-6, "max": 1e-3},

@@ -3,7 +3,8 @@
 from grpo_core.config import FIELDS, MLXGRPOConfig
 from orchestrator.space.constraints import Rule, Rules
 from orchestrator.space.expressions import parse
-from orchestrator.space.space import Space, axis, read_parameter
+from orchestrator.space.space import Space, axis
+from orchestrator.spec.distributions import read_parameter
 
 BASE = vars(MLXGRPOConfig())
 

@@ -194,7 +194,7 @@ def importance(sweep: str, as_json: bool) -> None:
     Examples:
       grpo-sweep importance lr
     """
-    from orchestrator.search.importance import importance_of
+    from orchestrator.plan.next_runs import importance_of
     from orchestrator.text import bar, percent
     from orchestrator.views.tables import plain_table
 

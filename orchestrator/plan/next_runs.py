@@ -1,18 +1,19 @@
-"""What a running sweep tries next: its spec, as submitted, asked again over the rows that it has.
+"""A sweep's spec as submitted, read again over its runs: what to try next, and what mattered.
 
-A pure function of the sweep's row and its runs, so that a worker that dies in between changes
-nothing. The transaction is `store.py`'s, when to ask is the worker's business.
+Pure functions of the sweep's row and its runs, so that a worker that dies in between changes
+nothing. The transaction is handled in `queue/`, the worker decides when to ask.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, UsageError
 from orchestrator.plan.draw import Sampler
 from orchestrator.plan.expand import differing_names
 from orchestrator.plan.provenance import identified
 from orchestrator.plan.runs import Taken, planned_runs
 from orchestrator.run import PlannedRun, Run, RunState, Sweep
+from orchestrator.search.importance import Importance, importance
 from orchestrator.search.tpe import load_optuna
 from orchestrator.search.trials import Trial
 from orchestrator.spec.base_config import Frozen
@@ -61,3 +62,16 @@ def trial(run: Run, spec: Spec) -> Trial:
         run.value,
         {run.update or 0: run.value} if pruned and run.value is not None else {},
     )
+
+
+def importance_of(sweep: Sweep, runs: Sequence[Run]) -> Importance:
+    """The importance of each parameter that a sweep's spec moves, for its objective.
+
+    Raises SpecError where the spec can no longer be read, UsageError where it moves nothing.
+    """
+    spec = spec_of(sweep) if sweep.spec_text else None
+    if spec is None or not spec.parameters:
+        raise UsageError(f"sweep {sweep.name}: its spec moves no parameter")
+    sampler = Sampler.of(spec)
+    trials = [trial(run, spec) for run in runs]
+    return importance(sampler.space, sampler.rules, trials, sweep.objective.goal)

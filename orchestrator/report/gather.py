@@ -15,13 +15,14 @@ from typing import Any
 
 from grpo_core.errors import GRPOError
 from orchestrator.errors import SweepError
+from orchestrator.plan.next_runs import importance_of
 from orchestrator.queue.store import Store
 from orchestrator.results.curves import Curve
 from orchestrator.results.leaderboard import Row, Score, differing_keys, ranking, reduce_curve
 from orchestrator.results.stats import mean
 from orchestrator.results.training_log import read_curves
 from orchestrator.run import Attempt, Objective, Run, RunState, Sweep
-from orchestrator.search.importance import Importance, importance_of
+from orchestrator.search.importance import Importance
 from orchestrator.system.paths import Home, RunPaths
 from orchestrator.text import setting_value
 from orchestrator.worker.launcher import command

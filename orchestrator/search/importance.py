@@ -9,10 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.errors import UsageError
-from orchestrator.plan.draw import Sampler
-from orchestrator.plan.next_runs import spec_of, trial
-from orchestrator.run import Run, RunState, Sweep
+from orchestrator.run import RunState
 from orchestrator.search.tpe import load_optuna, replayed
 from orchestrator.search.trials import Trial, by_setting
 from orchestrator.space.constraints import Rules
@@ -60,16 +57,3 @@ def importance(space: Space, rules: Rules, trials: Sequence[Trial], goal: str) -
 def _too_few(settings: int) -> Importance:
     reason = f"needs {MIN_SETTINGS} finished settings, there are {settings}"
     return Importance(settings, reason=reason)
-
-
-def importance_of(sweep: Sweep, runs: Sequence[Run]) -> Importance:
-    """The importance of each parameter that a sweep's spec moves, for its objective.
-
-    Raises SpecError where the spec can no longer be read, UsageError where it moves nothing.
-    """
-    spec = spec_of(sweep) if sweep.spec_text else None
-    if spec is None or not spec.parameters:
-        raise UsageError(f"sweep {sweep.name}: its spec moves no parameter")
-    sampler = Sampler.of(spec)
-    trials = [trial(run, spec) for run in runs]
-    return importance(sampler.space, sampler.rules, trials, sweep.objective.goal)

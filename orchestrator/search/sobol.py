@@ -45,11 +45,6 @@ def sobol(index: int, dimension: int, seed: int | str) -> float:
     return (bits + 0.5) / _SCALE
 
 
-def unscrambled(index: int, dimension: int) -> float:
-    """The same coordinate, in [0, 1), of the plain sequence."""
-    return _point(index, dimension) / _SCALE
-
-
 def _point(index: int, dimension: int) -> int:
     directions = _directions(dimension)
     gray = index ^ (index >> 1)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 from orchestrator.errors import SpecError
 from orchestrator.run import RunState
+from orchestrator.search.draws import check_dimensions, keyed_uniform, random_draw, sobol_draw
 from orchestrator.search.sobol import MAX_DIMENSIONS
 from orchestrator.search.tpe import proposals
 from orchestrator.search.trials import Trial, by_setting
 from orchestrator.space.constraints import Identity, Refusal, Rules, Setting
-from orchestrator.space.space import Space, check_dimensions, keyed_uniform, random_draw, sobol_draw
+from orchestrator.space.space import Space
 
 METHODS = ("random", "sobol", "tpe")
 # Draws in a row without a new setting after which a sampler gives up.

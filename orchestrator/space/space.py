@@ -1,23 +1,17 @@
-"""The space that a sweep samples: parameters, conditions under which they count, and draws; pure.
+"""The space that a sweep samples: parameters and the conditions under which they count; pure.
 
-A draw is keyed by (seed, number, parameter), never taken from a running generator: the same file
-and seed give the same settings on any machine and in any process, and a parameter more leaves the
-draws of the others as they were. Which draws become runs is `search.py`'s business.
+`spec/distributions.py` reads a parameter from a spec, `search/draws.py` draws settings.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_core.config import FIELDS
 from orchestrator.errors import SpecError
-from orchestrator.search.sobol import MAX_DIMENSIONS, sobol
-from orchestrator.space.constraints import Rules, Setting
+from orchestrator.space.constraints import Setting
 from orchestrator.space.distributions import Choice, Domain, LogInt, Stepped
-from orchestrator.space.expressions import Expression, in_order, parse
-from orchestrator.spec.distributions import Fault, read_domain
+from orchestrator.space.expressions import Expression, in_order
 
 
 @dataclass(frozen=True)
@@ -52,27 +46,6 @@ class Parameter:
         """The value of the domain that a setting holds."""
         values = tuple(env[name] for name in self.names)
         return values if len(self.names) > 1 else values[0]
-
-
-def read_parameter(name: str, table: Mapping[str, Any], fault: Fault) -> Parameter | None:
-    """The parameter that a table such as `{ dist = "uniform", min = 0, max = 1 }` describes.
-
-    None after telling `fault` the path below the table and the reason, for each that there is.
-    """
-    domain = read_domain(name, table, fault)
-    if "when" not in table:
-        return Parameter((name,), domain) if domain else None
-    text = table["when"]
-    if not isinstance(text, str):
-        fault(("when",), f"{text!r}: must be text, such as \"loss_type == 'dapo'\"")
-        return None
-    try:
-        condition = parse(text, FIELDS)
-    except SpecError as e:
-        for reason in e.faults:
-            fault(("when",), reason)
-        return None
-    return Parameter((name,), domain, condition) if domain else None
 
 
 def axis(name: str, values: Sequence[Any]) -> Parameter:
@@ -118,11 +91,6 @@ class Space:
     def names(self) -> tuple[str, ...]:
         """Every field that is sampled."""
         return tuple(name for p in self.parameters for name in p.names)
-
-    @property
-    def conditional(self) -> bool:
-        """Whether some parameters count only in some settings."""
-        return any(p.when for p in self.parameters)
 
     @property
     def size(self) -> int | None:
@@ -174,36 +142,3 @@ def _on_derived(parameters: Sequence[Parameter], derived: Sequence[str]) -> Iter
 def _values(domain: Domain) -> Iterator[Any]:
     assert isinstance(domain, Stepped | LogInt | Choice)  # A continuum has no list of values.
     return (domain.at(index) for index in range(domain.size))
-
-
-# --- draws
-
-
-def keyed_uniform(*key: object) -> float:
-    """A number in (0, 1) with 53 bits, the same for the same key wherever it is asked."""
-    digest = hashlib.sha256("\0".join(map(str, key)).encode("utf-8", "surrogatepass")).digest()
-    return ((int.from_bytes(digest[:8]) >> 11) + 0.5) / float(1 << 53)
-
-
-def random_draw(space: Space, rules: Rules, seed: int, number: int) -> Setting:
-    """The independent draw with this number; conditions are looked up in the rules' base."""
-    return space.setting(
-        rules.base, lambda p: p.domain.pick(keyed_uniform("draw", seed, number, p.key))
-    )
-
-
-def sobol_draw(space: Space, rules: Rules, seed: int, number: int) -> Setting:
-    """The point with this number of a scrambled Sobol sequence, an axis for each parameter."""
-    dimensions = {p.key: i for i, p in enumerate(space.parameters)}
-    return space.setting(
-        rules.base, lambda p: p.domain.pick(sobol(number, dimensions[p.key], seed))
-    )
-
-
-def check_dimensions(space: Space) -> None:
-    """SpecError where a space has more parameters than our Sobol numbers reach."""
-    if len(space.parameters) > MAX_DIMENSIONS:
-        raise SpecError(
-            f"search.method = 'sobol': reaches {MAX_DIMENSIONS} parameters, and this spec samples "
-            f"{len(space.parameters)}; use random or tpe"
-        )

@@ -13,6 +13,7 @@ from typing import Any
 
 from grpo_core.config import FIELDS, check_value, did_you_mean
 from grpo_core.errors import ConfigError
+from orchestrator.errors import SpecError
 from orchestrator.space.distributions import (
     Choice,
     Domain,
@@ -23,6 +24,8 @@ from orchestrator.space.distributions import (
     Uniform,
     is_number,
 )
+from orchestrator.space.expressions import parse
+from orchestrator.space.space import Parameter
 from orchestrator.spec.positions import KeyPath
 
 # A draw has 53 bits; a wider range would leave values that can never come up.
@@ -75,6 +78,27 @@ def read_domain(name: str, table: Mapping[str, Any], fault: Fault) -> Domain | N
     Fits it to the field: whole numbers for whole numbers, and every value within its range.
     """
     return _DomainReader(name, table, fault).domain()
+
+
+def read_parameter(name: str, table: Mapping[str, Any], fault: Fault) -> Parameter | None:
+    """The parameter that a table such as `{ dist = "uniform", min = 0, max = 1 }` describes.
+
+    None after telling `fault` the path below the table and the reason, for each that there is.
+    """
+    domain = read_domain(name, table, fault)
+    if "when" not in table:
+        return Parameter((name,), domain) if domain else None
+    text = table["when"]
+    if not isinstance(text, str):
+        fault(("when",), f"{text!r}: must be text, such as \"loss_type == 'dapo'\"")
+        return None
+    try:
+        condition = parse(text, FIELDS)
+    except SpecError as e:
+        for reason in e.faults:
+            fault(("when",), reason)
+        return None
+    return Parameter((name,), domain, condition) if domain else None
 
 
 @dataclass

@@ -7,7 +7,8 @@ from typing import Any
 from grpo_core.config import FIELDS, MLXGRPOConfig, apply_overrides, check_value, did_you_mean
 from grpo_core.errors import ConfigError
 from orchestrator.space.distributions import Choice
-from orchestrator.space.space import Parameter, read_parameter
+from orchestrator.space.space import Parameter
+from orchestrator.spec.distributions import read_parameter
 from orchestrator.spec.document import MISSING, Faults
 from orchestrator.spec.positions import KeyPath
 

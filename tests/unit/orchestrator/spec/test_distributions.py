@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from grpo_core.config import check_value
 from orchestrator.space.distributions import Choice, LogInt, LogUniform, Normal, Stepped, Uniform
-from orchestrator.spec.distributions import DISTRIBUTIONS, read_domain
+from orchestrator.spec.distributions import DISTRIBUTIONS, read_domain, read_parameter
 
 
 def read(name, table):
@@ -183,3 +183,23 @@ def test_any_table_is_a_domain_or_faults(name, dist, table):
     for u in (0.0, 0.3, 1.0):
         if domain is not None:
             check_value(name, domain.pick(u))
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"when": 3}, "('when',): 3: must be text"),
+        ({"when": "loss_typ == 'dapo'"}, "unknown name loss_typ; did you mean loss_type?"),
+        ({"when": "("}, "cannot be read"),
+    ],
+)
+def test_a_condition_that_cannot_be_read_is_a_fault_of_its_key(table, words):
+    """Beside the faults of the distribution."""
+    faults = []
+    read = read_parameter(
+        "kl_coeff",
+        {"dist": "uniform", "min": 0, "max": 1, **table},
+        lambda path, text: faults.append(f"{path}: {text}"),
+    )
+    assert read is None
+    assert words in faults[0]
