@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the trainer's command line; returns the exit code."""
     args = make_parser().parse_args(argv)
     stop = StopFlag().install()
-    standby = Standby() if args.on_deck else None
+    standby = Standby() if args.prewarm else None
     debug = False
     try:
         cfg = resolve_config(args.config, args.set, args.strict)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(cfg: MLXGRPOConfig, standby: Standby, stop: StopFlag) -> "Data | None":
-    """Do on deck what needs neither GPU nor folder, then wait; None where that failed."""
+    """Do as a standby what needs neither GPU nor folder, then wait; None where that failed."""
     from grpo_core.trainer import prepare
 
     data = None

@@ -60,7 +60,7 @@ def prepare(cfg: MLXGRPOConfig) -> Data:
 def train(folder: RunFolder, stop: StopFlag, wait: bool = True, data: Data | None = None) -> None:
     """Train in a claimed folder, going on where it stopped; result.json tells how it ended.
 
-    `data` is that of a trainer that was on deck.
+    `data` is that of a standby.
     Raises an error of our tree for every end but the good one. Anything else is a bug.
     """
     cfg, state, console = folder.cfg, RunState(), Console(folder.cfg)

@@ -112,7 +112,7 @@ def train(values, folder):
 
 def main():
     values = parse(sys.argv[1:])
-    if "--on-deck" in sys.argv and sys.stdin.readline() != "go\n":
+    if "--prewarm" in sys.argv and sys.stdin.readline() != "go\n":
         return 75
     signal.signal(signal.SIGTERM, signal.SIG_IGN if values.get("deaf") else note)
     folder = Path(values["output_dir"])

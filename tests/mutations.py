@@ -35,10 +35,10 @@ UPDATE, TRAINER = "grpo_core/update/gradient.py", "grpo_core/trainer.py"
 
 WORKER = "tests/integration/test_worker.py"
 CONTROL = "tests/integration/test_control.py"
-ON_DECK = "tests/integration/test_on_deck.py"
+PREWARM = "tests/integration/test_prewarm.py"
 WORKER_KILL = "tests/crash/test_worker_kill.py"
 STORE, LAUNCHER = "orchestrator/queue/store.py", "orchestrator/worker/launcher.py"
-DECK = "orchestrator/worker/standby.py"
+STANDBY = "orchestrator/worker/standby.py"
 
 
 @dataclass(frozen=True)
@@ -368,25 +368,25 @@ MUTATIONS = (
         (WORKER_KILL,),
     ),
     Mutation(
-        "whoever is on deck trains",
-        DECK,
+        "a standby of another run trains",
+        STANDBY,
         "fits = standby.serves(run, attempt.n, self._command(run)) and standby.lives()",
         "fits = True",
-        (ON_DECK,),
+        (PREWARM,),
     ),
     Mutation(
-        "a trainer on deck outlives its worker",
+        "a standby outlives its worker",
         "grpo_core/run/standby.py",
         "            os._exit(Interrupted.exit_code)\n",
         "            return\n",
-        (ON_DECK,),
+        (PREWARM,),
     ),
     Mutation(
-        "a changed file is not noticed by whoever is on deck",
-        DECK,
+        "a changed file is not noticed by the standby",
+        STANDBY,
         " or standby.read != stamps(sweep.provenance, sweep.cwd)",
         "",
-        (ON_DECK,),
+        (PREWARM,),
     ),
 )
 

@@ -74,9 +74,9 @@ except SweepError as e:
 class WorkerProcess:
     """A worker in a process of its own, its events in a file."""
 
-    def __init__(self, log, until_empty=True, trainer=FAKE, on_deck=True, **env):
+    def __init__(self, log, until_empty=True, trainer=FAKE, prewarm=True, **env):
         self.log = Path(log)
-        how = json.dumps({"until_empty": until_empty, "on_deck": on_deck})
+        how = json.dumps({"until_empty": until_empty, "prewarm": prewarm})
         with open(self.log, "ab") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _WORKER, how, *trainer],

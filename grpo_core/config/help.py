@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="override a field")
     add("--strict", action="store_true", help="every warning of the configuration is an error")
     add("--no-wait", action="store_true", help="exit 75 where the GPU or the folder is in use")
-    add("--on-deck", action="store_true", help="prepare, then wait for a line `go` on stdin")
+    add("--prewarm", action="store_true", help="prepare, then wait for a line `go` on stdin")
     add("--dry-run", action="store_true", help="resolve, check and estimate; train nothing")
     add("--version", action="version", version=f"mlx-grpo {__version__}")
     return parser

@@ -1,6 +1,6 @@
-"""On deck: a trainer that has prepared itself while another one trains, and waits for its turn.
+"""The standby: a trainer that has prepared itself while another one trains, and waits for its turn.
 
-Whoever started it (`--on-deck`) holds the other end of its stdin. A line `go` is its turn. The end
+Whoever started it (`--prewarm`) holds the other end of its stdin. A line `go` is its turn. The end
 of stdin says that nobody waits for it any more, since the worker has died or has chosen another
 run: it ends at once, wherever it is. By then it has touched neither the GPU nor its output folder.
 """

@@ -201,10 +201,10 @@ def complete_swept(
     """The parameters that the runs of the named (else the latest) sweep set."""
     from click.shell_completion import CompletionItem
 
-    from orchestrator.queue.status_queries import Outlook
+    from orchestrator.queue.status_queries import StatusQueries
 
     names: list[str] = []
-    with contextlib.suppress(SweepError), Outlook.open(readonly=True) as store:
+    with contextlib.suppress(SweepError), StatusQueries.open(readonly=True) as store:
         names = store.keys_of(store.sweep(str(context.params.get("sweep") or "@")).id)
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
@@ -227,11 +227,11 @@ class Ref(click.ParamType[str]):
         """The sweeps and the runs that begin so; of very many runs the latest."""
         from click.shell_completion import CompletionItem
 
-        from orchestrator.queue.status_queries import Outlook
+        from orchestrator.queue.status_queries import StatusQueries
 
         items: list[CompletionItem] = []
         # Who is typing cannot do anything about a queue that cannot be read.
-        with contextlib.suppress(SweepError), Outlook.open(readonly=True) as store:
+        with contextlib.suppress(SweepError), StatusQueries.open(readonly=True) as store:
             if self._sweeps:
                 names = [sweep.name for sweep in store.sweeps(all=True)]
                 items += [

@@ -14,7 +14,7 @@ from orchestrator.errors import NothingAffected
 from orchestrator.run import END_STATES, RunState
 
 if TYPE_CHECKING:
-    from orchestrator.queue.status_queries import Outlook
+    from orchestrator.queue.status_queries import StatusQueries
     from orchestrator.run import Run
 
 _POLL_S = 0.2
@@ -33,9 +33,9 @@ def logs(run: str | None, follow: bool, lines: int | None) -> None:
       grpo-sweep logs -f           what runs, from run to run
       grpo-sweep logs 12 -n 50
     """
-    from orchestrator.queue.status_queries import Outlook
+    from orchestrator.queue.status_queries import StatusQueries
 
-    with Outlook.open(readonly=True) as store:
+    with StatusQueries.open(readonly=True) as store:
         if follow:
             _follow(store, run, _TAIL_LINES if lines is None else lines)
         else:
@@ -44,7 +44,7 @@ def logs(run: str | None, follow: bool, lines: int | None) -> None:
                 _print_tail(path, lines)
 
 
-def _latest(store: "Outlook") -> "Run":
+def _latest(store: "StatusQueries") -> "Run":
     """The run that runs, else the one that ended last."""
     found = store.last_started()
     if found is None:
@@ -52,7 +52,7 @@ def _latest(store: "Outlook") -> "Run":
     return found
 
 
-def _logs_of(store: "Outlook", run: "Run") -> list[Path]:
+def _logs_of(store: "StatusQueries", run: "Run") -> list[Path]:
     attempts = store.attempts(run.id)
     if not attempts:
         raise NothingAffected(f"run {run.id} has not started yet (it is {run.state})")
@@ -71,7 +71,7 @@ def _print_tail(path: Path, lines: int | None) -> None:
 # --- follow
 
 
-def _follow(store: "Outlook", ref: str | None, lines: int) -> None:
+def _follow(store: "StatusQueries", ref: str | None, lines: int) -> None:
     """One run until it ends, or, where none is named, every run until nothing is left."""
     if ref is not None:
         _follow_run(store, one_run(store, ref).id, lines)
@@ -83,7 +83,7 @@ def _follow(store: "Outlook", ref: str | None, lines: int) -> None:
         seen.add((run.id, run.attempt))
 
 
-def _next_running(store: "Outlook", seen: "set[tuple[int, int]]") -> "Run | None":
+def _next_running(store: "StatusQueries", seen: "set[tuple[int, int]]") -> "Run | None":
     """The run that runs now, waiting for one; None when nothing waits any more."""
     told = False
     while True:
@@ -101,7 +101,7 @@ def _next_running(store: "Outlook", seen: "set[tuple[int, int]]") -> "Run | None
         time.sleep(_POLL_S)
 
 
-def _follow_run(store: "Outlook", run_id: int, lines: int) -> None:
+def _follow_run(store: "StatusQueries", run_id: int, lines: int) -> None:
     """Print a run's log as it grows, attempt by attempt, until the run has ended."""
     printed = 0
     tail: _Tail | None = None

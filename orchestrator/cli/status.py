@@ -20,7 +20,7 @@ from orchestrator.cli.common import (
 
 if TYPE_CHECKING:
     from orchestrator.queue.queries import Reads
-    from orchestrator.queue.status_queries import Outlook
+    from orchestrator.queue.status_queries import StatusQueries
     from orchestrator.run import Run, Sweep
     from orchestrator.views.overview import Overview
     from orchestrator.views.story import Story
@@ -66,12 +66,12 @@ def status(
 
         show_pivot(sweep or "@", keys, as_json)
         return
-    from orchestrator.queue.status_queries import Outlook
+    from orchestrator.queue.status_queries import StatusQueries
     from orchestrator.views.overview import gather
     from orchestrator.views.status import rows_for
     from orchestrator.worker.serving import worker_alive
 
-    with Outlook.open(readonly=True) as store, busy("reading the queue"):
+    with StatusQueries.open(readonly=True) as store, busy("reading the queue"):
         sweeps = [store.sweep(sweep)] if sweep else store.sweeps(all=show_all)
         # Programs get every run; a person one screen, or a page of the sweep that is named.
         if as_json or (sweep and show_all):
@@ -120,11 +120,11 @@ def show(run: str, plot: bool, as_json: bool) -> None:
       grpo-sweep show 12
       grpo-sweep show lr1e-5-g8-s0 --plot       by its name
     """
-    from orchestrator.queue.status_queries import Outlook
+    from orchestrator.queue.status_queries import StatusQueries
     from orchestrator.views.json_shapes import show_shape
     from orchestrator.views.story import story_lines
 
-    with Outlook.open(readonly=True) as store:
+    with StatusQueries.open(readonly=True) as store:
         story = _story(store, one_run(store, run))
     if as_json:
         print_json(show_shape(story))
@@ -137,7 +137,7 @@ def show(run: str, plot: bool, as_json: bool) -> None:
         _print_plots(story.run, story.sweep)
 
 
-def _story(store: "Outlook", run: "Run") -> "Story":
+def _story(store: "StatusQueries", run: "Run") -> "Story":
     from orchestrator.system.locks import is_held
     from orchestrator.system.paths import home
     from orchestrator.system.processes import boot_id

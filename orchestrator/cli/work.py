@@ -38,7 +38,7 @@ for submit --start; set but empty, it is the same as --no-notify.
     "--frozen", is_flag=True, help="Hold a sweep whose data, rewards, code or packages changed."
 )
 @click.option(
-    "--on-deck/--no-on-deck",
+    "--prewarm/--no-prewarm",
     default=None,
     help="Prepare the next trainer while one trains.  [default: from 16 GB of memory on]",
 )
@@ -52,7 +52,7 @@ def work(
     until_empty: bool,
     detach: bool,
     frozen: bool,
-    on_deck: bool | None,
+    prewarm: bool | None,
     notify: str | None,
     no_notify: bool,
 ) -> int:
@@ -72,7 +72,7 @@ def work(
 
     _settle_notice(notify, no_notify)
     if detach:
-        pid = worker.spawn_detached(until_empty=until_empty, frozen=frozen, on_deck=on_deck)
+        pid = worker.spawn_detached(until_empty=until_empty, frozen=frozen, prewarm=prewarm)
         say(f"started a worker in the background (pid {pid}); what it says: {home().worker_log}")
         return 0
     from orchestrator.views.live import listener
@@ -83,7 +83,7 @@ def work(
 
     # The view ends first: what is said about notices comes below it.
     with _notifier() as notice, listener(home(), console(stderr=True)) as listen:
-        return worker.work(until_empty=until_empty, on_event=heard, frozen=frozen, on_deck=on_deck)
+        return worker.work(until_empty=until_empty, on_event=heard, frozen=frozen, prewarm=prewarm)
 
 
 def _settle_notice(command: str | None, off: bool) -> None:

@@ -42,15 +42,16 @@ class Work:
     """What is known of the runs of a sweep: all of them counted in `shares`.
 
     `begun` are the unfinished runs that were started before, `sample` (kind, seconds) of ended
-    ones, `like` completed runs of other sweeps, `echoes` waiting runs by kind that will only take
-    over another run's result, and `to_come` runs that a search has yet to choose.
+    ones, `similar_runs` completed runs of other sweeps, `waiting_duplicates` waiting runs by kind
+    that will only take over another run's result, and `to_come` runs that a search has yet to
+    choose.
     """
 
     shares: Sequence[Share]
     begun: Sequence[Run]
     sample: Sequence[tuple[str, float]] = ()
-    like: Sequence[Share] = ()
-    echoes: Mapping[str, int] = field(default_factory=dict)
+    similar_runs: Sequence[Share] = ()
+    waiting_duplicates: Mapping[str, int] = field(default_factory=dict)
     to_come: int = 0
 
 
@@ -88,7 +89,7 @@ def _untouched(work: Work) -> Counter[str]:
         if share.state not in END_STATES and share.state is not RunState.PAUSED:
             waiting[share.kind] += share.n
     waiting.subtract(run.kind for run in work.begun if run.state is not RunState.PAUSED)
-    waiting.subtract(work.echoes)
+    waiting.subtract(work.waiting_duplicates)
     return +waiting
 
 
@@ -112,9 +113,11 @@ class _Costs:
 
     def __init__(self, work: Work, progress: Mapping[int, Progress]) -> None:
         own = _means(share for share in work.shares if share.state is RunState.COMPLETED)
-        self._means = {**_projected(work.begun, progress), **_means(work.like), **own}
+        self._means = {**_projected(work.begun, progress), **_means(work.similar_runs), **own}
         self.measured = sum(
-            share.timed for share in (*work.shares, *work.like) if share.state is RunState.COMPLETED
+            share.timed
+            for share in (*work.shares, *work.similar_runs)
+            if share.state is RunState.COMPLETED
         )
         self.spread = _spread(work.sample, own)
 

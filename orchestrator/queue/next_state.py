@@ -53,7 +53,7 @@ _ADVICE = {
 }
 
 
-class Ask(StrEnum):
+class StopRequest(StrEnum):
     """What the worker asked of the trainer that it stopped."""
 
     STOP = "stop"
@@ -79,7 +79,7 @@ class Ending:
     signal: int | None = None
     result: Mapping[str, Any] | None = None
     log_tail: str = ""
-    asked: Ask | None = None
+    asked: StopRequest | None = None
     same_boot: bool = True
     memory: str | None = None
     because: tuple[str, str | None] | None = None
@@ -100,7 +100,7 @@ def judge(end: Ending) -> Outcome:
 def _by_code(end: Ending, code: int) -> Outcome:
     if code == 0:
         return _finished(end)
-    if end.asked is not None and (code == EXIT_INTERRUPTED or end.asked is Ask.CANCEL):
+    if end.asked is not None and (code == EXIT_INTERRUPTED or end.asked is StopRequest.CANCEL):
         return _stopped(end, code)
     if code == EXIT_INTERRUPTED:
         return Outcome(Verdict.INTERRUPTED, "interrupted from outside", _proof(end), code)
@@ -139,22 +139,26 @@ def _by_signal(end: Ending) -> Outcome:
 
 def _stopped(end: Ending, code: int | None, name: str | None = None) -> Outcome:
     verdict, words = {
-        Ask.STOP: (Verdict.INTERRUPTED, "the worker was stopped"),
-        Ask.PAUSE: (Verdict.INTERRUPTED, "paused"),
-        Ask.CANCEL: (Verdict.CANCELLED, "cancelled"),
-        Ask.TIMEOUT: (Verdict.TIMEOUT, "ran longer than limits.run_wall"),
-        Ask.RUNG: (Verdict.HELD, "waits at a rung"),
-        Ask.PRUNE: (Verdict.PRUNED, "pruned"),
-        Ask.FAIL: (Verdict.DIVERGED, "diverged"),
+        StopRequest.STOP: (Verdict.INTERRUPTED, "the worker was stopped"),
+        StopRequest.PAUSE: (Verdict.INTERRUPTED, "paused"),
+        StopRequest.CANCEL: (Verdict.CANCELLED, "cancelled"),
+        StopRequest.TIMEOUT: (Verdict.TIMEOUT, "ran longer than limits.run_wall"),
+        StopRequest.RUNG: (Verdict.HELD, "waits at a rung"),
+        StopRequest.PRUNE: (Verdict.PRUNED, "pruned"),
+        StopRequest.FAIL: (Verdict.DIVERGED, "diverged"),
         None: (Verdict.INTERRUPTED, "stopped"),
     }[end.asked]
-    if end.because is not None and end.asked in (Ask.RUNG, Ask.PRUNE, Ask.FAIL):
+    if end.because is not None and end.asked in (
+        StopRequest.RUNG,
+        StopRequest.PRUNE,
+        StopRequest.FAIL,
+    ):
         return Outcome(verdict, end.because[0], end.because[1], code, name)
     return Outcome(verdict, words, _last_line(end), code, name)
 
 
 def _lost(end: Ending) -> Outcome:
-    if end.asked is Ask.CANCEL:
+    if end.asked is StopRequest.CANCEL:
         return Outcome(Verdict.CANCELLED, "cancelled", _last_line(end))
     if not end.same_boot:
         words = "the machine restarted while it ran"

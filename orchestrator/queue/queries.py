@@ -282,7 +282,7 @@ class Reads:
             return Waiting(queued, None, (f"the queue stands still: {halted}", *words))
         return Waiting(queued, ready, tuple(words))
 
-    def dry(self) -> list[Sweep]:
+    def awaiting_suggestion(self) -> list[Sweep]:
         """The sweeps that are to choose their next setting: nothing of them waits or runs."""
         return self._sweeps(
             f"WHERE to_ask > 0 AND id NOT IN ({HELD}) AND NOT EXISTS (SELECT 1 FROM runs WHERE"

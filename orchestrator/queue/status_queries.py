@@ -22,7 +22,7 @@ _LIVE = "state IN ('queued', 'running', 'paused')"
 
 
 @dataclass(frozen=True)
-class Happening:
+class HistoryEvent:
     """Something that happened to a run: a row of `events`, at an ISO time in UTC."""
 
     at: str
@@ -30,7 +30,7 @@ class Happening:
     text: str
 
 
-class Outlook(Reads):
+class StatusQueries(Reads):
     """A queue that is looked at; use it as a context manager."""
 
     def sample(self, sweep_id: int) -> list[tuple[str, float]]:
@@ -42,7 +42,7 @@ class Outlook(Reads):
         )
         return [(row[0], row[1]) for row in rows if row[1] > 0]
 
-    def like(self, sweep: Sweep) -> list[Share]:
+    def similar_runs(self, sweep: Sweep) -> list[Share]:
         """The completed runs of other sweeps over the same base config, counted by kind."""
         rows = self._db.read(
             "SELECT kind, n, timed, wall_s FROM totals WHERE state = 'completed' AND timed > 0"
@@ -51,7 +51,7 @@ class Outlook(Reads):
         )
         return [Share(RunState.COMPLETED, *row) for row in rows]
 
-    def echoes(self, sweep_id: int) -> Mapping[str, int]:
+    def waiting_duplicates(self, sweep_id: int) -> Mapping[str, int]:
         """How many waiting runs of each kind only wait for the same run of another sweep."""
         rows = self._db.read(
             "SELECT kind FROM runs INDEXED BY runs_same WHERE same_as IS NOT NULL"
@@ -103,7 +103,7 @@ class Outlook(Reads):
         )
         return list(dict.fromkeys(key for row in rows for key in json.loads(row[0])))
 
-    def telling(self, sweep_id: int, most: int) -> list[Run]:
+    def summary_rows(self, sweep_id: int, most: int) -> list[Run]:
         """A screenful of a long sweep, in its order.
 
         What runs and what failed, some that ended last, what is paused and what comes next.
@@ -149,12 +149,12 @@ class Outlook(Reads):
 
     # --- the story of a run
 
-    def history(self, run_id: int) -> list[Happening]:
+    def history(self, run_id: int) -> list[HistoryEvent]:
         """Everything that happened to a run, the oldest first."""
         rows = self._db.read(
             "SELECT at, kind, text FROM events WHERE run_id = ? ORDER BY id", (run_id,)
         )
-        return [Happening(*row) for row in rows]
+        return [HistoryEvent(*row) for row in rows]
 
     # --- why what waits waits
 

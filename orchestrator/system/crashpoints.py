@@ -29,8 +29,8 @@ SEARCH_POINTS = (
 )
 
 # This one only where the next trainer has been prepared.
-DECK_POINTS = (
-    "worker.on_deck",  # the pid is recorded, the trainer is not told to go
+STANDBY_POINTS = (
+    "worker.standby",  # the pid is recorded, the trainer is not told to go
 )
 
 _reached: dict[str, int] = {}

@@ -51,9 +51,9 @@ class Home:
         return self.root / "logs" / f"run-{run_id}-{n}.log"
 
     @property
-    def deck_log(self) -> Path:
-        """What the trainer on deck says, until its turn makes it an attempt's log."""
-        return self.root / "logs" / "on-deck.log"
+    def standby_log(self) -> Path:
+        """What the standby says, until its turn makes it an attempt's log."""
+        return self.root / "logs" / "standby.log"
 
     def make(self) -> "Home":
         """The same home with its folders there, readable by their owner only; QueueError."""

@@ -14,7 +14,7 @@ from orchestrator.results.training_log import ProgressReader, read_curve, read_p
 from orchestrator.run import Progress, Run, RunState, Sweep
 
 if TYPE_CHECKING:
-    from orchestrator.queue.status_queries import Outlook
+    from orchestrator.queue.status_queries import StatusQueries
 
 UNFINISHED = ("queued", "running", "paused")
 
@@ -88,7 +88,7 @@ class Overview:
 
 
 def gather(
-    store: "Outlook",
+    store: "StatusQueries",
     sweeps: Sequence[Sweep],
     most: int | None = 0,
     rows: Mapping[int, int | None] | None = None,
@@ -119,13 +119,13 @@ def _boot_id() -> str:
     return boot_id()
 
 
-def _facts(store: "Outlook", sweep: Sweep, most: int | None) -> Facts:
-    shown = store.runs(sweep.id) if most is None else store.telling(sweep.id, most)
+def _facts(store: "StatusQueries", sweep: Sweep, most: int | None) -> Facts:
+    shown = store.runs(sweep.id) if most is None else store.summary_rows(sweep.id, most)
     best = store.best_run(sweep) if sum(sweep.counts.values()) <= _BEST_OF else None
     return Facts(sweep, shown, _work(store, sweep), store.sweep_waits_for(sweep), best)
 
 
-def _work(store: "Outlook", sweep: Sweep) -> Work:
+def _work(store: "StatusQueries", sweep: Sweep) -> Work:
     shares = store.shares(sweep.id)
     if sweep.state not in UNFINISHED:
         return Work(shares, ())
@@ -133,8 +133,8 @@ def _work(store: "Outlook", sweep: Sweep) -> Work:
         shares=shares,
         begun=store.begun(sweep.id),
         sample=store.sample(sweep.id),
-        like=store.like(sweep),
-        echoes=store.echoes(sweep.id),
+        similar_runs=store.similar_runs(sweep),
+        waiting_duplicates=store.waiting_duplicates(sweep.id),
         to_come=sweep.to_ask * store.seeds(sweep.id) if sweep.to_ask else 0,
     )
 

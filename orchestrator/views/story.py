@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.queue.status_queries import Happening
+from orchestrator.queue.status_queries import HistoryEvent
 from orchestrator.run import Attempt, Progress, Run, RunState, Sweep
 from orchestrator.text import clock, duration, metric, setting_value
 from orchestrator.views.now import updates_text
@@ -31,7 +31,7 @@ class Story:
     sweep: Sweep
     progress: Progress
     attempts: Sequence[Attempt]
-    history: Sequence[Happening]
+    history: Sequence[HistoryEvent]
     waits_for: Sequence[str]
     command: Sequence[str]
     base: Mapping[str, Any]

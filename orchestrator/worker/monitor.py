@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 
 from orchestrator.queue.limits import Used, breach, folder_bytes
-from orchestrator.queue.next_state import Ask
+from orchestrator.queue.next_state import StopRequest
 from orchestrator.queue.store import Store
 from orchestrator.results.training_log import ProgressReader
 from orchestrator.run import Attempt, Progress, Run, Sweep
 from orchestrator.system import processes
 from orchestrator.worker.events import Event, Listener
 from orchestrator.worker.launcher import read_tail
-from orchestrator.worker.stop_monitor import Halter
-from orchestrator.worker.termination import Stopping
+from orchestrator.worker.stop_monitor import StopMonitor
+from orchestrator.worker.termination import Terminator
 
 # How often it looks at what users ask for ("within a second").
 _LOOK_S = 0.5
@@ -25,7 +25,7 @@ _NOTE_S = 5.0
 _MEASURE_S = 10.0
 
 
-class Supervision:
+class RunMonitor:
     """What is looked at while a trainer runs: requests, limits, progress, memory."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Supervision:
         self._looked = self._noted = self._began
         self._measured = float("-inf")
         self.memory = processes.MemoryWitness()
-        self._halter = Halter(run, sweep, lambda: store.runs(sweep.id))
+        self._stop_monitor = StopMonitor(run, sweep, lambda: store.runs(sweep.id))
         self.because: tuple[str, str | None] | None = None
 
     def wall_s(self) -> float:
@@ -57,15 +57,15 @@ class Supervision:
         """Seconds that the run will still take, once that can be told."""
         return self._seen.left_s
 
-    def look(self, stopping: Stopping) -> bool:
+    def look(self, terminator: Terminator) -> bool:
         """Look at everything, if it is time to; whether it was."""
         now = time.monotonic()
         if now - self._looked < _LOOK_S:
             return False
         self._looked = now
-        self._obey(stopping)
-        self._keep_limits(stopping)
-        self._judge(stopping)
+        self._obey(terminator)
+        self._keep_limits(terminator)
+        self._judge(terminator)
         self._show()
         self.memory.look()
         if now - self._noted >= _NOTE_S:
@@ -73,13 +73,13 @@ class Supervision:
             self._store.tick(self._attempt, self.wall_s())
         return True
 
-    def _obey(self, stopping: Stopping) -> None:
+    def _obey(self, terminator: Terminator) -> None:
         request = self._store.request(self._run.id)
         if request is not None:
-            stopping.ask(Ask(request))
+            terminator.ask(StopRequest(request))
 
-    def _keep_limits(self, stopping: Stopping) -> None:
-        if stopping.asked is not None:
+    def _keep_limits(self, terminator: Terminator) -> None:
+        if terminator.asked is not None:
             return
         wall_s = self.wall_s()
         used = Used(self._run.wall_s + wall_s, self._sweep_s + wall_s, self._bytes())
@@ -87,19 +87,19 @@ class Supervision:
         if found is None:
             return
         if found.limit == "run_wall":
-            stopping.ask(Ask.TIMEOUT)
+            terminator.ask(StopRequest.TIMEOUT)
             return
         self._store.hold_sweep(self._sweep.id, found.text)
-        stopping.ask(Ask.STOP)
+        terminator.ask(StopRequest.STOP)
 
-    def _judge(self, stopping: Stopping) -> None:
+    def _judge(self, terminator: Terminator) -> None:
         """Keep the sweep's stop rule."""
-        if stopping.asked is not None:
+        if terminator.asked is not None:
             return
-        halt = self._halter.look()
+        halt = self._stop_monitor.look()
         if halt is not None:
             self.because = (halt.reason, halt.evidence)
-            stopping.ask(halt.ask)
+            terminator.ask(halt.ask)
 
     def _bytes(self) -> int:
         """What lies in the sweep's folders; measured rarely, and only where a limit wants it."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from orchestrator.errors import SweepError, UsageError
-from orchestrator.queue.status_queries import Outlook
+from orchestrator.queue.status_queries import StatusQueries
 from orchestrator.results import stats
 from orchestrator.results.leaderboard import differing_keys
 from orchestrator.run import Objective, Run, RunState, Sweep
@@ -91,8 +91,8 @@ class Watcher:
         with self._look() as store:
             self._open = _open_sweeps(store)
 
-    def _look(self) -> Outlook:
-        return Outlook.open(self._home.db, readonly=True)
+    def _look(self) -> StatusQueries:
+        return StatusQueries.open(self._home.db, readonly=True)
 
     def notices(self, event: "Event") -> list[Notice]:
         """What has happened since the last event."""
@@ -105,7 +105,7 @@ class Watcher:
                 found += self._stopped(store)
         return found
 
-    def _done(self, store: Outlook) -> list[Notice]:
+    def _done(self, store: StatusQueries) -> list[Notice]:
         """The sweeps that were open before and have nothing left to do now."""
         before, self._open = self._open, _open_sweeps(store)
         if not (closed := before - self._open):
@@ -113,7 +113,7 @@ class Watcher:
         sweeps = [s for s in store.sweeps(all=True) if s.id in closed and s.state == "completed"]
         return [_done_notice(sweep, store.runs(sweep.id)) for sweep in sweeps]
 
-    def _failure(self, store: Outlook, event: "Event") -> list[Notice]:
+    def _failure(self, store: StatusQueries, event: "Event") -> list[Notice]:
         run = event.run
         if event.kind != "ended" or run is None or run.state is not RunState.FAILED:
             return []
@@ -126,7 +126,7 @@ class Watcher:
         best = best_words(store.runs(sweep.id), sweep.objective)
         return [Notice(FIRST_FAILURE, text, run.reason or "", sweep, run, best)]
 
-    def _stopped(self, store: Outlook) -> list[Notice]:
+    def _stopped(self, store: StatusQueries) -> list[Notice]:
         """Runs are left and none can start, for a reason that no user has asked for."""
         if not self._worked:
             return []
@@ -143,7 +143,7 @@ class Watcher:
         return [Notice(QUEUE_STOPPED, f"nothing more starts: {reason}", reason, sweep, None, best)]
 
 
-def _open_sweeps(store: Outlook) -> set[int]:
+def _open_sweeps(store: StatusQueries) -> set[int]:
     return {s.id for s in store.sweeps(latest=0) if s.state in ("queued", "running", "paused")}
 
 

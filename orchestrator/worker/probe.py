@@ -22,7 +22,7 @@ from orchestrator.worker.launcher import TRAINER, read_tail
 
 
 @dataclass(frozen=True)
-class Sighting:
+class ProbeResult:
     """What one update took: bytes at the peak, seconds without and with the model's loading."""
 
     setting: Setting
@@ -57,7 +57,7 @@ def _weight(config: MLXGRPOConfig) -> tuple[float, ...]:
     )
 
 
-def check(spec: Spec, setting: Setting, cwd: str, trainer: Sequence[str] = TRAINER) -> Sighting:
+def check(spec: Spec, setting: Setting, cwd: str, trainer: Sequence[str] = TRAINER) -> ProbeResult:
     """Train one update of a setting in a folder that is gone afterwards; SweepError if it fails."""
     with tempfile.TemporaryDirectory(prefix="grpo-sweep-check-") as folder:
         base, log = Path(folder, "base.toml"), Path(folder, "check.log")
@@ -69,7 +69,7 @@ def check(spec: Spec, setting: Setting, cwd: str, trainer: Sequence[str] = TRAIN
         out = Path(folder, "run")
         if code != 0:
             raise SweepError(_failure(code, out, log))
-        return _sighting(setting, out, wall_s)
+        return _probe_result(setting, out, wall_s)
 
 
 def _overrides(spec: Spec, setting: Setting, folder: str) -> list[str]:
@@ -105,9 +105,9 @@ def _failure(code: int, out: Path, log: Path) -> str:
     return f"the check failed, nothing was queued: {outcome.reason}\n{outcome.evidence or ''}"
 
 
-def _sighting(setting: Setting, out: Path, wall_s: float) -> Sighting:
+def _probe_result(setting: Setting, out: Path, wall_s: float) -> ProbeResult:
     lines = [line for line in read_log(out) if "loss" in line]
     line = lines[-1] if lines else {}
     peak = (read_result(out) or {}).get("peak_bytes", line.get("peak_bytes"))
     seconds = float(line.get("rollout_s") or 0.0) + float(line.get("update_s") or 0.0)
-    return Sighting(setting, peak, seconds, wall_s, line.get("completion_length"))
+    return ProbeResult(setting, peak, seconds, wall_s, line.get("completion_length"))

@@ -1,7 +1,7 @@
 """The next trainer, prepared while one trains: no GPU waits for imports and tokenising.
 
 A standby has done what needs neither the GPU nor its output folder, and waits on its stdin for its
-turn (`--on-deck`). It is a head start and nothing more. It is dismissed when another run comes
+turn (`--prewarm`). It is a head start and nothing more. It is dismissed when another run comes
 first; where it has died, or anything of its sweep has changed, its run is launched as any other.
 It dies with the worker: its stdin ends. Its run's lock it holds from the beginning.
 """
@@ -30,7 +30,7 @@ from orchestrator.worker.launcher import (
 )
 
 # What the trainer knows the two by: `mlx-grpo --help`, grpo_core/run/standby.py.
-ON_DECK = "--on-deck"
+PREWARM = "--prewarm"
 GO = b"go\n"
 
 # Sixteen, less what firmware and kernel keep of it.
@@ -95,7 +95,7 @@ def _key(run_id: int, n: int, argv: Sequence[str]) -> tuple[int, int, tuple[str,
     return run_id, n, tuple(argv)
 
 
-class Deck:
+class StandbySlot:
     """Room for one standby."""
 
     def __init__(self, home: Home, trainer: Sequence[str]) -> None:
@@ -118,7 +118,7 @@ class Deck:
         None where it cannot be started: its launch will tell why.
         """
         self.clear()
-        argv, log = self._command(run), self._home.deck_log
+        argv, log = self._command(run), self._home.standby_log
         read = stamps(sweep.provenance, sweep.cwd)
         try:
             lock = try_lock(self._home.run_lock(run.id))
@@ -132,8 +132,8 @@ class Deck:
             with open(log, "ab") as out:
                 out.write(header(run, run.attempt + 1, argv))
                 out.flush()
-                env = environment(run, {ENV_ATTEMPT: f"{self._home.root}#on-deck"})
-                process = spawn([*argv, ON_DECK], run.cwd, out, lock, env, subprocess.PIPE)
+                env = environment(run, {ENV_ATTEMPT: f"{self._home.root}#standby"})
+                process = spawn([*argv, PREWARM], run.cwd, out, lock, env, subprocess.PIPE)
         except OSError:
             lock.release()
             return None

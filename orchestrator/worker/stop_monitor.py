@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.queue.next_state import Ask
+from orchestrator.queue.next_state import StopRequest
 from orchestrator.results.training_log import read_log
 from orchestrator.run import Run, RunState, Sweep
 from orchestrator.stopping.rules import Course, Curve, HealthRule, StopRule, halving, judge
@@ -28,7 +28,7 @@ _UNKNOWN = 2**31
 class Halt:
     """What the trainer is to be asked, and why."""
 
-    ask: Ask
+    ask: StopRequest
     reason: str
     evidence: str | None = None
 
@@ -58,7 +58,7 @@ def courses_of(sweep: Sweep, runs: Sequence[Run]) -> dict[int, Course]:
     return halving(curves, stop_rule(sweep.stop), sweep.objective)
 
 
-class Halter:
+class StopMonitor:
     """Follows one running run and says when it must stop."""
 
     def __init__(self, run: Run, sweep: Sweep, runs: Callable[[], Sequence[Run]]) -> None:
@@ -88,7 +88,9 @@ class Halter:
         decision = judge(curve, peers, self._rule, self._sweep.objective)
         if decision is not None:
             # Not finite is what the trainer itself ends with as diverged; all else is a choice.
-            ask = Ask.FAIL if decision.reason.startswith("health: nan") else Ask.PRUNE
+            ask = (
+                StopRequest.FAIL if decision.reason.startswith("health: nan") else StopRequest.PRUNE
+            )
             return Halt(ask, decision.reason, decision.evidence)
         return self._at_rung(curve) if self._rule.rule == "halving" else None
 
@@ -107,7 +109,7 @@ class Halter:
         if curve.update < self._until or self._until >= curve.total:
             return None
         reason = f"halving: waits at update {curve.update} for the other settings"
-        return Halt(Ask.RUNG, reason, f"rung at update {self._until} of {curve.total}")
+        return Halt(StopRequest.RUNG, reason, f"rung at update {self._until} of {curve.total}")
 
 
 def _size(path: Path) -> int:

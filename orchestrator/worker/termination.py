@@ -11,11 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from orchestrator.queue.next_state import Ask
+from orchestrator.queue.next_state import StopRequest
 from orchestrator.worker.launcher import Trainer
 
 # How long a trainer may take to end before it is killed; no entry: until the user insists.
-_GRACE_S = {Ask.CANCEL: 30.0, Ask.TIMEOUT: 120.0, Ask.PRUNE: 30.0, Ask.FAIL: 30.0}
+_GRACE_S = {
+    StopRequest.CANCEL: 30.0,
+    StopRequest.TIMEOUT: 120.0,
+    StopRequest.PRUNE: 30.0,
+    StopRequest.FAIL: 30.0,
+}
 _TERMINATE_GRACE_S = 5.0
 
 
@@ -49,7 +54,7 @@ def stop_signals() -> Iterator[Stops]:
             signal.signal(number, handler)
 
 
-class Stopping:
+class Terminator:
     """How a trainer is brought to its end: asked, then told, then killed."""
 
     def __init__(self, trainer: Trainer, stops: Stops, tell: Callable[[str], None]) -> None:
@@ -58,14 +63,14 @@ class Stopping:
         self._tell = tell
         self._step = 0
         self._deadline = float("inf")
-        self.asked: Ask | None = None
+        self.asked: StopRequest | None = None
 
-    def ask(self, what: Ask) -> None:
+    def ask(self, what: StopRequest) -> None:
         """Let it checkpoint and end; after the grace of `what` it is killed.
 
         What was asked first stands, but that cancel outranks the rest.
         """
-        if self.asked is not None and what is not Ask.CANCEL:
+        if self.asked is not None and what is not StopRequest.CANCEL:
             return
         if self.asked is what:
             return
@@ -78,7 +83,7 @@ class Stopping:
         if self._stops.count and self._step < 1:
             self._step = 1
             self._tell("the trainer saves a checkpoint and ends; once more to end it without")
-            self.ask(Ask.STOP)
+            self.ask(StopRequest.STOP)
         if self._stops.count >= 2 and self._step < 2:
             self._step = 2
             self._tell("the trainer and its children are told to end; once more to kill them")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from orchestrator.errors import SpecError, SweepError, WorkerBusy
 from orchestrator.plan.provenance import changes, reads_the_same
-from orchestrator.queue.next_state import EXIT_INTERRUPTED, Ask, Ending, judge
+from orchestrator.queue.next_state import EXIT_INTERRUPTED, Ending, StopRequest, judge
 from orchestrator.queue.store import Before, Store
 from orchestrator.results.training_log import (
     read_progress,
@@ -41,11 +41,11 @@ from orchestrator.worker.launcher import (
     launch,
     read_tail,
 )
-from orchestrator.worker.monitor import Supervision
+from orchestrator.worker.monitor import RunMonitor
 from orchestrator.worker.serving import busy_words, holder_pid, serve_alone
-from orchestrator.worker.standby import Deck, affordable
+from orchestrator.worker.standby import StandbySlot, affordable
 from orchestrator.worker.stop_monitor import courses_of
-from orchestrator.worker.termination import Stopping, Stops, stop_signals
+from orchestrator.worker.termination import Stops, Terminator, stop_signals
 
 # How often the worker looks at its signals, and, while idle, at the queue.
 _TICK_S = 0.1
@@ -63,11 +63,11 @@ def work(
     on_event: Listener | None = None,
     trainer: Sequence[str] = TRAINER,
     frozen: bool = False,
-    on_deck: bool | None = None,
+    prewarm: bool | None = None,
 ) -> int:
     """Serve the queue until stopped, or until nothing is left that could run.
 
-    With `frozen` a sweep is held where something has changed since its submit. With `on_deck` the
+    With `frozen` a sweep is held where something has changed since its submit. With `prewarm` the
     next trainer is prepared while one trains; None: where the machine has memory for it.
 
     Returns 0, or 75 when a signal stopped it. Raises WorkerBusy when another worker serves this
@@ -76,7 +76,7 @@ def work(
     home = (home or paths.home()).make()
     listen = on_event or (lambda event: None)
     with Store.open(home.db) as store, stop_signals() as stops:
-        prepares = affordable() if on_deck is None else on_deck
+        prepares = affordable() if prewarm is None else prewarm
         worker = _Worker(home, store, stops, listen, trainer, frozen, prepares)
         while True:
             with serve_alone(home):
@@ -106,7 +106,7 @@ def spawn_detached(
     *,
     until_empty: bool = False,
     frozen: bool = False,
-    on_deck: bool | None = None,
+    prewarm: bool | None = None,
 ) -> int:
     """Start a worker that outlives this terminal; its pid, once it serves the queue.
 
@@ -119,7 +119,7 @@ def spawn_detached(
     words = [sys.executable, "-P", "-m", "orchestrator", "work"]
     words += ["--until-empty"] if until_empty else []
     words += ["--frozen"] if frozen else []
-    words += {None: [], True: ["--on-deck"], False: ["--no-on-deck"]}[on_deck]
+    words += {None: [], True: ["--prewarm"], False: ["--no-prewarm"]}[prewarm]
     with open(home.worker_log, "ab") as log:
         process = subprocess.Popen(
             words,
@@ -160,7 +160,7 @@ class _Worker:
         prepares: bool = False,
     ) -> None:
         self._frozen = frozen
-        self._deck = Deck(home, trainer)
+        self._slot = StandbySlot(home, trainer)
         self._prepares = prepares
         self._home = home
         self._store = store
@@ -177,11 +177,11 @@ class _Worker:
             self._reconcile()
             self._serve(until_empty)
         finally:
-            self._deck.clear()
+            self._slot.clear()
 
     def _serve(self, until_empty: bool) -> None:
         while not self._stops.count:
-            self._climb()
+            self._promote_from_rung()
             asked = self._ask()
             claimed = self._store.claim(self._host, self._boot_id, self._before)
             if claimed is not None:
@@ -191,18 +191,18 @@ class _Worker:
                 return
             # What it chose may have been trained before: then it chooses again.
             elif not asked:
-                self._deck.clear()
+                self._slot.clear()
                 self._idle()
 
     def has_work(self) -> bool:
         """Whether a run can be claimed, now or after its back-off, or a search has more to try."""
         ready = self._store.waiting(self._boot_id).ready_at is not None
-        return ready or bool(self._store.dry() or self._store.at_rung())
+        return ready or bool(self._store.awaiting_suggestion() or self._store.at_rung())
 
     def _ask(self) -> bool:
         """Let each search whose runs are all done choose its next setting; whether one did."""
         asked = False
-        for sweep in self._store.dry():
+        for sweep in self._store.awaiting_suggestion():
             # The grammar takes time to import, and a status asks this module whether it runs.
             from orchestrator.plan.next_runs import next_runs, prepare
 
@@ -217,7 +217,7 @@ class _Worker:
             self._tell("asked", f"sweep {sweep.name}: {sweep.search.method} tries {words}")
         return asked
 
-    def _climb(self) -> None:
+    def _promote_from_rung(self) -> None:
         """Where all runs of a sweep wait at a rung, let the best go on and prune the others."""
         for sweep in self._store.at_rung():
             runs = self._store.runs(sweep.id)
@@ -271,12 +271,12 @@ class _Worker:
         self._follow(run, attempt, trainer, sweep)
 
     def _launch(self, run: Run, attempt: Attempt, sweep: Sweep) -> tuple[Launched, Attempt]:
-        """Let the trainer on deck go, else start one; the attempt knows its process."""
-        standby = self._deck.take(run, attempt, sweep)
+        """Let the standby go, else start one; the attempt knows its process."""
+        standby = self._slot.take(run, attempt, sweep)
         if standby is not None:
             # Before it goes: so there is no instant in which an unknown process trains.
             attempt = self._started(attempt, standby.pid)
-            crashpoint("worker.on_deck")
+            crashpoint("worker.standby")
             trainer = standby.go(attempt)
             if trainer is not None:
                 return trainer, attempt
@@ -290,18 +290,18 @@ class _Worker:
         return self._store.started(attempt, pid, processes.start_time(pid))
 
     def _prepare(self, left_s: float | None) -> None:
-        """Have the trainer of the run that comes next on deck, once it is nearly its turn."""
+        """Prepare the trainer of the run that comes next, once it is nearly its turn."""
         if not self._prepares or left_s is None or left_s > _HEAD_START_S or self._stops.count:
             return
         run = self._store.coming(self._boot_id)
-        if self._deck.holds(run):
+        if self._slot.holds(run):
             return
-        self._deck.clear()
+        self._slot.clear()
         if run is None or processes.is_memory_low():
             return
-        pid = self._deck.put(run, self._store.sweep_of(run))
+        pid = self._slot.put(run, self._store.sweep_of(run))
         if pid is not None:
-            self._tell("prepared", f"on deck (pid {pid})", run)
+            self._tell("prepared", f"standby (pid {pid})", run)
 
     def _is_as_submitted(self, run: Run, attempt: Attempt, sweep: Sweep) -> bool:
         """Say what has changed since the submit; False where that holds a frozen sweep."""
@@ -326,14 +326,16 @@ class _Worker:
     ) -> None:
         """Watch a trainer until it ends, then record how."""
         sweep = sweep or self._store.sweep_of(run)
-        watch = Supervision(run, attempt, sweep, self._store, self._listen)
-        stopping = Stopping(trainer, self._stops, lambda text: self._tell("stopping", text, run))
+        watch = RunMonitor(run, attempt, sweep, self._store, self._listen)
+        terminator = Terminator(
+            trainer, self._stops, lambda text: self._tell("stopping", text, run)
+        )
         while not trainer.wait(_TICK_S):
-            if watch.look(stopping):
+            if watch.look(terminator):
                 self._prepare(watch.left_s)
-            stopping.look()
+            terminator.look()
         crashpoint("worker.ended")
-        outcome = judge(self._ending(run, attempt, trainer, stopping.asked, watch))
+        outcome = judge(self._ending(run, attempt, trainer, terminator.asked, watch))
         self._record(run, attempt, outcome, read_progress(run.folder), watch.wall_s())
         trainer.close()
 
@@ -342,8 +344,8 @@ class _Worker:
         run: Run,
         attempt: Attempt,
         trainer: Trainer,
-        asked: Ask | None,
-        watch: Supervision,
+        asked: StopRequest | None,
+        watch: RunMonitor,
     ) -> Ending:
         # A finished folder is not trained again: exit code 0, and the result is an old one.
         fresh = result_identity(run.folder) != attempt.result_before

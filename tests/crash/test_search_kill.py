@@ -27,7 +27,7 @@ def serve_once():
             store.finish(
                 claimed[1], DONE, newer_checkpoint=True, progress=Progress(4, 4), value=value
             )
-        for sweep in store.dry():
+        for sweep in store.awaiting_suggestion():
             store.ask(sweep.id, next_runs)
 
 

@@ -153,7 +153,7 @@ def test_extend_lets_a_search_go_on(say):
     code, out, _ = say("extend", "s", "s.toml")
     assert (code, out) == (0, "sweep s: 0 runs added; 5 settings more to be chosen by tpe\n")
     with Store.open(home().db) as store:
-        assert [s.to_ask for s in store.dry()] == [5]
+        assert [s.to_ask for s in store.awaiting_suggestion()] == [5]
 
 
 def test_a_fork_of_a_real_run_trains_on(say, monkeypatch):

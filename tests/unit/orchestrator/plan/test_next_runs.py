@@ -62,12 +62,12 @@ def test_a_search_asks_until_it_has_what_it_was_told(folder):
     assert (sweep.to_ask, sweep.state) == (3, "queued")
     with Store.open() as store:
         for left in (3, 2, 1):
-            assert store.dry() == []
+            assert store.awaiting_suggestion() == []
             finish_all(store)
-            assert [s.to_ask for s in store.dry()] == [left]
+            assert [s.to_ask for s in store.awaiting_suggestion()] == [left]
             assert len(store.ask(sweep.id, next_runs)) == 1
         finish_all(store)
-        assert store.dry() == []
+        assert store.awaiting_suggestion() == []
         runs = store.runs(sweep.id)
         assert store.sweep("s").state == "completed"
     assert [run.position for run in runs] == list(range(13))

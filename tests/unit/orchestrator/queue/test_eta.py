@@ -65,8 +65,8 @@ def test_a_kind_without_a_measure_lies_between_those_that_have_one():
 
 def test_like_runs_of_another_sweep_tell_too():
     """The same base and kind; what the sweep measured itself counts more."""
-    assert left(Work((queued("a", 3),), (), like=(done("a", 40.0),)), {}).likely_s == 120.0
-    own = Work((queued("a", 3), done("a", 10.0)), (), like=(done("a", 40.0),))
+    assert left(Work((queued("a", 3),), (), similar_runs=(done("a", 40.0),)), {}).likely_s == 120.0
+    own = Work((queued("a", 3), done("a", 10.0)), (), similar_runs=(done("a", 40.0),))
     assert left(own, {}).likely_s == pytest.approx(30.0)
 
 
@@ -84,7 +84,7 @@ def test_runs_that_train_nothing_take_no_time():
     never = Share(PAUSED, "a", 4, 0, 0.0)
     held = a_run(kind="a", state=PAUSED)
     shares = (done("a", 10.0), never, Share(PAUSED, "a", 1, 0, 0.0), queued("a", 3))
-    work = Work(shares, (held,), echoes={"a": 2})
+    work = Work(shares, (held,), waiting_duplicates={"a": 2})
     assert left(work, {1: Progress(5, 10)}).likely_s == pytest.approx(10.0)
 
 

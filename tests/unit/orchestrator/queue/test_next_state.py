@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orchestrator.queue.next_state import Ask, Ending, decide, judge, stamp
+from orchestrator.queue.next_state import Ending, StopRequest, decide, judge, stamp
 from orchestrator.run import Outcome, Retry, RunState, Verdict
 from tests.queue_kit import a_run
 
@@ -93,18 +93,18 @@ def test_polite_signals_interrupt(number):
 def test_what_the_worker_asked_for_names_the_ending(asked, verdict):
     """Whether it saved and went, or had to be killed."""
     for end in (Ending(exit_code=75), Ending(signal=signal.SIGKILL), Ending(signal=signal.SIGTERM)):
-        assert judge(replace(end, asked=Ask(asked))).verdict == verdict
+        assert judge(replace(end, asked=StopRequest(asked))).verdict == verdict
 
 
 def test_run_that_completes_while_it_is_cancelled_is_completed():
     """What is done is done."""
-    end = Ending(exit_code=0, result=DONE, asked=Ask.CANCEL)
+    end = Ending(exit_code=0, result=DONE, asked=StopRequest.CANCEL)
     assert judge(end).verdict is Verdict.COMPLETED
 
 
 def test_failure_while_stopping_is_still_a_failure():
     """A stop does not whitewash a run that ran out of memory."""
-    assert judge(Ending(exit_code=4, asked=Ask.STOP)).verdict is Verdict.OOM
+    assert judge(Ending(exit_code=4, asked=StopRequest.STOP)).verdict is Verdict.OOM
 
 
 def test_unseen_ending_is_judged_by_the_result():

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.errors import NothingAffected, QueueError, UsageError
 from orchestrator.queue.connection import Connection, connect
 from orchestrator.queue.next_state import stamp
-from orchestrator.queue.status_queries import Outlook
+from orchestrator.queue.status_queries import StatusQueries
 from orchestrator.queue.store import _CLAIM, Store
 from orchestrator.run import Limits, Outcome, Progress, Retry, RunState, Verdict
 from orchestrator.views.overview import gather
@@ -520,15 +520,15 @@ def test_telling_runs_are_those_that_a_person_looks_for(tmp_path):
             store.finish(attempt, outcome, newer_checkpoint=False, progress=Progress())
         store.claim("h", "b", nothing_before)
         store.pause([20])
-    with Outlook.open() as look:
-        assert [run.id for run in look.telling(1, 5)] == [3, 4, 5, 6, 20]
-        assert [run.id for run in look.telling(1, 6)] == [2, 3, 4, 5, 6, 20]
-        assert [run.id for run in look.telling(1, 2)] == [3, 5]
-        assert look.telling(1, 0) == []
+    with StatusQueries.open() as look:
+        assert [run.id for run in look.summary_rows(1, 5)] == [3, 4, 5, 6, 20]
+        assert [run.id for run in look.summary_rows(1, 6)] == [2, 3, 4, 5, 6, 20]
+        assert [run.id for run in look.summary_rows(1, 2)] == [3, 5]
+        assert look.summary_rows(1, 0) == []
         with Store.open() as store:
             store.cancel(range(6, 20))
-        assert [run.id for run in look.telling(1, 6)] == [3, 5, 17, 18, 19, 20]
-        assert len(look.telling(1, 100)) == 20
+        assert [run.id for run in look.summary_rows(1, 6)] == [3, 5, 17, 18, 19, 20]
+        assert len(look.summary_rows(1, 100)) == 20
         assert [run.id for run in look.begun(1)] == [5]
 
 
@@ -536,7 +536,7 @@ def test_a_status_reads_only_what_it_shows(tmp_path):
     """Each question of a status finds its rows by an index, whatever the queue holds."""
     submit(tmp_path, *(planned(f"r{i}") for i in range(4)))
     asked = []
-    with Outlook.open(readonly=True) as store:
+    with StatusQueries.open(readonly=True) as store:
         store._db.raw.set_trace_callback(asked.append)
         for sweep in store.sweeps():
             gather(store, [sweep], 12)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.queue.eta import Work
-from orchestrator.queue.status_queries import Happening
+from orchestrator.queue.status_queries import HistoryEvent
 from orchestrator.results.leaderboard import ranking
 from orchestrator.run import (
     END_STATES,
@@ -247,7 +247,7 @@ def test_show_json_is_a_run_with_its_command_and_attempts():
     )  # fmt: skip
     story = Story(
         run=RUN, sweep=SWEEP, progress=Progress(), attempts=[attempt], waits_for=["x"],
-        history=[Happening("t", "paused", "asked for")], command=["python"],
+        history=[HistoryEvent("t", "paused", "asked for")], command=["python"],
         base={"learning_rate": 1e-6}, lives=False, worker=False,
     )  # fmt: skip
     shape = show_shape(story)
@@ -464,9 +464,9 @@ def test_a_worker_tells_a_tenth_of_a_run_at_a_time(tmp_path):
     assert said[0] == "run 1 r: started, attempt 1, pid 5"
     assert said[-1] == "run 1 r: update 100/100, about 0s left"
     # Other news in between do not make it tell the same tenth again.
-    lines(Event("prepared", "on deck (pid 6)", replace(run, id=2)))
+    lines(Event("prepared", "standby (pid 6)", replace(run, id=2)))
     lines(Event("progress", "", run, Progress(100, 100, {}, 2.0)))
-    assert said[-1] == "run 2 r: prepared, on deck (pid 6)"
+    assert said[-1] == "run 2 r: prepared, standby (pid 6)"
 
 
 def test_the_end_of_a_run_is_told_with_its_result(tmp_path):

@@ -1,8 +1,8 @@
 """What a prepared trainer saves between two runs: a sweep of short runs with and without one.
 
-    python benchmarks/on_deck.py [--runs 8] [--rounds 2] [--json]
+    python benchmarks/prewarm.py [--runs 8] [--rounds 2] [--json]
 
-Trains the same sweep of the embedded model with `work --on-deck` and `--no-on-deck` in turn, each
+Trains the same sweep of the embedded model with `work --prewarm` and `--no-prewarm` in turn, each
 in a queue of its own. Idle is the time in which no process holds the GPU's lock, between the first
 run and the last, as the kernel tells it (/proc/locks, so on Linux only): from the end of a run's
 training, over its exit, the worker's record of it and the next one's start, to where the next
@@ -78,7 +78,7 @@ def grpo_sweep(*words, env, cwd):
     return done.stdout
 
 
-def sweep(runs, deck):
+def sweep(runs, option):
     """Seconds of a whole sweep, and its gaps."""
     with tempfile.TemporaryDirectory() as folder:
         lock = Path(folder) / "gpu.lock"
@@ -90,7 +90,7 @@ def sweep(runs, deck):
         watch = Idle(lock)
         watch.start()
         began = time.perf_counter()
-        grpo_sweep("work", "--until-empty", deck, env=env, cwd=folder)
+        grpo_sweep("work", "--until-empty", option, env=env, cwd=folder)
         wall_s = time.perf_counter() - began
         gaps_s = watch.stop()
         told = json.loads(grpo_sweep("status", "short", "--json", env=env, cwd=folder))
@@ -102,10 +102,10 @@ def sweep(runs, deck):
 def table(rounds):
     """The figures as Markdown."""
     lines = ["| | wall | idle, median | idle, most | idle, all |", "|---|---:|---:|---:|---:|"]
-    for deck, row in rounds:
+    for option, row in rounds:
         gaps = row["gaps_s"]
         lines.append(
-            f"| `work {deck}` | {row['wall_s']:.1f} s | {statistics.median(gaps):.2f} s"
+            f"| `work {option}` | {row['wall_s']:.1f} s | {statistics.median(gaps):.2f} s"
             f" | {max(gaps):.2f} s | {sum(gaps):.1f} s |"
         )
     return "\n".join(lines)
@@ -121,9 +121,9 @@ def main():
     if not Path("/proc/locks").exists():
         sys.exit("needs /proc/locks, which tells who holds the GPU's lock: Linux only")
     rounds = [
-        (deck, sweep(args.runs, deck))
+        (option, sweep(args.runs, option))
         for _ in range(args.rounds)
-        for deck in ("--no-on-deck", "--on-deck")
+        for option in ("--no-prewarm", "--prewarm")
     ]
     print(json.dumps(rounds) if args.json else table(rounds))
 

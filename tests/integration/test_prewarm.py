@@ -1,4 +1,4 @@
-"""The trainer on deck: real processes that wait for their turn, or for nobody any more."""
+"""The standby: real processes that wait for their turn, or for nobody any more."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from orchestrator.queue.store import Before, Store
 from orchestrator.system.locks import is_held
 from orchestrator.system.paths import home
 from orchestrator.worker.launcher import TRAINER
-from orchestrator.worker.standby import Deck, affordable
+from orchestrator.worker.standby import StandbySlot, affordable
 from tests.queue_kit import (
     DEADLINE_S,
     FAKE,
@@ -40,10 +40,10 @@ def endless(name):
     return short(name, updates=200, update_s=0.2)
 
 
-def on_deck(worker, count=1):
-    """The pid of the trainer that was put on deck as the count-th."""
+def standby_pid(worker, count=1):
+    """The pid of the count-th standby."""
     told = eventually(lambda: worker.events("prepared")[count - 1 : count])
-    return int(told[0]["text"].removeprefix("on deck (pid ").removesuffix(")"))
+    return int(told[0]["text"].removeprefix("standby (pid ").removesuffix(")"))
 
 
 def only_log(run_id, n=1):
@@ -53,7 +53,7 @@ def only_log(run_id, n=1):
     return text
 
 
-def test_the_trainer_on_deck_trains_when_its_turn_comes(tmp_path, start):
+def test_the_standby_trains_when_its_turn_comes(tmp_path, start):
     """The process that was prepared is the one that trains, with a log like any other's."""
     submit(tmp_path, short("a"), short("b"), short("c"))
     worker = start()
@@ -65,23 +65,23 @@ def test_the_trainer_on_deck_trains_when_its_turn_comes(tmp_path, start):
         (attempt,) = attempts(run.id)
         text = only_log(run.id)
         assert text.startswith(f"== attempt 1 of run {run.id}: ")
-        assert "--on-deck" not in text
+        assert "--prewarm" not in text
         assert updates_logged(run) == list(range(1, 9))
         if run.id > 1:
-            assert attempt.pid == on_deck(worker, run.id - 1)
-    assert not home().deck_log.exists()
+            assert attempt.pid == standby_pid(worker, run.id - 1)
+    assert not home().standby_log.exists()
 
 
-def test_switched_off_nothing_is_on_deck(tmp_path, start):
+def test_switched_off_nothing_is_prepared(tmp_path, start):
     """Without it each trainer is started when its turn has come."""
     submit(tmp_path, short("a"), short("b"))
-    worker = start(on_deck=False)
+    worker = start(prewarm=False)
     assert worker.wait() == 0
     assert states() == ["completed"] * 2
     assert worker.events("prepared") == []
 
 
-def test_a_run_with_much_time_left_has_nobody_on_deck(tmp_path, start):
+def test_a_run_with_much_time_left_has_no_standby(tmp_path, start):
     """Memory is not held for hours: 100 updates of 2 s are more than the head start."""
     submit(tmp_path, short("a", updates=100, update_s=2.0), short("b"))
     worker = start()
@@ -93,13 +93,13 @@ def test_a_run_with_much_time_left_has_nobody_on_deck(tmp_path, start):
 
 
 @pytest.mark.parametrize("how", ["cancel", "pause", "hold"])
-def test_a_run_that_leaves_the_queue_leaves_the_deck(tmp_path, start, how):
+def test_a_run_that_leaves_the_queue_leaves_the_slot(tmp_path, start, how):
     """Its trainer ends before its turn, the next run's takes its place, and it has run nothing."""
     submit(tmp_path, endless("a"), name="first")
     submit(tmp_path, short("b"), name="second")
     submit(tmp_path, short("c"), name="third")
     worker = start()
-    pid = on_deck(worker)
+    pid = standby_pid(worker)
     with Store.open() as store:
         if how == "cancel":
             store.cancel([2])
@@ -107,7 +107,7 @@ def test_a_run_that_leaves_the_queue_leaves_the_deck(tmp_path, start, how):
             store.pause([2])
         else:
             store.hold_sweep(2, "by a test")
-    other = on_deck(worker, 2)
+    other = standby_pid(worker, 2)
     assert not is_alive(pid)
     assert worker.events("prepared")[1]["run"] == 3
     assert not is_held(home().run_lock(2))
@@ -124,14 +124,14 @@ def _left(how):
     return "paused" if how == "pause" else "queued"
 
 
-def test_a_run_that_is_moved_first_is_put_on_deck(tmp_path, start):
+def test_a_run_that_is_moved_first_becomes_the_standby(tmp_path, start):
     """The order of the queue is what counts, also when it changes late."""
     submit(tmp_path, endless("a"), short("b"), short("c"))
     worker = start()
-    pid = on_deck(worker)
+    pid = standby_pid(worker)
     with Store.open() as store:
         store.move_first([3])
-    other = on_deck(worker, 2)
+    other = standby_pid(worker, 2)
     assert not is_alive(pid)
     with Store.open() as store:
         store.cancel([1])
@@ -141,11 +141,11 @@ def test_a_run_that_is_moved_first_is_put_on_deck(tmp_path, start):
     assert runs()[1].started > runs()[2].started
 
 
-def test_a_dead_trainer_on_deck_costs_its_run_nothing(tmp_path, start):
+def test_a_dead_standby_costs_its_run_nothing(tmp_path, start):
     """Killed before its turn: another is started in the same attempt, and no death is counted."""
     submit(tmp_path, endless("a"), short("b"))
     worker = start()
-    pid = on_deck(worker)
+    pid = standby_pid(worker)
     os.kill(pid, signal.SIGKILL)
     with Store.open() as store:
         store.cancel([1])
@@ -158,15 +158,15 @@ def test_a_dead_trainer_on_deck_costs_its_run_nothing(tmp_path, start):
 
 
 def test_it_ends_with_the_worker(tmp_path, start):
-    """Killed or asked to stop, a worker leaves nobody on deck, and the next one starts anew."""
+    """Killed or asked to stop, a worker leaves no standby, and the next one starts anew."""
     submit(tmp_path, endless("a"), short("b"))
     first = start()
-    pid = on_deck(first)
+    pid = standby_pid(first)
     first.kill()
     eventually(lambda: not is_alive(pid))
     eventually(lambda: not is_held(home().run_lock(2)))
     second = start()
-    pid = on_deck(second)
+    pid = standby_pid(second)
     second.signal(signal.SIGTERM)
     assert second.wait() == 75
     assert not is_alive(pid)
@@ -177,9 +177,9 @@ def test_it_ends_with_the_worker(tmp_path, start):
 def test_worker_killed_before_it_lets_the_trainer_go(tmp_path, start):
     """Recorded but not told to train: it ends by itself, and its run is only put back."""
     submit(tmp_path, short("a"), short("b"))
-    dying = start(GRPO_SWEEP_CRASH_AT="worker.on_deck")
+    dying = start(GRPO_SWEEP_CRASH_AT="worker.standby")
     assert dying.wait() == -signal.SIGKILL
-    pid = on_deck(dying)
+    pid = standby_pid(dying)
     eventually(lambda: not is_alive(pid))
     assert attempts(2)[0].pid == pid
     assert start().wait() == 0
@@ -189,13 +189,13 @@ def test_worker_killed_before_it_lets_the_trainer_go(tmp_path, start):
 
 
 def test_what_has_changed_since_the_submit_is_read_anew(tmp_path, start):
-    """A data set that was changed while its reader waited on deck: told, and not trained on."""
+    """A data set that changed while the standby waited: reported, and not trained on."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"question": "1+1", "answer": "2"}\n')
     submit(tmp_path, endless("a"), name="first")
     submit(tmp_path, short("b"), name="second")
     worker = start()
-    pid = on_deck(worker)
+    pid = standby_pid(worker)
     # What is frozen is compared at the launch, which writes it to the attempt's log.
     home().attempt_log(2, 1).write_text("[frozen] rows.jsonl has changed\n")
     with Store.open() as store:
@@ -206,12 +206,12 @@ def test_what_has_changed_since_the_submit_is_read_anew(tmp_path, start):
     assert "[frozen]" in only_log(2)
 
 
-def test_a_trainer_that_took_the_place_of_the_one_on_deck_can_be_adopted(tmp_path, start):
+def test_a_trainer_that_took_the_place_of_a_standby_can_be_adopted(tmp_path, start):
     """Its worker dies before it has noted its pid; the next one finds it and can stop it."""
     submit(tmp_path, endless("a"), name="first")
     submit(tmp_path, endless("b"), name="second")
     dying = start(GRPO_SWEEP_CRASH_AT="launcher.spawned:2")
-    on_deck(dying)
+    standby_pid(dying)
     home().attempt_log(2, 1).write_text("[frozen] rows.jsonl has changed\n")
     with Store.open() as store:
         store.cancel([1])
@@ -224,7 +224,7 @@ def test_a_trainer_that_took_the_place_of_the_one_on_deck_can_be_adopted(tmp_pat
     assert states() == ["cancelled", "cancelled"]
 
 
-# --- the deck alone
+# --- the slot alone
 
 
 @pytest.fixture
@@ -248,22 +248,22 @@ def claimed():
 
 def test_a_file_that_was_another_meanwhile_is_read_anew(tmp_path, coming):
     """Changed and changed back while the trainer prepared itself: nobody knows what it has read."""
-    deck = Deck(home(), FAKE)
-    pid = deck.put(*coming)
+    slot = StandbySlot(home(), FAKE)
+    pid = slot.put(*coming)
     before = (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "rows.jsonl").write_text('{"other": 1}\n')
     (tmp_path / "rows.jsonl").write_text(before)
-    assert deck.take(*claimed(), coming[1]) is None
+    assert slot.take(*claimed(), coming[1]) is None
     assert not is_alive(pid)
     assert not is_held(home().run_lock(1))
 
 
 def test_one_that_dies_when_it_is_let_go_leaves_nothing(coming):
     """Not even its log, to which the one that takes its place would add its own."""
-    deck = Deck(home(), FAKE)
-    pid = deck.put(*coming)
+    slot = StandbySlot(home(), FAKE)
+    pid = slot.put(*coming)
     run, attempt = claimed()
-    standby = deck.take(run, attempt, coming[1])
+    standby = slot.take(run, attempt, coming[1])
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not is_alive(pid))
     assert standby.go(attempt) is None
@@ -274,21 +274,21 @@ def test_one_that_dies_when_it_is_let_go_leaves_nothing(coming):
 def test_a_dead_one_is_dismissed_with_its_children(coming):
     """Such as a library may start."""
     code = "import subprocess as s; print(s.Popen(['sleep', '600']).pid, flush=True); input()"
-    deck = Deck(home(), (sys.executable, "-c", code))
-    pid = deck.put(*coming)
-    said = eventually(lambda: home().deck_log.read_text().splitlines()[1:])
+    slot = StandbySlot(home(), (sys.executable, "-c", code))
+    pid = slot.put(*coming)
+    said = eventually(lambda: home().standby_log.read_text().splitlines()[1:])
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not is_alive(pid))
-    assert deck.take(*claimed(), coming[1]) is None
+    assert slot.take(*claimed(), coming[1]) is None
     eventually(lambda: not is_alive(int(said[0])))
 
 
-def test_a_lock_that_cannot_be_made_leaves_the_deck_empty(coming):
+def test_a_lock_that_cannot_be_made_leaves_the_slot_empty(coming):
     """Nobody is prepared, and the worker goes on with the trainer that runs."""
     home().run_lock(1).mkdir()
-    deck = Deck(home(), FAKE)
-    assert deck.put(*coming) is None
-    assert deck.holds(None)
+    slot = StandbySlot(home(), FAKE)
+    assert slot.put(*coming) is None
+    assert slot.holds(None)
 
 
 def test_memory_decides_where_nobody_says(monkeypatch):
@@ -311,15 +311,15 @@ def real(name, folder, seed, **values):
     return planned(name, **settings)
 
 
-@pytest.mark.parametrize("deck", [True, False])
-def test_real_trainers_write_the_same_on_deck_and_off(tmp_path, start, deck):
+@pytest.mark.parametrize("prewarm", [True, False])
+def test_real_trainers_write_the_same_with_and_without_prewarming(tmp_path, start, prewarm):
     """Two runs each: files and logs of the second equal those of a trainer started by hand."""
     submit(tmp_path, real("a", "a", 0), real("b", "b", 1))
-    worker = start(trainer=TRAINER, on_deck=deck)
+    worker = start(trainer=TRAINER, prewarm=prewarm)
     assert worker.wait() == 0, worker.text
     assert states() == ["completed"] * 2
-    if deck:
-        assert attempts(2)[0].pid == on_deck(worker)
+    if prewarm:
+        assert attempts(2)[0].pid == standby_pid(worker)
     words = [word for item in runs()[1].set for word in ("--set", item)]
     by_hand = [*TRAINER, *words, "--set", "output_dir=by-hand", "--strict"]
     config = home().frozen_config(1)
@@ -329,15 +329,15 @@ def test_real_trainers_write_the_same_on_deck_and_off(tmp_path, start, deck):
 
 
 def _prepared(folder, **fields):
-    """A real trainer on deck, which holds its stdin's other end."""
+    """A real standby, which holds its stdin's other end."""
     return subprocess.Popen(
-        command(folder, "--strict", "--on-deck", **fields),
+        command(folder, "--strict", "--prewarm", **fields),
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
 
 
-def test_on_deck_nothing_is_touched(tmp_path):
+def test_a_standby_touches_nothing(tmp_path):
     """No folder, no GPU lock, and the end of stdin is its end, whatever it does just then."""
     trainer = _prepared(tmp_path / "out")
     trainer.stdin.close()
@@ -346,7 +346,7 @@ def test_on_deck_nothing_is_touched(tmp_path):
     assert not os.path.exists(os.environ["GRPO_GPU_LOCK"])
 
 
-def test_on_deck_stdin_is_the_workers_alone(tmp_path):
+def test_the_stdin_of_a_standby_is_the_workers_alone(tmp_path):
     """What asks or is started meanwhile finds an empty stdin, and never takes the call."""
     trainer = _prepared(tmp_path / "out", max_train_samples=2)
     eventually(lambda: os.readlink(f"/proc/{trainer.pid}/fd/0") == "/dev/null")
@@ -354,7 +354,7 @@ def test_on_deck_stdin_is_the_workers_alone(tmp_path):
     assert trainer.returncode == 0, err
 
 
-def test_on_deck_no_reward_of_the_users_is_loaded(tmp_path):
+def test_a_standby_loads_no_reward_of_the_users(tmp_path):
     """It may bring a model along, and the GPU is another trainer's: not before its turn."""
     reward = tmp_path / "mine.py"
     reward.write_text(
@@ -376,7 +376,7 @@ def test_a_trainer_without_stdout_ends_as_any_other(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_stopped_trainer_on_deck_says_that_it_can_go_on(tmp_path):
+def test_a_stopped_standby_says_that_it_can_go_on(tmp_path):
     """SIGTERM while it waits: exit code 75, and no verdict in a folder that is not its own."""
     trainer = _prepared(tmp_path / "out")
     eventually(lambda: trainer.stderr.readline().startswith(b"[config] loading"))
@@ -385,7 +385,7 @@ def test_a_stopped_trainer_on_deck_says_that_it_can_go_on(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_fails_on_deck_is_told_at_its_turn(tmp_path):
+def test_what_fails_in_a_standby_is_reported_at_its_turn(tmp_path):
     """A data set that is not there: the usual message, exit code and result.json, once."""
     trainer = _prepared(tmp_path / "out", dataset="nowhere.jsonl")
     _, err = trainer.communicate(b"go\n", DEADLINE_S)
