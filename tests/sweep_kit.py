@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.queue.store import Store
-from orchestrator.results.leaderboard import reduce_curve
+from orchestrator.results.objective import reduce_curve
 from orchestrator.results.training_log import read_curve, read_progress
 from orchestrator.run import Objective, Outcome, Plan, PlannedRun, Progress, Verdict
 from orchestrator.system.paths import home

@@ -38,8 +38,9 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
     """
     from orchestrator.results import stats
     from orchestrator.results.leaderboard import differing_keys, first_against_second, ranking
+    from orchestrator.results.objective import scores
     from orchestrator.views.json_shapes import best_shape, history_shape
-    from orchestrator.views.results import best_table, scores
+    from orchestrator.views.results import best_table
 
     found, runs = _sweep_and_runs(sweep)
     if history:
@@ -161,8 +162,9 @@ def compare(sweep: str, key: str, as_json: bool) -> None:
     from grpo_core.config import FIELDS, did_you_mean
     from orchestrator.errors import UsageError
     from orchestrator.results.leaderboard import by_parameter
+    from orchestrator.results.objective import scores
     from orchestrator.views.json_shapes import levels_shape
-    from orchestrator.views.results import levels_table, scores
+    from orchestrator.views.results import levels_table
 
     found, runs = _sweep_and_runs(sweep)
     moved = dict.fromkeys(name for run in runs for name in run.overrides)

@@ -75,7 +75,7 @@ def confirm(
 
 def _finalists(sweep: "Sweep", runs: "list[Run]", top: int) -> "list[Row]":
     from orchestrator.results.leaderboard import ranking
-    from orchestrator.views.results import scores
+    from orchestrator.results.objective import scores
 
     rows = ranking(scores(runs, sweep.objective), sweep.objective)
     if not rows:

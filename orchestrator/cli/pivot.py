@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 def show_pivot(ref: str, keys: Sequence[str], as_json: bool) -> None:
     """Print the objective of a sweep by one or two parameters, as a table or as JSON."""
     from orchestrator.queue.status_queries import StatusQueries
+    from orchestrator.results.objective import objective_value
     from orchestrator.results.pivot import cells
     from orchestrator.views.pivot import pivot_shape, pivot_table
-    from orchestrator.views.results import objective_value
 
     with StatusQueries.open(readonly=True) as store:
         sweep = store.sweep(ref)

@@ -16,7 +16,7 @@ from orchestrator.queue import schema
 from orchestrator.queue.connection import Row
 from orchestrator.queue.queries import Reads
 from orchestrator.queue.rows import dump
-from orchestrator.results.training_log import read_value
+from orchestrator.results.objective import read_value
 from orchestrator.run import (
     Extension,
     Plan,

@@ -18,7 +18,8 @@ from orchestrator.errors import SweepError
 from orchestrator.plan.next_runs import importance_of
 from orchestrator.queue.store import Store
 from orchestrator.results.curves import Curve
-from orchestrator.results.leaderboard import Row, Score, differing_keys, ranking, reduce_curve
+from orchestrator.results.leaderboard import Row, differing_keys, ranking
+from orchestrator.results.objective import Score, reduce_curve
 from orchestrator.results.stats import mean
 from orchestrator.results.training_log import read_curves
 from orchestrator.run import Attempt, Objective, Run, RunState, Sweep
@@ -105,11 +106,6 @@ class Facts:
         """A setting in words: `learning_rate 1e-5 · num_generations 8`."""
         words = [f"{key} {setting_value(overrides[key])}" for key in self.keys if key in overrides]
         return " · ".join(words) or "the base config"
-
-
-def setting_key(overrides: Mapping[str, Any]) -> str:
-    """Tells settings apart, as the ranking does."""
-    return json.dumps(overrides, sort_keys=True)
 
 
 def gather(

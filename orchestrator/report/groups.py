@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.report.colours import CATEGORIES, ORDERED, spread_over
-from orchestrator.report.gather import Facts, setting_key
+from orchestrator.report.gather import Facts
+from orchestrator.results.objective import setting_key
 from orchestrator.text import setting_value
 
 # More values of a key than these cannot be told apart by colour.

@@ -5,23 +5,15 @@ from whoever read the training logs. The statistics themselves are in `stats.py`
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.results import stats
-from orchestrator.run import Objective, Run
+from orchestrator.results.objective import Score
+from orchestrator.run import Objective
 
 Statistic = Callable[[Sequence[float]], float]
-
-
-@dataclass(frozen=True)
-class Score:
-    """The value of the objective that one run reached."""
-
-    run: Run
-    value: float
 
 
 @dataclass(frozen=True)
@@ -41,20 +33,6 @@ class Row:
     def n(self) -> int:
         """How many runs the mean rests on."""
         return len(self.scores)
-
-
-def reduce_curve(values: Sequence[float], objective: Objective) -> float | None:
-    """One number for a run from the values of its metric in logged order; None without any.
-
-    `last`, `best` by the goal, or `last:N`, the mean of the last N.
-    """
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return None
-    if objective.reduce == "best":
-        return max(finite) if objective.goal == "max" else min(finite)
-    count = int(objective.reduce.partition(":")[2] or 1)
-    return math.fsum(finite[-count:]) / len(finite[-count:])
 
 
 def ranking(

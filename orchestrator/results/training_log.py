@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.results.leaderboard import reduce_curve
-from orchestrator.run import Objective, Progress
+from orchestrator.run import Progress
 from orchestrator.system.paths import RunPaths
 
 Line = dict[str, Any]
@@ -30,11 +29,6 @@ def read_progress(folder: Path) -> Progress:
 def read_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
     """(update, value) of a metric in logged order; of evaluations the held-out ones only."""
     return read_curves(folder, [metric])[metric]
-
-
-def read_value(folder: Path, objective: Objective) -> float | None:
-    """What an objective is now by the run's log; None where that does not say."""
-    return reduce_curve([value for _, value in read_curve(folder, objective.metric)], objective)
 
 
 def read_curves(folder: Path, metrics: Iterable[str]) -> dict[str, list[tuple[int, float]]]:

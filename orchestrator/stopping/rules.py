@@ -19,7 +19,7 @@ from typing import Any
 from grpo_core.config import did_you_mean
 from orchestrator.errors import SpecError
 from orchestrator.numbers import short_number
-from orchestrator.results.leaderboard import reduce_curve
+from orchestrator.results.objective import reduce_curve
 from orchestrator.run import END_STATES, Objective, RunState
 
 Line = Mapping[str, Any]

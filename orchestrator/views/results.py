@@ -1,14 +1,14 @@
 """What came of a sweep: the ranking of its settings, and its runs with their curves."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.names import SHORT_NAMES
-from orchestrator.results.leaderboard import Level, Row, Score, differing_keys, reduce_curve
+from orchestrator.results.leaderboard import Level, Row, differing_keys
 from orchestrator.run import Objective, Run, RunState
 from orchestrator.text import UNKNOWN, duration, metric, percent, setting_value, sparkline
 from orchestrator.views.overview import curve
@@ -18,22 +18,6 @@ _CURVE_WIDTH = 16
 
 
 # --- settings
-
-
-def objective_value(run: Run, objective: Objective) -> float | None:
-    """The value that the run reached; from its log, else from what was recorded at its end."""
-    values = [value for _, value in curve(run.folder, objective.metric)]
-    recorded = run.metrics.get(objective.metric)
-    if not values and isinstance(recorded, int | float) and math.isfinite(recorded):
-        values = [float(recorded)]
-    return reduce_curve(values, objective)
-
-
-def scores(runs: Iterable[Run], objective: Objective) -> list[Score]:
-    """The completed runs that have a value; what was stopped early cannot be compared with them."""
-    done = (run for run in runs if run.state is RunState.COMPLETED)
-    found = ((run, objective_value(run, objective)) for run in done)
-    return [Score(run, value) for run, value in found if value is not None]
 
 
 def best_table(

@@ -19,10 +19,10 @@ from orchestrator.errors import SpecError, SweepError, WorkerBusy
 from orchestrator.plan.provenance import changes, reads_the_same
 from orchestrator.queue.next_state import EXIT_INTERRUPTED, Ending, StopRequest, judge
 from orchestrator.queue.store import Before, Store
+from orchestrator.results.objective import read_value
 from orchestrator.results.training_log import (
     read_progress,
     read_result,
-    read_value,
     result_identity,
 )
 from orchestrator.run import Attempt, Outcome, Progress, Run, RunState, Sweep, Verdict

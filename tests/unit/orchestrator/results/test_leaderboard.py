@@ -6,13 +6,12 @@ import pytest
 
 from orchestrator.results import stats
 from orchestrator.results.leaderboard import (
-    Score,
     by_parameter,
     differing_keys,
     first_against_second,
     ranking,
-    reduce_curve,
 )
+from orchestrator.results.objective import Score
 from orchestrator.run import Objective, Run, RunState
 
 RUN = Run(
@@ -29,31 +28,6 @@ def score(value, run_id=1, **overrides):
 
 def seeded(value, seed, **overrides):
     return Score(replace(RUN, seed=seed, overrides=overrides), value)
-
-
-@pytest.mark.parametrize(
-    ("reduce", "goal", "expected"),
-    [
-        ("last", "max", 2.0),
-        ("best", "max", 5.0),
-        ("best", "min", 1.0),
-        ("last:2", "max", 1.5),
-        ("last:3", "max", 8 / 3),
-        ("last:99", "max", 2.75),
-    ],
-)
-def test_a_curve_becomes_one_number(reduce, goal, expected):
-    """By hand over 3, 5, 1, 2."""
-    objective = Objective("em", goal, reduce)
-    assert reduce_curve([3.0, 5.0, 1.0, 2.0], objective) == pytest.approx(expected)
-
-
-def test_a_curve_without_finite_values_has_no_number():
-    """NaN is never best, nor last."""
-    assert reduce_curve([], Objective()) is None
-    assert reduce_curve([float("nan")], Objective()) is None
-    assert reduce_curve([1.0, float("nan")], Objective()) == 1.0
-    assert reduce_curve([1.0, float("inf")], Objective(reduce="best")) == 1.0
 
 
 def test_settings_are_ranked_by_their_mean_over_seeds():

@@ -14,6 +14,7 @@ from rich.text import Text
 from orchestrator.queue.eta import Work
 from orchestrator.queue.status_queries import HistoryEvent
 from orchestrator.results.leaderboard import ranking
+from orchestrator.results.objective import scores
 from orchestrator.run import (
     END_STATES,
     Attempt,
@@ -45,7 +46,7 @@ from orchestrator.views.live import Lines, ended_words, progress_words
 from orchestrator.views.now import flow
 from orchestrator.views.overview import Facts, curve, overview, progress_of
 from orchestrator.views.plan import plan_table
-from orchestrator.views.results import best_table, result_rows, results_table, scores
+from orchestrator.views.results import best_table, result_rows, results_table
 from orchestrator.views.status import rows_for, status_picture
 from orchestrator.views.story import Story
 from orchestrator.views.tables import runs_table
