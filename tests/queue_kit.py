@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.queue.store import Before, Store
-from orchestrator.run import Limits, Plan, PlannedRun, Retry, Run, RunState
+from orchestrator.run import Limits, Plan, PlannedRun, Retry
 from orchestrator.system.paths import home
 
 TESTS = Path(__file__).parent
@@ -35,19 +35,6 @@ def submit(cwd, *runs, name="s", **kwargs):
     """Queue these runs in the home that the environment names; the sweep."""
     with Store.open(home().db) as store:
         return store.add_sweep(name, lambda free: plan_of(cwd, *runs, name=free, **kwargs))
-
-
-def a_run(**values):
-    """A running run in its first attempt, as the queue would hold it."""
-    fields = {
-        **dict.fromkeys(("reason", "request", "hash", "not_before", "update", "updates_total")),
-        **dict.fromkeys(("exit_code", "started", "ended")),
-        **{"id": 1, "sweep_id": 1, "sweep": "s", "name": "a", "position": 0, "priority": 0},
-        **{"state": RunState.RUNNING, "seed": 0, "overrides": {}, "set": (), "tags": ()},
-        **{"output_dir": "out/a", "cwd": "/", "attempt": 1, "deaths": 1, "metrics": {}},
-        **{"wall_s": 0.0, "created": "2026-01-01T00:00:00.000Z"},
-    }
-    return Run(**{**fields, **values})
 
 
 def nothing_before(run):

@@ -1,4 +1,4 @@
-"""What a run is worth and which setting it has: asked here by everything that ranks or shows runs.
+"""The value of a run and the key of its setting, for everything that ranks or shows runs.
 
 `leaderboard` ranks what comes from here; where a curve is read is `training_log`.
 """

@@ -26,7 +26,8 @@ from orchestrator.worker.notices import (
     parse_command,
     run_quietly,
 )
-from tests.queue_kit import FAKE, a_run, eventually, is_alive, planned, states, submit
+from tests.queue_kit import FAKE, eventually, is_alive, planned, states, submit
+from tests.records import a_run
 from tests.sweep_kit import finish_next
 
 SCRIPT = """#!{python}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from orchestrator.queue.eta import NOTHING, Span, Work, left
 from orchestrator.run import Progress, RunState, Share
-from tests.queue_kit import a_run
+from tests.records import a_run
 
 DONE, QUEUED, RUNNING, PAUSED = (
     RunState.COMPLETED, RunState.QUEUED, RunState.RUNNING, RunState.PAUSED,

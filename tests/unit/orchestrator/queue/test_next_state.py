@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.queue.next_state import Ending, StopRequest, decide, judge, stamp
 from orchestrator.run import Outcome, Retry, RunState, Verdict
-from tests.queue_kit import a_run
+from tests.records import a_run
 
 DONE = {"status": "completed", "exit_code": 0, "reason": "all updates done"}
 METAL = "[METAL] Command buffer execution failed: kIOGPUCommandBufferCallbackError"

@@ -1,7 +1,5 @@
 """Ranking and comparison of settings, against numbers worked out by hand."""
 
-from dataclasses import replace
-
 import pytest
 
 from orchestrator.results import stats
@@ -12,22 +10,16 @@ from orchestrator.results.leaderboard import (
     ranking,
 )
 from orchestrator.results.objective import Score
-from orchestrator.run import Objective, Run, RunState
-
-RUN = Run(
-    id=1, sweep_id=1, sweep="s", name="r", position=0, priority=0, state=RunState.COMPLETED,
-    reason=None, request=None, seed=0, overrides={}, set=(), output_dir="o", cwd="/", tags=(),
-    hash=None, attempt=1, deaths=0, not_before=None, update=1, updates_total=1, metrics={},
-    wall_s=1.0, exit_code=0, created="", started=None, ended=None,
-)  # fmt: skip
+from orchestrator.run import Objective
+from tests.records import a_done_run
 
 
 def score(value, run_id=1, **overrides):
-    return Score(replace(RUN, id=run_id, overrides=overrides), value)
+    return Score(a_done_run(id=run_id, overrides=overrides), value)
 
 
 def seeded(value, seed, **overrides):
-    return Score(replace(RUN, seed=seed, overrides=overrides), value)
+    return Score(a_done_run(seed=seed, overrides=overrides), value)
 
 
 def test_settings_are_ranked_by_their_mean_over_seeds():

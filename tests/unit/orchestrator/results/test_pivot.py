@@ -8,7 +8,7 @@ from rich.console import Console
 from orchestrator.results.pivot import cells
 from orchestrator.run import Objective, RunState
 from orchestrator.views.pivot import pivot_shape, pivot_table
-from tests.queue_kit import a_run
+from tests.records import a_run
 
 COMPLETED, QUEUED = RunState.COMPLETED, RunState.QUEUED
 

@@ -17,15 +17,10 @@ from orchestrator.results.leaderboard import ranking
 from orchestrator.results.objective import scores
 from orchestrator.run import (
     END_STATES,
-    Attempt,
-    Limits,
     Objective,
     Progress,
-    Retry,
-    Run,
     RunState,
     Share,
-    Sweep,
 )
 from orchestrator.text import (
     bar,
@@ -51,19 +46,10 @@ from orchestrator.views.status import rows_for, status_picture
 from orchestrator.views.story import Story
 from orchestrator.views.tables import runs_table
 from orchestrator.worker.events import Event
+from tests.records import a_done_run, a_sweep, an_attempt
 
-RUN = Run(
-    id=1, sweep_id=1, sweep="s", name="r", position=0, priority=0, state=RunState.COMPLETED,
-    reason=None, request=None, seed=0, overrides={"learning_rate": 1e-5}, set=(),
-    output_dir="o", cwd="/nowhere", tags=(), hash=None, attempt=1, deaths=0, not_before=None,
-    update=10, updates_total=10, metrics={"em": 0.5}, wall_s=20.0, exit_code=0,
-    created="2026-01-01T00:00:00Z", started="2026-01-01T00:00:00Z", ended="2026-01-01T00:00:20Z",
-)  # fmt: skip
-SWEEP = Sweep(
-    id=1, name="s", priority=0, paused=False, reason=None, config_text="", config_source="b.toml",
-    spec_text="", cwd="/nowhere", objective=Objective(), limits=Limits(), retry=Retry(),
-    created="2026-01-01T00:00:00Z", counts={RunState.COMPLETED: 1, RunState.QUEUED: 1},
-)  # fmt: skip
+RUN = a_done_run(name="r", overrides={"learning_rate": 1e-5}, output_dir="o", metrics={"em": 0.5})
+SWEEP = a_sweep(counts={RunState.COMPLETED: 1, RunState.QUEUED: 1})
 
 
 def logged(tmp_path, *lines, torn=""):
@@ -241,11 +227,7 @@ def test_status_json_is_as_the_design_says():
 
 def test_show_json_is_a_run_with_its_command_and_attempts():
     """Every key of the design, in its order."""
-    attempt = Attempt(
-        id=1, run_id=1, n=1, host="h", boot_id="b", pid=5, pid_started=1.0, checkpoint=-1,
-        result_before=None, started="t", ended=None, wall_s=0.0, exit_code=None, signal=None,
-        outcome=None, reason=None, evidence=None, log="/l",
-    )  # fmt: skip
+    attempt = an_attempt(pid=5, pid_started=1.0, started="t", log="/l")
     story = Story(
         run=RUN, sweep=SWEEP, progress=Progress(), attempts=[attempt], waits_for=["x"],
         history=[HistoryEvent("t", "paused", "asked for")], command=["python"],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.run import Attempt, Verdict
+from orchestrator.run import Verdict
 from orchestrator.system.locks import is_held, try_lock
 from orchestrator.system.paths import home
 from orchestrator.worker.launcher import (
@@ -20,7 +20,8 @@ from orchestrator.worker.launcher import (
     launch,
     read_tail,
 )
-from tests.queue_kit import FAKE, a_run, eventually, is_alive, kill_group
+from tests.queue_kit import FAKE, eventually, is_alive, kill_group
+from tests.records import a_run, an_attempt
 
 _PRINT = (
     sys.executable,
@@ -35,13 +36,9 @@ def here():
     return home().make()
 
 
-def an_attempt(here, **values):
-    """The first attempt of run 1, as the queue would hold it."""
-    none = dict.fromkeys(("pid", "pid_started", "result_before", "ended", "exit_code", "signal"))
-    none |= dict.fromkeys(("outcome", "reason", "evidence"))
-    fields = {"id": 5, "run_id": 1, "n": 1, "host": "h", "boot_id": "b", "checkpoint": -1}
-    fields |= {"started": "2026", "wall_s": 0.0, "log": str(here.attempt_log(1, 1))}
-    return Attempt(**{**none, **fields, **values})
+def first_attempt(here, **values):
+    """The first attempt of run 1, its log where the worker puts it."""
+    return an_attempt(log=str(here.attempt_log(1, 1)), **values)
 
 
 def fake_run(tmp_path, *words):
@@ -63,7 +60,7 @@ def test_command_is_the_contract(here):
 
 def test_trainer_runs_in_the_folder_of_the_submit_and_says_so_in_its_log(tmp_path, here):
     """Its own session, its words in the attempt's log under the exact command."""
-    run, attempt = a_run(set=("a=1",), cwd=str(tmp_path)), an_attempt(here)
+    run, attempt = a_run(set=("a=1",), cwd=str(tmp_path)), first_attempt(here)
     trainer = launch(run, attempt, here, _PRINT)
     assert os.getsid(trainer.pid) == trainer.pid
     assert trainer.wait(30)
@@ -77,7 +74,7 @@ def test_trainer_runs_in_the_folder_of_the_submit_and_says_so_in_its_log(tmp_pat
 
 def test_lock_of_the_run_is_held_as_long_as_the_trainer_lives(tmp_path, here):
     """Also when the worker has let go of it."""
-    trainer = launch(fake_run(tmp_path), an_attempt(here), here, FAKE)
+    trainer = launch(fake_run(tmp_path), first_attempt(here), here, FAKE)
     trainer.close()
     assert is_held(here.run_lock(1))
     trainer.kill()
@@ -88,7 +85,7 @@ def test_lock_of_the_run_is_held_as_long_as_the_trainer_lives(tmp_path, here):
 
 def test_interrupt_lets_the_trainer_save(tmp_path, here):
     """SIGTERM: a checkpoint, exit 75."""
-    trainer = launch(fake_run(tmp_path), an_attempt(here), here, FAKE)
+    trainer = launch(fake_run(tmp_path), first_attempt(here), here, FAKE)
     eventually(lambda: (tmp_path / "out/checkpoint-1").exists())
     trainer.interrupt()
     assert trainer.wait(30)
@@ -98,7 +95,7 @@ def test_interrupt_lets_the_trainer_save(tmp_path, here):
 
 def test_children_do_not_outlive_the_trainer(tmp_path, here):
     """However it ends, its group is gone."""
-    trainer = launch(fake_run(tmp_path, "child=true"), an_attempt(here), here, FAKE)
+    trainer = launch(fake_run(tmp_path, "child=true"), first_attempt(here), here, FAKE)
     eventually(lambda: (tmp_path / "out/checkpoint-1").exists())
     child = int((tmp_path / "out/child").read_text())
     trainer.interrupt()
@@ -109,7 +106,7 @@ def test_children_do_not_outlive_the_trainer(tmp_path, here):
 
 def test_adopted_trainer_can_be_stopped_by_its_token(tmp_path, here):
     """Nobody recorded its pid: what it carries in its environment finds it."""
-    attempt = an_attempt(here)
+    attempt = first_attempt(here)
     trainer = launch(fake_run(tmp_path), attempt, here, FAKE)
     trainer.close()
     eventually(lambda: (tmp_path / "out/checkpoint-1").exists())
@@ -125,10 +122,10 @@ def test_adopted_trainer_can_be_stopped_by_its_token(tmp_path, here):
 
 def test_another_process_with_the_pid_of_a_trainer_is_never_signalled(tmp_path, here):
     """A pid that was given to somebody else since: same number, other start."""
-    stranger = launch(fake_run(tmp_path), an_attempt(here), here, FAKE)
+    stranger = launch(fake_run(tmp_path), first_attempt(here), here, FAKE)
     stranger.close()
     eventually(lambda: (tmp_path / "out/checkpoint-1").exists())
-    ours = an_attempt(here, run_id=2, pid=stranger.pid, pid_started=1.0)
+    ours = first_attempt(here, run_id=2, pid=stranger.pid, pid_started=1.0)
     adopted = Adopted(ours, here)
     for act in (adopted.interrupt, adopted.terminate, adopted.kill):
         act()
@@ -147,7 +144,7 @@ def test_another_process_with_the_pid_of_a_trainer_is_never_signalled(tmp_path, 
 def test_trainer_that_cannot_be_started_is_said(here, run, trainer, words, verdict):
     """No process: the reason, whether it may be tried again, and the lock is free."""
     with pytest.raises(LaunchError, match=words) as caught:
-        launch(run, an_attempt(here), here, trainer)
+        launch(run, first_attempt(here), here, trainer)
     assert caught.value.verdict == Verdict(verdict)
     assert not is_held(here.run_lock(1))
 
@@ -156,7 +153,7 @@ def test_run_whose_lock_is_held_is_not_started(tmp_path, here, monkeypatch):
     """A left-over process of the run keeps a second trainer away."""
     monkeypatch.setattr("orchestrator.worker.launcher._LEFTOVERS_S", 0.05)
     with try_lock(here.run_lock(1)), pytest.raises(LaunchError, match="earlier attempt"):
-        launch(fake_run(tmp_path), an_attempt(here), here, FAKE)
+        launch(fake_run(tmp_path), first_attempt(here), here, FAKE)
 
 
 def test_frozen_config_is_written_whole_and_mended(here):
@@ -183,4 +180,4 @@ def test_tail_of_a_log(tmp_path):
 def test_token_names_queue_and_attempt(here):
     """Two queues may both have an attempt 5."""
     other = replace(here, root=here.root / "other")
-    assert attempt_token(an_attempt(here), here) != attempt_token(an_attempt(here), other)
+    assert attempt_token(first_attempt(here), here) != attempt_token(first_attempt(here), other)
