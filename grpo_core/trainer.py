@@ -190,7 +190,7 @@ class Run:
         self.train_prompts = data.train
         self.held_out: dict[str, list[Prompt]] = {"test": data.test, "train": data.train_eval}
         self.schedule = make_schedule(self.cfg, len(data.train))
-        plan = _plan(self.cfg, policy, state)
+        plan = _plan(self.cfg, policy, state, console)
         self.learner = Learner(policy, self.cfg, plan, stop.check, console.line)
         self.experience: Experience | None = None
         self.log = JsonLines(self.path / LOG_FILE, self.cfg.log_jsonl)
@@ -433,9 +433,9 @@ class Run:
             self.policy.save(folder, self.cfg)
 
 
-def _plan(cfg: MLXGRPOConfig, policy: Policy, state: RunState) -> MemoryPlan:
+def _plan(cfg: MLXGRPOConfig, policy: Policy, state: RunState, console: Console) -> MemoryPlan:
     """How updates are cut: what the run chose by itself before stays, the config's word counts."""
-    plan = plan_memory(policy, cfg)
+    plan = plan_memory(policy, cfg, console.line)
     chosen = {
         "micro_batch_size": cfg.micro_batch_size == 0,
         "logprob_chunk_tokens": cfg.logprob_chunk_tokens == 0,

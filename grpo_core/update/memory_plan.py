@@ -13,6 +13,7 @@ import mlx.core as mx
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.errors import ModelError
 from grpo_core.model.device import ADVISED_SHARE, GB, advised_bytes
+from grpo_core.model.gradient_checkpointing import keeps_gradient
 from grpo_core.model.policy import Policy
 from grpo_core.update.memory_estimate import PER_LOGIT, Shape, estimate, model_shape
 
@@ -46,13 +47,31 @@ class MemoryPlan:
         return {**asdict(self), "grad_checkpoint": "on" if self.grad_checkpoint else "off"}
 
 
-def plan_memory(policy: Policy, cfg: MLXGRPOConfig) -> MemoryPlan:
-    """The configuration's own values, and what fits this machine where it says auto."""
+def plan_memory(
+    policy: Policy, cfg: MLXGRPOConfig, say: Callable[[str], None] = lambda _: None
+) -> MemoryPlan:
+    """The configuration's own values, and what fits this machine where it says auto.
+
+    Raises ModelError where layers are to be recomputed and that would change the gradient.
+    """
     try:
         shape = model_shape(policy.config, cfg)
     except ModelError:
         shape = None  # an architecture that the estimate does not know trains all the same
-    return choose(shape, cfg, budget_bytes(cfg), policy.can_share_prefix)
+    plan = choose(shape, cfg, budget_bytes(cfg), policy.can_share_prefix)
+    if not plan.grad_checkpoint or keeps_gradient(policy.model):
+        return plan
+    if cfg.grad_checkpoint == "on":
+        raise ModelError(
+            f"{policy.base}: its layers hand on more than their arguments show, so that "
+            "grad_checkpoint=on would give a wrong gradient; set grad_checkpoint=off"
+        )
+    say(
+        "[memory] grad_checkpoint stays off, though memory is short: it would change the gradient "
+        "of this model"
+    )
+    without = replace(cfg, grad_checkpoint="off")
+    return choose(shape, without, budget_bytes(cfg), policy.can_share_prefix)
 
 
 def choose(

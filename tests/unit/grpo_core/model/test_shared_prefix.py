@@ -13,7 +13,7 @@ from grpo_core.rollout.sampling import Sampling
 from grpo_core.update.gradient import gradient, score
 from grpo_core.update.memory_plan import MemoryPlan
 from grpo_core.update.micro_batches import Sample
-from tests.zoo import MAKES, MIXING, SHARING, VOCAB, zoo_policy
+from tests.zoo import FEW, MIXING, SHARING, VOCAB, zoo_policy
 
 PROMPTS = [tuple(range(8, 17)), tuple(range(20, 34)), (30, 9, 41), tuple(range(38, 29, -1))]
 TEMPERATURE = 0.9
@@ -34,7 +34,7 @@ def rollouts(policy, prompts=PROMPTS, n=3):
     return generate_groups(policy, prompts, n, keys, Sampling(TEMPERATURE, LIMIT))
 
 
-@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("make", FEW)
 def test_what_a_model_can_do_is_found_by_trying(make):
     """Sliding windows and recurrent layers cannot share; gemma2's masks cannot mix lengths."""
     policy = zoo_policy(make)
@@ -42,7 +42,7 @@ def test_what_a_model_can_do_is_found_by_trying(make):
     assert policy.can_mix_lengths == (make in MIXING)
 
 
-@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("make", FEW)
 def test_rollouts_are_those_of_the_plain_model(make):
     """Log-probs of every drawn token, and the same tokens with other prompts in the batch."""
     policy = zoo_policy(make)
@@ -55,7 +55,7 @@ def test_rollouts_are_those_of_the_plain_model(make):
             np.testing.assert_allclose(logprobs, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("make", FEW)
 def test_gradient_and_scores_do_not_depend_on_the_way_there(make):
     """Plain batch, shared prompt, in parts, in chunks, recomputed: one gradient, one score."""
     policy = zoo_policy(make)
@@ -89,7 +89,7 @@ def test_gradient_and_scores_do_not_depend_on_the_way_there(make):
                 np.testing.assert_allclose(scores.logprobs, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("make", FEW)
 def test_head_and_trunk_are_the_model(make):
     """Cut in two and put together: bit for bit what the model gives."""
     policy = zoo_policy(make)
