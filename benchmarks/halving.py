@@ -12,10 +12,11 @@ from pathlib import Path
 from orchestrator.cli import main
 from orchestrator.queue.store import Store
 from orchestrator.run import Objective
-from orchestrator.stopping.rules import StopRule, replay
+from orchestrator.stopping.curves import curve_of
+from orchestrator.stopping.replay import replay
+from orchestrator.stopping.rules import StopRule
 from orchestrator.system.paths import home, shipped
 from orchestrator.worker import worker
-from orchestrator.worker.stop_monitor import curve_of
 
 RATES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 SPEC = """

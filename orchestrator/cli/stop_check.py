@@ -9,7 +9,8 @@ from orchestrator.stopping.rules import RULES
 
 if TYPE_CHECKING:
     from orchestrator.run import Run, Sweep
-    from orchestrator.stopping.rules import Replay, StopRule
+    from orchestrator.stopping.replay import Replay
+    from orchestrator.stopping.rules import StopRule
 
 
 @click.command("stop-check")
@@ -37,8 +38,8 @@ def stop_check(
     """
     from dataclasses import replace
 
-    from orchestrator.stopping.rules import replay
-    from orchestrator.worker.stop_monitor import curve_of
+    from orchestrator.stopping.curves import curve_of
+    from orchestrator.stopping.replay import replay
 
     with open_queue(readonly=True) as store:
         found = store.sweep(sweep)
@@ -73,8 +74,8 @@ def _given(sweep: "Sweep", warmup: str | None, health: tuple[str, ...]) -> "Stop
 
     from orchestrator.errors import SpecError, UsageError
     from orchestrator.spec.tables import METRICS
-    from orchestrator.stopping.rules import parse_health, parse_share
-    from orchestrator.worker.stop_monitor import stop_rule
+    from orchestrator.stopping.health import parse_health
+    from orchestrator.stopping.rules import parse_share, stop_rule
 
     own = stop_rule(sweep.stop)
     try:

@@ -30,7 +30,7 @@ from orchestrator.system.crashpoints import crashpoint
 
 if TYPE_CHECKING:
     # It brings the config's fields along, for which a status would have to wait.
-    from orchestrator.stopping.rules import Decision
+    from orchestrator.stopping.curves import Decision
 
 
 class Submitting(Reads):

@@ -8,7 +8,8 @@ from orchestrator.errors import SpecError
 from orchestrator.run import RETRYABLE, Limits, Objective, Retry, Search
 from orchestrator.search.suggest import METHODS
 from orchestrator.spec.document import MISSING, Document
-from orchestrator.stopping.rules import RULES, HealthRule, StopRule, parse_health, parse_share
+from orchestrator.stopping.health import HealthRule, parse_health
+from orchestrator.stopping.rules import RULES, StopRule, parse_share
 
 # The keys of training_log.jsonl that can rank runs (design, section 3), beside reward/NAME.
 METRICS = (

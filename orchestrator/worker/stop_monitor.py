@@ -1,27 +1,25 @@
-"""A sweep's stop rule at work: curves from the runs' folders, and what a running run must do.
+"""Watches the log of the running run and says when the sweep's stop rule ends it.
 
-The rules themselves are pure functions in `stopping.py`; who is signalled and what is recorded is
-the worker's business.
+The rules are in `stopping/`; `monitor.py` signals the trainer.
 """
 
-import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.queue.next_state import StopRequest
-from orchestrator.results.training_log import read_log
-from orchestrator.run import Run, RunState, Sweep
-from orchestrator.stopping.rules import Course, Curve, HealthRule, StopRule, halving, judge
+from orchestrator.run import Objective, Run, Sweep
+from orchestrator.stopping.curves import UNKNOWN_LENGTH, Decision, RunCurve, curve_of
+from orchestrator.stopping.halving import halving
+from orchestrator.stopping.health import unhealthy
+from orchestrator.stopping.median import below_median
+from orchestrator.stopping.rules import StopRule, stop_rule
 from orchestrator.system.paths import RunPaths
 
 # Judging may take so much of the worker's time, as a share.
 _EFFORT = 0.05
-# What a curve's length stands at as long as no line has said it.
-_UNKNOWN = 2**31
 
 
 @dataclass(frozen=True)
@@ -33,29 +31,17 @@ class Halt:
     evidence: str | None = None
 
 
-def stop_rule(told: Mapping[str, Any]) -> StopRule:
-    """The rule of a sweep, from what its row holds; the default where that is nothing."""
-    if not told:
-        return StopRule()
-    health = tuple(HealthRule(**rule) for rule in told["health"])
-    return StopRule(told["rule"], told["warmup"], health, told["eta"])
+def judge(
+    curve: RunCurve, peers: Iterable[RunCurve], rule: StopRule, objective: Objective
+) -> Decision | None:
+    """Whether a run stops now, by its health or by the median of its peers.
 
-
-def curve_of(run: Run, lines: Sequence[Mapping[str, Any]] | None = None) -> Curve:
-    """A run as the rules see it, from its log as it is now."""
-    lines = read_log(run.folder) if lines is None else lines
-    totals = [line["updates_total"] for line in lines if isinstance(line.get("updates_total"), int)]
-    total = totals[-1] if totals else run.updates_total
-    setting = json.dumps(run.overrides, sort_keys=True)
-    # A run without any line has come nowhere: any length will do.
-    length = total or (_UNKNOWN if lines else 1)
-    return Curve(run.id, setting, lines, length, run.state, run.wall_s)
-
-
-def courses_of(sweep: Sweep, runs: Sequence[Run]) -> dict[int, Course]:
-    """Where halving leads each run of a sweep, from the logs as they are now."""
-    curves = [curve_of(run) for run in runs if run.state is not RunState.CANCELLED]
-    return halving(curves, stop_rule(sweep.stop), sweep.objective)
+    `peers` are the other runs of the sweep; halving decides by itself, in `halving`.
+    """
+    sick = unhealthy(curve, rule.health)
+    if sick is not None or rule.rule != "median":
+        return sick
+    return below_median(curve, peers, rule, objective)
 
 
 class StopMonitor:
@@ -66,7 +52,7 @@ class StopMonitor:
         self._sweep = sweep
         self._rule = stop_rule(sweep.stop)
         self._runs = runs
-        self._others: list[Curve] | None = None
+        self._others: list[RunCurve] | None = None
         self._until: int | None = None
         self._not_before = 0.0
         self._size = -1
@@ -83,7 +69,7 @@ class StopMonitor:
         self._not_before = time.monotonic() + took / _EFFORT
         return found
 
-    def _judge(self, curve: Curve) -> Halt | None:
+    def _judge(self, curve: RunCurve) -> Halt | None:
         peers = self._peers() if self._rule.rule == "median" else []
         decision = judge(curve, peers, self._rule, self._sweep.objective)
         if decision is not None:
@@ -94,18 +80,18 @@ class StopMonitor:
             return Halt(ask, decision.reason, decision.evidence)
         return self._at_rung(curve) if self._rule.rule == "halving" else None
 
-    def _peers(self) -> list[Curve]:
+    def _peers(self) -> list[RunCurve]:
         """The other runs; nothing is added to them while this one holds the GPU."""
         if self._others is None:
             self._others = [curve_of(run) for run in self._runs() if run.id != self._run.id]
         return self._others
 
-    def _at_rung(self, curve: Curve) -> Halt | None:
-        if curve.total == _UNKNOWN or not curve.lines:
+    def _at_rung(self, curve: RunCurve) -> Halt | None:
+        if curve.total == UNKNOWN_LENGTH or not curve.lines:
             return None
         if self._until is None:
-            courses = halving([*self._peers(), curve], self._rule, self._sweep.objective)
-            self._until = courses[curve.run].until
+            steps = halving([*self._peers(), curve], self._rule, self._sweep.objective)
+            self._until = steps[curve.run].until
         if curve.update < self._until or self._until >= curve.total:
             return None
         reason = f"halving: waits at update {curve.update} for the other settings"

@@ -26,6 +26,7 @@ from orchestrator.results.training_log import (
     result_identity,
 )
 from orchestrator.run import Attempt, Outcome, Progress, Run, RunState, Sweep, Verdict
+from orchestrator.stopping.halving import halving_steps
 from orchestrator.system import paths, processes
 from orchestrator.system.crashpoints import crashpoint
 from orchestrator.system.locks import is_held
@@ -44,7 +45,6 @@ from orchestrator.worker.launcher import (
 from orchestrator.worker.monitor import RunMonitor
 from orchestrator.worker.serving import busy_words, holder_pid, serve_alone
 from orchestrator.worker.standby import StandbySlot, affordable
-from orchestrator.worker.stop_monitor import courses_of
 from orchestrator.worker.termination import Stops, Terminator, stop_signals
 
 # How often the worker looks at its signals, and, while idle, at the queue.
@@ -221,10 +221,10 @@ class _Worker:
         """Where all runs of a sweep wait at a rung, let the best go on and prune the others."""
         for sweep in self._store.at_rung():
             runs = self._store.runs(sweep.id)
-            courses = courses_of(sweep, runs)
+            steps = halving_steps(sweep, runs)
             for run in runs:
-                if run.rung is not None and run.id in courses:
-                    changed = self._store.leave_rung(run.id, courses[run.id].decision)
+                if run.rung is not None and run.id in steps:
+                    changed = self._store.leave_rung(run.id, steps[run.id].decision)
                     if changed is not None and changed.state is RunState.PRUNED:
                         self._tell("ended", f"pruned: {changed.reason}", changed)
 

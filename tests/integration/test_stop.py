@@ -4,7 +4,8 @@ from dataclasses import asdict, replace
 
 from orchestrator.queue.store import Store
 from orchestrator.run import Objective
-from orchestrator.stopping.rules import StopRule, parse_health
+from orchestrator.stopping.health import parse_health
+from orchestrator.stopping.rules import StopRule
 from orchestrator.system.paths import home
 from tests.queue_kit import WorkerProcess, attempts, plan_of, planned, runs, updates_logged
 

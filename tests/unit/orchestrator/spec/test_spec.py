@@ -12,8 +12,8 @@ from orchestrator.plan.expand import expand
 from orchestrator.run import Limits, Objective, Retry, Search
 from orchestrator.space.distributions import Uniform
 from orchestrator.spec.spec import read_spec
-from orchestrator.stopping.rules import NAN, HealthRule, StopRule
-from orchestrator.worker.stop_monitor import stop_rule
+from orchestrator.stopping.health import NAN, HealthRule
+from orchestrator.stopping.rules import StopRule, stop_rule
 
 BASE = 'model_name = "builtin/tiny"\nnum_generations = 4\nlearning_rate = 2e-5\n'
 
