@@ -11,7 +11,8 @@ from typing import Any
 from grpo_core.config import FIELDS, MLXGRPOConfig, check_value, validate
 from grpo_core.errors import ConfigError
 from orchestrator.errors import SpecError
-from orchestrator.space.expressions import Expression, in_order
+from orchestrator.space.expressions import Expression
+from orchestrator.space.order import in_order
 
 Setting = dict[str, Any]
 Identity = tuple[tuple[str, str], ...]

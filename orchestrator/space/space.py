@@ -11,7 +11,8 @@ from typing import Any
 from orchestrator.errors import SpecError
 from orchestrator.space.constraints import Setting
 from orchestrator.space.distributions import Choice, Domain, LogInt, Stepped
-from orchestrator.space.expressions import Expression, in_order
+from orchestrator.space.expressions import Expression
+from orchestrator.space.order import in_order
 
 
 @dataclass(frozen=True)
