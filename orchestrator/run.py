@@ -6,11 +6,10 @@ states and their arrows are section 5 of the design.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-
-from orchestrator.errors import NothingAffected
 
 
 class RunState(StrEnum):
@@ -39,14 +38,6 @@ TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
 }
 
 
-def check_transition(run_id: int, old: RunState, new: RunState) -> None:
-    """NothingAffected unless a run may go from `old` to `new`."""
-    if new in TRANSITIONS[old]:
-        return
-    allowed = ", ".join(sorted(TRANSITIONS[old])) or "nothing: this is an end state"
-    raise NothingAffected(f"run {run_id} is {old} and cannot become {new}; from there: {allowed}")
-
-
 class Verdict(StrEnum):
     """How an attempt ended. The first five are no failures.
 
@@ -68,6 +59,18 @@ class Verdict(StrEnum):
     TIMEOUT = "timeout"
     CRASH = "crash"
     LOST = "lost"
+
+
+class StopRequest(StrEnum):
+    """What the worker asked of the trainer that it stopped."""
+
+    STOP = "stop"
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    TIMEOUT = "timeout"
+    RUNG = "rung"
+    PRUNE = "prune"
+    FAIL = "fail"
 
 
 # What `retry.on` may name: the same command may well succeed the next time.
@@ -351,3 +354,9 @@ def sweep_state(counts: Mapping[RunState, int], paused: bool, to_ask: int = 0) -
         return "paused"
     ended = {state for state, n in counts.items() if n}
     return "cancelled" if ended == {RunState.CANCELLED} else "completed"
+
+
+def stamp(now: datetime, plus_s: float = 0.0) -> str:
+    """ISO 8601 in UTC with milliseconds; sorts as text like the times themselves."""
+    at = (now + timedelta(seconds=plus_s)).astimezone(UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -356,7 +356,7 @@ MUTATIONS = (
     Mutation(
         "the children of a trainer outlive it",
         LAUNCHER,
-        "        procs.signal_group(self._process.pid, signal.SIGKILL)\n        return True\n",
+        "        processes.signal_group(self._process.pid, signal.SIGKILL)\n        return True\n",
         "        return True\n",
         (WORKER,),
     ),

@@ -163,8 +163,8 @@ def _story(store: "StatusQueries", run: "Run") -> "Story":
 
 def _freeze(story: "Story") -> None:
     """Let the command work by hand: its config is written before the first launch only."""
+    from orchestrator.system.files import freeze
     from orchestrator.system.paths import home
-    from orchestrator.worker.launcher import freeze
 
     # Somebody who may look and not write still gets the story.
     with contextlib.suppress(OSError):

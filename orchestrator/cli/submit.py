@@ -234,8 +234,8 @@ def tell_queued(
 
 def start_worker() -> None:
     """A worker in the background, unless one runs already."""
+    from orchestrator.worker.detach import spawn_detached
     from orchestrator.worker.serving import worker_alive
-    from orchestrator.worker.worker import spawn_detached
 
     pid = worker_alive()
     if pid is not None:

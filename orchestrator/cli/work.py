@@ -69,10 +69,11 @@ def work(
     """
     from orchestrator.system.paths import home
     from orchestrator.worker import worker
+    from orchestrator.worker.detach import spawn_detached
 
     _settle_notice(notify, no_notify)
     if detach:
-        pid = worker.spawn_detached(until_empty=until_empty, frozen=frozen, prewarm=prewarm)
+        pid = spawn_detached(until_empty=until_empty, frozen=frozen, prewarm=prewarm)
         say(f"started a worker in the background (pid {pid}); what it says: {home().worker_log}")
         return 0
     from orchestrator.views.live import listener

@@ -12,8 +12,8 @@ from grpo_core.config import (
     update_config_from_dict,
 )
 from grpo_core.errors import GRPOError
-from orchestrator.queue.limits import folder_bytes
 from orchestrator.run import PlannedRun, Run, Sweep
+from orchestrator.system.files import folder_bytes
 
 # Runs that share these take about as long; those that share the first of them write as much.
 _DISK_KEYS = ("model_name", "train_type", "lora_rank", "lora_keys", "lora_layers")

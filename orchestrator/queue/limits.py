@@ -5,9 +5,7 @@ over attempts; disk is what lies in the output folders. Past `run_wall` a run fa
 `disk` the sweep is held with its run back in the queue, and `resume` lifts that limit.
 """
 
-import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from orchestrator.run import Limits
 
@@ -47,15 +45,3 @@ def lift(limits: Limits, reason: str | None) -> Limits:
     if held_by == "limits.wall":
         return replace(limits, wall_s=None)
     return replace(limits, disk_bytes=None) if held_by == "limits.disk" else limits
-
-
-def folder_bytes(folder: Path) -> int:
-    """The bytes of all files under a folder; what vanishes meanwhile counts as nothing."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(root, name)).st_size
-            except OSError:
-                continue
-    return total

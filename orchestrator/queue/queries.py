@@ -17,7 +17,6 @@ from typing import Any, Self
 from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.queue import schema
 from orchestrator.queue.connection import TIMEOUT_S, Connection, connect, connect_memory
-from orchestrator.queue.next_state import stamp
 from orchestrator.queue.rows import ATTEMPT, RUN, attempt_of, run_of, sweep_of
 from orchestrator.run import (
     Attempt,
@@ -25,6 +24,7 @@ from orchestrator.run import (
     RunState,
     Share,
     Sweep,
+    stamp,
 )
 from orchestrator.system import paths
 

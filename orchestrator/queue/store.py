@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.queue.control import Control
-from orchestrator.queue.next_state import BACKOFF_MOST_S, Next, decide, stamp
+from orchestrator.queue.next_state import BACKOFF_MOST_S, Next, decide
 from orchestrator.queue.queries import HALTED, HELD
 from orchestrator.queue.rows import dump
 from orchestrator.queue.submitting import Submitting
@@ -22,6 +22,7 @@ from orchestrator.run import (
     RunState,
     Sweep,
     Verdict,
+    stamp,
 )
 from orchestrator.system.crashpoints import crashpoint
 

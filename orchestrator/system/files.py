@@ -1,4 +1,4 @@
-"""A file that a user names for a result: looked at before the work, written whole or not at all."""
+"""Files that are written whole or not at all, and how much a folder holds."""
 
 import os
 import tempfile
@@ -54,3 +54,31 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def freeze(path: Path, text: str) -> None:
+    """Write a frozen config unless it is there already, atomically."""
+    content = text.encode()
+    try:
+        if path.read_bytes() == content:
+            return
+    except FileNotFoundError:
+        pass
+    beside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    with open(beside, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def folder_bytes(folder: Path) -> int:
+    """The bytes of all files under a folder; what vanishes meanwhile counts as nothing."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_size
+            except OSError:
+                continue
+    return total

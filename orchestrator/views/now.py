@@ -91,7 +91,7 @@ def read_course(folder: Path) -> Course:
 def last_words(home: Home, run: Run) -> str:
     """The line that the run's trainer said last, such as who holds the GPU."""
     # Not at the top: what a worker needs would make each status wait.
-    from orchestrator.worker.launcher import read_tail
+    from orchestrator.worker.attempt_log import read_tail
 
     tail = read_tail(home.attempt_log(run.id, run.attempt), limit=4096)
     return next((line for line in reversed(tail.splitlines()) if line.strip()), "")

@@ -9,8 +9,7 @@ from datetime import datetime
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from orchestrator.queue.next_state import stamp
-from orchestrator.run import Run, Sweep
+from orchestrator.run import Run, Sweep, stamp
 from orchestrator.text import run_ids
 from orchestrator.views.now import Courses, flow, next_line, run_lines, whole_line
 from orchestrator.views.overview import UNFINISHED, Overview

@@ -6,7 +6,6 @@ lock is held until the last process of the run is gone, whatever becomes of the 
 """
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from orchestrator.system.crashpoints import ENV as ENV_CRASH
 from orchestrator.system.crashpoints import crashpoint
 from orchestrator.system.locks import FileLock, try_lock
 from orchestrator.system.paths import Home
+from orchestrator.worker.attempt_log import header
 
 # -P: a folder `datasets/` of the user's must not shadow the package of that name.
 TRAINER = (sys.executable, "-P", "-m", "grpo_core")
@@ -29,9 +29,7 @@ TRAINER = (sys.executable, "-P", "-m", "grpo_core")
 ENV_ATTEMPT = "GRPO_SWEEP_ATTEMPT"
 ENV_RUN = "GRPO_SWEEP_RUN"
 
-HEADER = "== "
 _LEFTOVERS_S = 5.0
-_TAIL_BYTES = 64 * 1024
 
 
 class LaunchError(SweepError):
@@ -73,22 +71,6 @@ def command(run: Run, home: Home, trainer: Sequence[str] = TRAINER) -> list[str]
     overrides = [word for item in run.set for word in ("--set", item)]
     frozen = str(home.frozen_config(run.sweep_id))
     return [*trainer, "--config", frozen, *overrides, "--strict"]
-
-
-def freeze(path: Path, text: str) -> None:
-    """Write a frozen config unless it is there already, atomically."""
-    content = text.encode()
-    try:
-        if path.read_bytes() == content:
-            return
-    except FileNotFoundError:
-        pass
-    beside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    with open(beside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 def attempt_token(attempt: Attempt, home: Home) -> str:
@@ -216,11 +198,6 @@ def launch(run: Run, attempt: Attempt, home: Home, trainer: Sequence[str] = TRAI
     return Launched(process, lock)
 
 
-def header(run: Run, n: int, argv: Sequence[str]) -> bytes:
-    """The first line of an attempt's log."""
-    return f"{HEADER}attempt {n} of run {run.id}: {shlex.join(argv)}\n".encode()
-
-
 def spawn(
     argv: Sequence[str],
     cwd: str,
@@ -254,14 +231,3 @@ def _launch_error(error: OSError, run: Run) -> LaunchError:
         words = f"{run.cwd}: the folder from which the sweep was submitted is gone"
         return LaunchError(words, Verdict.CONFIG)
     return LaunchError(f"{error.filename or run.cwd}: {error.strerror}", Verdict.CRASH)
-
-
-def read_tail(path: Path, limit: int = _TAIL_BYTES) -> str:
-    """The end of an attempt's log, without our own header; empty where there is none."""
-    try:
-        with open(path, "rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - limit))
-            text = log.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(line for line in text.splitlines() if not line.startswith(HEADER))

@@ -6,14 +6,14 @@ Finds out and asks; the trainer is ended by `interrupts.py`, the verdict is `out
 import time
 from pathlib import Path
 
-from orchestrator.queue.limits import Used, breach, folder_bytes
-from orchestrator.queue.next_state import StopRequest
+from orchestrator.queue.limits import Used, breach
 from orchestrator.queue.store import Store
 from orchestrator.results.training_log import ProgressReader
-from orchestrator.run import Attempt, Progress, Run, Sweep
+from orchestrator.run import Attempt, Progress, Run, StopRequest, Sweep
 from orchestrator.system import processes
+from orchestrator.system.files import folder_bytes
+from orchestrator.worker.attempt_log import read_tail
 from orchestrator.worker.events import Event, Listener
-from orchestrator.worker.launcher import read_tail
 from orchestrator.worker.stop_monitor import StopMonitor
 from orchestrator.worker.termination import Terminator
 

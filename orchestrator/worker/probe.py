@@ -15,10 +15,11 @@ from pathlib import Path
 from grpo_core.config import MLXGRPOConfig, format_override
 from orchestrator.errors import SweepError
 from orchestrator.plan.runs import Setting, setting_config
-from orchestrator.queue.next_state import Ending, judge
 from orchestrator.results.training_log import read_log, read_result
 from orchestrator.spec.spec import Spec
-from orchestrator.worker.launcher import TRAINER, read_tail
+from orchestrator.worker.attempt_log import read_tail
+from orchestrator.worker.launcher import TRAINER
+from orchestrator.worker.verdict import Ending, judge
 
 
 @dataclass(frozen=True)

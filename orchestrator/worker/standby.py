@@ -17,15 +17,15 @@ from orchestrator.errors import QueueError
 from orchestrator.plan.provenance import stamps
 from orchestrator.run import Attempt, Run, Sweep
 from orchestrator.system import processes
+from orchestrator.system.files import freeze
 from orchestrator.system.locks import FileLock, try_lock
 from orchestrator.system.paths import Home
+from orchestrator.worker.attempt_log import header
 from orchestrator.worker.launcher import (
     ENV_ATTEMPT,
     Launched,
     command,
     environment,
-    freeze,
-    header,
     spawn,
 )
 

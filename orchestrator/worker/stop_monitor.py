@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.queue.next_state import StopRequest
-from orchestrator.run import Objective, Run, Sweep
+from orchestrator.run import Objective, Run, StopRequest, Sweep
 from orchestrator.stopping.curves import UNKNOWN_LENGTH, Decision, RunCurve, curve_of
 from orchestrator.stopping.halving import halving
 from orchestrator.stopping.health import unhealthy

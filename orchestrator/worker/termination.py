@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from orchestrator.queue.next_state import StopRequest
+from orchestrator.run import StopRequest
 from orchestrator.worker.launcher import Trainer
 
 # How long a trainer may take to end before it is killed; no entry: until the user insists.

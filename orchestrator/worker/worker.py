@@ -6,18 +6,14 @@ machine may sleep at any point. What is looked at meanwhile is in `supervision.p
 means in `outcome.py`, what is written in `store.py`, how processes are handled in `launcher.py`.
 """
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.errors import SpecError, SweepError, WorkerBusy
+from orchestrator.errors import SpecError, WorkerBusy
 from orchestrator.plan.provenance import changes, reads_the_same
-from orchestrator.queue.next_state import EXIT_INTERRUPTED, Ending, StopRequest, judge
 from orchestrator.queue.store import Before, Store
 from orchestrator.results.objective import read_value
 from orchestrator.results.training_log import (
@@ -25,12 +21,13 @@ from orchestrator.results.training_log import (
     read_result,
     result_identity,
 )
-from orchestrator.run import Attempt, Outcome, Progress, Run, RunState, Sweep, Verdict
+from orchestrator.run import Attempt, Outcome, Progress, Run, RunState, StopRequest, Sweep, Verdict
 from orchestrator.stopping.halving import halving_steps
 from orchestrator.system import paths, processes
 from orchestrator.system.crashpoints import crashpoint
-from orchestrator.system.locks import is_held
+from orchestrator.system.files import freeze
 from orchestrator.system.paths import Home, RunPaths
+from orchestrator.worker.attempt_log import read_tail
 from orchestrator.worker.events import Event, Listener
 from orchestrator.worker.launcher import (
     TRAINER,
@@ -38,19 +35,17 @@ from orchestrator.worker.launcher import (
     Launched,
     LaunchError,
     Trainer,
-    freeze,
     launch,
-    read_tail,
 )
 from orchestrator.worker.monitor import RunMonitor
-from orchestrator.worker.serving import busy_words, holder_pid, serve_alone
+from orchestrator.worker.serving import serve_alone
 from orchestrator.worker.standby import StandbySlot, affordable
 from orchestrator.worker.termination import Stops, Terminator, stop_signals
+from orchestrator.worker.verdict import EXIT_INTERRUPTED, Ending, judge
 
 # How often the worker looks at its signals, and, while idle, at the queue.
 _TICK_S = 0.1
 _IDLE_S = 0.2
-_DETACH_WAIT_S = 20.0
 # How long before a run's end its successor gets ready: a trainer takes some seconds for that, and
 # all the while it holds memory.
 _HEAD_START_S = 60.0
@@ -99,53 +94,6 @@ def tidy(home: Home | None = None) -> None:
             _Worker(home, store, stops, lambda event: None, TRAINER).tidy()
     except WorkerBusy:
         return
-
-
-def spawn_detached(
-    home: Home | None = None,
-    *,
-    until_empty: bool = False,
-    frozen: bool = False,
-    prewarm: bool | None = None,
-) -> int:
-    """Start a worker that outlives this terminal; its pid, once it serves the queue.
-
-    What it says is appended to `home.worker_log`. Raises WorkerBusy when one is there already, and
-    SweepError when it ends at once.
-    """
-    home = (home or paths.home()).make()
-    if is_held(home.worker_lock):
-        raise WorkerBusy(busy_words(home))
-    words = [sys.executable, "-P", "-m", "orchestrator", "work"]
-    words += ["--until-empty"] if until_empty else []
-    words += ["--frozen"] if frozen else []
-    words += {None: [], True: ["--prewarm"], False: ["--no-prewarm"]}[prewarm]
-    with open(home.worker_log, "ab") as log:
-        process = subprocess.Popen(
-            words,
-            cwd=home.root,
-            env={**os.environ, paths.ENV_HOME: str(home.root)},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    _await_worker(process, home)
-    return process.pid
-
-
-def _await_worker(process: "subprocess.Popen[bytes]", home: Home) -> None:
-    deadline = time.monotonic() + _DETACH_WAIT_S
-    while time.monotonic() < deadline:
-        code = process.poll()
-        # Exit code 0: it found nothing left to do.
-        if code == 0 or (code is None and holder_pid(home) == process.pid):
-            return
-        if code is not None:
-            tail = read_tail(home.worker_log).strip().splitlines()[-1:]
-            raise SweepError(f"the worker ended at once: {''.join(tail)} (see {home.worker_log})")
-        time.sleep(0.02)
-    raise SweepError(f"the worker does not start; see {home.worker_log}")
 
 
 class _Worker:

@@ -11,8 +11,9 @@ from orchestrator.queue.store import Store
 from orchestrator.run import Limits, Retry
 from orchestrator.system.paths import home
 from orchestrator.worker import worker as worker_module
+from orchestrator.worker.detach import spawn_detached
 from orchestrator.worker.serving import worker_alive
-from orchestrator.worker.worker import spawn_detached, tidy
+from orchestrator.worker.worker import tidy
 from tests.queue_kit import (
     FAKE,
     attempts,

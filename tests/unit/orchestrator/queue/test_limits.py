@@ -1,10 +1,8 @@
 """Limits: what is used up, by hand-made figures and a real folder."""
 
-import os
-
 import pytest
 
-from orchestrator.queue.limits import Used, breach, folder_bytes, lift
+from orchestrator.queue.limits import Used, breach, lift
 from orchestrator.run import Limits
 
 ALL = Limits(run_wall_s=10.0, wall_s=100.0, disk_bytes=1000)
@@ -39,13 +37,3 @@ def test_resume_lifts_the_limit_that_held_the_sweep_and_no_other(used):
     assert breach(lifted, used) is None
     assert (lifted.wall_s is None) + (lifted.disk_bytes is None) == 1
     assert lift(ALL, "3 failures in a row") == lift(ALL, None) == ALL
-
-
-def test_bytes_of_a_folder_count_files_at_every_depth_once(tmp_path):
-    """A link is as long as its text; a missing folder is empty."""
-    (tmp_path / "a/b").mkdir(parents=True)
-    (tmp_path / "x").write_bytes(b"1" * 100)
-    (tmp_path / "a/b/y").write_bytes(b"1" * 1000)
-    os.symlink("x", tmp_path / "a/link")
-    assert folder_bytes(tmp_path) == 1101
-    assert folder_bytes(tmp_path / "none") == 0

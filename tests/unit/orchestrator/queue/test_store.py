@@ -9,10 +9,9 @@ import pytest
 
 from orchestrator.errors import NothingAffected, QueueError, UsageError
 from orchestrator.queue.connection import Connection, connect
-from orchestrator.queue.next_state import stamp
 from orchestrator.queue.status_queries import StatusQueries
 from orchestrator.queue.store import _CLAIM, Store
-from orchestrator.run import Limits, Outcome, Progress, Retry, RunState, Verdict
+from orchestrator.run import Limits, Outcome, Progress, Retry, RunState, Verdict, stamp
 from orchestrator.views.overview import gather
 from tests.queue_kit import nothing_before, plan_of, planned, runs, states, submit
 

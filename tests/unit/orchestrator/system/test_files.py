@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.system.files import check_target, make_folder, write_target
+from orchestrator.system.files import check_target, folder_bytes, freeze, make_folder, write_target
 
 
 def test_a_target_that_cannot_be_is_refused_before_any_work(tmp_path):
@@ -59,3 +59,26 @@ def test_a_folder_for_pictures_is_made_one_level_deep(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be made"):
         make_folder(tmp_path / "file")
+
+
+def test_frozen_config_is_written_whole_and_mended(tmp_path):
+    """The database holds the original; a file that was changed is put right."""
+    path = tmp_path / "sweep-1.toml"
+    freeze(path, "a = 1\n")
+    before = path.stat().st_mtime_ns
+    freeze(path, "a = 1\n")
+    assert path.stat().st_mtime_ns == before
+    path.write_text("tampered")
+    freeze(path, "a = 1\n")
+    assert path.read_text() == "a = 1\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_bytes_of_a_folder_count_files_at_every_depth_once(tmp_path):
+    """A link is as long as its text; a missing folder is empty."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "x").write_bytes(b"1" * 100)
+    (tmp_path / "a/b/y").write_bytes(b"1" * 1000)
+    os.symlink("x", tmp_path / "a/link")
+    assert folder_bytes(tmp_path) == 1101
+    assert folder_bytes(tmp_path / "none") == 0

@@ -10,15 +10,14 @@ import pytest
 from orchestrator.run import Verdict
 from orchestrator.system.locks import is_held, try_lock
 from orchestrator.system.paths import home
+from orchestrator.worker.attempt_log import read_tail
 from orchestrator.worker.launcher import (
     TRAINER,
     Adopted,
     LaunchError,
     attempt_token,
     command,
-    freeze,
     launch,
-    read_tail,
 )
 from tests.queue_kit import FAKE, eventually, is_alive, kill_group
 from tests.records import a_run, an_attempt
@@ -154,27 +153,6 @@ def test_run_whose_lock_is_held_is_not_started(tmp_path, here, monkeypatch):
     monkeypatch.setattr("orchestrator.worker.launcher._LEFTOVERS_S", 0.05)
     with try_lock(here.run_lock(1)), pytest.raises(LaunchError, match="earlier attempt"):
         launch(fake_run(tmp_path), first_attempt(here), here, FAKE)
-
-
-def test_frozen_config_is_written_whole_and_mended(here):
-    """The database holds the original; a file that was changed is put right."""
-    path = here.frozen_config(1)
-    freeze(path, "a = 1\n")
-    before = path.stat().st_mtime_ns
-    freeze(path, "a = 1\n")
-    assert path.stat().st_mtime_ns == before
-    path.write_text("tampered")
-    freeze(path, "a = 1\n")
-    assert path.read_text() == "a = 1\n"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_tail_of_a_log(tmp_path):
-    """The end, without our header, whatever bytes it holds; a missing log is empty."""
-    log = tmp_path / "log"
-    log.write_bytes(b"== attempt 1\n" + b"x" * 100 + b"\nl\xe9st\n")
-    assert read_tail(log, 20) == "x" * 14 + "\nl�st"
-    assert read_tail(tmp_path / "none") == ""
 
 
 def test_token_names_queue_and_attempt(here):

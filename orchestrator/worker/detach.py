@@ -1,0 +1,62 @@
+"""Starts a worker in the background, and waits until it serves the queue."""
+
+import os
+import subprocess
+import sys
+import time
+
+from orchestrator.errors import SweepError, WorkerBusy
+from orchestrator.system import paths
+from orchestrator.system.locks import is_held
+from orchestrator.system.paths import Home
+from orchestrator.worker.attempt_log import read_tail
+from orchestrator.worker.serving import busy_words, holder_pid
+
+_DETACH_WAIT_S = 20.0
+
+
+def spawn_detached(
+    home: Home | None = None,
+    *,
+    until_empty: bool = False,
+    frozen: bool = False,
+    prewarm: bool | None = None,
+) -> int:
+    """Start a worker that outlives this terminal; its pid, once it serves the queue.
+
+    What it says is appended to `home.worker_log`. Raises WorkerBusy when one is there already, and
+    SweepError when it ends at once.
+    """
+    home = (home or paths.home()).make()
+    if is_held(home.worker_lock):
+        raise WorkerBusy(busy_words(home))
+    words = [sys.executable, "-P", "-m", "orchestrator", "work"]
+    words += ["--until-empty"] if until_empty else []
+    words += ["--frozen"] if frozen else []
+    words += {None: [], True: ["--prewarm"], False: ["--no-prewarm"]}[prewarm]
+    with open(home.worker_log, "ab") as log:
+        process = subprocess.Popen(
+            words,
+            cwd=home.root,
+            env={**os.environ, paths.ENV_HOME: str(home.root)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _await_worker(process, home)
+    return process.pid
+
+
+def _await_worker(process: "subprocess.Popen[bytes]", home: Home) -> None:
+    deadline = time.monotonic() + _DETACH_WAIT_S
+    while time.monotonic() < deadline:
+        code = process.poll()
+        # Exit code 0: it found nothing left to do.
+        if code == 0 or (code is None and holder_pid(home) == process.pid):
+            return
+        if code is not None:
+            tail = read_tail(home.worker_log).strip().splitlines()[-1:]
+            raise SweepError(f"the worker ended at once: {''.join(tail)} (see {home.worker_log})")
+        time.sleep(0.02)
+    raise SweepError(f"the worker does not start; see {home.worker_log}")

@@ -1,0 +1,197 @@
+"""How an attempt ended: a verdict, with the line that proves it; pure.
+
+The exit code decides (docs/run-folder.md), then the signal, then result.json where nobody could
+collect the exit code; the log's tail only tells apart what an abort or a GPU fault was, and gives
+the evidence line. `grpo_core` maps what it can catch to its own codes; the texts below are what
+Metal (IOGPU's callback errors), CUDA and the allocators print when they abort the process.
+"""
+
+import re
+import signal as signals
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.run import Outcome, StopRequest, Verdict
+
+EXIT_INTERRUPTED = 75
+
+_BY_EXIT_CODE = {
+    2: Verdict.CONFIG,
+    3: Verdict.DATA,
+    4: Verdict.OOM,
+    5: Verdict.GPU_WATCHDOG,
+    6: Verdict.DIVERGED,
+    7: Verdict.DISK_FULL,
+}
+
+_TEXTS = (
+    (
+        Verdict.GPU_HANG,
+        r"CallbackErrorHang|GPU Hang|InnocentVictim|Innocent Victim|SubmissionsIgnored",
+    ),
+    (Verdict.GPU_WATCHDOG, r"ImpactingInteractivity|CallbackErrorTimeout|GPU Timeout|launch timed"),
+    (
+        Verdict.OOM,
+        r"CallbackErrorOutOfMemory|Insufficient Memory|\[metal::malloc\]|std::bad_alloc"
+        r"|MemoryError|out of memory|cudaErrorMemoryAllocation",
+    ),
+    (Verdict.DISK_FULL, r"No space left on device|Disk quota exceeded"),
+)
+
+_ADVICE = {
+    Verdict.COMPLETED: "completed",
+    Verdict.OOM: "out of memory; lower num_generations, max_new_tokens or micro_batch_size",
+    Verdict.GPU_WATCHDOG: "the GPU's watchdog ended a command that ran too long",
+    Verdict.GPU_HANG: "the GPU hangs: restart the machine before anything else is trained",
+    Verdict.DIVERGED: "diverged",
+    Verdict.CONFIG: "the configuration was refused",
+    Verdict.DATA: "data, model or reward cannot be used",
+    Verdict.DISK_FULL: "the disk is full; free some space, then retry",
+}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Everything that is known about how an attempt ended.
+
+    `exit_code` and `signal` are None when nobody could collect them (the worker had died too);
+    `result` is a result.json that this attempt wrote; `log_tail` the end of the attempt's log;
+    `memory` a sentence that proves that the system was out of memory; `because` what a stop rule
+    said, and the logged values that it rests on.
+    """
+
+    exit_code: int | None = None
+    signal: int | None = None
+    result: Mapping[str, Any] | None = None
+    log_tail: str = ""
+    asked: StopRequest | None = None
+    same_boot: bool = True
+    memory: str | None = None
+    because: tuple[str, str | None] | None = None
+
+
+def judge(end: Ending) -> Outcome:
+    """The verdict over an attempt, with the line that proves it."""
+    if end.signal is not None:
+        return _by_signal(end)
+    code = end.exit_code
+    if code is None and end.result is not None:
+        code = _int(end.result.get("exit_code"))
+    if code is None:
+        return _lost(end)
+    return _by_code(end, code)
+
+
+def _by_code(end: Ending, code: int) -> Outcome:
+    if code == 0:
+        return _finished(end)
+    if end.asked is not None and (code == EXIT_INTERRUPTED or end.asked is StopRequest.CANCEL):
+        return _stopped(end, code)
+    if code == EXIT_INTERRUPTED:
+        return Outcome(Verdict.INTERRUPTED, "interrupted from outside", _proof(end), code)
+    verdict, line = _by_text(end)
+    told = _BY_EXIT_CODE.get(code)
+    if told is Verdict.GPU_WATCHDOG and verdict is Verdict.GPU_HANG:
+        told = verdict
+    if told is not None or verdict is not None:
+        found = told or verdict or Verdict.CRASH
+        return Outcome(found, _words(found, end), line if found is verdict else _proof(end), code)
+    return Outcome(Verdict.CRASH, f"crashed with exit code {code}", _proof(end), code)
+
+
+def _finished(end: Ending) -> Outcome:
+    status = (end.result or {}).get("status")
+    if status == "completed":
+        return Outcome(Verdict.COMPLETED, "completed", "result.json: completed", 0)
+    told = "no result.json" if end.result is None else f"result.json says {status}"
+    return Outcome(Verdict.CRASH, f"ended with exit code 0, but {told}", _proof(end), 0)
+
+
+def _by_signal(end: Ending) -> Outcome:
+    assert end.signal is not None
+    name = _signal_name(end.signal)
+    if end.asked is not None:
+        return _stopped(end, None, name)
+    if end.signal in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP):
+        return Outcome(Verdict.INTERRUPTED, f"ended by {name}", _last_line(end), None, name)
+    if end.memory is not None:
+        return Outcome(Verdict.OOM, _ADVICE[Verdict.OOM], end.memory, None, name)
+    verdict, line = _by_text(end) if end.signal != signals.SIGKILL else (None, None)
+    if verdict is not None:
+        return Outcome(verdict, _words(verdict, end), line, None, name)
+    return Outcome(Verdict.CRASH, f"killed by {name}", _last_line(end), None, name)
+
+
+def _stopped(end: Ending, code: int | None, name: str | None = None) -> Outcome:
+    verdict, words = {
+        StopRequest.STOP: (Verdict.INTERRUPTED, "the worker was stopped"),
+        StopRequest.PAUSE: (Verdict.INTERRUPTED, "paused"),
+        StopRequest.CANCEL: (Verdict.CANCELLED, "cancelled"),
+        StopRequest.TIMEOUT: (Verdict.TIMEOUT, "ran longer than limits.run_wall"),
+        StopRequest.RUNG: (Verdict.HELD, "waits at a rung"),
+        StopRequest.PRUNE: (Verdict.PRUNED, "pruned"),
+        StopRequest.FAIL: (Verdict.DIVERGED, "diverged"),
+        None: (Verdict.INTERRUPTED, "stopped"),
+    }[end.asked]
+    if end.because is not None and end.asked in (
+        StopRequest.RUNG,
+        StopRequest.PRUNE,
+        StopRequest.FAIL,
+    ):
+        return Outcome(verdict, end.because[0], end.because[1], code, name)
+    return Outcome(verdict, words, _last_line(end), code, name)
+
+
+def _lost(end: Ending) -> Outcome:
+    if end.asked is StopRequest.CANCEL:
+        return Outcome(Verdict.CANCELLED, "cancelled", _last_line(end))
+    if not end.same_boot:
+        words = "the machine restarted while it ran"
+        return Outcome(Verdict.LOST, words, "the boot id has changed since it was started")
+    words = "worker and trainer both died; nobody saw how"
+    return Outcome(Verdict.LOST, words, _last_line(end))
+
+
+def _by_text(end: Ending) -> tuple[Verdict | None, str | None]:
+    """What the log's tail (or result.json's reason) shows about an abort, and the line."""
+    lines = [*end.log_tail.splitlines(), str((end.result or {}).get("reason") or "")]
+    for verdict, pattern in _TEXTS:
+        for line in reversed(lines):
+            if re.search(pattern, line):
+                return verdict, _short(line)
+    return None, None
+
+
+def _words(verdict: Verdict, end: Ending) -> str:
+    advice = _ADVICE[verdict]
+    told = (end.result or {}).get("reason")
+    if verdict in (Verdict.DIVERGED, Verdict.CONFIG, Verdict.DATA) and told:
+        return f"{advice}: {_short(str(told))}"
+    return advice
+
+
+def _proof(end: Ending) -> str | None:
+    told = (end.result or {}).get("reason")
+    return _short(str(told)) if told else _last_line(end)
+
+
+def _last_line(end: Ending) -> str | None:
+    lines = [line for line in end.log_tail.splitlines() if line.strip()]
+    return _short(lines[-1]) if lines else None
+
+
+def _short(line: str, limit: int = 500) -> str:
+    line = line.strip()
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _int(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
