@@ -329,6 +329,11 @@ class MLXGRPOConfig:
 
     extra: dict[str, Any] = field(default_factory=dict, metadata={"group": ""})
 
+    @property
+    def completion_limit(self) -> int:
+        """The most tokens that a completion may have in training."""
+        return min(self.max_new_tokens, self.max_completion_length)
+
 
 def _info(f: Any) -> FieldInfo:
     default = f.default if f.default is not MISSING else f.default_factory()

@@ -157,12 +157,12 @@ def _objective_contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
                 f"for {wanted[cfg.loss_type]} ratios; leave it at auto",
             )
         )
-    limit = min(cfg.max_new_tokens, cfg.max_completion_length)
-    if cfg.overlong_buffer > limit:
+    if cfg.overlong_buffer > cfg.completion_limit:
         found.append(
             (
                 ("overlong_buffer", "max_new_tokens", "max_completion_length"),
-                f"overlong_buffer = {cfg.overlong_buffer}: above the completion limit, {limit}",
+                f"overlong_buffer = {cfg.overlong_buffer}: above the completion limit, "
+                f"{cfg.completion_limit}",
             )
         )
     if cfg.clip_delta and cfg.clip_delta <= 1 + (cfg.clip_eps_high or cfg.clip_eps):

@@ -29,7 +29,7 @@ class Sampling:
         """Sampling for training."""
         return cls(
             temperature=cfg.temperature,
-            max_tokens=min(cfg.max_new_tokens, cfg.max_completion_length),
+            max_tokens=cfg.completion_limit,
             top_p=cfg.top_p,
             top_k=cfg.top_k,
             min_p=cfg.min_p,

@@ -97,7 +97,7 @@ def _memory_words(text: str, cfg: MLXGRPOConfig | None) -> str:
         tries.append("micro_batch_size=1")
     if cfg.grad_checkpoint != "on":
         tries.append("grad_checkpoint=on")
-    limit = min(cfg.max_new_tokens, cfg.max_completion_length)
+    limit = cfg.completion_limit
     tries.append(f"num_generations below {cfg.num_generations}")
     tries.append(f"max_new_tokens below {limit}")
     if cfg.train_type == "full":

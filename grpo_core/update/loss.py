@@ -119,7 +119,7 @@ class Objective:
             entropy_coef=cfg.entropy_coef,
             rollout_is=cfg.rollout_is,
             rollout_is_max=cfg.rollout_is_max,
-            limit=min(cfg.max_new_tokens, cfg.max_completion_length),
+            limit=cfg.completion_limit,
         )
 
 

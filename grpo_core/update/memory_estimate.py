@@ -171,7 +171,7 @@ def _rollout(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int) -> list[Part]
     prompts = cfg.batch_size * cfg.gradient_accumulation_steps
     together = max(1, min(prompts, MAX_ROWS // cfg.num_generations))
     rows = together * cfg.num_generations
-    limit = min(cfg.max_new_tokens, cfg.max_completion_length)
+    limit = cfg.completion_limit
     places = rows * (prompt_tokens + ROOM * math.ceil(limit / ROOM))
     kept = places * 2 * shape.kv * shape.layers * shape.dtype_bytes
     logits = PER_SAMPLED_LOGIT * LOOK_EVERY * rows * shape.vocab * FP32
@@ -183,7 +183,7 @@ def _rollout(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int) -> list[Part]
 
 
 def _update(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int) -> list[Part]:
-    limit = min(cfg.max_new_tokens, cfg.max_completion_length)
+    limit = cfg.completion_limit
     rows = min(cfg.micro_batch_size or cfg.num_generations, cfg.num_generations)
     tokens, chunk = rows * limit, cfg.logprob_chunk_tokens or 512
     logits = PER_LOGIT * tokens

@@ -81,7 +81,7 @@ def choose(
 
     First smaller micro-batches, which cost little, then recomputation, then ever smaller ones.
     """
-    limit = min(cfg.max_new_tokens, cfg.max_completion_length)
+    limit = cfg.completion_limit
     plan = MemoryPlan(
         micro_batch_size=min(
             cfg.num_generations, cfg.micro_batch_size or max(1, _wanted_tokens() // limit)

@@ -164,8 +164,7 @@ def overlong(group: Group, cfg: MLXGRPOConfig) -> np.ndarray:
     lengths = np.array([len(ids) for ids in group.completions], dtype=np.float64)
     if not cfg.overlong_buffer:
         return np.zeros_like(lengths)
-    limit = min(cfg.max_new_tokens, cfg.max_completion_length)
-    over = np.maximum(lengths - (limit - cfg.overlong_buffer), 0.0)
+    over = np.maximum(lengths - (cfg.completion_limit - cfg.overlong_buffer), 0.0)
     cost: np.ndarray = -cfg.overlong_penalty * over / cfg.overlong_buffer
     return cost
 

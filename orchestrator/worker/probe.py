@@ -46,7 +46,7 @@ def heaviest(spec: Spec, settings: Sequence[Setting]) -> list[Setting]:
 
 def _weight(config: MLXGRPOConfig) -> tuple[float, ...]:
     """Orders settings of one model by memory: what is trained, then tokens at once, then extras."""
-    length = config.max_prompt_length + min(config.max_new_tokens, config.max_completion_length)
+    length = config.max_prompt_length + config.completion_limit
     at_once = config.micro_batch_size or config.num_generations * config.batch_size
     return (
         config.train_type == "full",
