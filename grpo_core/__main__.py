@@ -22,7 +22,7 @@ from grpo_core.config import (
     resolve_config,
 )
 from grpo_core.config.help import make_parser
-from grpo_core.errors import EXIT_OK, GRPOError
+from grpo_core.errors import ExitCode, GRPOError
 from grpo_core.run.folder import RunFolder, claim
 from grpo_core.run.signals import StopFlag
 from grpo_core.run.standby import Standby
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _say(f"error: {error}")
         return error.exit_code
-    return EXIT_OK
+    return ExitCode.COMPLETED
 
 
 def _prepare(cfg: MLXGRPOConfig, standby: Standby, stop: StopFlag) -> "Data | None":

@@ -1,4 +1,4 @@
-"""The trainer's errors: one tree, each knows the exit code that the launcher reads.
+"""The trainer's errors: one tree, each knows the exit code of the process that it ends.
 
     GRPOError
     |- ConfigError     2   a config file, an override or a field
@@ -14,22 +14,34 @@
 What an error says: what, which value, where, and what to try.
 """
 
+from enum import IntEnum
 from typing import ClassVar
 
-EXIT_OK = 0
-EXIT_CRASH = 1
+
+class ExitCode(IntEnum):
+    """How the trainer's process ended, for whoever started it."""
+
+    COMPLETED = 0
+    CRASH = 1
+    CONFIG = 2
+    DATA = 3
+    OUT_OF_MEMORY = 4
+    GPU_FAULT = 5
+    DIVERGED = 6
+    DISK_FULL = 7
+    INTERRUPTED = 75
 
 
 class GRPOError(Exception):
     """Anything we know how to explain to the user in one message."""
 
-    exit_code: ClassVar[int] = EXIT_CRASH
+    exit_code: ClassVar[ExitCode] = ExitCode.CRASH
 
 
 class ConfigError(GRPOError):
     """A configuration that cannot be used; `faults` holds every fault that was found."""
 
-    exit_code = 2
+    exit_code = ExitCode.CONFIG
 
     def __init__(self, *faults: str) -> None:
         self.faults = faults
@@ -39,46 +51,46 @@ class ConfigError(GRPOError):
 class DataError(GRPOError):
     """A data set that cannot be read, or a row without what the config asks for."""
 
-    exit_code = 3
+    exit_code = ExitCode.DATA
 
 
 class ModelError(GRPOError):
     """A model that cannot be found, loaded or trained as asked."""
 
-    exit_code = 3
+    exit_code = ExitCode.DATA
 
 
 class RewardError(GRPOError):
     """A reward that is unknown, raised, or returned something that is no reward."""
 
-    exit_code = 3
+    exit_code = ExitCode.DATA
 
 
 class OutOfMemory(GRPOError):
     """The device could not give the memory that a step needs."""
 
-    exit_code = 4
+    exit_code = ExitCode.OUT_OF_MEMORY
 
 
 class GPUFault(GRPOError):
     """The GPU's watchdog ended a command, or the GPU hangs."""
 
-    exit_code = 5
+    exit_code = ExitCode.GPU_FAULT
 
 
 class Diverged(GRPOError):
     """Too many non-finite updates, or a window without any learning signal."""
 
-    exit_code = 6
+    exit_code = ExitCode.DIVERGED
 
 
 class DiskFull(GRPOError):
     """No space left for the log, a checkpoint or the result."""
 
-    exit_code = 7
+    exit_code = ExitCode.DISK_FULL
 
 
 class Interrupted(GRPOError):
     """Stopped by a signal, or the GPU lock is held elsewhere: run the same command to go on."""
 
-    exit_code = 75
+    exit_code = ExitCode.INTERRUPTED

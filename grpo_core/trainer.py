@@ -15,7 +15,7 @@ from typing import Any
 from grpo_core.config import MLXGRPOConfig, config_hash
 from grpo_core.data.prompts import Prompt
 from grpo_core.data.splits import Data, load_data
-from grpo_core.errors import EXIT_CRASH, DataError, Diverged, GRPOError, Interrupted, ModelError
+from grpo_core.errors import DataError, Diverged, ExitCode, GRPOError, Interrupted, ModelError
 from grpo_core.evaluate import Evaluation, evaluate, truncation_warning
 from grpo_core.model.device import apply_limits, peak_bytes, reset_peak
 from grpo_core.model.policy import Policy, load_policy, load_tokenizer_of
@@ -28,22 +28,13 @@ from grpo_core.run.console import Console
 from grpo_core.run.exceptions import explain
 from grpo_core.run.folder import RunFolder, versions
 from grpo_core.run.locks import gpu_lock
-from grpo_core.run.logs import (
-    LOG_FILE,
-    SAMPLES_FILE,
-    JsonLines,
-    Line,
-    Result,
-    is_measure,
-    stands_at,
-)
+from grpo_core.run.logs import JsonLines, Line, Result, is_measure, stands_at
+from grpo_core.run.protocol import COMPLETED, FINAL_FOLDER, LOG_FILE, SAMPLES_FILE
 from grpo_core.run.signals import StopFlag
 from grpo_core.update.learner import Learner, Step
 from grpo_core.update.memory_plan import MemoryPlan, plan_memory
 from grpo_core.update.rollout_batch import Experience, from_json, gain_experience, to_json
 from grpo_core.update.schedule import Position, crossed, learning_rate, make_schedule
-
-FINAL = "final"
 
 # Counters, not figures: they say where the run is, not how it does.
 _COUNTERS = frozenset({"update", "batch_step", "updates_total"})
@@ -145,12 +136,12 @@ def _verdict(
 
 def _result(folder: RunFolder, state: RunState, error: Exception | None) -> Result:
     """The verdict; None is the good end."""
-    status, code, reason = "completed", 0, ""
+    status, code, reason = COMPLETED, ExitCode.COMPLETED, ""
     if isinstance(error, GRPOError):
         status = "interrupted" if isinstance(error, Interrupted) else "failed"
         code, reason = error.exit_code, str(error)
     elif error is not None:
-        status, code, reason = "failed", EXIT_CRASH, f"{type(error).__name__}: {error}"
+        status, code, reason = "failed", ExitCode.CRASH, f"{type(error).__name__}: {error}"
     return Result(
         status=status,
         exit_code=code,
@@ -411,7 +402,6 @@ class Run:
         self.watch.lap()
         state.plan = asdict(self.learner.plan)
         following = self.schedule.position(state.update + 1)
-        state.epoch, state.row = following.epoch, following.start
         path = checkpoint.save(
             self.path,
             state,
@@ -429,7 +419,7 @@ class Run:
     def _save_final(self) -> None:
         self.log.sync()
         self.samples.sync()
-        with new_folder(self.path / FINAL) as folder:
+        with new_folder(self.path / FINAL_FOLDER) as folder:
             self.policy.save(folder, self.cfg)
 
 

@@ -8,14 +8,17 @@ import textwrap
 
 from grpo_core import __version__
 from grpo_core.config import DEFAULT_CONFIG, ENV_CONFIG, FIELDS, GROUPS, FieldInfo, format_value
+from grpo_core.errors import ExitCode
 
 _EPILOG = f"""\
 The file is --config, else ${ENV_CONFIG}, else {DEFAULT_CONFIG}. Each --set goes over it, in order:
 
   mlx-grpo --config configs/default.toml --set learning_rate=5e-7 --set num_generations=32
 
-Exit codes: 0 completed, 2 config, 3 data, model or reward, 4 out of memory, 5 GPU fault,
-6 diverged, 7 disk full, 75 interrupted (the same command goes on).
+Exit codes: {ExitCode.COMPLETED} completed, {ExitCode.CONFIG} config, {ExitCode.DATA} data, \
+model or reward, {ExitCode.OUT_OF_MEMORY} out of memory, {ExitCode.GPU_FAULT} GPU fault,
+{ExitCode.DIVERGED} diverged, {ExitCode.DISK_FULL} disk full, {ExitCode.INTERRUPTED} interrupted \
+(the same command goes on).
 
 Fields, each with its default:
 """

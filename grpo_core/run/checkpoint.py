@@ -6,7 +6,6 @@ does not match it is passed over. Which state belongs in it is the trainer's bus
 """
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,13 +14,12 @@ from typing import Any
 import mlx.core as mx
 
 from grpo_core.run.atomic import new_folder, read_json, remove, write_json
+from grpo_core.run.protocol import checkpoint_name, checkpoints
 
 MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
 ARRAYS = "optimizer.safetensors"
 ROLLOUTS = "rollouts.json"
-
-_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(slots=True)
@@ -31,9 +29,6 @@ class RunState:
     update: int = 0
     batch_step: int = 0
     optimizer_steps: int = 0
-    epoch: int = 0
-    """Position in the data: the next update's epoch and row; `schedule` derives both."""
-    row: int = 0
     evaluated: list[str] = field(default_factory=list)
     """Splits whose evaluation at this very update is done and logged."""
     best: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +65,7 @@ def save(
     write_weights: Callable[[Path], None],
 ) -> Path:
     """Write checkpoint-N, N being `state.update`; OSError or RuntimeError on a full disk."""
-    target = output_dir / f"checkpoint-{state.update}"
+    target = output_dir / checkpoint_name(state.update)
     with new_folder(target) as folder:
         write_weights(folder)
         # Through Python's file: MLX's own writer takes a full disk for success.
@@ -94,8 +89,8 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest}
 
 
-def fault(folder: Path) -> str:
-    """What is wrong with a checkpoint, in words; empty for a whole one."""
+def damage(folder: Path) -> str:
+    """What is wrong with a checkpoint, as a message; empty for a whole one."""
     manifest = read_json(folder / MANIFEST)
     if manifest is None or not isinstance(manifest.get("files"), dict):
         return f"{MANIFEST} is missing or torn"
@@ -108,16 +103,10 @@ def fault(folder: Path) -> str:
     return ""
 
 
-def numbered(output_dir: Path) -> list[tuple[int, Path]]:
-    """The checkpoints by name as (update, folder), newest first; whole or not."""
-    named = ((_NAME.fullmatch(path.name), path) for path in output_dir.glob("checkpoint-*"))
-    return sorted(((int(m[1]), path) for m, path in named if m and path.is_dir()), reverse=True)
-
-
 def newest(output_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
     """The newest whole checkpoint. Newer ones that are torn are removed, and `say` hears why."""
-    for _, path in numbered(output_dir):
-        wrong = fault(path)
+    for _, path in checkpoints(output_dir):
+        wrong = damage(path)
         if not wrong:
             return _read(path)
         say(f"[resume] passing over {path}: {wrong}")
@@ -139,6 +128,6 @@ def rotate(output_dir: Path, limit: int, keep: int | None) -> None:
     """Remove all but the newest `limit` checkpoints (0: all stay) and number `keep`."""
     if limit == 0:
         return
-    for update, path in numbered(output_dir)[limit:]:
+    for update, path in checkpoints(output_dir)[limit:]:
         if update != keep:
             remove(path)

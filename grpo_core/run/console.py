@@ -16,6 +16,7 @@ from typing import Any
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.run.checkpoint import RunState
+from grpo_core.run.protocol import FINAL_FOLDER
 
 MB = 10**6
 
@@ -106,7 +107,7 @@ class Console:
         if state.best:
             em, best = state.last["em"], state.best
             words += f", em {em:.3f} (best {best['em']:.3f} after update {best['update']})"
-        self.line(f"{words}; {folder / 'final'}")
+        self.line(f"{words}; {folder / FINAL_FOLDER}")
 
     def _count(self, update: int) -> str:
         width = len(str(self._total))

@@ -1,45 +1,18 @@
 """Raw exceptions of Python, MLX and Metal -> our tree of errors, with what to do about them.
 
-The texts are those of MLX 0.32 on Metal, CUDA and CPU, and of Metal's command buffers. What is not
-known here is a bug, and stays what it is.
+Which text tells of what is in `protocol`. An exception that is not known is a bug, and stays what
+it is.
 """
 
 import errno
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import DiskFull, GPUFault, GRPOError, OutOfMemory
+from grpo_core.run.protocol import MachineFault, machine_fault
 
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
-# MLX's own file writer says this, without errno.
-_DISK_TEXTS = ("[write] unable to write", "no space left on device", "disk quota exceeded")
-
-_MEMORY_TEXTS = (
-    "insufficient memory",
-    "erroroutofmemory",
-    "[metal::malloc]",
-    "attempting to allocate",
-    "out of memory",
-    "std::bad_alloc",
-    "unable to allocate",
-    "resource limit",
-    "cudaerrormemoryallocation",
-)
-
-_GPU_TEXTS = (
-    "kiogpucommandbuffercallbackerror",
-    "command buffer execution failed",
-    "impactinginteractivity",
-    "gpu hang",
-    "gpu timeout",
-    "innocent victim",
-    "innocentvictim",
-    "cudaerrorlaunchtimeout",
-    "cudaerrorlaunchfailure",
-    "unspecified launch failure",
-    "illegal memory access",
-)
-
+# Said by the device's queue, not by the allocator.
 _QUEUE_TEXTS = ("erroroutofmemory", "command buffer execution failed")
 
 
@@ -54,7 +27,7 @@ def explain(error: BaseException, cfg: MLXGRPOConfig | None = None) -> GRPOError
         where = f"{error.filename}: " if error.filename else ""
         return DiskFull(f"{where}{error.strerror}; free some space, then run the same command")
     if isinstance(error, MemoryError):
-        return OutOfMemory(_memory_words(str(error), cfg))
+        return OutOfMemory(_memory_message(str(error), cfg))
     if isinstance(error, RuntimeError | ValueError | OSError):
         return _by_text(error, cfg)
     return None
@@ -65,16 +38,14 @@ def _is_disk(error: BaseException | None) -> bool:
 
 
 def _by_text(error: Exception, cfg: MLXGRPOConfig | None) -> GRPOError | None:
-    text = str(error).lower()
-    if any(known in text for known in _DISK_TEXTS):
-        return DiskFull(
-            f"the disk is full, by MLX's word: {error}; free some space, then run the same command"
-        )
-    if any(known in text for known in _MEMORY_TEXTS):
-        return OutOfMemory(_memory_words(str(error), cfg))
-    if any(known in text for known in _GPU_TEXTS):
-        return GPUFault(_gpu_words(str(error)))
-    return None
+    fault = machine_fault(str(error))
+    if fault is None:
+        return None
+    if fault is MachineFault.DISK:
+        return DiskFull(f"the disk is full: {error}; free some space, then run the same command")
+    if fault is MachineFault.MEMORY:
+        return OutOfMemory(_memory_message(str(error), cfg))
+    return GPUFault(_gpu_message(str(error), fault))
 
 
 def can_shrink(error: BaseException) -> bool:
@@ -87,27 +58,25 @@ def can_shrink(error: BaseException) -> bool:
     return isinstance(fault, OutOfMemory) and not any(known in text for known in _QUEUE_TEXTS)
 
 
-def _memory_words(text: str, cfg: MLXGRPOConfig | None) -> str:
+def _memory_message(text: str, cfg: MLXGRPOConfig | None) -> str:
     """What to lower, with the values as they are, the cheapest first."""
-    words = f"out of memory: {text}" if text else "out of memory"
+    message = f"out of memory: {text}" if text else "out of memory"
     if cfg is None:
-        return words
+        return message
     tries = []
     if cfg.micro_batch_size != 1:
         tries.append("micro_batch_size=1")
     if cfg.grad_checkpoint != "on":
         tries.append("grad_checkpoint=on")
-    limit = cfg.completion_limit
     tries.append(f"num_generations below {cfg.num_generations}")
-    tries.append(f"max_new_tokens below {limit}")
+    tries.append(f"max_new_tokens below {cfg.completion_limit}")
     if cfg.train_type == "full":
         tries.append("train_type=lora")
-    return f"{words}; lower what it takes: {', or '.join(tries)}"
+    return f"{message}; lower what it takes: {', or '.join(tries)}"
 
 
-def _gpu_words(text: str) -> str:
-    low = text.lower()
-    if "timeout" in low or "interactivity" in low:
+def _gpu_message(text: str, fault: MachineFault) -> str:
+    if fault is MachineFault.GPU_WATCHDOG:
         return (
             f"the GPU's watchdog ended a command: {text}; run the same command again with the "
             "display asleep, with micro_batch_size=1, or with MLX_MAX_OPS_PER_BUFFER=10 set"

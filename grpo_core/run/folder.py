@@ -10,20 +10,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import platform, python_version
+from platform import platform
 from typing import Any
 
 from grpo_core.config import FIELDS, MLXGRPOConfig, config_hash, resolved_dict
 from grpo_core.errors import ConfigError
 from grpo_core.run.atomic import put_back, read_json, write_json
 from grpo_core.run.locks import Lock, acquire
-from grpo_core.run.logs import CONFIG_FILE, LOG_FILE, RESULT_FILE, SAMPLES_FILE
-
-LOCK_FILE = ".lock"
-
-_PACKAGES = ("grpo-sweep", "mlx", "mlx-lm", "transformers", "datasets", "numpy")
+from grpo_core.run.protocol import (
+    COMPLETED,
+    CONFIG_FILE,
+    FINAL_FOLDER,
+    LOCK_FILE,
+    LOG_FILE,
+    RESULT_FILE,
+    SAMPLES_FILE,
+    checkpoints,
+    package_versions,
+)
 
 
 class Standing(Enum):
@@ -55,13 +60,13 @@ def look(path: Path, wanted_hash: str) -> Standing:
     if config is None or config.get("hash") != wanted_hash:
         return Standing.OTHERS
     result = read_json(path / RESULT_FILE) or {}
-    return Standing.DONE if result.get("status") == "completed" else Standing.OURS
+    return Standing.DONE if result.get("status") == COMPLETED else Standing.OURS
 
 
 def _has_traces(path: Path) -> bool:
     """Whether a run has been here of which no configuration is left."""
-    named = (path / name for name in (LOG_FILE, SAMPLES_FILE, RESULT_FILE, "final"))
-    return any(p.exists() for p in named) or any(path.glob("checkpoint-*"))
+    named = (path / name for name in (LOG_FILE, SAMPLES_FILE, RESULT_FILE, FINAL_FOLDER))
+    return any(p.exists() for p in named) or bool(checkpoints(path))
 
 
 def candidates(output_dir: str) -> Iterator[Path]:
@@ -163,13 +168,7 @@ def _difference(path: Path, cfg: MLXGRPOConfig) -> str:
 
 def versions() -> dict[str, str]:
     """What the run was made with."""
-    found = {"python": python_version(), "platform": platform()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {**package_versions(), "platform": platform()}
 
 
 def _say(line: str) -> None:

@@ -12,11 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.run.atomic import finite, sync, write_atomically, write_json
-
-CONFIG_FILE = "config.resolved.json"
-LOG_FILE = "training_log.jsonl"
-SAMPLES_FILE = "samples.jsonl"
-RESULT_FILE = "result.json"
+from grpo_core.run.protocol import RESULT_FILE
 
 _MEASURES = ("_s", "_bytes")
 

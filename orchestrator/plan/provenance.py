@@ -8,20 +8,18 @@ times of its files, because weights are too large to be read at every launch.
 import hashlib
 import json
 import os
-import platform
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from grpo_core.config import MLXGRPOConfig, parse_config, update_config_from_dict
+from grpo_core.run.protocol import package_versions
 from orchestrator.run import Plan, PlannedRun, Run, Sweep
 
 Provenance = Mapping[str, Any]
 
-_PACKAGES = ("grpo-sweep", "mlx", "mlx-lm", "transformers", "tokenizers", "datasets", "numpy")
 _DATA_FILES = (".jsonl", ".parquet")
 _DIFF_BYTES = 200_000
 _GIT_S = 10.0
@@ -97,7 +95,7 @@ def look(cwd: str, names: Iterable[str]) -> Provenance:
     return {
         "files": {name: _file(name, cwd) for name in sorted(names)},
         "git": _git(cwd),
-        "versions": _versions(),
+        "versions": package_versions(),
     }
 
 
@@ -209,13 +207,3 @@ def _git_says(cwd: str, *words: str) -> bytes | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -5,16 +5,15 @@ trainer (section 3 of the design).
 """
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from grpo_core.run import protocol
 from orchestrator.errors import QueueError
 
 ENV_HOME = "GRPO_SWEEP_HOME"
 APP = "grpo-sweep"
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -86,36 +85,31 @@ class RunPaths:
     @property
     def resolved_config(self) -> Path:
         """Every field of the final configuration, with versions and hash."""
-        return self.folder / "config.resolved.json"
+        return self.folder / protocol.CONFIG_FILE
 
     @property
     def log(self) -> Path:
         """The training log, a JSON object a line."""
-        return self.folder / "training_log.jsonl"
+        return self.folder / protocol.LOG_FILE
 
     @property
     def samples(self) -> Path:
         """Some completions of each update with their rewards, a JSON object a line."""
-        return self.folder / "samples.jsonl"
+        return self.folder / protocol.SAMPLES_FILE
 
     @property
     def result(self) -> Path:
         """Written last, atomically."""
-        return self.folder / "result.json"
+        return self.folder / protocol.RESULT_FILE
 
     @property
     def final(self) -> Path:
         """The trained model or its adapters."""
-        return self.folder / "final"
+        return self.folder / protocol.FINAL_FOLDER
 
     def checkpoints(self) -> list[tuple[int, Path]]:
-        """The whole checkpoints as (update, folder), oldest first (half-made ones do not match)."""
-        try:
-            entries = list(os.scandir(self.folder))
-        except OSError:
-            return []
-        named = ((_CHECKPOINT.fullmatch(e.name), e) for e in entries)
-        return sorted((int(m[1]), Path(e.path)) for m, e in named if m and e.is_dir())
+        """The whole checkpoints as (update, folder), newest first."""
+        return protocol.checkpoints(self.folder)
 
     def newest_checkpoint(self) -> int:
         """The update of the newest checkpoint, -1 where there is none."""

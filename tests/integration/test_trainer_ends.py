@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_core.run.checkpoint import fault
+from grpo_core.run.checkpoint import damage
 from tests.trainer_kit import (
     TIMEOUT_S,
     command,
@@ -167,7 +167,7 @@ def test_disk_that_is_really_full(small_disk):
     done = train(folder, **FEW)
     assert_failed(done, folder, 7, "free some space")
     assert not list(folder.glob(".grpo-tmp-*"))
-    assert not [path for path in folder.glob("checkpoint-*") if fault(path)]
+    assert not [path for path in folder.glob("checkpoint-*") if damage(path)]
     subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
     complete(folder, **FEW)
     assert [line["update"] for line in log_of(folder) if "lr" in line] == [1, 2, 3]

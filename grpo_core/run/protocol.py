@@ -1,0 +1,129 @@
+"""What trainer and orchestrator must agree on: names of a run's files, and texts that tell a fault.
+
+Each is written here once, for both packages; nothing heavy is loaded. Exit codes are in `errors`,
+the fields of a configuration in `config`.
+"""
+
+import re
+from collections.abc import Iterable
+from enum import Enum, auto
+from pathlib import Path
+
+# --- the files in a run's output folder
+
+CONFIG_FILE = "config.resolved.json"
+LOG_FILE = "training_log.jsonl"
+SAMPLES_FILE = "samples.jsonl"
+RESULT_FILE = "result.json"
+FINAL_FOLDER = "final"
+LOCK_FILE = ".lock"
+
+COMPLETED = "completed"
+"""The status in the result.json of a run that has nothing left to do."""
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoint_name(update: int) -> str:
+    """The folder of the checkpoint after that update."""
+    return f"checkpoint-{update}"
+
+
+def checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
+    """The checkpoints as (update, folder), newest first; half-made ones have another name.
+
+    Empty where the folder is not there, or cannot be listed.
+    """
+    try:
+        found = [(_CHECKPOINT.fullmatch(path.name), path) for path in output_dir.iterdir()]
+    except OSError:
+        return []
+    named = [(int(m[1]), path) for m, path in found if m and path.is_dir()]
+    return sorted(named, reverse=True)
+
+
+# --- what a run was made with
+
+PACKAGES = ("grpo-sweep", "mlx", "mlx-lm", "transformers", "tokenizers", "datasets", "numpy")
+
+
+def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """The versions of Python and of the packages that are installed, by name."""
+    # Both cost what `grpo-sweep status` should not pay.
+    import platform
+    from importlib import metadata
+
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# --- texts of the device and the disk
+
+
+class MachineFault(Enum):
+    """What the machine can do to a run."""
+
+    GPU_HANG = auto()
+    """The GPU is hung; only a restart of the machine helps."""
+    GPU_WATCHDOG = auto()
+    """A command took so long that the system ended it."""
+    MEMORY = auto()
+    DISK = auto()
+    GPU = auto()
+    """Any other fault of the GPU."""
+
+
+# What MLX 0.32 on Metal, CUDA and CPU, the system's allocators and Metal's command buffers say, in
+# small letters. In this order: a hang is also said to be a failed command.
+_TEXTS: dict[MachineFault, tuple[str, ...]] = {
+    MachineFault.GPU_HANG: (
+        "callbackerrorhang",
+        "gpu hang",
+        "innocentvictim",
+        "innocent victim",
+        "submissionsignored",
+    ),
+    MachineFault.GPU_WATCHDOG: (
+        "impactinginteractivity",
+        "callbackerrortimeout",
+        "gpu timeout",
+        "launch timed",
+        "cudaerrorlaunchtimeout",
+    ),
+    MachineFault.MEMORY: (
+        "insufficient memory",
+        "erroroutofmemory",
+        "[metal::malloc]",
+        "attempting to allocate",
+        "out of memory",
+        "memoryerror",
+        "std::bad_alloc",
+        "unable to allocate",
+        "resource limit",
+        "cudaerrormemoryallocation",
+    ),
+    MachineFault.DISK: (
+        # MLX's own writer of files, which gives no errno.
+        "[write] unable to write",
+        "no space left on device",
+        "disk quota exceeded",
+    ),
+    MachineFault.GPU: (
+        "kiogpucommandbuffercallbackerror",
+        "command buffer execution failed",
+        "cudaerrorlaunchfailure",
+        "unspecified launch failure",
+        "illegal memory access",
+    ),
+}
+
+
+def machine_fault(text: str) -> MachineFault | None:
+    """The fault that an exception's message or a line of a log tells of; None for any other."""
+    low = text.lower()
+    return next((f for f, texts in _TEXTS.items() if any(known in low for known in texts)), None)
