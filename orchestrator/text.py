@@ -5,12 +5,26 @@ import json
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
-
-from orchestrator.numbers import short_number
 
 UNKNOWN = "–"
 _BLOCKS = "▁▂▃▄▅▆▇█"
+
+# What people say for these fields; every other field goes by its whole name.
+SHORT_NAMES = {
+    "learning_rate": "lr",
+    "num_generations": "g",
+    "batch_size": "bs",
+    "gradient_accumulation_steps": "acc",
+    "num_epochs": "ep",
+    "temperature": "t",
+    "clip_eps": "clip",
+    "kl_coeff": "kl",
+    "lora_rank": "r",
+    "weight_decay": "wd",
+    "seed": "s",
+}
 
 
 def duration(seconds: float | None) -> str:
@@ -67,6 +81,18 @@ def number(value: Any) -> str:
     if not 1e-3 <= abs(value) < 1e6:
         return f"{value:.2e}"
     return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
+
+
+def short_number(value: float) -> str:
+    """The shortest text that reads back as the same number: `1e-5`, `0.05`, `3`."""
+    plain = repr(value).removesuffix(".0")
+    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    if not isinstance(exponent, int):
+        return plain  # nan and inf have no digits.
+    first, *rest = (str(digit) for digit in digits)
+    mantissa = ("-" if sign else "") + first + ("." + "".join(rest) if rest else "")
+    scientific = f"{mantissa}e{exponent + len(rest)}"
+    return scientific if len(scientific) < len(plain) else plain
 
 
 def percent(value: Any) -> str:

@@ -18,7 +18,7 @@ ORDER = {
     "orchestrator": (
         *("__main__", "cli", "report", "views", "doctor", "worker", "plan", "queue"),
         *("spec", "stopping", "results", "search", "space", "system", "run"),
-        *("names", "text", "numbers", "errors"),
+        *("text", "names", "errors"),
     ),
     "grpo_core": (
         *("__main__", "dry_run", "trainer", "update", "evaluate", "rollout", "model", "rewards"),

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo_core.config import MLXGRPOConfig, config_hash, format_override
-from orchestrator.names import default_names, fill, folded, free_name, name_fault, template_faults
+from orchestrator.names import folded, free_name, name_fault
+from orchestrator.plan.run_names import default_names, fill, template_faults
 from orchestrator.run import PlannedRun
 from orchestrator.spec.document import Faults
 from orchestrator.spec.positions import KeyPath

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import UsageError
+from orchestrator.names import folded, free_name
 from orchestrator.queue import schema
 from orchestrator.queue.connection import Row
 from orchestrator.queue.queries import Reads
@@ -60,9 +61,6 @@ class Submitting(Reads):
         return self._sweep(sweep_id)
 
     def _free_name(self, name: str) -> str:
-        # It brings the config's fields along, for which a status would have to wait.
-        from orchestrator.names import folded, free_name
-
         return free_name(name, {folded(row[0]) for row in self._db.read("SELECT name FROM sweeps")})
 
     def _insert_sweep(self, plan: Plan, priority: int, after: int | None) -> int:

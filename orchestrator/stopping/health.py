@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from grpo_core.config import did_you_mean
 from orchestrator.errors import SpecError
-from orchestrator.numbers import short_number
 from orchestrator.stopping.curves import Decision, LogLine, RunCurve, is_finite, shown, update_of
+from orchestrator.text import short_number
 
 # As many bad updates in a row as the trainer itself bears (its max_bad_updates).
 NAN_UPDATES = 3

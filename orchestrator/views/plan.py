@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from orchestrator.names import SHORT_NAMES
 from orchestrator.run import Plan
-from orchestrator.text import UNKNOWN, setting_value
+from orchestrator.text import SHORT_NAMES, UNKNOWN, setting_value
 from orchestrator.views.tables import plain_table
 
 

@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.names import SHORT_NAMES
 from orchestrator.results.leaderboard import Level, Row, differing_keys
 from orchestrator.run import Objective, Run, RunState
-from orchestrator.text import UNKNOWN, duration, metric, percent, setting_value, sparkline
+from orchestrator.text import (
+    SHORT_NAMES,
+    UNKNOWN,
+    duration,
+    metric,
+    percent,
+    setting_value,
+    sparkline,
+)
 from orchestrator.views.overview import curve
 from orchestrator.views.tables import plain_table
 

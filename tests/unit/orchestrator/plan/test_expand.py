@@ -1,11 +1,10 @@
-"""Expansion: order, merging, names, and the exact --set lines of every run."""
+"""Expansion: order, merging, what rules drop, and the exact --set lines of every run."""
 
 import itertools
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,33 +12,10 @@ from hypothesis import strategies as st
 
 from grpo_core.config import MLXGRPOConfig, apply_overrides, config_hash, format_override
 from orchestrator.errors import SpecError
-from orchestrator.names import fill, name_fault, safe_name
-from orchestrator.numbers import short_number
+from orchestrator.names import name_fault
 from orchestrator.plan.expand import MAX_RUNS, expand
 from orchestrator.spec.spec import read_spec
-
-BASE = "num_generations = 4\nlearning_rate = 2e-5\nseed = 5\n"
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder with base.toml, in which the process stands."""
-    (tmp_path / "base.toml").write_text(BASE)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def expansion(text):
-    Path("s.toml").write_text(f'config = "base.toml"\n{text}')
-    return expand(read_spec(Path("s.toml")))
-
-
-def runs(text, name="s"):
-    return expansion(text).plan(name, "/work").runs
-
-
-def names(text):
-    return [run.name for run in runs(text)]
+from tests.expansion_kit import BASE, SEARCH, expansion, runs
 
 
 def test_the_last_axis_is_fastest_and_seeds_are_outermost(folder):
@@ -112,57 +88,6 @@ def test_equal_runs_are_merged_with_all_their_tags(folder):
 def test_settings_that_differ_only_in_memory_fields_are_not_merged(folder):
     """Who sweeps micro_batch_size wants to see both, though they train the same."""
     assert len(runs("[params]\nmicro_batch_size = [1, 2]\n")) == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("[params]\nlearning_rate = [1e-5, 0.0003]\n", ["lr1e-5", "lr3e-4"]),
-        ("[params]\nlearning_rate = [1e-5]\nbatch_size = [1, 2]\n", ["bs1", "bs2"]),
-        ("[params]\nlearning_rate = [1e-5]\n", ["lr1e-5"]),
-        ("seeds = [0, 1]\n", ["s0", "s1"]),
-        ("[set]\nbatch_size = 2\n", ["run"]),
-        ("[params]\nbatch_size = [1, 2]\n[[run]]\nkl_coeff = 0.1\n",
-         ["bs1-kl0.1", "bs1-kl0", "bs2-kl0"]),
-        ('[params]\nloss_type = ["grpo", "dapo"]\n', ["loss_type=grpo", "loss_type=dapo"]),
-        ('[params]\nmodel_name = ["Qwen/a b", "x/a/b"]\n', ["model_name=a-b", "model_name=b"]),
-        ('[params]\nmodel_name = ["x/a", "y/A"]\n', ["model_name=a", "model_name=A-2"]),
-        ("[params]\nlora_layers = [-1, 1]\n", ["lora_layers=-1", "lora_layers=1"]),
-        ("[params]\nuse_compile = [true, false]\n", ["use_compile=true", "use_compile=false"]),
-        ('[params]\nrewards = [["int"], ["int", "correctness"]]\n',
-         ["rewards=int", "rewards=int+correctness"]),
-    ],
-)  # fmt: skip
-def test_a_run_is_named_by_what_differs(folder, text, expected):
-    """Short, readable, safe in a path, and unique even where case does not count."""
-    assert names(text) == expected
-
-
-def test_long_values_make_short_names(folder):
-    """A prompt does not become a file name of a kilobyte."""
-    long = [f'"{c * 3000}"' for c in "äb"] + [f'"{"b" * 3001}"']
-    found = names(f"[params]\nsystem_prompt = [{', '.join(long)}]\n")
-    assert len(set(found)) == 3
-    assert all(len(name.encode()) < 100 for name in found)
-
-
-def test_templates_make_names_and_folders(folder):
-    """The design's own example, and values that would lead elsewhere."""
-    text = (
-        'run_name = "lr{learning_rate:.0e}-g{num_generations}-{model_name}"\n'
-        'output = "o/{sweep}/seed{seed:03d}/{run}"\n'
-        '[set]\nmodel_name = "../../x/y"\n[params]\nlearning_rate = [1e-5]\n'
-    )
-    run = runs(text, name="other")[0]
-    assert run.name == "lr1e-05-g4-..-..-x-y"
-    assert run.output_dir == "o/other/seed005/lr1e-05-g4-..-..-x-y"
-
-
-def test_an_output_folder_may_lie_on_another_disk(folder, monkeypatch):
-    """Absolute paths and the home folder are the user's to choose."""
-    monkeypatch.setenv("HOME", "/home/me")
-    assert runs('output = "/Volumes/My Disk/{run}"\n')[0].output_dir == "/Volumes/My Disk/run"
-    assert runs('output = "~/runs/{run}/"\n')[0].output_dir == "/home/me/runs/run"
 
 
 def test_a_grid_beyond_all_reason_is_refused_with_its_size(folder):
@@ -274,42 +199,12 @@ def test_any_grid_is_the_plain_product_without_doubles(tmp_path_factory, lrs, ge
     assert not any(name_fault(run.name) for run in found)
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False))
-def test_a_short_number_is_the_same_number(value):
-    """Names lose no digit, so they stay unique."""
-    assert float(short_number(value)) == value
-
-
-@given(st.text())
-def test_no_text_makes_a_name_that_leads_elsewhere(text):
-    """Separators, dots and control characters of a value never reach the path."""
-    config = MLXGRPOConfig(model_name=text)
-    name = fill("m{model_name}", config)
-    assert name_fault(name) == ""
-    assert os.path.basename(name) == name
-    assert "/" not in safe_name(text)
-
-
 def test_overrides_are_written_as_the_trainer_reads_them():
     """The one function that both sides use."""
     assert format_override("learning_rate", 1e-6) == "learning_rate=1e-06"
 
 
 # --- searches
-
-SEARCH = """
-[search]
-method = "{method}"
-runs = {runs}
-seed = 7
-[params]
-learning_rate = {{ dist = "loguniform", min = 1e-6, max = 1e-4 }}
-num_generations = [4, 8]
-clip_eps_high = {{ dist = "uniform", min = 0.2, max = 0.35, when = "loss_type == 'dapo'" }}
-loss_type = ["grpo", "dapo"]
-[[require]]
-that = "num_generations == 4 or learning_rate < 2e-5"
-"""
 
 
 @pytest.mark.parametrize("method", ["random", "sobol"])
@@ -332,14 +227,6 @@ def test_tpe_draws_a_first_batch_and_leaves_the_rest_for_later(folder):
     found = expansion(SEARCH.format(method="tpe", runs=14))
     assert (len(found.settings), found.to_ask) == (10, 4)
     assert expansion(SEARCH.format(method="tpe", runs=3)).to_ask == 0
-
-
-def test_a_draw_is_named_by_what_it_has_drawn_to_three_digits(folder):
-    """Six digits, and parameters that do not count, would only make names long."""
-    for run in runs(SEARCH.format(method="sobol", runs=8)):
-        short = short_number(float(f"{run.overrides['learning_rate']:.3g}"))
-        assert run.name.startswith(f"lr{short}-g")
-        assert ("clip_eps_high=" in run.name) == ("clip_eps_high" in run.overrides)
 
 
 def test_a_search_gives_each_setting_every_seed_breadth_first(folder):
