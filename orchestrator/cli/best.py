@@ -38,7 +38,7 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
     """
     from orchestrator.results import stats
     from orchestrator.results.leaderboard import differing_keys, first_against_second, ranking
-    from orchestrator.results.objective import scores
+    from orchestrator.results.objective import completed_scores
     from orchestrator.views.json_shapes import best_shape, history_shape
     from orchestrator.views.results import best_table
 
@@ -51,7 +51,7 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
             _print_history(found, points)
         return
     statistic = stats.iqm if iqm else stats.mean
-    rows = ranking(scores(runs, found.objective), found.objective, statistic)
+    rows = ranking(completed_scores(runs, found.objective), found.objective, statistic)
     duel = first_against_second(rows, found.objective)
     if as_json:
         print_json(best_shape(found.objective, rows, duel, "iqm" if iqm else "mean"))
@@ -121,11 +121,13 @@ def _say_what_is_missing(sweep: "Sweep", runs: "list[Run]", ranked: int) -> None
 
 def _history(sweep: "Sweep", runs: "list[Run]") -> "list[tuple[float, float]]":
     """(GPU hours, best value) after each run, in the order in which they ended."""
+    from orchestrator.results.objective import completed_scores
     from orchestrator.results.stats import best_so_far
 
     trained = (run for run in runs if run.ended and run.attempt)
     ended = sorted(trained, key=lambda run: run.ended or "")
-    values = [(run.wall_s / 3600, run.value if run.state == "completed" else None) for run in ended]
+    reached = {score.run.id: score.value for score in completed_scores(ended, sweep.objective)}
+    values = [(run.wall_s / 3600, reached.get(run.id)) for run in ended]
     return best_so_far(values, sweep.objective.goal)
 
 
@@ -162,7 +164,7 @@ def compare(sweep: str, key: str, as_json: bool) -> None:
     from grpo_core.config import FIELDS, did_you_mean
     from orchestrator.errors import UsageError
     from orchestrator.results.leaderboard import by_parameter
-    from orchestrator.results.objective import scores
+    from orchestrator.results.objective import completed_scores
     from orchestrator.views.json_shapes import levels_shape
     from orchestrator.views.results import levels_table
 
@@ -172,7 +174,7 @@ def compare(sweep: str, key: str, as_json: bool) -> None:
         near = did_you_mean(key, moved if key in FIELDS else FIELDS)
         raise UsageError(f"--by {key}: no run of sweep {found.name} sets it{near}")
     base = base_values(found, [key]).get(key)
-    levels = by_parameter(scores(runs, found.objective), key, base, found.objective)
+    levels = by_parameter(completed_scores(runs, found.objective), key, base, found.objective)
     if as_json:
         print_json(levels_shape(found.objective, key, levels))
     elif levels:

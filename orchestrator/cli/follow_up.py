@@ -75,9 +75,9 @@ def confirm(
 
 def _finalists(sweep: "Sweep", runs: "list[Run]", top: int) -> "list[Row]":
     from orchestrator.results.leaderboard import ranking
-    from orchestrator.results.objective import scores
+    from orchestrator.results.objective import completed_scores
 
-    rows = ranking(scores(runs, sweep.objective), sweep.objective)
+    rows = ranking(completed_scores(runs, sweep.objective), sweep.objective)
     if not rows:
         metric = sweep.objective.metric
         raise NothingAffected(f"sweep {sweep.name} has no completed run with {metric} yet")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def show_pivot(ref: str, keys: Sequence[str], as_json: bool) -> None:
     """Print the objective of a sweep by one or two parameters, as a table or as JSON."""
     from orchestrator.queue.status_queries import StatusQueries
-    from orchestrator.results.objective import objective_value
+    from orchestrator.results.objective import run_value
     from orchestrator.results.pivot import cells
     from orchestrator.views.pivot import pivot_shape, pivot_table
 
@@ -23,7 +23,7 @@ def show_pivot(ref: str, keys: Sequence[str], as_json: bool) -> None:
     _check(sweep, keys, runs)
 
     def value_of(run: "Run") -> float | None:
-        return objective_value(run, sweep.objective) if run.value is None else run.value
+        return run_value(run, sweep.objective)
 
     missing = [key for key in keys if any(key not in run.overrides for run in runs)]
     found = cells(runs, keys, base_values(sweep, missing), sweep.objective, value_of)

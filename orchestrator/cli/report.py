@@ -158,7 +158,9 @@ def _records(ref: str) -> "list[dict[str, Any]]":
     from orchestrator.views.overview import progress_of
 
     with open_queue(readonly=True) as store, busy("reading the runs"):
-        return [record(run, progress_of(run)) for run in store.runs(store.sweep(ref).id)]
+        sweep = store.sweep(ref)
+        runs = store.runs(sweep.id)
+        return [record(run, progress_of(run), sweep.objective) for run in runs]
 
 
 def _put(path: Path, content: bytes) -> None:

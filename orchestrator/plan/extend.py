@@ -15,6 +15,7 @@ from orchestrator.errors import NothingAffected, SpecError
 from orchestrator.plan.expand import Expansion, expand
 from orchestrator.plan.provenance import with_provenance
 from orchestrator.plan.runs import Taken, planned_runs
+from orchestrator.results.objective import setting_key
 from orchestrator.run import Extension, PlannedRun, Run, Sweep
 from orchestrator.spec.document import Faults
 from orchestrator.spec.spec import read_spec
@@ -84,10 +85,8 @@ def _to_ask(expansion: Expansion, runs: Sequence[Run]) -> int:
     search = expansion.spec.search
     if search.method != "tpe":
         return 0
-    explicit = {
-        json.dumps(s.overrides, sort_keys=True) for s in expansion.settings if s.origin[0] == "run"
-    }
-    chosen = {json.dumps(run.overrides, sort_keys=True) for run in runs} - explicit
+    explicit = {setting_key(s.overrides) for s in expansion.settings if s.origin[0] == "run"}
+    chosen = {setting_key(run.overrides) for run in runs} - explicit
     return (search.runs or 0) - len(chosen)
 
 

@@ -19,7 +19,7 @@ from orchestrator.plan.next_runs import importance_of
 from orchestrator.queue.store import Store
 from orchestrator.results.curves import Curve
 from orchestrator.results.leaderboard import Row, differing_keys, ranking
-from orchestrator.results.objective import Score, reduce_curve
+from orchestrator.results.objective import Score, completed_scores
 from orchestrator.results.stats import mean
 from orchestrator.results.training_log import read_curves
 from orchestrator.run import Attempt, Objective, Run, RunState, Sweep
@@ -114,13 +114,14 @@ def gather(
     """Read everything about a sweep; `on_run` is called after each run. Raises QueueError."""
     metrics = dict.fromkeys((*CURVES, sweep.objective.metric))
     found = []
-    for run in store.runs(sweep.id):
+    runs = store.runs(sweep.id)
+    for run in runs:
         curves = read_curves(run.folder, metrics)
         attempts = tuple(store.attempts(run.id))
         found.append(RunFacts(run, curves, attempts, by_hand(run, home)))
         on_run()
-    keys = differing_keys(facts.run.overrides for facts in found)
-    rows = ranking(_scores(found, sweep.objective), sweep.objective)
+    keys = differing_keys(run.overrides for run in runs)
+    rows = ranking(completed_scores(runs, sweep.objective), sweep.objective)
     return Facts(sweep, tuple(found), tuple(keys), tuple(rows), _importance(sweep, found))
 
 
@@ -135,20 +136,6 @@ def _importance(sweep: Sweep, found: Iterable[RunFacts]) -> Importance:
 def by_hand(run: Run, home: Home) -> str:
     """The command that repeats a run, from anywhere."""
     return f"cd {shlex.quote(run.cwd)} && {shlex.join(command(run, home))}"
-
-
-def _scores(found: Iterable[RunFacts], objective: Objective) -> list[Score]:
-    # What was stopped early cannot be compared with what ran to its end.
-    ranked = (facts for facts in found if facts.run.state is RunState.COMPLETED)
-    values = ((facts.run, _value(facts, objective)) for facts in ranked)
-    return [Score(run, value) for run, value in values if value is not None]
-
-
-def _value(facts: RunFacts, objective: Objective) -> float | None:
-    """As recorded at the run's end, else from its log."""
-    if facts.run.value is not None:
-        return facts.run.value
-    return reduce_curve([value for _, value in facts.curves[objective.metric]], objective)
 
 
 def evaluation_interval(row: Row) -> tuple[float, float] | None:

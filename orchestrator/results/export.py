@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.run import Progress, Run
+from orchestrator.results.objective import run_value
+from orchestrator.run import Objective, Progress, Run
 
 Record = dict[str, Any]
 
 
-def record(run: Run, progress: Progress) -> Record:
+def record(run: Run, progress: Progress, objective: Objective) -> Record:
     """A run with all that is known of it; what is unknown is None."""
     return {
         "id": run.id,
@@ -27,7 +28,7 @@ def record(run: Run, progress: Progress) -> Record:
         "reason": run.reason,
         "seed": run.seed,
         "tags": list(run.tags),
-        "value": run.value,
+        "value": run_value(run, objective),
         "update": progress.update,
         "updates_total": progress.updates_total,
         "attempt": run.attempt,

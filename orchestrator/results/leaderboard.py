@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.results import stats
-from orchestrator.results.objective import Score
+from orchestrator.results.objective import Score, setting_key
 from orchestrator.run import Objective
 
 Statistic = Callable[[Sequence[float]], float]
@@ -35,6 +35,18 @@ class Row:
         return len(self.scores)
 
 
+def by_setting(
+    scores: Iterable[Score], objective: Objective, statistic: Statistic = stats.mean
+) -> list[tuple[float, list[Score]]]:
+    """(statistic, scores) of each setting, best first; equal ones in the order of the sweep."""
+    groups: dict[str, list[Score]] = {}
+    for score in scores:
+        groups.setdefault(setting_key(score.run.overrides), []).append(score)
+    found = [(statistic([score.value for score in group]), group) for group in groups.values()]
+    sign = -1.0 if objective.goal == "max" else 1.0
+    return sorted(found, key=lambda entry: sign * entry[0])
+
+
 def ranking(
     scores: Iterable[Score], objective: Objective, statistic: Statistic = stats.mean
 ) -> list[Row]:
@@ -42,23 +54,17 @@ def ranking(
 
     Those that share one stand in the order of the sweep.
     """
-    groups: dict[str, list[Score]] = {}
-    for score in scores:
-        key = json.dumps(score.run.overrides, sort_keys=True)
-        groups.setdefault(key, []).append(score)
-    sign = -1.0 if objective.goal == "max" else 1.0
-    of = {key: statistic([score.value for score in group]) for key, group in groups.items()}
-    ordered = sorted(groups, key=lambda key: sign * of[key])
-    values = [of[key] for key in ordered]
+    found = by_setting(scores, objective, statistic)
+    values = [value for value, _ in found]
     return [
         Row(
-            rank=values.index(of[key]) + 1,
-            params=groups[key][0].run.overrides,
-            mean=of[key],
-            ci95=stats.interval([score.value for score in groups[key]], statistic),
-            scores=tuple(groups[key]),
+            rank=values.index(value) + 1,
+            params=group[0].run.overrides,
+            mean=value,
+            ci95=stats.interval([score.value for score in group], statistic),
+            scores=tuple(group),
         )
-        for key in ordered
+        for value, group in found
     ]
 
 

@@ -23,7 +23,7 @@ class Score:
 
 
 def setting_key(overrides: Mapping[str, Any]) -> str:
-    """Tells settings apart, as the ranking does."""
+    """Equal for runs of one setting, in whatever order their values stand; seeds are not in it."""
     return json.dumps(overrides, sort_keys=True)
 
 
@@ -46,17 +46,27 @@ def read_value(folder: Path, objective: Objective) -> float | None:
     return reduce_curve([value for _, value in read_curve(folder, objective.metric)], objective)
 
 
-def objective_value(run: Run, objective: Objective) -> float | None:
-    """The value that the run reached; from its log, else from what was recorded at its end."""
-    values = [value for _, value in read_curve(run.folder, objective.metric)]
-    recorded = run.metrics.get(objective.metric)
-    if not values and isinstance(recorded, int | float) and math.isfinite(recorded):
-        values = [float(recorded)]
-    return reduce_curve(values, objective)
+def run_value(run: Run, objective: Objective) -> float | None:
+    """The value of the objective that a run reached: as recorded at its end, else by its log.
+
+    While a run trains, its log knows more than what was recorded when it was interrupted. Where
+    there is no log, the last metrics of the run tell the last value, and no other.
+    """
+    if run.value is not None and run.state is not RunState.RUNNING:
+        return run.value
+    value = read_value(run.folder, objective)
+    if value is None and objective.reduce == "last":
+        value = _finite(run.metrics.get(objective.metric))
+    return value
 
 
-def scores(runs: Iterable[Run], objective: Objective) -> list[Score]:
+def _finite(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def completed_scores(runs: Iterable[Run], objective: Objective) -> list[Score]:
     """The completed runs that have a value; what was stopped early cannot be compared with them."""
     done = (run for run in runs if run.state is RunState.COMPLETED)
-    found = ((run, objective_value(run, objective)) for run in done)
+    found = ((run, run_value(run, objective)) for run in done)
     return [Score(run, value) for run, value in found if value is not None]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.queue.eta import NOTHING, Span, Work, left
-from orchestrator.results.training_log import ProgressReader, read_curve, read_progress
+from orchestrator.results.training_log import ProgressReader, read_progress
 from orchestrator.run import Progress, Run, RunState, Sweep
 
 if TYPE_CHECKING:
@@ -46,11 +46,6 @@ class ProgressReaders:
         reader = self._readers.setdefault(run.folder, ProgressReader(run.folder))
         now = reader.read()
         return now if now.update is not None else progress_of(run)
-
-
-def curve(folder: Path, metric: str) -> list[tuple[int, float]]:
-    """(update, value) of a metric in logged order; `em` and the like of held-out rows only."""
-    return read_curve(folder, metric)
 
 
 # --- an overview

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.results.leaderboard import Level, Row, differing_keys
+from orchestrator.results.training_log import read_curve
 from orchestrator.run import Objective, Run, RunState
 from orchestrator.text import (
     SHORT_NAMES,
@@ -18,7 +19,6 @@ from orchestrator.text import (
     setting_value,
     sparkline,
 )
-from orchestrator.views.overview import curve
 from orchestrator.views.tables import plain_table
 
 _CURVE_WIDTH = 16
@@ -113,8 +113,8 @@ def result_rows(runs: Sequence[Run]) -> list[ResultRow]:
 
 
 def _row(run: Run) -> ResultRow:
-    em = [value for _, value in curve(run.folder, "em")]
-    rewards = tuple(value for _, value in curve(run.folder, "reward_mean"))
+    em = [value for _, value in read_curve(run.folder, "em")]
+    rewards = tuple(value for _, value in read_curve(run.folder, "reward_mean"))
     done = run.state is RunState.COMPLETED and em
     return ResultRow(run, em[0] if em else None, em[-1] if done else None, rewards)
 

@@ -5,7 +5,6 @@ never hurts the training. The command gets what happened in its environment (see
 the desktop of macOS by `osascript`.
 """
 
-import json
 import os
 import queue
 import shlex
@@ -21,8 +20,8 @@ from typing import TYPE_CHECKING, Self
 
 from orchestrator.errors import SweepError, UsageError
 from orchestrator.queue.status_queries import StatusQueries
-from orchestrator.results import stats
-from orchestrator.results.leaderboard import differing_keys
+from orchestrator.results.leaderboard import by_setting, differing_keys
+from orchestrator.results.objective import completed_scores
 from orchestrator.run import Objective, Run, RunState, Sweep
 from orchestrator.system.paths import Home
 from orchestrator.system.processes import boot_id
@@ -155,18 +154,14 @@ def _done_notice(sweep: Sweep, runs: Sequence[Run]) -> Notice:
 
 def best_words(runs: Sequence[Run], objective: Objective) -> str:
     """`learning_rate=1e-3 num_generations=8: em 45.5% (n=3)`; empty without a result."""
-    values: dict[str, list[float]] = {}
-    for run in runs:
-        if run.state is RunState.COMPLETED and run.value is not None:
-            values.setdefault(json.dumps(run.overrides), []).append(run.value)
-    if not values:
+    found = by_setting(completed_scores(runs, objective), objective)
+    if not found:
         return ""
-    sign = 1.0 if objective.goal == "max" else -1.0
-    best = max(values, key=lambda setting: sign * stats.mean(values[setting]))
-    overrides = json.loads(best)
+    mean, scores = found[0]
+    overrides = scores[0].run.overrides
     keys = differing_keys(run.overrides for run in runs)
     told = settings({key: overrides[key] for key in keys if key in overrides})
-    mean, n = stats.mean(values[best]), len(values[best])
+    n = len(scores)
     result = f"{objective.metric} {metric(objective.metric, mean)}"
     return f"{told}: {result} (n={n})" if told else f"{result} (n={n})"
 

@@ -1,9 +1,19 @@
 """What a run is worth and which setting it has, worked out by hand."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
-from orchestrator.results.objective import reduce_curve
-from orchestrator.run import Objective
+from orchestrator.cli import main
+from orchestrator.queue.store import Store
+from orchestrator.report.gather import gather
+from orchestrator.results.objective import completed_scores, reduce_curve, run_value, setting_key
+from orchestrator.run import Objective, RunState
+from orchestrator.system.paths import home
+from orchestrator.worker.notices import best_words
+from tests.records import a_done_run
+from tests.sweep_kit import add_sweep, finish_next, planned_run, write_lines
 
 
 @pytest.mark.parametrize(
@@ -29,3 +39,87 @@ def test_a_curve_without_finite_values_has_no_number():
     assert reduce_curve([float("nan")], Objective()) is None
     assert reduce_curve([1.0, float("nan")], Objective()) == 1.0
     assert reduce_curve([1.0, float("inf")], Objective(reduce="best")) == 1.0
+
+
+def logged(folder, *values, **fields):
+    """A completed run whose log holds these exact matches."""
+    lines = [{"update": n, "em": value, "split": "test"} for n, value in enumerate(values)]
+    write_lines(folder / "training_log.jsonl", lines)
+    return a_done_run(cwd=str(folder), output_dir=".", **fields)
+
+
+@pytest.mark.parametrize(
+    ("reduce", "goal", "value"), [("last", "max", 0.2), ("best", "max", 0.3), ("best", "min", 0.1)]
+)
+def test_a_run_without_a_recorded_value_is_worth_what_its_log_says(tmp_path, reduce, goal, value):
+    """`best` looks at the whole curve, `last` at its end."""
+    assert run_value(logged(tmp_path, 0.3, 0.1, 0.2), Objective("em", goal, reduce)) == value
+
+
+def test_a_recorded_value_stands_whatever_the_log_says_later(tmp_path):
+    """The search and `status` went by it."""
+    assert run_value(logged(tmp_path, 0.9, value=0.5), Objective()) == 0.5
+
+
+def test_a_running_run_is_worth_what_its_log_says_now(tmp_path):
+    """What was recorded when it was interrupted is older."""
+    run = logged(tmp_path, 0.9, value=0.5, state=RunState.RUNNING)
+    assert run_value(run, Objective()) == 0.9
+
+
+def test_a_run_without_a_log_is_worth_its_last_metric_where_the_last_one_counts():
+    """The best of a curve cannot be read from its end."""
+    run = a_done_run(metrics={"em": 0.5, "kl": float("nan")})
+    assert run_value(run, Objective()) == 0.5
+    assert run_value(run, Objective(reduce="best")) is None
+    assert run_value(run, Objective("kl")) is None
+    assert run_value(run, Objective("loss")) is None
+
+
+def test_only_completed_runs_are_ranked():
+    """What was stopped early cannot be compared with what ran to its end."""
+    runs = [a_done_run(id=n, state=state, value=0.5) for n, state in enumerate(RunState)]
+    found = completed_scores(runs, Objective())
+    assert [(score.run.state, score.value) for score in found] == [("completed", 0.5)]
+
+
+def test_a_setting_is_the_same_in_whatever_order_its_values_stand():
+    """Values of other kinds or names make another."""
+    key = setting_key({"learning_rate": 1e-5, "lora_rank": 8})
+    assert setting_key({"lora_rank": 8, "learning_rate": 1e-5}) == key
+    assert setting_key({"lora_rank": "8", "learning_rate": 1e-5}) != key
+    assert setting_key({"lora_rank": 8}) != key
+
+
+def test_best_report_export_pivot_and_notice_show_one_value(tmp_path, capsys):
+    """The recorded one: the log was replaced after the run had ended."""
+    add_sweep(tmp_path, [planned_run("a", 0, {"lora_rank": 8})])
+    log = [{"update": 2, "em": 0.9, "split": "test"}]
+    finish_next(value=0.5, write=lambda run: write_lines(run.folder / "training_log.jsonl", log))
+    with Store.open(home().db, readonly=True) as store:
+        sweep = store.sweep("s")
+        facts, runs = gather(store, sweep, home()), store.runs(sweep.id)
+    assert best_words(runs, sweep.objective) == "em 50.0% (n=1)"
+    assert [row.mean for row in facts.rows] == [0.5]
+    assert main(["best", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["mean"] == 0.5
+    assert main(["export", "--jsonl", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["value"] == 0.5
+    assert main(["status", "--by", "lora_rank", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["mean"] == 0.5
+    assert main(["best", "--history", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["points"][0]["best"] == 0.5
+
+
+def test_a_notice_has_a_value_where_best_has_one(tmp_path):
+    """A run whose value was not recorded is read from its log by both."""
+    run = logged(tmp_path, 0.1, 0.7)
+    assert best_words([run], Objective()) == "em 70.0% (n=1)"
+
+
+def test_a_notice_counts_the_seeds_of_a_setting_together_however_its_values_are_ordered():
+    """0.6 and 0.4 make 0.5, which 0.55 beats; taken apart, 0.6 would win."""
+    one = a_done_run(value=0.6, overrides={"lora_rank": 8, "batch_size": 2})
+    other = replace(one, value=0.4, overrides={"batch_size": 2, "lora_rank": 8})
+    winner = replace(one, value=0.55, overrides={"lora_rank": 16, "batch_size": 2})
+    assert best_words([one, other, winner], Objective()) == "lora_rank=16: em 55.0% (n=1)"

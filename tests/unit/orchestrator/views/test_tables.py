@@ -12,7 +12,8 @@ from rich.text import Text
 from orchestrator.queue.eta import Work
 from orchestrator.queue.status_queries import HistoryEvent
 from orchestrator.results.leaderboard import ranking
-from orchestrator.results.objective import scores
+from orchestrator.results.objective import completed_scores
+from orchestrator.results.training_log import read_curve
 from orchestrator.run import (
     END_STATES,
     Objective,
@@ -23,7 +24,7 @@ from orchestrator.run import (
 from orchestrator.views.json_shapes import best_shape, show_shape, status_shape, submit_shape
 from orchestrator.views.live import Lines, ended_words, progress_words
 from orchestrator.views.now import flow
-from orchestrator.views.overview import Facts, curve, overview, progress_of
+from orchestrator.views.overview import Facts, overview, progress_of
 from orchestrator.views.plan import plan_table
 from orchestrator.views.results import best_table, result_rows, results_table
 from orchestrator.views.status import rows_for, status_picture
@@ -73,9 +74,9 @@ def test_a_curve_leaves_out_training_rows_and_torn_lines(tmp_path):
         {"update": 2, "em": 0.5, "split": "test", "n": 8},
         torn='[1]\nnonsense\n{"update": 3, "em": 0.7',
     )
-    assert curve(run.folder, "em") == [(0, 0.25), (2, 0.5)]
-    assert curve(run.folder, "reward_mean") == [(1, 0.5)]
-    assert curve(tmp_path / "none", "em") == []
+    assert read_curve(run.folder, "em") == [(0, 0.25), (2, 0.5)]
+    assert read_curve(run.folder, "reward_mean") == [(1, 0.5)]
+    assert read_curve(tmp_path / "none", "em") == []
 
 
 def test_a_running_run_is_read_from_its_log_and_an_ended_one_from_the_record(tmp_path):
@@ -190,7 +191,7 @@ def test_best_json_has_null_where_one_run_gives_no_interval():
         replace(RUN, id=4, state=RunState.FAILED, overrides={"a": 3}),
         replace(RUN, id=5, overrides={"a": 4}, metrics={}),
     ]
-    shape = best_shape(Objective(), ranking(scores(runs, Objective()), Objective()))
+    shape = best_shape(Objective(), ranking(completed_scores(runs, Objective()), Objective()))
     assert (shape["objective"], shape["goal"]) == ("em", "max")
     first, second = shape["rows"]
     assert list(first) == ["rank", "params", "n", "mean", "ci95", "runs"]
@@ -199,13 +200,6 @@ def test_best_json_has_null_where_one_run_gives_no_interval():
     assert first["ci95"] == [pytest.approx(0.25), pytest.approx(0.75)]
     assert [run["id"] for run in first["runs"]] == [1, 2]
     assert (second["ci95"], second["n"]) == (None, 1)
-
-
-def test_the_objective_of_a_run_comes_from_its_log(tmp_path):
-    """`best` looks at the whole curve, `last` at its end."""
-    run = logged(tmp_path, *({"update": u, "kl": v} for u, v in enumerate([0.3, 0.1, 0.2])))
-    for reduce, goal, value in (("last", "max", 0.2), ("best", "max", 0.3), ("best", "min", 0.1)):
-        assert scores([run], Objective("kl", goal, reduce))[0].value == value
 
 
 # --- tables
@@ -236,7 +230,7 @@ def test_a_long_name_is_cut_and_no_figure(width):
 
 def test_a_ranking_says_where_there_is_no_interval():
     """One run tells nothing about the spread."""
-    rows = ranking(scores([RUN], Objective()), Objective())
+    rows = ranking(completed_scores([RUN], Objective()), Objective())
     assert "n=1, no interval" in drawn(best_table(rows, Objective(), wide=True))
 
 
