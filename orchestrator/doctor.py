@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from grpo_core.errors import ExitCode
 from orchestrator.errors import SweepError
 from orchestrator.queue.connection import network_type, wal_is_safe
 from orchestrator.queue.store import Store
@@ -250,7 +251,7 @@ def step_finding(code: int | None, err: str, wall_s: float | None) -> Finding:
     if code == 0 and wall_s is not None:
         text = f"one update of the embedded model, from load to save, in {wall_s:.1f} s"
         return Finding("training step", Level.OK, text)
-    if code == 75:
+    if code == ExitCode.INTERRUPTED:
         return Finding("training step", Level.WARN, f"not tried: {said}", "try again once it ended")
     if code is None:
         text = f"still not done after {_STEP_S:.0f} s"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_core.config import MLXGRPOConfig, format_override
+from grpo_core.errors import ExitCode
 from orchestrator.errors import SweepError
 from orchestrator.plan.runs import Setting, setting_config
 from orchestrator.results.training_log import read_log, read_result
@@ -101,7 +102,7 @@ def _failure(code: int, out: Path, log: Path) -> str:
         log_tail=read_tail(log),
     )
     outcome = judge(told)
-    if code == 75:
+    if code == ExitCode.INTERRUPTED:
         return f"the check cannot run now, nothing was queued: {outcome.evidence}"
     return f"the check failed, nothing was queued: {outcome.reason}\n{outcome.evidence or ''}"
 

@@ -2,42 +2,34 @@
 
 The exit code decides (docs/run-folder.md), then the signal, then result.json where nobody could
 collect the exit code; the log's tail only tells apart what an abort or a GPU fault was, and gives
-the evidence line. `grpo_core` maps what it can catch to its own codes; the texts below are what
-Metal (IOGPU's callback errors), CUDA and the allocators print when they abort the process.
+the evidence line. The texts of such faults are in `grpo_core.run.protocol`.
 """
 
-import re
 import signal as signals
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from grpo_core.errors import ExitCode
+from grpo_core.run.protocol import COMPLETED, MachineFault, machine_fault
 from orchestrator.run import Outcome, StopRequest, Verdict
 
-EXIT_INTERRUPTED = 75
-
-_BY_EXIT_CODE = {
-    2: Verdict.CONFIG,
-    3: Verdict.DATA,
-    4: Verdict.OOM,
-    5: Verdict.GPU_WATCHDOG,
-    6: Verdict.DIVERGED,
-    7: Verdict.DISK_FULL,
+_BY_EXIT_CODE: dict[int, Verdict] = {
+    ExitCode.CONFIG: Verdict.CONFIG,
+    ExitCode.DATA: Verdict.DATA,
+    ExitCode.OUT_OF_MEMORY: Verdict.OOM,
+    ExitCode.GPU_FAULT: Verdict.GPU_WATCHDOG,
+    ExitCode.DIVERGED: Verdict.DIVERGED,
+    ExitCode.DISK_FULL: Verdict.DISK_FULL,
 }
 
-_TEXTS = (
-    (
-        Verdict.GPU_HANG,
-        r"CallbackErrorHang|GPU Hang|InnocentVictim|Innocent Victim|SubmissionsIgnored",
-    ),
-    (Verdict.GPU_WATCHDOG, r"ImpactingInteractivity|CallbackErrorTimeout|GPU Timeout|launch timed"),
-    (
-        Verdict.OOM,
-        r"CallbackErrorOutOfMemory|Insufficient Memory|\[metal::malloc\]|std::bad_alloc"
-        r"|MemoryError|out of memory|cudaErrorMemoryAllocation",
-    ),
-    (Verdict.DISK_FULL, r"No space left on device|Disk quota exceeded"),
-)
+# The first that a line of the log tells of. Any other fault of the GPU has no verdict of its own.
+_BY_FAULT = {
+    MachineFault.GPU_HANG: Verdict.GPU_HANG,
+    MachineFault.GPU_WATCHDOG: Verdict.GPU_WATCHDOG,
+    MachineFault.MEMORY: Verdict.OOM,
+    MachineFault.DISK: Verdict.DISK_FULL,
+}
 
 _ADVICE = {
     Verdict.COMPLETED: "completed",
@@ -84,11 +76,11 @@ def judge(end: Ending) -> Outcome:
 
 
 def _by_code(end: Ending, code: int) -> Outcome:
-    if code == 0:
+    if code == ExitCode.COMPLETED:
         return _finished(end)
-    if end.asked is not None and (code == EXIT_INTERRUPTED or end.asked is StopRequest.CANCEL):
+    if end.asked is not None and (code == ExitCode.INTERRUPTED or end.asked is StopRequest.CANCEL):
         return _stopped(end, code)
-    if code == EXIT_INTERRUPTED:
+    if code == ExitCode.INTERRUPTED:
         return Outcome(Verdict.INTERRUPTED, "interrupted from outside", _proof(end), code)
     verdict, line = _by_text(end)
     told = _BY_EXIT_CODE.get(code)
@@ -102,7 +94,7 @@ def _by_code(end: Ending, code: int) -> Outcome:
 
 def _finished(end: Ending) -> Outcome:
     status = (end.result or {}).get("status")
-    if status == "completed":
+    if status == COMPLETED:
         return Outcome(Verdict.COMPLETED, "completed", "result.json: completed", 0)
     told = "no result.json" if end.result is None else f"result.json says {status}"
     return Outcome(Verdict.CRASH, f"ended with exit code 0, but {told}", _proof(end), 0)
@@ -156,11 +148,9 @@ def _lost(end: Ending) -> Outcome:
 def _by_text(end: Ending) -> tuple[Verdict | None, str | None]:
     """What the log's tail (or result.json's reason) shows about an abort, and the line."""
     lines = [*end.log_tail.splitlines(), str((end.result or {}).get("reason") or "")]
-    for verdict, pattern in _TEXTS:
-        for line in reversed(lines):
-            if re.search(pattern, line):
-                return verdict, _short(line)
-    return None, None
+    last = {machine_fault(line): line for line in lines}
+    found = next((fault for fault in _BY_FAULT if fault in last), None)
+    return (_BY_FAULT[found], _short(last[found])) if found else (None, None)
 
 
 def _words(verdict: Verdict, end: Ending) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from grpo_core.errors import ExitCode
 from orchestrator.errors import SpecError, WorkerBusy
 from orchestrator.plan.provenance import changes, reads_the_same
 from orchestrator.queue.store import Before, Store
@@ -41,7 +42,7 @@ from orchestrator.worker.monitor import RunMonitor
 from orchestrator.worker.serving import serve_alone
 from orchestrator.worker.standby import StandbySlot, affordable
 from orchestrator.worker.termination import Stops, Terminator, stop_signals
-from orchestrator.worker.verdict import EXIT_INTERRUPTED, Ending, judge
+from orchestrator.worker.verdict import Ending, judge
 
 # How often the worker looks at its signals, and, while idle, at the queue.
 _TICK_S = 0.1
@@ -80,7 +81,7 @@ def work(
             if stops.count or not worker.has_work():
                 break
         listen(Event("empty" if not stops.count else "stopped", "the worker ends"))
-    return EXIT_INTERRUPTED if stops.count else 0
+    return ExitCode.INTERRUPTED if stops.count else 0
 
 
 def tidy(home: Home | None = None) -> None:

@@ -42,7 +42,10 @@ def test_exit_code_0_needs_a_result_that_says_completed(result):
         (METAL + "ImpactingInteractivity", "gpu_watchdog"),
         (METAL + "Timeout", "gpu_watchdog"),
         ("[metal::malloc] Attempting to allocate 9 bytes", "oom"),
+        ("RuntimeError: [malloc] Unable to allocate 1099511627776 bytes.", "oom"),
+        ("[CudaAllocator] cudaMalloc failed: Out of memory", "oom"),
         ("OSError: [Errno 28] No space left on device", "disk_full"),
+        ("[write] Unable to write 3900096 bytes to file.", "disk_full"),
         ("Segmentation fault", "crash"),
     ],
 )  # fmt: skip
