@@ -32,7 +32,11 @@ def sync(fd: int) -> None:
 
 def sync_folder(folder: Path) -> None:
     """The names in a folder, to the disk."""
-    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        # One may write into it but not list it: then its names come to the disk by themselves.
+        return
     try:
         os.fsync(fd)
     finally:
@@ -46,8 +50,9 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The file's new content, whole or not at all."""
-    beside = path.with_name(TEMPORARY + path.name)
+    """The file's new content, whole or not at all; OSError where it cannot be written."""
+    # A name of our own: another process may write the same file. Names have at most 255 bytes.
+    beside = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name[:50]}")
     try:
         with open(beside, "wb") as file:
             file.write(content)

@@ -1,8 +1,8 @@
-"""Locks between processes: the GPU, one trainer at a time for each user and machine.
+"""Locks between processes: one trainer at a time has the GPU, and one an output folder.
 
 An flock on a file, so that the lock is free the moment its holder dies, however it dies. The file
-is never removed, and its text says who holds it: pid, what, since. The same lock guards a run's
-output folder. Says nothing of queues.
+is never removed, and its text says who holds it: pid, what, since. The orchestrator's own locks
+are made of the same two functions, `try_flock` and `write_text`.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from grpo_core.errors import ConfigError, Interrupted
+from grpo_core.run.atomic import read_json
 
 ENV_GPU_LOCK = "GRPO_GPU_LOCK"
 
@@ -38,6 +39,40 @@ class Holder:
         return f"pid {self.pid} ({self.what}) since {self.since}"
 
 
+class LockFault(Exception):
+    """A lock file that cannot be made or locked; the message says why."""
+
+
+def try_flock(path: Path) -> int | None:
+    """A descriptor that holds the flock on `path`; None while another process holds it.
+
+    Raises LockFault.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as e:
+        raise LockFault(f"{path}: the lock cannot be made: {e.strerror}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except OSError as e:
+        os.close(fd)
+        raise LockFault(f"{path}: cannot be locked: {e.strerror}") from None
+    if _is_still(fd, path):
+        return fd
+    # The file was removed while we took it: another process would lock the new one.
+    os.close(fd)
+    return try_flock(path)
+
+
+def write_text(fd: int, text: str) -> None:
+    """Say in a held lock's file who holds it, for people: the flock is what counts."""
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, text.encode(), 0)
+
+
 class Lock:
     """An flock on `path`, held from `try_acquire` to `release` or the death of this process."""
 
@@ -48,19 +83,14 @@ class Lock:
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free. ConfigError where the file cannot be made."""
-        fd = _open(self.path)
+        with contextlib.suppress(OSError):  # `try_flock` says it if the folder cannot be made.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
+            fd = try_flock(self.path)
+        except LockFault as e:
+            raise ConfigError(str(e)) from None
+        if fd is None:
             return False
-        except OSError as e:
-            os.close(fd)
-            raise ConfigError(f"{self.path}: cannot be locked: {e.strerror}") from None
-        if not _is_still(fd, self.path):
-            # The file was removed while we took it: another process would lock the new one.
-            os.close(fd)
-            return self.try_acquire()
         self._fd = fd
         _held.add(fd)
         self._write_holder(fd)
@@ -86,8 +116,7 @@ class Lock:
         text = json.dumps(asdict(Holder(os.getpid(), self.what, since)))
         # The text is for people: a full disk is no reason to give the lock back.
         with contextlib.suppress(OSError):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, text.encode(), 0)
+            write_text(fd, text)
 
 
 def _drop_in_child() -> None:
@@ -100,13 +129,12 @@ def _drop_in_child() -> None:
 os.register_at_fork(after_in_child=_drop_in_child)
 
 
-def holder(path: Path) -> Holder | None:
+def read_holder(path: Path) -> Holder | None:
     """Who last wrote that it holds the lock; None where the text is missing or torn."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        return Holder(int(known["pid"]), str(known["what"]), str(known["since"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    known = read_json(path)
+    if known is None or not known.keys() >= {"pid", "what", "since"}:
         return None
+    return Holder(known["pid"], known["what"], known["since"])
 
 
 def acquire(
@@ -127,7 +155,7 @@ def acquire(
     while not lock.try_acquire():
         if pointless():
             return False
-        now = holder(lock.path)
+        now = read_holder(lock.path)
         if not wait:
             raise Interrupted(f"{name} is held by {now or 'another process'}; not waiting")
         if not spoke or (now is not None and now != said):
@@ -159,14 +187,6 @@ def _machine() -> str:
         return "-" + Path("/etc/machine-id").read_text(encoding="ascii").strip()[:12]
     except (OSError, ValueError):
         return ""
-
-
-def _open(path: Path) -> int:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as e:
-        raise ConfigError(f"{path}: the lock cannot be made: {e.strerror}") from None
 
 
 def _is_still(fd: int, path: Path) -> bool:

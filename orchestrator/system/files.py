@@ -1,9 +1,9 @@
 """Files that are written whole or not at all, and how much a folder holds."""
 
 import os
-import tempfile
 from pathlib import Path
 
+from grpo_core.run.atomic import write_atomically
 from orchestrator.errors import UsageError
 
 
@@ -33,43 +33,18 @@ def make_folder(path: Path) -> Path:
 
 
 def write_target(path: Path, content: bytes) -> None:
-    """Write beside, then rename into place; UsageError where that fails, and no half file stays."""
-    beside = ""
+    """Write the file whole or not at all; UsageError where that fails."""
     try:
-        handle, beside = tempfile.mkstemp(prefix=f".{path.name[:50]}-", dir=path.parent)
-        with open(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-        os.replace(beside, path)
+        write_atomically(path, content)
     except OSError as e:
-        if beside:
-            Path(beside).unlink(missing_ok=True)
         raise UsageError(f"{path}: cannot be written: {e.strerror}; name another file") from None
 
 
-def _umask() -> int:
-    """What the user takes away from new files; it can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
 def freeze(path: Path, text: str) -> None:
-    """Write a frozen config unless it is there already, atomically."""
+    """Write a frozen config unless it is there already."""
     content = text.encode()
-    try:
-        if path.read_bytes() == content:
-            return
-    except FileNotFoundError:
-        pass
-    beside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    with open(beside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    if not path.exists() or path.read_bytes() != content:
+        write_atomically(path, content)
 
 
 def folder_bytes(folder: Path) -> int:

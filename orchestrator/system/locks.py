@@ -5,12 +5,12 @@ free the moment the last holder dies, however it dies. The files are never remov
 may hold the lock of a name that is gone.
 """
 
-import fcntl
 import os
 import time
 from pathlib import Path
 from typing import Self
 
+from grpo_core.run.locks import LockFault, try_flock, write_text
 from orchestrator.errors import QueueError
 
 _POLL_S = 0.02
@@ -25,8 +25,7 @@ class FileLock:
 
     def write(self, text: str) -> None:
         """Say who holds it, for people: the lock itself is what counts."""
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, text.encode(), 0)
+        write_text(self.fd, text)
 
     def release(self) -> None:
         """Let go; a child that inherited the descriptor still holds the lock."""
@@ -48,26 +47,13 @@ def try_lock(path: Path, wait_s: float = 0.0) -> FileLock | None:
     """
     deadline = time.monotonic() + wait_s
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as e:
-        raise QueueError(f"{path}: the lock cannot be made: {e.strerror}") from None
-    while not _flock(fd, path):
-        if time.monotonic() >= deadline:
-            os.close(fd)
-            return None
-        time.sleep(_POLL_S)
+        while (fd := try_flock(path)) is None:
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(_POLL_S)
+    except LockFault as e:
+        raise QueueError(str(e)) from None
     return FileLock(fd, path)
-
-
-def _flock(fd: int, path: Path) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as e:
-        os.close(fd)
-        raise QueueError(f"{path}: cannot be locked: {e.strerror}") from None
-    return True
 
 
 def is_held(path: Path) -> bool:
@@ -79,11 +65,3 @@ def is_held(path: Path) -> bool:
         return True
     lock.release()
     return False
-
-
-def holder(path: Path) -> str:
-    """What the holder wrote into the lock file; empty where that cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

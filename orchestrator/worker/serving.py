@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from grpo_core.run.atomic import read_json
 from orchestrator.errors import WorkerBusy
 from orchestrator.system import paths
-from orchestrator.system.locks import FileLock, holder, is_held, try_lock
+from orchestrator.system.locks import FileLock, is_held, try_lock
 from orchestrator.system.paths import Home
 
 # A command that asks "is it held?" holds the lock for an instant.
@@ -53,8 +54,4 @@ def busy_words(home: Home) -> str:
 
 
 def _told(home: Home) -> dict[str, object]:
-    try:
-        told = json.loads(holder(home.worker_lock))
-    except ValueError:
-        return {}
-    return told if isinstance(told, dict) else {}
+    return read_json(home.worker_lock) or {}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from grpo_core.errors import ConfigError, Interrupted
-from grpo_core.run.locks import Lock, acquire, gpu_lock_path, holder
+from grpo_core.run.locks import Lock, acquire, gpu_lock_path, read_holder
 from tests.queue_kit import eventually
 
 HOLD = """
@@ -80,7 +80,7 @@ def test_second_process_does_not_get_it(held):
     """And it reads who has it."""
     path, child = held
     assert not Lock(path, "us").try_acquire()
-    who = holder(path)
+    who = read_holder(path)
     assert (who.pid, who.what) == (child.pid, "a test run")
     assert who.since.startswith("20")
 
@@ -91,7 +91,7 @@ def test_killed_holder_frees_it_at_once(held):
     child.kill()
     child.wait()
     assert Lock(path, "us").try_acquire()
-    assert holder(path).pid == os.getpid()
+    assert read_holder(path).pid == os.getpid()
 
 
 def test_forked_child_does_not_keep_it(start, tmp_path):
@@ -149,7 +149,7 @@ def test_release_frees_it_and_clears_the_text(tmp_path):
     with Lock(path, "us") as lock:
         assert lock.try_acquire()
         assert json.loads(path.read_text())["pid"] == os.getpid()
-    assert holder(path) is None
+    assert read_holder(path) is None
     assert Lock(path, "them").try_acquire()
 
 
@@ -177,8 +177,8 @@ def test_torn_text_names_nobody(tmp_path, text):
     """The text is for people; the lock itself is the flock."""
     path = tmp_path / "gpu.lock"
     path.write_text(text)
-    assert holder(path) is None
-    assert holder(tmp_path / "missing") is None
+    assert read_holder(path) is None
+    assert read_holder(tmp_path / "missing") is None
 
 
 def test_lock_that_cannot_be_made_is_a_config_error(tmp_path):
