@@ -3,6 +3,7 @@
 mlx is imported after the configuration has been found good, so a typo costs no seconds.
 """
 
+import argparse
 import atexit
 import contextlib
 import gc
@@ -12,7 +13,10 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from grpo_core import __version__
 from grpo_core.config import (
+    DEFAULT_CONFIG,
+    ENV_CONFIG,
     FIELDS,
     MLXGRPOConfig,
     advice,
@@ -21,21 +25,35 @@ from grpo_core.config import (
     load_toml_config,
     resolve_config,
 )
-from grpo_core.config.help import make_parser
+from grpo_core.config.help import fields_help
 from grpo_core.errors import ExitCode, GRPOError
 from grpo_core.run.folder import RunFolder, claim
+from grpo_core.run.protocol import PREWARM
 from grpo_core.run.signals import StopFlag
-from grpo_core.run.standby import Standby
+from grpo_core.run.standby import StandbyInput
 
 if TYPE_CHECKING:
     from grpo_core.data.splits import Data
+
+_EPILOG = f"""\
+The file is --config, else ${ENV_CONFIG}, else {DEFAULT_CONFIG}. Each --set goes over it, in order:
+
+  mlx-grpo --config configs/default.toml --set learning_rate=5e-7 --set num_generations=32
+
+Exit codes: {ExitCode.COMPLETED} completed, {ExitCode.CONFIG} config, {ExitCode.DATA} data, \
+model or reward, {ExitCode.OUT_OF_MEMORY} out of memory, {ExitCode.GPU_FAULT} GPU fault,
+{ExitCode.DIVERGED} diverged, {ExitCode.DISK_FULL} disk full, {ExitCode.INTERRUPTED} interrupted \
+(the same command goes on).
+
+Fields, each with its default:
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the trainer's command line; returns the exit code."""
     args = make_parser().parse_args(argv)
     stop = StopFlag().install()
-    standby = Standby() if args.prewarm else None
+    standby = StandbyInput() if args.prewarm else None
     debug = False
     try:
         cfg = resolve_config(args.config, args.set, args.strict)
@@ -57,7 +75,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return ExitCode.COMPLETED
 
 
-def _prepare(cfg: MLXGRPOConfig, standby: Standby, stop: StopFlag) -> "Data | None":
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of the trainer."""
+    parser = argparse.ArgumentParser(
+        prog="mlx-grpo",
+        description="Trains one GRPO run on MLX.",
+        epilog=_EPILOG + fields_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", metavar="FILE", help="TOML file with the run's fields")
+    add("--set", metavar="KEY=VALUE", action="append", default=[], help="override a field")
+    add("--strict", action="store_true", help="every warning of the configuration is an error")
+    add("--no-wait", action="store_true", help="exit 75 where the GPU or the folder is in use")
+    add(PREWARM, action="store_true", help="prepare, then wait for a line `go` on stdin")
+    add("--dry-run", action="store_true", help="resolve, check and estimate; train nothing")
+    add("--version", action="version", version=f"mlx-grpo {__version__}")
+    return parser
+
+
+def _prepare(cfg: MLXGRPOConfig, standby: StandbyInput, stop: StopFlag) -> "Data | None":
     """Do as a standby what needs neither GPU nor folder, then wait; None where that failed."""
     from grpo_core.trainer import prepare
 

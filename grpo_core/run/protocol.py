@@ -1,4 +1,4 @@
-"""What trainer and orchestrator must agree on: names of a run's files, and texts that tell a fault.
+"""What trainer and orchestrator must agree on: file names, the standby's messages, texts of faults.
 
 Each is written here once, for both packages; nothing heavy is loaded. Exit codes are in `errors`,
 the fields of a configuration in `config`.
@@ -41,6 +41,14 @@ def checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
     named = [(int(m[1]), path) for m, path in found if m and path.is_dir()]
     return sorted(named, reverse=True)
 
+
+# --- a trainer that prepares itself and waits for its turn
+
+PREWARM = "--prewarm"
+"""The option that makes a trainer a standby."""
+
+GO = b"go\n"
+"""Its turn, on its stdin. The end of stdin dismisses it."""
 
 # --- what a run was made with
 

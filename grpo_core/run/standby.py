@@ -8,12 +8,11 @@ run: it ends at once, wherever it is. By then it has touched neither the GPU nor
 import os
 import threading
 
-from grpo_core.errors import Interrupted
+from grpo_core.errors import ExitCode
+from grpo_core.run.protocol import GO
 
-GO = b"go\n"
 
-
-class Standby:
+class StandbyInput:
     """Listens to stdin from the beginning, so that nothing is prepared for nobody.
 
     All others in this process, and what it starts, find stdin empty, as in any other trainer.
@@ -33,6 +32,6 @@ class Standby:
 
     def _listen(self) -> None:
         if os.read(self._stdin, len(GO)) != GO:
-            os._exit(Interrupted.exit_code)
+            os._exit(ExitCode.INTERRUPTED)
         os.close(self._stdin)
         self._called.set()

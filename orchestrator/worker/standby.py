@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from grpo_core.run.protocol import GO, PREWARM
 from orchestrator.errors import QueueError
 from orchestrator.plan.provenance import stamps
 from orchestrator.run import Attempt, Run, Sweep
@@ -28,10 +29,6 @@ from orchestrator.worker.launcher import (
     environment,
     spawn,
 )
-
-# What the trainer knows the two by: `mlx-grpo --help`, grpo_core/run/standby.py.
-PREWARM = "--prewarm"
-GO = b"go\n"
 
 # Sixteen, less what firmware and kernel keep of it.
 _ENOUGH_BYTES = 15.5 * 2**30

@@ -6,13 +6,13 @@ import click
 import pytest
 import tomli
 
+from grpo_core.__main__ import make_parser
 from grpo_core.config import (
     MLXGRPOConfig,
     apply_overrides,
     parse_config,
     update_config_from_dict,
 )
-from grpo_core.config.help import make_parser
 from grpo_core.config.validation import find_faults
 from orchestrator.cli.group import cli
 from orchestrator.plan.expand import expand
