@@ -1,13 +1,15 @@
 """What the documents quote: blocks that are made from the source, and commands and snippets.
 
-`python -m tests.doc_blocks` writes the blocks of docs/memory.md, docs/config-fields.md and
-README.zh.md; `test_docs.py` holds every document to what the programs take. The README's own blocks
-are `readme_blocks.py`'s.
+`python -m tests.doc_blocks` writes the blocks: estimates of memory, config fields, the rooms of
+docs/architecture.md, and what README.zh.md quotes from README.md. `test_docs.py` holds every
+document to its blocks and to what the programs take.
 """
 
+import ast
 import re
 import shlex
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import grpo_core.update.memory_plan as memory
@@ -21,8 +23,8 @@ from grpo_core.config import (
 )
 from grpo_core.update.memory_estimate import Shape, estimate, model_shape
 from orchestrator.spec.fields import TABLES, TOP_KEYS
+from tests.rooms import ORDER, ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     *(ROOT / name for name in ("README.md", "README.zh.md", "CHANGELOG.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").glob("*.md")),
@@ -121,6 +123,12 @@ _ROWS: tuple[tuple[str, str, dict[str, str]], ...] = (
 )
 # Memory of the machine, and the half of it that the table plans with; GB.
 _MACHINES = ((8, 4), (16, 8), (32, 16), (64, 32))
+# What the READMEs name for a machine: the config, and the model to train with it.
+_FITS = {
+    8: (("ultra_light", "0.5B"), ("medium", "1.5B")),
+    16: (("default", "1.5B"), ("medium", "7B")),
+    32: (("prod", "1.5B"), ("default", "7B")),
+}
 GB = 10**9
 
 
@@ -128,30 +136,50 @@ def memory_table() -> str:
     """The estimated peak of shipped configs, by model and memory, as cut on a GPU."""
     heads = [f"{machine} GB Mac ({budget} GB)" for machine, budget in _MACHINES]
     rows = ["| config | model | " + " | ".join(heads) + " |", "|---" * (2 + len(heads)) + "|"]
-    shapes: dict[tuple[str, str, int], Shape] = {}
     for name, model, overrides in _ROWS:
         items = [f"{key}={value}" for key, value in overrides.items()]
-        cfg = resolve_config(str(ROOT / "configs" / f"{name}.toml"), items)
-        key = (model, cfg.train_type, cfg.lora_rank)
-        shape = shapes[key] = shapes.get(key) or _shape(model, cfg)
-        cells = [_cell(shape, cfg, budget * GB) for _, budget in _MACHINES]
+        cells = [_cell(name, model, tuple(items), budget * GB) for _, budget in _MACHINES]
         words = ", ".join([f"`{name}`", *(f"`{item}`" for item in items)])
         rows.append(f"| {words} | {model} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
-def _shape(model: str, cfg: MLXGRPOConfig) -> Shape:
-    sizes = dict(zip(_KEYS, _MODELS[model], strict=True))
-    return model_shape({**_QWEN, **sizes}, cfg)
+def fits_table(machine: str, fits: str) -> str:
+    """What fits which Mac, in short; the figures are those of `memory_table`."""
+    rows = [f"| {machine} | {fits} |", "|---|---|"]
+    for size, budget in _MACHINES:
+        cells = [
+            f"`{name}` {model} ({_planned(name, model, (), budget * GB)[0] / GB:.1f} GB)"
+            for name, model in _FITS.get(size, ())
+        ]
+        if cells:
+            rows.append(f"| {size} GB | {', '.join(cells)} |")
+    return "\n".join(rows)
 
 
-def _cell(shape: Shape, cfg: MLXGRPOConfig, budget: int) -> str:
-    plan = memory.choose(shape, cfg, budget)
-    settled = replace(cfg, **plan.settings)  # type: ignore[arg-type]
-    peak = estimate(shape, settled, cfg.max_prompt_length).peak_bytes
+def _cell(name: str, model: str, items: tuple[str, ...], budget: int) -> str:
+    peak, plan = _planned(name, model, items, budget)
     if peak > budget:
         return f"no: {peak / GB:.1f}"
     return f"{peak / GB:.1f}, {plan.micro_batch_size}{' r' if plan.grad_checkpoint else ''}"
+
+
+@cache
+def _planned(
+    name: str, model: str, items: tuple[str, ...], budget: int
+) -> tuple[float, memory.MemoryPlan]:
+    """The estimated peak of a config in bytes, and how its update is cut."""
+    cfg, shape = _sized(name, model, items)
+    plan = memory.choose(shape, cfg, budget)
+    settled = replace(cfg, **plan.settings)  # type: ignore[arg-type]
+    return estimate(shape, settled, cfg.max_prompt_length).peak_bytes, plan
+
+
+@cache
+def _sized(name: str, model: str, items: tuple[str, ...]) -> tuple[MLXGRPOConfig, Shape]:
+    cfg = resolve_config(str(ROOT / "configs" / f"{name}.toml"), list(items))
+    sizes = dict(zip(_KEYS, _MODELS[model], strict=True))
+    return cfg, model_shape({**_QWEN, **sizes}, cfg)
 
 
 def config_fields() -> str:
@@ -172,6 +200,38 @@ def _field_row(info: FieldInfo) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in (*cells, info.help)) + " |"
 
 
+def first_line(module: Path) -> str:
+    """What a module says of itself, without the full stop."""
+    text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0].rstrip(".:")
+
+
+def order_of_rooms() -> str:
+    """The rooms of each package, each of which imports only those to its right."""
+    lines = [f"{package}: {' -> '.join(ORDER[package])}" for package in ORDER]
+    return "\n".join(("```text", *lines, "```"))
+
+
+def rooms(package: str) -> str:
+    """Every file of a package with its first line, room by room in their order."""
+    folder = ROOT / package
+    parts = [_files(folder)]
+    for name in ORDER[package]:
+        if (folder / name).is_dir():
+            idea = first_line(folder / name / "__init__.py")
+            parts += [f"### {package}/{name}/", f"{idea}.", _files(folder / name)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _files(folder: Path) -> str:
+    """A line for each file of a folder, with a link to it."""
+    files = [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
+    return "\n".join(
+        f"- [`{path.name}`](../{path.relative_to(ROOT).as_posix()}): {first_line(path)}"
+        for path in files
+    )
+
+
 def shown(heading: str) -> str:
     """The first output that the README shows under a heading."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -185,13 +245,19 @@ def blocks() -> dict[str, tuple[Path, str]]:
     memory._wanted_tokens = lambda: memory.GPU_TOKENS
     try:
         table = memory_table()
+        fits = fits_table("Mac", "config and model (estimated peak)")
+        fits_zh = fits_table("Mac", "配置与模型（估计峰值）")
     finally:
         memory._wanted_tokens = wanted
+    architecture = ROOT / "docs" / "architecture.md"
     return {
+        "order": (architecture, order_of_rooms()),
+        **{f"rooms of {package}": (architecture, rooms(package)) for package in ORDER},
         "memory": (ROOT / "docs" / "memory.md", table),
         "config-fields": (ROOT / "docs" / "config-fields.md", config_fields()),
+        "fits": (ROOT / "README.md", fits),
+        "fits-zh": (ROOT / "README.zh.md", fits_zh),
         "session": (ROOT / "README.zh.md", shown("A session")),
-        "status": (ROOT / "README.zh.md", shown("Overnight")),
     }
 
 

@@ -1,4 +1,4 @@
-"""`grpo-sweep status --by`: the objective by the values of the parameters that were swept."""
+"""`grpo-sweep status SWEEP --by PARAM`: the objective by the values of what was swept."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
