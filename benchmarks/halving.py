@@ -47,7 +47,7 @@ def show(seeds: int, metric: str, rule: StopRule) -> None:
     worst = 0.0
     with Store.open(home().db, readonly=True) as store:
         for seed in range(seeds):
-            runs = store.runs(store.sweep(f"halving-{seed}").id)
+            runs = store.queries.runs(store.queries.sweep(f"halving-{seed}").id)
             found = replay([curve_of(run) for run in runs], rule, objective)
             kept += not found.winner_killed
             saved, updates = saved + found.saved, updates + found.updates

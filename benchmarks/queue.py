@@ -22,7 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from orchestrator.queue.store import Before, Store
+from orchestrator.queue.claims import Before
+from orchestrator.queue.store import Store
 from orchestrator.run import Outcome, Plan, PlannedRun, Progress, Verdict
 from orchestrator.system.paths import ENV_HOME
 
@@ -78,9 +79,9 @@ def claim_and_finish(store, times):
     for _ in range(LEFT):
         one = {}
         with timed(one, "claim"):
-            _, attempt = store.claim("h", "b", lambda run: Before(-1, None, "/log"))
+            _, attempt = store.claims.claim("h", "b", lambda run: Before(-1, None, "/log"))
         with timed(one, "finish"):
-            store.finish(attempt, DONE, newer_checkpoint=True, progress=PROGRESS, value=0.5)
+            store.claims.finish(attempt, DONE, newer_checkpoint=True, progress=PROGRESS, value=0.5)
         claims.append(one["claim"])
         finishes.append(one["finish"])
     times["claim_s"] = statistics.median(claims)
@@ -107,7 +108,7 @@ def measure(n):
         with Store.open(Path(home) / "queue.db") as store:
             made = plan("s", n, home)
             with timed(times, "submit_s"):
-                store.add_sweep("s", lambda name: made)
+                store.submissions.add_sweep("s", lambda name: made)
             finish_most(store.path, n)
             claim_and_finish(store, times)
             times["db_bytes"] = store.path.stat().st_size
@@ -120,13 +121,14 @@ def measure(n):
 _CLAIMER = """
 import sys
 from orchestrator.run import Outcome, Progress, Verdict
-from orchestrator.queue.store import Before, Store
+from orchestrator.queue.claims import Before
+from orchestrator.queue.store import Store
 done = Outcome(Verdict.COMPLETED, "completed", None, 0)
 with Store.open() as store:
-    while store.waiting("b").queued:
-        if claimed := store.claim("h", "b", lambda run: Before(-1, None, "/log")):
+    while store.queries.waiting("b").queued:
+        if claimed := store.claims.claim("h", "b", lambda run: Before(-1, None, "/log")):
             print(claimed[0].id, flush=True)
-            store.finish(claimed[1], done, newer_checkpoint=False, progress=Progress())
+            store.claims.finish(claimed[1], done, newer_checkpoint=False, progress=Progress())
 """
 
 
@@ -134,7 +136,7 @@ def contend(runs, processes):
     """Runs a second that so many processes claim and finish, each once, together."""
     with tempfile.TemporaryDirectory() as home:
         with Store.open(Path(home) / "queue.db") as store:
-            store.add_sweep("s", lambda name: plan(name, runs, home))
+            store.submissions.add_sweep("s", lambda name: plan(name, runs, home))
         began = time.perf_counter()
         words = [sys.executable, "-c", _CLAIMER]
         env = {**os.environ, ENV_HOME: home}

@@ -177,10 +177,10 @@ def _open_queue(home: Home) -> Finding:
     if not home.db.exists():
         return Finding("queue", Level.OK, f"{home.db}: none yet; the first submit makes it")
     with Store.open(home.db, readonly=True) as store:
-        if fault := store.damage():
+        if fault := store.queries.damage():
             advice = "restore a backup, or move the file away to start anew"
             return Finding("queue", Level.FAIL, f"{home.db}: damaged: {fault}", advice)
-        runs = sum(sum(sweep.counts.values()) for sweep in store.sweeps(all=True))
+        runs = sum(sum(sweep.counts.values()) for sweep in store.queries.sweeps(all=True))
     pid = worker_alive(home)
     worker = f"worker runs (pid {pid})" if pid is not None else "no worker runs"
     return Finding("queue", Level.OK, f"{home.db}: {runs} runs, {worker}")

@@ -221,7 +221,7 @@ def _write_results(run: Run) -> None:
 
 def _any_queued() -> bool:
     with Store.open() as store:
-        return bool(store.runs(states={RunState.QUEUED}))
+        return bool(store.queries.runs(states={RunState.QUEUED}))
 
 
 def settle(world: World) -> None:
@@ -233,7 +233,9 @@ def settle(world: World) -> None:
     eventually(lambda: worker_alive(world.home) is None)
     with Store.open(world.home.db) as store:
         waiting = [
-            run.id for run in store.runs() if run.state in (RunState.QUEUED, RunState.PAUSED)
+            run.id
+            for run in store.queries.runs()
+            if run.state in (RunState.QUEUED, RunState.PAUSED)
         ]
     for verb in ("cancel", "rm") if waiting else ():
         words = [sys.executable, "-m", "orchestrator", verb, *map(str, waiting)]

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.queue import schema
+from orchestrator.queue.claims import Before
 from orchestrator.queue.connection import connect
-from orchestrator.queue.store import Before, Store
+from orchestrator.queue.store import Store
 from orchestrator.run import Outcome, Plan, PlannedRun, Progress, Verdict
 
 CWD = "/home/somebody/project"
@@ -24,14 +25,19 @@ def make(path):
         PlannedRun(f"r{i}", i, {"learning_rate": 1e-6 * i}, (f"seed={i}",), f"outputs/old/r{i}")
         for i in range(1, 5)
     )
-    store.add_sweep("old", lambda name: Plan(name, "seed = 0\n", "a.toml", "# spec\n", CWD, runs))
+    store.submissions.add_sweep(
+        "old", lambda name: Plan(name, "seed = 0\n", "a.toml", "# spec\n", CWD, runs)
+    )
     done = Outcome(Verdict.COMPLETED, "completed", "result.json: completed", 0)
     oom = Outcome(Verdict.OOM, "out of memory", "bad_alloc", 4)
+    claims = store.claims
     for outcome, value in ((done, 0.75), (oom, None)):
-        _, attempt = store.claim("mac", "boot-1", lambda run: Before(-1, None, f"/log/{run.id}"))
+        _, attempt = store.claims.claim(
+            "mac", "boot-1", lambda run: Before(-1, None, f"/log/{run.id}")
+        )
         progress = Progress(10, 10, {"em": value})
-        store.finish(attempt, outcome, newer_checkpoint=True, progress=progress, value=value)
-    store.cancel([3])
+        claims.finish(attempt, outcome, newer_checkpoint=True, progress=progress, value=value)
+    store.control.cancel([3])
     store.backup(path.with_name(f"queue-v{schema.VERSION}.db"))
     store.close()
     for file in path.parent.glob(f"{path.name}*"):

@@ -37,7 +37,7 @@ WORKER = "tests/integration/test_worker.py"
 CONTROL = "tests/integration/test_control.py"
 PREWARM = "tests/integration/test_prewarm.py"
 WORKER_KILL = "tests/crash/test_worker_kill.py"
-STORE, LAUNCHER = "orchestrator/queue/store.py", "orchestrator/worker/launcher.py"
+CLAIMS, LAUNCHER = "orchestrator/queue/claims.py", "orchestrator/worker/launcher.py"
 STANDBY = "orchestrator/worker/standby.py"
 
 
@@ -334,14 +334,14 @@ MUTATIONS = (
     # -- the queue
     Mutation(
         "priority is forgotten",
-        STORE,
+        CLAIMS,
         "ORDER BY priority DESC, sweep_id, position LIMIT 1",
         "ORDER BY sweep_id, position LIMIT 1",
         (CONTROL,),
     ),
     Mutation(
         "deaths are not counted before the launch",
-        STORE,
+        CLAIMS,
         "attempt = attempt + 1, deaths = deaths + 1,",
         "attempt = attempt + 1,",
         (WORKER,),

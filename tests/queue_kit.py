@@ -9,13 +9,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.queue.store import Before, Store
-from orchestrator.run import Limits, Plan, PlannedRun, Retry
+from orchestrator.queue.claims import Before
+from orchestrator.queue.store import Store
+from orchestrator.run import Limits, Outcome, Plan, PlannedRun, Progress, Retry, Verdict
 from orchestrator.system.paths import home
 
 TESTS = Path(__file__).parent
 FAKE = (sys.executable, str(TESTS / "fake_trainer.py"))
 DEADLINE_S = 60.0
+BOOT = "boot"
+DONE = Outcome(Verdict.COMPLETED, "completed", "result.json: completed", 0)
+OOM = Outcome(Verdict.OOM, "out of memory", "bad_alloc", 4)
+STOPPED = Outcome(Verdict.INTERRUPTED, "the worker was stopped", None, 75)
 
 
 def planned(name, **values):
@@ -34,12 +39,31 @@ def plan_of(cwd, *runs, limits=None, retry=None, name="s"):
 def submit(cwd, *runs, name="s", **kwargs):
     """Queue these runs in the home that the environment names; the sweep."""
     with Store.open(home().db) as store:
-        return store.add_sweep(name, lambda free: plan_of(cwd, *runs, name=free, **kwargs))
+        return store.submissions.add_sweep(
+            name, lambda free: plan_of(cwd, *runs, name=free, **kwargs)
+        )
 
 
 def nothing_before(run):
     """A look at an output folder that holds nothing."""
     return Before(-1, None, f"/nowhere/{run.id}.log")
+
+
+def claim(store):
+    """The run and attempt that are claimed next, or None."""
+    return store.claims.claim("host", BOOT, nothing_before)
+
+
+def end(store, attempt, outcome=DONE, newer=False, progress=None):
+    """Record the end of an attempt."""
+    return store.claims.finish(
+        attempt, outcome, newer_checkpoint=newer, progress=progress or Progress(), wall_s=2.0
+    )
+
+
+def failed(verdict="oom"):
+    """An outcome that is not repeated."""
+    return Outcome(Verdict(verdict), "words", "a line", 4)
 
 
 _WORKER = """
@@ -109,7 +133,7 @@ def eventually(condition, deadline_s=DEADLINE_S):
 def runs():
     """Every run of the queue, read by a fresh connection."""
     with Store.open(readonly=True) as store:
-        return store.runs()
+        return store.queries.runs()
 
 
 def states():
@@ -120,7 +144,7 @@ def states():
 def attempts(run_id=1):
     """The attempts of a run, read by a fresh connection."""
     with Store.open(readonly=True) as store:
-        return store.attempts(run_id)
+        return store.queries.attempts(run_id)
 
 
 def updates_logged(run):

@@ -33,7 +33,7 @@ def add_sweep(cwd, runs, name="s", objective=None, spec=SPEC):
     with Store.open(home().db) as store:
         plan = Plan(name, CONFIG, "base.toml", spec, str(cwd), tuple(runs))
         plan = replace(plan, objective=objective or Objective())
-        return store.add_sweep(name, lambda free: replace(plan, name=free)).name
+        return store.submissions.add_sweep(name, lambda free: replace(plan, name=free)).name
 
 
 def lines_of(rng, gain, updates):
@@ -89,15 +89,15 @@ def finish_next(outcome=COMPLETED, wall_s=60.0, write=None, value=None):
     With a `value` its log is not read for one.
     """
     with Store.open(home().db) as store:
-        run, attempt = store.claim("host", "boot", nothing_before)
+        run, attempt = store.claims.claim("host", "boot", nothing_before)
         if write is not None:
             write(run)
         progress = Progress()
         if value is None:
-            objective = store.sweep_of(run).objective
+            objective = store.queries.sweep_of(run).objective
             values = [found for _, found in read_curve(run.folder, objective.metric)]
             progress, value = read_progress(run.folder), reduce_curve(values, objective)
-        return store.finish(
+        return store.claims.finish(
             attempt, outcome, newer_checkpoint=True, progress=progress, wall_s=wall_s, value=value
         )
 

@@ -67,8 +67,8 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
 
 def _sweep_and_runs(ref: str) -> "tuple[Sweep, list[Run]]":
     with open_queue(readonly=True) as store:
-        sweep = store.sweep(ref)
-        return sweep, store.runs(sweep.id)
+        sweep = store.queries.sweep(ref)
+        return sweep, store.queries.runs(sweep.id)
 
 
 def _print_duel(sweep: "Sweep", rows: "list[Row]") -> None:

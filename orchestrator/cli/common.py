@@ -133,7 +133,7 @@ def open_queue(readonly: bool = False) -> "Store":
 
 def find_all(store: "Store", refs: tuple[str, ...]) -> "list[Run]":
     """The runs that some references mean, each once, in their order."""
-    found = {run.id: run for ref in refs for run in store.find_runs(ref)}
+    found = {run.id: run for ref in refs for run in store.queries.find_runs(ref)}
     return list(found.values())
 
 
@@ -142,9 +142,9 @@ def only_sweep(store: "Store", ref: str) -> "Sweep | None":
     if ref.replace("-", "").isdigit():
         return None
     try:
-        return store.sweep(ref)
+        return store.queries.sweep(ref)
     except NothingAffected:
-        if store.runs_named(ref):
+        if store.queries.runs_named(ref):
             return None
         raise
 
@@ -201,11 +201,13 @@ def complete_swept(
     """The parameters that the runs of the named (else the latest) sweep set."""
     from click.shell_completion import CompletionItem
 
-    from orchestrator.queue.status_queries import StatusQueries
+    from orchestrator.queue.store import Store
 
     names: list[str] = []
-    with contextlib.suppress(SweepError), StatusQueries.open(readonly=True) as store:
-        names = store.keys_of(store.sweep(str(context.params.get("sweep") or "@")).id)
+    with contextlib.suppress(SweepError), Store.open(readonly=True) as store:
+        names = store.status.keys_of(
+            store.queries.sweep(str(context.params.get("sweep") or "@")).id
+        )
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
@@ -227,17 +229,17 @@ class Ref(click.ParamType[str]):
         """The sweeps and the runs that begin so; of very many runs the latest."""
         from click.shell_completion import CompletionItem
 
-        from orchestrator.queue.status_queries import StatusQueries
+        from orchestrator.queue.store import Store
 
         items: list[CompletionItem] = []
         # Who is typing cannot do anything about a queue that cannot be read.
-        with contextlib.suppress(SweepError), StatusQueries.open(readonly=True) as store:
+        with contextlib.suppress(SweepError), Store.open(readonly=True) as store:
             if self._sweeps:
-                names = [sweep.name for sweep in store.sweeps(all=True)]
+                names = [sweep.name for sweep in store.queries.sweeps(all=True)]
                 items += [
                     CompletionItem(n, help="sweep") for n in names if n.startswith(incomplete)
                 ]
-            for run_id, name in store.named_like(incomplete, _OFFERED) if self._runs else []:
+            for run_id, name in store.status.named_like(incomplete, _OFFERED) if self._runs else []:
                 by_id = incomplete and str(run_id).startswith(incomplete)
                 value, other = (str(run_id), name) if by_id else (name, f"run {run_id}")
                 items.append(CompletionItem(value, help=other))

@@ -36,7 +36,7 @@ def cancel(refs: tuple[str, ...]) -> None:
     with open_queue() as store:
         ended = [name for ref in refs if (name := _end_search(store, ref))]
         try:
-            changed = store.cancel(_ids(find_all(store, refs)))
+            changed = store.control.cancel(_ids(find_all(store, refs)))
         except NothingAffected:
             if not ended:
                 raise
@@ -50,7 +50,7 @@ def cancel(refs: tuple[str, ...]) -> None:
 def _end_search(store: "Store", ref: str) -> str | None:
     """The name of the sweep that is meant, where its search had more settings to choose."""
     sweep = only_sweep(store, ref)
-    return sweep.name if sweep is not None and store.end_search(sweep.id) else None
+    return sweep.name if sweep is not None and store.submissions.end_search(sweep.id) else None
 
 
 @click.command(epilog=_REF_HELP)
@@ -70,11 +70,11 @@ def pause(refs: tuple[str, ...], whole: bool) -> None:
     _check_named(refs, whole, "pause")
     with open_queue() as store:
         if whole:
-            running = store.pause_queue()
+            running = store.control.pause_queue()
             changed = [running] if running else []
             say("queue: paused; go on with: grpo-sweep resume --queue")
         else:
-            changed = _each(store, refs, _pause_sweep, store.pause, "pause")
+            changed = _each(store, refs, _pause_sweep, store.control.pause, "pause")
     _tell("paused", changed)
     _settle(changed)
 
@@ -93,10 +93,10 @@ def resume(refs: tuple[str, ...], whole: bool) -> None:
     _check_named(refs, whole, "resume")
     with open_queue() as store:
         if whole:
-            store.resume_queue()
+            store.control.resume_queue()
             say("queue: resumed")
         else:
-            _tell("queued again", _each(store, refs, _resume_sweep, store.resume, "resume"))
+            _tell("queued again", _each(store, refs, _resume_sweep, store.control.resume, "resume"))
     _say_no_worker()
 
 
@@ -119,7 +119,7 @@ def move(refs: tuple[str, ...], first: bool) -> None:
       grpo-sweep move lr-2 --first
     """
     with open_queue() as store:
-        changed = store.move_first(_ids(find_all(store, refs)))
+        changed = store.control.move_first(_ids(find_all(store, refs)))
     _tell("next", changed)
     _say_no_worker()
 
@@ -138,10 +138,10 @@ def retry(refs: tuple[str, ...], failed: bool) -> None:
     if not refs and not failed:
         raise UsageError("name what to retry: a run, a range, a sweep, @, or --failed for all")
     with open_queue() as store:
-        runs = find_all(store, refs) if refs else store.runs(states=[RunState.FAILED])
+        runs = find_all(store, refs) if refs else store.queries.runs(states=[RunState.FAILED])
         if not runs:
             raise NothingAffected("no run has failed")
-        changed = store.retry(_ids(runs))
+        changed = store.control.retry(_ids(runs))
     _tell("queued again", changed)
     _say_no_worker()
 
@@ -163,7 +163,7 @@ def wait(refs: tuple[str, ...]) -> int:
         told: set[str] = set()
         while True:
             runs = _as_they_stand(store, found, sweeps)
-            to_come = any(store.sweep(str(sweep_id)).to_ask for sweep_id in sweeps)
+            to_come = any(store.queries.sweep(str(sweep_id)).to_ask for sweep_id in sweeps)
             if not to_come and all(run.state in END_STATES for run in runs):
                 return _verdict(runs)
             _say_why_it_waits(store, runs, told)
@@ -172,8 +172,8 @@ def wait(refs: tuple[str, ...]) -> int:
 
 def _as_they_stand(store: "Store", runs: "Sequence[Run]", sweeps: set[int]) -> "list[Run]":
     """The runs now; of whole sweeps also those that came later."""
-    named = [store.run(run.id) for run in runs if run.sweep_id not in sweeps]
-    return [*named, *(run for sweep_id in sorted(sweeps) for run in store.runs(sweep_id))]
+    named = [store.queries.run(run.id) for run in runs if run.sweep_id not in sweeps]
+    return [*named, *(run for sweep_id in sorted(sweeps) for run in store.queries.runs(sweep_id))]
 
 
 def _verdict(runs: "Sequence[Run]") -> int:
@@ -189,7 +189,7 @@ def _say_why_it_waits(store: "Store", runs: "Sequence[Run]", told: set[str]) -> 
     """What may make the wait endless, each thing once."""
     reasons = [no_worker_hint()]
     for run in {run.sweep_id: run for run in runs if run.state == "queued"}.values():
-        sweep = store.sweep_of(run)
+        sweep = store.queries.sweep_of(run)
         if sweep.paused:
             reasons.append(f"sweep {sweep.name} is paused: {sweep.reason}")
     reasons += [f"run {run.id} is paused" for run in runs if run.state == "paused" and not run.rung]
@@ -223,7 +223,7 @@ def _each(
                 changed += on_sweep(store, sweep.id)
                 say(f"sweep {sweep.name}: {verb}d")
             else:
-                changed += on_runs(_ids(store.find_runs(ref)))
+                changed += on_runs(_ids(store.queries.find_runs(ref)))
         except NothingAffected as e:
             failures.append(e)
     if len(failures) == len(refs):
@@ -235,21 +235,21 @@ def _each(
 
 def _pause_sweep(store: "Store", sweep_id: int) -> "list[Run]":
     """Hold the sweep; its running run, if there is one, goes back to its place in the queue."""
-    store.pause_sweep(sweep_id)
-    running = [run.id for run in store.runs(sweep_id, states=[RunState.RUNNING])]
-    return store.pause(running) if running else []
+    store.control.pause_sweep(sweep_id)
+    running = [run.id for run in store.queries.runs(sweep_id, states=[RunState.RUNNING])]
+    return store.control.pause(running) if running else []
 
 
 def _resume_sweep(store: "Store", sweep_id: int) -> "list[Run]":
-    paused = store.runs(sweep_id, states=[RunState.PAUSED])
+    paused = store.queries.runs(sweep_id, states=[RunState.PAUSED])
     # Those at a rung wait for the others, not for the user.
     held = [run.id for run in paused if run.rung is None]
     try:
-        store.resume_sweep(sweep_id)
+        store.control.resume_sweep(sweep_id)
     except NothingAffected:
         if not held:
             raise
-    return store.resume(held) if held else []
+    return store.control.resume(held) if held else []
 
 
 def _tell(done: str, runs: "Sequence[Run]") -> None:

@@ -37,7 +37,7 @@ def demo() -> int:
     with listener(home, out) as listen:
         code = worker.work(home, until_empty=True, on_event=listen)
     with Store.open(home.db) as store:
-        sweep, runs = store.sweep(sweep.name), store.runs(sweep.id)
+        sweep, runs = store.queries.sweep(sweep.name), store.queries.runs(sweep.id)
     if code:
         say(f"stopped; nothing is lost. Go on with: grpo-sweep demo   ({_done(runs)})")
         return code
@@ -60,7 +60,7 @@ def _choose_queue() -> "Home":
 
     own = home()
     with Store.open(own.db, readonly=True) as store:
-        waiting = store.runs(states=set(RunState) - END_STATES)
+        waiting = store.queries.runs(states=set(RunState) - END_STATES)
         ours = _unfinished(store)
     busy = worker_alive(own) is not None
     if not busy and all(ours is not None and run.sweep_id == ours.id for run in waiting):
@@ -76,7 +76,7 @@ def _unfinished(store: "Store") -> "Sweep | None":
     text = shipped(SPEC).read_text(encoding="utf-8-sig")
     here = [
         sweep
-        for sweep in store.sweeps(all=True)
+        for sweep in store.queries.sweeps(all=True)
         if sweep.spec_text == text
         and sweep.cwd == os.getcwd()
         and any(sweep.counts.get(state) for state in set(RunState) - END_STATES)

@@ -60,8 +60,8 @@ def confirm(
     from orchestrator.plan.follow_up import confirm_spec
 
     with open_queue(readonly=True) as store:
-        found = store.sweep(sweep)
-        runs = store.runs(found.id)
+        found = store.queries.sweep(sweep)
+        runs = store.queries.runs(found.id)
     rows = _finalists(found, runs, top)
     used = sorted({run.seed for run in runs if run.seed is not None} & set(seeds))
     if used:
@@ -114,7 +114,7 @@ def fork(
 
     with open_queue(readonly=True) as store:
         parent = one_run(store, run)
-        sweep = store.sweep_of(parent)
+        sweep = store.queries.sweep_of(parent)
     at, folder = _checkpoint(parent, update)
     key = "model_name" if _trains_all(sweep, parent, overrides) else "adapter_path"
     spec = fork_spec(parent, sweep, at, {key: str(folder)}, _changed(overrides))
@@ -217,10 +217,12 @@ def extend(sweep: str, spec: Path, overrides: tuple[str, ...], as_json: bool) ->
     from orchestrator.views.json_shapes import submit_shape
 
     with open_queue() as store:
-        found = store.sweep(sweep)
+        found = store.queries.sweep(sweep)
         told = overrides or found.submitted.overrides
-        added = store.extend(found.id, lambda now, runs: extension(now, runs, spec, told))
-        after = store.sweep(found.name)
+        added = store.submissions.extend(
+            found.id, lambda now, runs: extension(now, runs, spec, told)
+        )
+        after = store.queries.sweep(found.name)
         known = recognised(store, added)
     if as_json:
         from orchestrator.cli.common import print_json

@@ -14,7 +14,7 @@ from orchestrator.errors import NothingAffected
 from orchestrator.run import END_STATES, RunState
 
 if TYPE_CHECKING:
-    from orchestrator.queue.status_queries import StatusQueries
+    from orchestrator.queue.store import Store
     from orchestrator.run import Run
 
 _POLL_S = 0.2
@@ -33,9 +33,9 @@ def logs(run: str | None, follow: bool, lines: int | None) -> None:
       grpo-sweep logs -f           what runs, from run to run
       grpo-sweep logs 12 -n 50
     """
-    from orchestrator.queue.status_queries import StatusQueries
+    from orchestrator.queue.store import Store
 
-    with StatusQueries.open(readonly=True) as store:
+    with Store.open(readonly=True) as store:
         if follow:
             _follow(store, run, _TAIL_LINES if lines is None else lines)
         else:
@@ -44,16 +44,16 @@ def logs(run: str | None, follow: bool, lines: int | None) -> None:
                 _print_tail(path, lines)
 
 
-def _latest(store: "StatusQueries") -> "Run":
+def _latest(store: "Store") -> "Run":
     """The run that runs, else the one that ended last."""
-    found = store.last_started()
+    found = store.status.last_started()
     if found is None:
         raise NothingAffected("no run has started yet; start a worker with: grpo-sweep work")
     return found
 
 
-def _logs_of(store: "StatusQueries", run: "Run") -> list[Path]:
-    attempts = store.attempts(run.id)
+def _logs_of(store: "Store", run: "Run") -> list[Path]:
+    attempts = store.queries.attempts(run.id)
     if not attempts:
         raise NothingAffected(f"run {run.id} has not started yet (it is {run.state})")
     return [Path(attempt.log) for attempt in attempts]
@@ -71,7 +71,7 @@ def _print_tail(path: Path, lines: int | None) -> None:
 # --- follow
 
 
-def _follow(store: "StatusQueries", ref: str | None, lines: int) -> None:
+def _follow(store: "Store", ref: str | None, lines: int) -> None:
     """One run until it ends, or, where none is named, every run until nothing is left."""
     if ref is not None:
         _follow_run(store, one_run(store, ref).id, lines)
@@ -83,14 +83,14 @@ def _follow(store: "StatusQueries", ref: str | None, lines: int) -> None:
         seen.add((run.id, run.attempt))
 
 
-def _next_running(store: "StatusQueries", seen: "set[tuple[int, int]]") -> "Run | None":
+def _next_running(store: "Store", seen: "set[tuple[int, int]]") -> "Run | None":
     """The run that runs now, waiting for one; None when nothing waits any more."""
     told = False
     while True:
-        run = store.running()
+        run = store.queries.running()
         if run is not None and (run.id, run.attempt) not in seen:
             return run
-        if run is None and not store.runs(states=[RunState.QUEUED], limit=1):
+        if run is None and not store.queries.runs(states=[RunState.QUEUED], limit=1):
             if not seen:
                 say("nothing runs and nothing is queued")
             return None
@@ -101,13 +101,13 @@ def _next_running(store: "StatusQueries", seen: "set[tuple[int, int]]") -> "Run 
         time.sleep(_POLL_S)
 
 
-def _follow_run(store: "StatusQueries", run_id: int, lines: int) -> None:
+def _follow_run(store: "Store", run_id: int, lines: int) -> None:
     """Print a run's log as it grows, attempt by attempt, until the run has ended."""
     printed = 0
     tail: _Tail | None = None
     while True:
-        run = store.run(run_id)
-        attempts = store.attempts(run_id)
+        run = store.queries.run(run_id)
+        attempts = store.queries.attempts(run_id)
         over = run.state in END_STATES or _is_orphan(run)
         if tail is None and attempts:
             printed = len(attempts) - 1

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 def show_pivot(ref: str, keys: Sequence[str], as_json: bool) -> None:
     """Print the objective of a sweep by one or two parameters, as a table or as JSON."""
-    from orchestrator.queue.status_queries import StatusQueries
+    from orchestrator.queue.store import Store
     from orchestrator.results.objective import run_value
     from orchestrator.results.pivot import cells
     from orchestrator.views.pivot import pivot_shape, pivot_table
 
-    with StatusQueries.open(readonly=True) as store:
-        sweep = store.sweep(ref)
-        runs = store.runs(sweep.id)
+    with Store.open(readonly=True) as store:
+        sweep = store.queries.sweep(ref)
+        runs = store.queries.runs(sweep.id)
     _check(sweep, keys, runs)
 
     def value_of(run: "Run") -> float | None:

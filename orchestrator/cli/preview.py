@@ -45,8 +45,8 @@ def forecast_of(store: "Store", plan: "Plan") -> "Forecast":
 def _past(store: "Store") -> "Iterator[tuple[Run, Sweep]]":
     from orchestrator.run import RunState
 
-    for sweep in reversed(store.sweeps(latest=_SWEEPS)):
-        for run in store.runs(sweep.id, [RunState.COMPLETED], limit=_RUNS):
+    for sweep in reversed(store.queries.sweeps(latest=_SWEEPS)):
+        for run in store.queries.runs(sweep.id, [RunState.COMPLETED], limit=_RUNS):
             yield run, sweep
 
 

@@ -62,7 +62,7 @@ def _gather(ref: str, choose: "Callable[[str], Path]") -> "tuple[Facts, Path]":
     from orchestrator.system.paths import home
 
     with open_queue(readonly=True) as store:
-        found = store.sweep(ref)
+        found = store.queries.sweep(ref)
         path = choose(found.name)
         with _progress(sum(found.counts.values())) as step:
             return gather(store, found, home(), step), path
@@ -158,8 +158,8 @@ def _records(ref: str) -> "list[dict[str, Any]]":
     from orchestrator.views.overview import progress_of
 
     with open_queue(readonly=True) as store, busy("reading the runs"):
-        sweep = store.sweep(ref)
-        runs = store.runs(sweep.id)
+        sweep = store.queries.sweep(ref)
+        runs = store.queries.runs(sweep.id)
         return [record(run, progress_of(run), sweep.objective) for run in runs]
 
 

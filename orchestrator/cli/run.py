@@ -87,8 +87,8 @@ def _queue(
         def make(name: str) -> "Plan":
             return with_provenance(_plan(store, name, source, overrides, resolved, again), found)
 
-        sweep = store.add_sweep(name, make, again=again)
-        queued = store.runs(sweep.id)[0]
+        sweep = store.submissions.add_sweep(name, make, again=again)
+        queued = store.queries.runs(sweep.id)[0]
     print(f"queued run {queued.id} (sweep {sweep.name}) in {queued.output_dir}")
     if queued.same_as is not None:
         say(f"{queued.reason}; nothing is trained again (--again would)")
@@ -148,7 +148,7 @@ def _free_folder(store: "Store", config: "MLXGRPOConfig", again: bool) -> str:
     from orchestrator.cli.folders import holds_another, is_done
     from orchestrator.names import folded
 
-    unfinished = store.runs(states=set(RunState) - END_STATES)
+    unfinished = store.queries.runs(states=set(RunState) - END_STATES)
     waiting = {folded(str(run.folder)) for run in unfinished}
     first = os.path.normpath(config.output_dir)
     names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))

@@ -19,8 +19,7 @@ from orchestrator.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.queue.queries import Reads
-    from orchestrator.queue.status_queries import StatusQueries
+    from orchestrator.queue.store import Store
     from orchestrator.run import Run, Sweep
     from orchestrator.views.overview import Overview
     from orchestrator.views.story import Story
@@ -66,13 +65,13 @@ def status(
 
         show_pivot(sweep or "@", keys, as_json)
         return
-    from orchestrator.queue.status_queries import StatusQueries
+    from orchestrator.queue.store import Store
     from orchestrator.views.overview import gather
     from orchestrator.views.status import rows_for
     from orchestrator.worker.serving import worker_alive
 
-    with StatusQueries.open(readonly=True) as store, busy("reading the queue"):
-        sweeps = [store.sweep(sweep)] if sweep else store.sweeps(all=show_all)
+    with Store.open(readonly=True) as store, busy("reading the queue"):
+        sweeps = [store.queries.sweep(sweep)] if sweep else store.queries.sweeps(all=show_all)
         # Programs get every run; a person one screen, or a page of the sweep that is named.
         if as_json or (sweep and show_all):
             view = gather(store, sweeps, None)
@@ -120,11 +119,11 @@ def show(run: str, plot: bool, as_json: bool) -> None:
       grpo-sweep show 12
       grpo-sweep show lr1e-5-g8-s0 --plot       by its name
     """
-    from orchestrator.queue.status_queries import StatusQueries
+    from orchestrator.queue.store import Store
     from orchestrator.views.json_shapes import show_shape
     from orchestrator.views.story import story_lines
 
-    with StatusQueries.open(readonly=True) as store:
+    with Store.open(readonly=True) as store:
         story = _story(store, one_run(store, run))
     if as_json:
         print_json(show_shape(story))
@@ -137,7 +136,7 @@ def show(run: str, plot: bool, as_json: bool) -> None:
         _print_plots(story.run, story.sweep)
 
 
-def _story(store: "StatusQueries", run: "Run") -> "Story":
+def _story(store: "Store", run: "Run") -> "Story":
     from orchestrator.system.locks import is_held
     from orchestrator.system.paths import home
     from orchestrator.system.processes import boot_id
@@ -146,14 +145,14 @@ def _story(store: "StatusQueries", run: "Run") -> "Story":
     from orchestrator.worker.launcher import command
     from orchestrator.worker.serving import worker_alive
 
-    sweep = store.sweep_of(run)
+    sweep = store.queries.sweep_of(run)
     return Story(
         run=run,
         sweep=sweep,
         progress=progress_of(run),
-        attempts=store.attempts(run.id),
-        history=store.history(run.id),
-        waits_for=store.run_waits_for(run, boot_id()),
+        attempts=store.queries.attempts(run.id),
+        history=store.history.of_run(run.id),
+        waits_for=store.status.run_waits_for(run, boot_id()),
         command=command(run, home()),
         base=base_values(sweep, run.overrides),
         lives=is_held(home().run_lock(run.id)),
@@ -171,11 +170,11 @@ def _freeze(story: "Story") -> None:
         freeze(home().make().frozen_config(story.sweep.id), story.sweep.config_text)
 
 
-def one_run(store: "Reads", ref: str) -> "Run":
+def one_run(store: "Store", ref: str) -> "Run":
     """The single run that `ref` means; UsageError where it means several."""
     from orchestrator.errors import UsageError
 
-    runs = store.find_runs(ref)
+    runs = store.queries.find_runs(ref)
     if len(runs) != 1:
         ids = ", ".join(str(run.id) for run in runs[:8]) + (", …" if len(runs) > 8 else "")
         raise UsageError(f"{ref}: {len(runs)} runs; name one of them: {ids}")

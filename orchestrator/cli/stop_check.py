@@ -42,8 +42,8 @@ def stop_check(
     from orchestrator.stopping.replay import replay
 
     with open_queue(readonly=True) as store:
-        found = store.sweep(sweep)
-        runs = _ended(found, store.runs(found.id))
+        found = store.queries.sweep(sweep)
+        runs = _ended(found, store.queries.runs(found.id))
     own = _given(found, warmup, health)
     curves = [curve_of(run) for run in runs]
     results = {

@@ -82,7 +82,7 @@ def submit(
         show_plan(expansion, as_json)
         return
     with open_queue() as store, busy("queueing the runs"):
-        waits_for = store.sweep(after).id if after else None
+        waits_for = store.queries.sweep(after).id if after else None
         sweep, runs = queue(
             store, expansion, priority=priority, after=waits_for, again=again, frozen=frozen
         )
@@ -106,7 +106,7 @@ def show_plan(expansion: "Expansion", as_json: bool) -> None:
     from orchestrator.views.plan import plan_table
 
     with open_queue(readonly=True) as store:
-        taken = {folded(sweep.name) for sweep in store.sweeps(all=True)}
+        taken = {folded(sweep.name) for sweep in store.queries.sweeps(all=True)}
         name = free_name(expansion.spec.name, taken)
         plan = expansion.plan(name, os.getcwd())
         found = forecast_of(store, plan)
@@ -180,8 +180,8 @@ def queue(
         refuse_taken_folders(plan, expansion.spec.source, again)
         return replace(with_provenance(plan, found), frozen=frozen)
 
-    sweep = store.add_sweep(wanted, make, priority=priority, after=after, again=again)
-    return sweep, store.runs(sweep.id)
+    sweep = store.submissions.add_sweep(wanted, make, priority=priority, after=after, again=again)
+    return sweep, store.queries.runs(sweep.id)
 
 
 def refuse_taken_folders(plan: "Plan", source: str, again: bool = False) -> None:
@@ -206,7 +206,7 @@ def refuse_taken_folders(plan: "Plan", source: str, again: bool = False) -> None
 
 def recognised(store: "Store", runs: "list[Run]") -> str:
     """`3 done, 1 running, 8 new` where some of the runs are those of an earlier sweep, else ''."""
-    owners = [store.run(run.same_as).state for run in runs if run.same_as is not None]
+    owners = [store.queries.run(run.same_as).state for run in runs if run.same_as is not None]
     found = Counter("done" if state == "completed" else str(state) for state in owners)
     if not found:
         return ""

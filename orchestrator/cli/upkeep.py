@@ -34,8 +34,8 @@ def rm(refs: tuple[str, ...], files: bool, yes: bool) -> None:
         runs = find_all(store, refs)
         if files and not yes:
             _ask(runs)
-        gone = store.remove([run.id for run in runs])
-        shared = store.shown_elsewhere([run.folder for run in gone])
+        gone = store.control.remove([run.id for run in runs])
+        shared = store.queries.shown_elsewhere([run.folder for run in gone])
     one = f"run {gone[0].id} {gone[0].name}: forgotten"
     say(one if len(gone) == 1 else f"{len(gone)} runs forgotten")
     if files:

@@ -1,16 +1,18 @@
-"""What users ask of runs, sweeps and the queue: cancel, pause, resume, retry, move, remove, backup.
+"""What users ask of runs, sweeps and the queue: cancel, pause, resume, retry, move, remove.
 
 Each is one transaction, and changes what may be changed: see TRANSITIONS in `run.py`.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from orchestrator.errors import NothingAffected, UsageError
+from orchestrator.errors import NothingAffected
 from orchestrator.queue import schema
+from orchestrator.queue.connection import Connection
+from orchestrator.queue.history import History
+from orchestrator.queue.holds import Holds
 from orchestrator.queue.limits import lift
-from orchestrator.queue.queries import Reads
+from orchestrator.queue.queries import Queries
 from orchestrator.queue.rows import dump
 from orchestrator.run import (
     END_STATES,
@@ -20,8 +22,14 @@ from orchestrator.run import (
 )
 
 
-class Control(Reads):
+class Control:
     """Changes that users ask for; each returns what it changed, NothingAffected if nothing."""
+
+    def __init__(self, db: Connection, queries: Queries, history: History, holds: Holds) -> None:
+        self._db = db
+        self._queries = queries
+        self._history = history
+        self._holds = holds
 
     def cancel(self, run_ids: Sequence[int]) -> list[Run]:
         """Cancel runs; a running one when the worker gets to it (`request`). The changed runs.
@@ -54,11 +62,11 @@ class Control(Reads):
         only: RunState | None = None,
     ) -> list[Run]:
         with self._db.write():
-            runs = [self.run(run_id) for run_id in run_ids]
+            runs = [self._queries.run(run_id) for run_id in run_ids]
             changed = [run for run in runs if self._change(run, new, request, reason, only)]
             if not changed:
                 raise NothingAffected(_illegal(runs, new, only))
-        return [self.run(run.id) for run in changed]
+        return [self._queries.run(run.id) for run in changed]
 
     def _change(
         self,
@@ -73,11 +81,11 @@ class Control(Reads):
             if run.request in (request, "cancel"):
                 return False
             self._db.execute("UPDATE runs SET request = ? WHERE id = ?", (request, run.id))
-            self._event("asked", request, run.sweep_id, run.id)
+            self._history.add("asked", request, run.sweep_id, run.id)
             return True
         if run.state is new or new not in TRANSITIONS[run.state] or only not in (None, run.state):
             return False
-        ended = self._stamp() if new in END_STATES else None
+        ended = self._history.stamp() if new in END_STATES else None
         deaths = 0 if run.state is RunState.FAILED else run.deaths
         # Meanwhile another sweep may have queued the same setting: then this one is trained too.
         self._db.execute(
@@ -87,21 +95,16 @@ class Control(Reads):
             f" AND {schema.owner('o')})) WHERE id = ?5",
             (str(new), reason, ended, deaths, run.id),
         )
-        self._event(str(new), reason or "asked for", run.sweep_id, run.id)
+        self._history.add(str(new), reason or "asked for", run.sweep_id, run.id)
         return True
 
     def pause_sweep(self, sweep_id: int, reason: str = "paused") -> None:
         """Start no more runs of this sweep. Raises NothingAffected if it is held already."""
         with self._db.write():
-            sweep = self._sweep(sweep_id)
+            sweep = self._queries.sweep_by_id(sweep_id)
             if sweep.paused:
                 raise NothingAffected(f"sweep {sweep.name} is paused already: {sweep.reason}")
-            self._hold(sweep_id, reason)
-
-    def hold_sweep(self, sweep_id: int, reason: str) -> None:
-        """Start no more runs of this sweep, because a limit is used up."""
-        with self._db.write():
-            self._hold(sweep_id, reason)
+            self._holds.hold(sweep_id, reason)
 
     def resume_sweep(self, sweep_id: int) -> None:
         """Let a held sweep go on, its count of failures at 0, without the limit that held it.
@@ -109,7 +112,7 @@ class Control(Reads):
         Raises NothingAffected.
         """
         with self._db.write():
-            sweep = self._sweep(sweep_id)
+            sweep = self._queries.sweep_by_id(sweep_id)
             if not sweep.paused:
                 raise NothingAffected(f"sweep {sweep.name} is not paused")
             lifted = lift(sweep.limits, sweep.reason)
@@ -119,7 +122,7 @@ class Control(Reads):
                 " WHERE id = ?",
                 (dump(asdict(lifted)), sweep_id),
             )
-            self._event("resumed", "asked for", sweep_id)
+            self._history.add("resumed", "asked for", sweep_id)
 
     def pause_queue(self, reason: str = "paused") -> Run | None:
         """Start no more runs at all; the running one, if there is one, checkpoints and waits.
@@ -129,8 +132,8 @@ class Control(Reads):
         with self._db.write():
             if self._db.read("SELECT 1 FROM queue WHERE paused = 1 AND boot_id IS NULL"):
                 raise NothingAffected("the queue is paused already")
-            self._halt(reason, None)
-            run = self.running()
+            self._holds.halt(reason, None)
+            run = self._queries.running()
             if run is not None and run.request is None:
                 self._db.execute("UPDATE runs SET request = 'stop' WHERE id = ?", (run.id,))
         return run
@@ -143,12 +146,12 @@ class Control(Reads):
             )
             if not changed:
                 raise NothingAffected("the queue is not paused")
-            self._event("resumed", "asked for", None)
+            self._history.add("resumed", "asked for", None)
 
     def move_first(self, run_ids: Sequence[int]) -> list[Run]:
         """Put queued runs before all others, in the order given. Raises NothingAffected."""
         with self._db.write():
-            runs = [self.run(run_id) for run_id in run_ids]
+            runs = [self._queries.run(run_id) for run_id in run_ids]
             queued = [run for run in runs if run.state is RunState.QUEUED]
             if not queued:
                 raise NothingAffected(_illegal(runs, RunState.RUNNING, RunState.QUEUED))
@@ -156,7 +159,7 @@ class Control(Reads):
             for rank, run in enumerate(reversed(queued), start=1):
                 sql = "UPDATE runs SET priority = ? WHERE id = ?"
                 self._db.execute(sql, (top + rank, run.id))
-        return [self.run(run.id) for run in queued]
+        return [self._queries.run(run.id) for run in queued]
 
     def remove(self, run_ids: Sequence[int]) -> list[Run]:
         """Forget runs that are not running, and sweeps that hold none any more; files stay.
@@ -164,13 +167,13 @@ class Control(Reads):
         Returns what was removed; raises NothingAffected when that is nothing.
         """
         with self._db.write():
-            runs = [self.run(run_id) for run_id in run_ids]
+            runs = [self._queries.run(run_id) for run_id in run_ids]
             gone = [run for run in runs if run.state is not RunState.RUNNING]
             if not gone:
                 raise NothingAffected(f"run {runs[0].id} is running; cancel it first")
             for run in gone:
                 self._db.execute("DELETE FROM runs WHERE id = ?", (run.id,))
-                self._event("removed", run.name, run.sweep_id, run.id)
+                self._history.add("removed", run.name, run.sweep_id, run.id)
             for sweep_id in {run.sweep_id for run in gone}:
                 self._db.execute(
                     "DELETE FROM sweeps WHERE id = ?1 AND NOT EXISTS"
@@ -178,30 +181,6 @@ class Control(Reads):
                     (sweep_id,),
                 )
         return gone
-
-    def backup(self, target: Path) -> None:
-        """Write a whole, compact copy of the queue to `target`, which must not exist.
-
-        Safe while others write, unlike copying the file. Raises UsageError, QueueError.
-        """
-        if target.exists():
-            raise UsageError(f"{target}: exists; name a file that does not")
-        if not target.parent.is_dir():
-            raise UsageError(f"{target}: there is no folder {target.parent}")
-        self._db.execute("VACUUM INTO ?", (str(target),))
-        target.chmod(0o600)
-
-    def _hold(self, sweep_id: int, reason: str) -> None:
-        self._db.execute(
-            "UPDATE sweeps SET paused = 1, reason = ? WHERE id = ?", (reason, sweep_id)
-        )
-        self._event("held", reason, sweep_id)
-
-    def _halt(self, reason: str, boot_id: str | None) -> None:
-        self._db.execute(
-            "UPDATE queue SET paused = 1, reason = ?, boot_id = ? WHERE id = 1", (reason, boot_id)
-        )
-        self._event("halted", reason, None)
 
 
 def _illegal(runs: Sequence[Run], new: RunState, only: RunState | None) -> str:

@@ -1,22 +1,19 @@
-"""The open queue, and every question that it answers; changes no state.
+"""What commands and the worker ask of the queue: sweeps, runs, attempts, and what can be claimed.
 
-What changes it is in `submitting.py` (new runs), `control.py` (what users ask for) and `store.py`
-(the worker).
+Reads only. What only a status asks is in `status_queries.py`.
 """
 
 import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from orchestrator.errors import NothingAffected, UsageError
-from orchestrator.queue import schema
-from orchestrator.queue.connection import TIMEOUT_S, Connection, connect, connect_memory
+from orchestrator.queue.connection import Connection
 from orchestrator.queue.rows import ATTEMPT, RUN, attempt_of, run_of, sweep_of
 from orchestrator.run import (
     Attempt,
@@ -24,9 +21,7 @@ from orchestrator.run import (
     RunState,
     Share,
     Sweep,
-    stamp,
 )
-from orchestrator.system import paths
 
 # A sweep that is held keeps its queued runs; `after` holds it until the other has nothing to do.
 HELD = """
@@ -48,59 +43,11 @@ class Waiting:
     held: tuple[str, ...]
 
 
-class Reads:
-    """The queue in one SQLite file; use it as a context manager."""
+class Queries:
+    """Reads the queue through a connection."""
 
-    def __init__(self, db: Connection, now: Callable[[], datetime] | None = None) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
-        self._now = now or (lambda: datetime.now(UTC))
-
-    @classmethod
-    def open(
-        cls, path: Path | None = None, *, readonly: bool = False, timeout_s: float = TIMEOUT_S
-    ) -> Self:
-        """The queue at `path` (default: the user's), brought up to date; changes no state.
-
-        With `readonly` a missing file is not made and reads as an empty queue. Raises QueueError.
-        """
-        path = path or paths.home().db
-        if readonly and not path.exists():
-            db = connect_memory()
-            schema.create_in_memory(db)
-            return cls(db)
-        if not readonly:
-            paths.Home(path.parent).make()
-        db = connect(path, timeout_s=timeout_s)
-        try:
-            schema.migrate(db)
-        except BaseException:
-            db.close()
-            raise
-        return cls(db)
-
-    @property
-    def path(self) -> Path:
-        """The database file."""
-        return self._db.path
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _stamp(self) -> str:
-        return stamp(self._now())
-
-    def _event(self, kind: str, text: str, sweep_id: int | None, run_id: int | None = None) -> None:
-        self._db.execute(
-            "INSERT INTO events (at, kind, sweep_id, run_id, text) VALUES (?, ?, ?, ?, ?)",
-            (self._stamp(), kind, sweep_id, run_id, text),
-        )
 
     def sweeps(self, all: bool = False, latest: int = 5) -> list[Sweep]:
         """The unfinished sweeps and the `latest` ones (or all), oldest first."""
@@ -143,14 +90,15 @@ class Reads:
                 rows = self._db.read("SELECT id FROM sweeps WHERE id = ?", (int(ref),))
         if not rows:
             raise NothingAffected(self._no_sweep(ref))
-        return self._sweep(rows[0][0])
+        return self.sweep_by_id(rows[0][0])
 
     def sweep_of(self, run: Run) -> Sweep:
         """The sweep that a run belongs to, its counts left out: they take time to count."""
         row = self._db.read("SELECT * FROM sweeps WHERE id = ?", (run.sweep_id,))[0]
         return sweep_of(row, {})
 
-    def _sweep(self, sweep_id: int) -> Sweep:
+    def sweep_by_id(self, sweep_id: int) -> Sweep:
+        """The sweep with this id, which must exist."""
         return self._sweeps("WHERE id = :id", {"id": sweep_id})[0]
 
     def _no_sweep(self, ref: str) -> str:
@@ -312,7 +260,8 @@ class Reads:
         sql = "SELECT 1 FROM runs WHERE folder = ? LIMIT 1"
         return {folder for folder in folders if self._db.read(sql, (os.path.normpath(folder),))}
 
-    def _attempt(self, attempt_id: int) -> Attempt:
+    def attempt(self, attempt_id: int) -> Attempt:
+        """The attempt with this id, which must exist."""
         return attempt_of(self._db.read(f"{ATTEMPT} WHERE id = ?", (attempt_id,))[0])
 
 

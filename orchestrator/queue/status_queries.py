@@ -1,17 +1,17 @@
-"""What is to come: measured times, the next runs, and why what waits waits; changes no state.
+"""What only people ask of the queue: measured times, the next runs, and why a run waits.
 
-The questions that only people ask (status, watch, show); on top of `reads.py`, which the worker
-shares. How long the rest takes is computed in `remaining.py`.
+Reads only; for status, watch and show. How long the rest takes is computed in `eta.py`.
 """
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
-from orchestrator.queue.queries import HALTED, HELD, Reads
+from orchestrator.queue.connection import Connection
+from orchestrator.queue.queries import HALTED, HELD, Queries
 from orchestrator.queue.rows import RUN, run_of
-from orchestrator.run import Run, RunState, Share, Sweep
+from orchestrator.run import Run, RunState, Share, Sweep, stamp
 
 # So many of the latest ended runs tell how much the times of equal runs differ.
 _SAMPLE = 64
@@ -21,17 +21,13 @@ _ENDED_WELL = (RunState.COMPLETED, RunState.PRUNED, RunState.CANCELLED)
 _LIVE = "state IN ('queued', 'running', 'paused')"
 
 
-@dataclass(frozen=True)
-class HistoryEvent:
-    """Something that happened to a run: a row of `events`, at an ISO time in UTC."""
+class StatusQueries:
+    """Reads the queue through a connection, for people."""
 
-    at: str
-    kind: str
-    text: str
-
-
-class StatusQueries(Reads):
-    """A queue that is looked at; use it as a context manager."""
+    def __init__(self, db: Connection, queries: Queries, now: Callable[[], datetime]) -> None:
+        self._db = db
+        self._queries = queries
+        self._now = now
 
     def sample(self, sweep_id: int) -> list[tuple[str, float]]:
         """(kind, seconds) of the sweep's latest runs that were trained to their end."""
@@ -83,7 +79,7 @@ class StatusQueries(Reads):
         rows = self._db.read(
             "SELECT run_id FROM attempts ORDER BY ended IS NULL DESC, ended DESC, id DESC LIMIT 1"
         )
-        return self.run(rows[0][0]) if rows else None
+        return self._queries.run(rows[0][0]) if rows else None
 
     def named_like(self, text: str, most: int) -> list[tuple[int, str]]:
         """(id, name) of the latest runs whose id or name begins with a text."""
@@ -147,15 +143,6 @@ class StatusQueries(Reads):
         )
         return [run_of(row) for row in rows]
 
-    # --- the story of a run
-
-    def history(self, run_id: int) -> list[HistoryEvent]:
-        """Everything that happened to a run, the oldest first."""
-        rows = self._db.read(
-            "SELECT at, kind, text FROM events WHERE run_id = ? ORDER BY id", (run_id,)
-        )
-        return [HistoryEvent(*row) for row in rows]
-
     # --- why what waits waits
 
     def sweep_waits_for(self, sweep: Sweep) -> str | None:
@@ -180,13 +167,13 @@ class StatusQueries(Reads):
         if run.state is not RunState.QUEUED:
             return []
         reasons = []
-        if halted := self.halted(boot_id):
+        if halted := self._queries.halted(boot_id):
             reasons.append(f"the queue stands still: {halted}; grpo-sweep resume --queue")
-        if held := self.sweep_waits_for(self._sweep(run.sweep_id)):
+        if held := self.sweep_waits_for(self._queries.sweep_by_id(run.sweep_id)):
             reasons.append(f"sweep {run.sweep} {held}")
         if run.same_as is not None:
             reasons.append(f"run {run.same_as} has the same setting; its result will be shared")
-        if run.not_before is not None and run.not_before > self._stamp():
+        if run.not_before is not None and run.not_before > stamp(self._now()):
             reasons.append(
                 f"tried again not before {run.not_before}, after {run.reason or 'a death'}"
             )

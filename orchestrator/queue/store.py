@@ -1,209 +1,92 @@
-"""All SQL that writes for the worker: claim, start, finish; every write is one transaction.
+"""The queue in one SQLite file: opens it, and hands out the parts that read and change it.
 
-The store is made of layers: `rows.py` (records), `reads.py`, `submitting.py`, `control.py`, this.
-Opening changes no state: only the worker reconciles. What an outcome means for a run is decided in
-`outcome.py`; what a database needs from SQLite is in `connection.py`; the tables in `schema.py`.
+Each part holds all SQL of one purpose, over the one connection: see the attributes of `Store`.
+Records are built in `rows.py`, the tables in `schema.py`; what a database needs from SQLite is in
+`connection.py`. Opening changes no state: only the worker reconciles.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
 
+from orchestrator.errors import UsageError
+from orchestrator.queue import schema
+from orchestrator.queue.claims import Claims
+from orchestrator.queue.connection import TIMEOUT_S, Connection, connect, connect_memory
 from orchestrator.queue.control import Control
-from orchestrator.queue.next_state import BACKOFF_MOST_S, Next, decide
-from orchestrator.queue.queries import HALTED, HELD
-from orchestrator.queue.rows import dump
-from orchestrator.queue.submitting import Submitting
-from orchestrator.run import (
-    END_STATES,
-    Attempt,
-    Outcome,
-    Progress,
-    Run,
-    RunState,
-    Sweep,
-    Verdict,
-    stamp,
-)
-from orchestrator.system.crashpoints import crashpoint
-
-_NEXT = f"""
-    SELECT id FROM runs
-    WHERE state = 'queued' AND same_as IS NULL
-      AND (not_before IS NULL OR not_before <= :now OR not_before > :horizon)
-      AND sweep_id NOT IN ({HELD})
-      AND NOT EXISTS ({HALTED})
-    ORDER BY priority DESC, sweep_id, position LIMIT 1
-"""
-
-_CLAIM = f"""
-    UPDATE runs SET state = 'running', attempt = attempt + 1, deaths = deaths + 1,
-        not_before = NULL, request = NULL, reason = NULL, ended = NULL, exit_code = NULL,
-        started = coalesce(started, :now)
-    WHERE id = ({_NEXT}) AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running')
-    RETURNING id
-"""
+from orchestrator.queue.history import History
+from orchestrator.queue.holds import Holds
+from orchestrator.queue.queries import Queries
+from orchestrator.queue.status_queries import StatusQueries
+from orchestrator.queue.submitting import Submissions
+from orchestrator.system import paths
 
 
-@dataclass(frozen=True)
-class Before:
-    """What lay in the output folder when an attempt began (see Attempt), and where it will log."""
+class Store:
+    """An open queue; use it as a context manager.
 
-    checkpoint: int
-    result: str | None
-    log: str
+    `queries` and `status` read. `submissions` adds sweeps and runs, `control` does what users ask
+    for, `holds` makes sweeps wait, `claims` is the worker's; `history` is what happened.
+    """
 
+    def __init__(self, db: Connection, now: Callable[[], datetime] | None = None) -> None:
+        now = now or (lambda: datetime.now(UTC))
+        self._db = db
+        self.history = History(db, now)
+        self.queries = Queries(db)
+        self.status = StatusQueries(db, self.queries, now)
+        self.holds = Holds(db, self.history)
+        self.control = Control(db, self.queries, self.history, self.holds)
+        self.submissions = Submissions(db, self.queries, self.history)
+        self.claims = Claims(db, self.queries, self.history, self.holds, self.submissions)
 
-class Store(Submitting, Control):
-    """The queue in one SQLite file; use it as a context manager."""
+    @classmethod
+    def open(
+        cls, path: Path | None = None, *, readonly: bool = False, timeout_s: float = TIMEOUT_S
+    ) -> Self:
+        """The queue at `path` (default: the user's), brought up to date; changes no state.
 
-    def claim(
-        self, host: str, boot_id: str, before: Callable[[Run], Before]
-    ) -> tuple[Run, Attempt] | None:
-        """Take the next queued run and open its attempt; None when nothing can be taken.
-
-        The order is priority, sweep, position. The attempt counts as a death until its end is
-        explained, so that one that takes the machine down with it is counted too. `before` looks
-        at the output folder.
+        With `readonly` a missing file is not made and reads as an empty queue. Raises QueueError.
         """
-        with self._db.write():
-            claimed = self._db.read(_CLAIM, self._claimable(boot_id))
-            if not claimed:
-                return None
-            run = self.run(claimed[0]["id"])
-            attempt = self._open_attempt(run, host, boot_id, before(run))
-            crashpoint("store.claiming")
-        crashpoint("store.claimed")
-        return run, attempt
+        path = path or paths.home().db
+        if readonly and not path.exists():
+            db = connect_memory()
+            schema.create_in_memory(db)
+            return cls(db)
+        if not readonly:
+            paths.Home(path.parent).make()
+        db = connect(path, timeout_s=timeout_s)
+        try:
+            schema.migrate(db)
+        except BaseException:
+            db.close()
+            raise
+        return cls(db)
 
-    def coming(self, boot_id: str) -> Run | None:
-        """The run that would be claimed if none were running."""
-        found = self._db.read(_NEXT, self._claimable(boot_id))
-        return self.run(found[0]["id"]) if found else None
+    @property
+    def path(self) -> Path:
+        """The database file."""
+        return self._db.path
 
-    def _claimable(self, boot_id: str) -> dict[str, str]:
-        # A clock that was set back must not make a back-off of seconds one of hours.
-        horizon = stamp(self._now(), 2 * BACKOFF_MOST_S)
-        return {"now": self._stamp(), "horizon": horizon, "boot_id": boot_id}
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
 
-    def _open_attempt(self, run: Run, host: str, boot_id: str, before: Before) -> Attempt:
-        attempt_id = self._db.insert(
-            "INSERT INTO attempts (run_id, n, host, boot_id, checkpoint, result_before, started,"
-            " log) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(run.id, run.attempt, host, boot_id),
-                *(before.checkpoint, before.result, self._stamp(), before.log),
-            ),
-        )
-        self._event("started", f"attempt {run.attempt}", run.sweep_id, run.id)
-        return self._attempt(attempt_id)
+    def __enter__(self) -> Self:
+        return self
 
-    def started(self, attempt: Attempt, pid: int | None, pid_started: float | None) -> Attempt:
-        """Record the process of an attempt; None: it has none, or one that is not known yet."""
-        with self._db.write():
-            self._db.execute(
-                "UPDATE attempts SET pid = ?, pid_started = ? WHERE id = ?",
-                (pid, pid_started, attempt.id),
-            )
-        return replace(attempt, pid=pid, pid_started=pid_started)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def note_changes(self, attempt: Attempt, lines: Sequence[str], *, other: bool) -> None:
-        """Record what, of all that the sweep was submitted with, has changed at this launch.
+    def backup(self, target: Path) -> None:
+        """Write a whole, compact copy of the queue to `target`, which must not exist.
 
-        With `other` the run trains another setting than was submitted: nobody may take it for that.
+        Safe while others write, unlike copying the file. Raises UsageError, QueueError.
         """
-        with self._db.write():
-            if other:
-                sql = "UPDATE runs SET identity = NULL WHERE id = ?"
-                self._db.execute(sql, (attempt.run_id,))
-            self._db.execute(
-                "UPDATE attempts SET changed = ? WHERE id = ?", (dump(list(lines)), attempt.id)
-            )
-
-    def tick(self, attempt: Attempt, wall_s: float) -> None:
-        """Record how long an attempt has trained, so that a dead worker does not forget it."""
-        with self._db.write():
-            self._db.execute(
-                "UPDATE attempts SET wall_s = ? WHERE id = ? AND ended IS NULL",
-                (wall_s, attempt.id),
-            )
-
-    def finish(
-        self,
-        attempt: Attempt,
-        outcome: Outcome,
-        *,
-        newer_checkpoint: bool,
-        progress: Progress,
-        wall_s: float = 0.0,
-        value: float | None = None,
-    ) -> Run | None:
-        """Record how an attempt ended and what becomes of its run; None if that was done before.
-
-        `value` is what the sweep's objective is now, None where the log does not say.
-        """
-        with self._db.write():
-            if not self._close_attempt(attempt, outcome, wall_s):
-                return None
-            run = self.run(attempt.run_id)
-            sweep = self.sweep_of(run)
-            then = decide(run, sweep.retry, outcome, newer_checkpoint, self._now())
-            self._leave_running(run, outcome, then, progress, wall_s, value)
-            self._value_shown("same_as = ?", run.id)
-            self._count_failures(sweep, run, outcome, then)
-            if then.halt:
-                self._halt(then.halt, attempt.boot_id)
-            self._event(str(then.state), then.reason or outcome.reason, run.sweep_id, run.id)
-            crashpoint("store.finishing")
-        crashpoint("store.finished")
-        return self.run(attempt.run_id)
-
-    def _close_attempt(self, attempt: Attempt, outcome: Outcome, wall_s: float) -> bool:
-        changed = self._db.execute(
-            "UPDATE attempts SET ended = ?, exit_code = ?, signal = ?, outcome = ?, reason = ?,"
-            " evidence = ?, wall_s = max(wall_s, ?) WHERE id = ? AND ended IS NULL",
-            (
-                *(self._stamp(), outcome.exit_code, outcome.signal, str(outcome.verdict)),
-                *(outcome.reason, outcome.evidence, wall_s, attempt.id),
-            ),
-        )
-        return changed == 1
-
-    def _leave_running(
-        self,
-        run: Run,
-        outcome: Outcome,
-        then: Next,
-        progress: Progress,
-        wall_s: float,
-        value: float | None,
-    ) -> None:
-        ended = self._stamp() if then.state in END_STATES else None
-        self._db.execute(
-            "UPDATE runs SET state = ?, reason = ?, request = NULL, deaths = ?, not_before = ?,"
-            ' "update" = ?, updates_total = ?, metrics = ?, value = ?, wall_s = wall_s + ?,'
-            " exit_code = ?, ended = ?, rung = ? WHERE id = ? AND state = 'running'",
-            (
-                *(str(then.state), then.reason, then.deaths, then.not_before),
-                *(progress.update, progress.updates_total, dump(progress.metrics), value),
-                *(wall_s, outcome.exit_code, ended),
-                *(progress.update if outcome.verdict is Verdict.HELD else None, run.id),
-            ),
-        )
-
-    def _count_failures(self, sweep: Sweep, run: Run, outcome: Outcome, then: Next) -> None:
-        """After `limits.max_failures` failures in a row with one verdict, hold the sweep."""
-        if then.state is RunState.FAILED:
-            row = self._db.read(
-                "UPDATE sweeps SET fail_streak = CASE WHEN fail_verdict IS ?1"
-                " THEN fail_streak + 1 ELSE 1 END, fail_verdict = ?1 WHERE id = ?2"
-                " RETURNING fail_streak",
-                (str(outcome.verdict), sweep.id),
-            )
-            streak, most = int(row[0][0]), sweep.limits.max_failures
-            if most and streak >= most:
-                words = f"{streak} failures in a row: {outcome.verdict}; the last is run {run.id}"
-                self._hold(sweep.id, words)
-        elif then.state in (RunState.COMPLETED, RunState.PRUNED):
-            self._db.execute(
-                "UPDATE sweeps SET fail_streak = 0, fail_verdict = NULL WHERE id = ?", (sweep.id,)
-            )
+        if target.exists():
+            raise UsageError(f"{target}: exists; name a file that does not")
+        if not target.parent.is_dir():
+            raise UsageError(f"{target}: there is no folder {target.parent}")
+        self._db.execute("VACUUM INTO ?", (str(target),))
+        target.chmod(0o600)

@@ -9,13 +9,14 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.names import folded, free_name
 from orchestrator.queue import schema
-from orchestrator.queue.connection import Row
-from orchestrator.queue.queries import Reads
+from orchestrator.queue.connection import Connection, Row
+from orchestrator.queue.history import History
+from orchestrator.queue.queries import Queries
 from orchestrator.queue.rows import dump
 from orchestrator.results.objective import read_value
 from orchestrator.run import (
@@ -23,19 +24,19 @@ from orchestrator.run import (
     Plan,
     PlannedRun,
     Run,
-    RunState,
     Sweep,
 )
 from orchestrator.system import paths
 from orchestrator.system.crashpoints import crashpoint
 
-if TYPE_CHECKING:
-    # It brings the config's fields along, for which a status would have to wait.
-    from orchestrator.stopping.curves import Decision
 
-
-class Submitting(Reads):
+class Submissions:
     """Adds sweeps and runs, all of a submit or nothing."""
+
+    def __init__(self, db: Connection, queries: Queries, history: History) -> None:
+        self._db = db
+        self._queries = queries
+        self._history = history
 
     def add_sweep(
         self,
@@ -56,9 +57,9 @@ class Submitting(Reads):
             plan = make(self._free_name(name))
             sweep_id = self._insert_sweep(plan, priority, after)
             self._insert_runs(sweep_id, plan.runs, plan.cwd, priority, again=again)
-            self._event("submitted", f"{len(plan.runs)} runs", sweep_id)
+            self._history.add("submitted", f"{len(plan.runs)} runs", sweep_id)
             crashpoint("store.adding")
-        return self._sweep(sweep_id)
+        return self._queries.sweep_by_id(sweep_id)
 
     def _free_name(self, name: str) -> str:
         return free_name(name, {folded(row[0]) for row in self._db.read("SELECT name FROM sweeps")})
@@ -81,7 +82,7 @@ class Submitting(Reads):
             "submitted": dump(asdict(plan.submitted)),
             "provenance": _provenance(plan),
             "frozen": int(plan.frozen),
-            "created": self._stamp(),
+            "created": self._history.stamp(),
         }
         names, marks = ", ".join(row), ", ".join(f":{key}" for key in row)
         return self._db.insert(f"INSERT INTO sweeps ({names}) VALUES ({marks})", row)
@@ -96,7 +97,7 @@ class Submitting(Reads):
         again: bool = False,
     ) -> None:
         """Queue runs, the first of them at the position `first` of its sweep."""
-        created = self._stamp()
+        created = self._history.stamp()
         owners = {} if again else self._owners(runs)
         rows, seen = [], set[str]()
         for position, run in enumerate(runs, start=first):
@@ -152,17 +153,17 @@ class Submitting(Reads):
             " WHERE sweep_id = ? AND same_as IS NOT NULL AND state = 'queued'",
             (sweep_id,),
         )
-        self._value_shown("sweep_id = ?", sweep_id)
+        self.value_shown("sweep_id = ?", sweep_id)
 
-    def _value_shown(self, where: str, of: int) -> None:
+    def value_shown(self, where: str, of: int) -> None:
         """Rank what shows another run's result by its own sweep's objective, which may differ."""
         rows = self._db.read(
             "SELECT id FROM runs WHERE same_as IS NOT NULL AND state = 'completed'"
             f" AND value IS NULL AND {where}",
             (of,),
         )
-        for run in [self.run(row[0]) for row in rows]:
-            value = read_value(run.folder, self.sweep_of(run).objective)
+        for run in [self._queries.run(row[0]) for row in rows]:
+            value = read_value(run.folder, self._queries.sweep_of(run).objective)
             self._db.execute("UPDATE runs SET value = ? WHERE id = ?", (value, run.id))
 
     def _shared_folder(self, sweep_id: int, runs: Sequence[PlannedRun], cwd: str) -> str:
@@ -183,16 +184,16 @@ class Submitting(Reads):
             seen[folder] = f"run {run.name} of the same sweep"
         return "two runs share an output folder"
 
-    def ask(
+    def suggest(
         self, sweep_id: int, propose: Callable[[Sweep, list[Run]], Sequence[PlannedRun]]
     ) -> list[Run]:
-        """Queue what a search proposes after the runs there are, all in one transaction.
+        """Queue what a search suggests after the runs there are, all in one transaction.
 
         `propose` returns the runs of one setting, none where the search has tried all there is. The
         new runs; none where another worker was faster.
         """
         with self._db.write():
-            sweep, runs = self._sweep(sweep_id), self.runs(sweep_id)
+            sweep, runs = self._queries.sweep_by_id(sweep_id), self._queries.runs(sweep_id)
             if not sweep.to_ask or any(r.state in ("queued", "running") for r in runs):
                 return []
             proposed = propose(sweep, runs)
@@ -204,9 +205,9 @@ class Submitting(Reads):
                 (sweep.to_ask - 1 if proposed else 0, sweep_id),
             )
             told = f"{len(proposed)} runs" if proposed else "nothing is left to try"
-            self._event("asked", told, sweep_id)
+            self._history.add("asked", told, sweep_id)
         crashpoint("store.asked")
-        return [run for run in self.runs(sweep_id) if run.position >= first]
+        return [run for run in self._queries.runs(sweep_id) if run.position >= first]
 
     def extend(self, sweep_id: int, make: Callable[[Sweep, list[Run]], Extension]) -> list[Run]:
         """Add runs to a sweep, and take over the rules of its changed spec; the added runs.
@@ -214,7 +215,7 @@ class Submitting(Reads):
         `make` is called inside the transaction with the sweep as it is.
         """
         with self._db.write():
-            sweep, runs = self._sweep(sweep_id), self.runs(sweep_id)
+            sweep, runs = self._queries.sweep_by_id(sweep_id), self._queries.runs(sweep_id)
             made = make(sweep, runs)
             first = 1 + max((run.position for run in runs), default=-1)
             self._insert_runs(sweep_id, made.runs, sweep.cwd, sweep.priority, first)
@@ -228,23 +229,8 @@ class Submitting(Reads):
                     *(dump(asdict(plan.retry)), _provenance(plan), sweep_id),
                 ),
             )
-            self._event("extended", f"{len(made.runs)} runs", sweep_id)
-        return [run for run in self.runs(sweep_id) if run.position >= first]
-
-    def leave_rung(self, run_id: int, decision: "Decision | None") -> Run | None:
-        """Let a run that waits at a rung go on, or prune it by a decision; None if it has left."""
-        with self._db.write():
-            run = self.run(run_id)
-            if run.state is not RunState.PAUSED or run.rung is None:
-                return None
-            new = RunState.QUEUED if decision is None else RunState.PRUNED
-            reason = None if decision is None else f"{decision.reason} ({decision.evidence})"
-            self._db.execute(
-                "UPDATE runs SET state = ?, reason = ?, rung = NULL, ended = ? WHERE id = ?",
-                (str(new), reason, self._stamp() if decision else None, run_id),
-            )
-            self._event(str(new), reason or "goes on from its rung", run.sweep_id, run_id)
-        return self.run(run_id)
+            self._history.add("extended", f"{len(made.runs)} runs", sweep_id)
+        return [run for run in self._queries.runs(sweep_id) if run.position >= first]
 
     def end_search(self, sweep_id: int) -> bool:
         """Choose no further settings; whether there were any to choose."""
@@ -253,7 +239,7 @@ class Submitting(Reads):
                 "UPDATE sweeps SET to_ask = 0 WHERE id = ? AND to_ask > 0", (sweep_id,)
             )
             if ended:
-                self._event("search ended", "asked for", sweep_id)
+                self._history.add("search ended", "asked for", sweep_id)
         return bool(ended)
 
 

@@ -114,10 +114,10 @@ def gather(
     """Read everything about a sweep; `on_run` is called after each run. Raises QueueError."""
     metrics = dict.fromkeys((*CURVES, sweep.objective.metric))
     found = []
-    runs = store.runs(sweep.id)
+    runs = store.queries.runs(sweep.id)
     for run in runs:
         curves = read_curves(run.folder, metrics)
-        attempts = tuple(store.attempts(run.id))
+        attempts = tuple(store.queries.attempts(run.id))
         found.append(RunFacts(run, curves, attempts, by_hand(run, home)))
         on_run()
     keys = differing_keys(run.overrides for run in runs)

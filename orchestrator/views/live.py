@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from orchestrator.queue.status_queries import StatusQueries
+from orchestrator.queue.store import Store
 from orchestrator.run import Progress, Run, RunState, Sweep
 from orchestrator.system.paths import Home
 from orchestrator.system.processes import boot_id
@@ -84,8 +84,8 @@ def _result_words(run: Run, now: Progress) -> list[str]:
 def end_words(home: Home | None) -> str:
     """Why a worker ends by itself: all is done, or what is left cannot start."""
     if home is not None:
-        with StatusQueries.open(home.db, readonly=True) as store:
-            waiting = store.waiting(boot_id())
+        with Store.open(home.db, readonly=True) as store:
+            waiting = store.queries.waiting(boot_id())
         if waiting.queued:
             held = "; ".join(waiting.held)
             return f"{plural(waiting.queued, 'run')} left, and none can start: {held}"
@@ -210,8 +210,10 @@ class LiveView:
 
 def _queue_line(home: Home) -> Text:
     """`demo: 2 completed, 1 running, 3 queued · 2m 10s – 2m 50s left · Ctrl-C stops safely`."""
-    with StatusQueries.open(home.db, readonly=True) as store:
-        open_sweeps = [s for s in store.sweeps(latest=0) if s.state in ("queued", "running")]
+    with Store.open(home.db, readonly=True) as store:
+        open_sweeps = [
+            s for s in store.queries.sweeps(latest=0) if s.state in ("queued", "running")
+        ]
         view = gather(store, open_sweeps)
     line = Text(overflow="ellipsis", no_wrap=True)
     line.append(_sweep_words(open_sweeps))

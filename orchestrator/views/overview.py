@@ -14,7 +14,7 @@ from orchestrator.results.training_log import ProgressReader, read_progress
 from orchestrator.run import Progress, Run, RunState, Sweep
 
 if TYPE_CHECKING:
-    from orchestrator.queue.status_queries import StatusQueries
+    from orchestrator.queue.store import Store
 
 UNFINISHED = ("queued", "running", "paused")
 
@@ -83,7 +83,7 @@ class Overview:
 
 
 def gather(
-    store: "StatusQueries",
+    store: "Store",
     sweeps: Sequence[Sweep],
     most: int | None = 0,
     rows: Mapping[int, int | None] | None = None,
@@ -97,13 +97,13 @@ def gather(
     boot = _boot_id()
     facts = [_facts(store, sweep, (rows or {}).get(sweep.id, most)) for sweep in sweeps]
     shown = {sweep.id for sweep in sweeps}
-    others = [_facts(store, s, 0) for s in store.sweeps(latest=0) if s.id not in shown]
+    others = [_facts(store, s, 0) for s in store.queries.sweeps(latest=0) if s.id not in shown]
     return overview(
         facts,
         others,
-        store.running(),
-        store.next_runs(boot, _NEXT_SHOWN),
-        store.halted(boot),
+        store.queries.running(),
+        store.status.next_runs(boot, _NEXT_SHOWN),
+        store.queries.halted(boot),
         read,
     )
 
@@ -114,23 +114,25 @@ def _boot_id() -> str:
     return boot_id()
 
 
-def _facts(store: "StatusQueries", sweep: Sweep, most: int | None) -> Facts:
-    shown = store.runs(sweep.id) if most is None else store.summary_rows(sweep.id, most)
-    best = store.best_run(sweep) if sum(sweep.counts.values()) <= _BEST_OF else None
-    return Facts(sweep, shown, _work(store, sweep), store.sweep_waits_for(sweep), best)
+def _facts(store: "Store", sweep: Sweep, most: int | None) -> Facts:
+    shown = (
+        store.queries.runs(sweep.id) if most is None else store.status.summary_rows(sweep.id, most)
+    )
+    best = store.status.best_run(sweep) if sum(sweep.counts.values()) <= _BEST_OF else None
+    return Facts(sweep, shown, _work(store, sweep), store.status.sweep_waits_for(sweep), best)
 
 
-def _work(store: "StatusQueries", sweep: Sweep) -> Work:
-    shares = store.shares(sweep.id)
+def _work(store: "Store", sweep: Sweep) -> Work:
+    shares = store.queries.shares(sweep.id)
     if sweep.state not in UNFINISHED:
         return Work(shares, ())
     return Work(
         shares=shares,
-        begun=store.begun(sweep.id),
-        sample=store.sample(sweep.id),
-        similar_runs=store.similar_runs(sweep),
-        waiting_duplicates=store.waiting_duplicates(sweep.id),
-        to_come=sweep.to_ask * store.seeds(sweep.id) if sweep.to_ask else 0,
+        begun=store.queries.begun(sweep.id),
+        sample=store.status.sample(sweep.id),
+        similar_runs=store.status.similar_runs(sweep),
+        waiting_duplicates=store.status.waiting_duplicates(sweep.id),
+        to_come=sweep.to_ask * store.status.seeds(sweep.id) if sweep.to_ask else 0,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.queue.status_queries import HistoryEvent
+from orchestrator.queue.history import HistoryEvent
 from orchestrator.run import Attempt, Progress, Run, RunState, Sweep
 from orchestrator.text import clock, duration, metric, setting_value
 from orchestrator.views.now import updates_text

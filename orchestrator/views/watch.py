@@ -19,7 +19,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from orchestrator.errors import QueueError
-from orchestrator.queue.status_queries import StatusQueries
+from orchestrator.queue.store import Store
 from orchestrator.run import Run
 from orchestrator.system.paths import Home
 from orchestrator.views.now import Courses, is_open, last_words
@@ -50,8 +50,12 @@ class Looker:
 
     def look(self, lines: int | None) -> "Look":
         """The queue now, for a terminal of so many lines; QueueError, NothingAffected."""
-        with StatusQueries.open(self._home.db, readonly=True) as store:
-            sweeps = [store.sweep(self._sweep)] if self._sweep else store.sweeps(latest=2)
+        with Store.open(self._home.db, readonly=True) as store:
+            sweeps = (
+                [store.queries.sweep(self._sweep)]
+                if self._sweep
+                else store.queries.sweeps(latest=2)
+            )
             rows = rows_for(sweeps, _rows(lines, len(sweeps)))
             view = gather(store, sweeps, 0, rows, self._readers.of)
         return Look(self._home, view, worker_alive(self._home), self._courses)

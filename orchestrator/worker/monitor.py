@@ -39,13 +39,13 @@ class RunMonitor:
         self._reader = ProgressReader(run.folder)
         self._seen = Progress()
         self._lock_words = ""
-        self._sweep_s = store.trained_s(sweep.id)
+        self._sweep_s = store.queries.trained_s(sweep.id)
         self._sweep_bytes = 0
         self._began = time.monotonic()
         self._looked = self._noted = self._began
         self._measured = float("-inf")
         self.memory = processes.MemoryWitness()
-        self._stop_monitor = StopMonitor(run, sweep, lambda: store.runs(sweep.id))
+        self._stop_monitor = StopMonitor(run, sweep, lambda: store.queries.runs(sweep.id))
         self.because: tuple[str, str | None] | None = None
 
     def wall_s(self) -> float:
@@ -70,11 +70,11 @@ class RunMonitor:
         self.memory.look()
         if now - self._noted >= _NOTE_S:
             self._noted = now
-            self._store.tick(self._attempt, self.wall_s())
+            self._store.claims.tick(self._attempt, self.wall_s())
         return True
 
     def _obey(self, terminator: Terminator) -> None:
-        request = self._store.request(self._run.id)
+        request = self._store.queries.request(self._run.id)
         if request is not None:
             terminator.ask(StopRequest(request))
 
@@ -89,7 +89,7 @@ class RunMonitor:
         if found.limit == "run_wall":
             terminator.ask(StopRequest.TIMEOUT)
             return
-        self._store.hold_sweep(self._sweep.id, found.text)
+        self._store.holds.hold_sweep(self._sweep.id, found.text)
         terminator.ask(StopRequest.STOP)
 
     def _judge(self, terminator: Terminator) -> None:
@@ -106,7 +106,7 @@ class RunMonitor:
         if self._sweep.limits.disk_bytes is None:
             return 0
         if time.monotonic() - self._measured >= _MEASURE_S:
-            self._sweep_bytes = sum(map(folder_bytes, self._store.folders(self._sweep.id)))
+            self._sweep_bytes = sum(map(folder_bytes, self._store.queries.folders(self._sweep.id)))
             self._measured = time.monotonic()
         return self._sweep_bytes
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from orchestrator.errors import SweepError, UsageError
-from orchestrator.queue.status_queries import StatusQueries
+from orchestrator.queue.store import Store
 from orchestrator.results.leaderboard import by_setting, differing_keys
 from orchestrator.results.objective import completed_scores
 from orchestrator.run import Objective, Run, RunState, Sweep
@@ -90,8 +90,8 @@ class Watcher:
         with self._look() as store:
             self._open = _open_sweeps(store)
 
-    def _look(self) -> StatusQueries:
-        return StatusQueries.open(self._home.db, readonly=True)
+    def _look(self) -> Store:
+        return Store.open(self._home.db, readonly=True)
 
     def notices(self, event: "Event") -> list[Notice]:
         """What has happened since the last event."""
@@ -104,46 +104,54 @@ class Watcher:
                 found += self._stopped(store)
         return found
 
-    def _done(self, store: StatusQueries) -> list[Notice]:
+    def _done(self, store: Store) -> list[Notice]:
         """The sweeps that were open before and have nothing left to do now."""
         before, self._open = self._open, _open_sweeps(store)
         if not (closed := before - self._open):
             return []
-        sweeps = [s for s in store.sweeps(all=True) if s.id in closed and s.state == "completed"]
-        return [_done_notice(sweep, store.runs(sweep.id)) for sweep in sweeps]
+        sweeps = [
+            s for s in store.queries.sweeps(all=True) if s.id in closed and s.state == "completed"
+        ]
+        return [_done_notice(sweep, store.queries.runs(sweep.id)) for sweep in sweeps]
 
-    def _failure(self, store: StatusQueries, event: "Event") -> list[Notice]:
+    def _failure(self, store: Store, event: "Event") -> list[Notice]:
         run = event.run
         if event.kind != "ended" or run is None or run.state is not RunState.FAILED:
             return []
-        sweep = next((s for s in store.sweeps(all=True) if s.id == run.sweep_id), None)
+        sweep = next((s for s in store.queries.sweeps(all=True) if s.id == run.sweep_id), None)
         first = sweep is not None and sweep.counts.get(RunState.FAILED) == 1
         if sweep is None or not first or sweep.id in self._failed:
             return []
         self._failed.add(sweep.id)
         text = f"run {run.id} {run.name} of sweep {sweep.name} failed: {run.reason}"
-        best = best_words(store.runs(sweep.id), sweep.objective)
+        best = best_words(store.queries.runs(sweep.id), sweep.objective)
         return [Notice(FIRST_FAILURE, text, run.reason or "", sweep, run, best)]
 
-    def _stopped(self, store: StatusQueries) -> list[Notice]:
+    def _stopped(self, store: Store) -> list[Notice]:
         """Runs are left and none can start, for a reason that no user has asked for."""
         if not self._worked:
             return []
         self._worked = False
-        held = [s for s in store.sweeps(latest=0) if s.paused and s.reason not in (None, "paused")]
+        held = [
+            s
+            for s in store.queries.sweeps(latest=0)
+            if s.paused and s.reason not in (None, "paused")
+        ]
         reasons = [f"sweep {sweep.name} is held: {sweep.reason}" for sweep in held]
-        halted = store.halted(boot_id())
+        halted = store.queries.halted(boot_id())
         reasons += [f"the queue stands still: {halted}"] if halted not in (None, "paused") else []
         if not reasons:
             return []
         reason = "; ".join(reasons)
         sweep = held[0] if len(held) == 1 else None
-        best = "" if sweep is None else best_words(store.runs(sweep.id), sweep.objective)
+        best = "" if sweep is None else best_words(store.queries.runs(sweep.id), sweep.objective)
         return [Notice(QUEUE_STOPPED, f"nothing more starts: {reason}", reason, sweep, None, best)]
 
 
-def _open_sweeps(store: StatusQueries) -> set[int]:
-    return {s.id for s in store.sweeps(latest=0) if s.state in ("queued", "running", "paused")}
+def _open_sweeps(store: Store) -> set[int]:
+    return {
+        s.id for s in store.queries.sweeps(latest=0) if s.state in ("queued", "running", "paused")
+    }
 
 
 def _done_notice(sweep: Sweep, runs: Sequence[Run]) -> Notice:

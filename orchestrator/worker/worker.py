@@ -15,7 +15,8 @@ from pathlib import Path
 from grpo_core.errors import ExitCode
 from orchestrator.errors import SpecError, WorkerBusy
 from orchestrator.plan.provenance import changes, reads_the_same
-from orchestrator.queue.store import Before, Store
+from orchestrator.queue.claims import Before
+from orchestrator.queue.store import Store
 from orchestrator.results.objective import read_value
 from orchestrator.results.training_log import (
     read_progress,
@@ -113,6 +114,8 @@ class _Worker:
         self._prepares = prepares
         self._home = home
         self._store = store
+        self._queries = store.queries
+        self._claims = store.claims
         self._stops = stops
         self._listen = listen
         self._trainer = trainer
@@ -132,7 +135,7 @@ class _Worker:
         while not self._stops.count:
             self._promote_from_rung()
             asked = self._ask()
-            claimed = self._store.claim(self._host, self._boot_id, self._before)
+            claimed = self._claims.claim(self._host, self._boot_id, self._before)
             if claimed is not None:
                 self._idle_words = ""
                 self._train(*claimed)
@@ -145,21 +148,21 @@ class _Worker:
 
     def has_work(self) -> bool:
         """Whether a run can be claimed, now or after its back-off, or a search has more to try."""
-        ready = self._store.waiting(self._boot_id).ready_at is not None
-        return ready or bool(self._store.awaiting_suggestion() or self._store.at_rung())
+        ready = self._queries.waiting(self._boot_id).ready_at is not None
+        return ready or bool(self._queries.awaiting_suggestion() or self._queries.at_rung())
 
     def _ask(self) -> bool:
         """Let each search whose runs are all done choose its next setting; whether one did."""
         asked = False
-        for sweep in self._store.awaiting_suggestion():
+        for sweep in self._queries.awaiting_suggestion():
             # The grammar takes time to import, and a status asks this module whether it runs.
             from orchestrator.plan.next_runs import next_runs, prepare
 
             prepare()
             try:
-                chosen = self._store.ask(sweep.id, next_runs)
+                chosen = self._store.submissions.suggest(sweep.id, next_runs)
             except SpecError as e:
-                self._store.hold_sweep(sweep.id, f"search: {e}")
+                self._store.holds.hold_sweep(sweep.id, f"search: {e}")
                 continue
             asked |= bool(chosen)
             words = chosen[0].name if chosen else "nothing is left to try"
@@ -168,21 +171,21 @@ class _Worker:
 
     def _promote_from_rung(self) -> None:
         """Where all runs of a sweep wait at a rung, let the best go on and prune the others."""
-        for sweep in self._store.at_rung():
-            runs = self._store.runs(sweep.id)
+        for sweep in self._queries.at_rung():
+            runs = self._queries.runs(sweep.id)
             steps = halving_steps(sweep, runs)
             for run in runs:
                 if run.rung is not None and run.id in steps:
-                    changed = self._store.leave_rung(run.id, steps[run.id].decision)
+                    changed = self._claims.leave_rung(run.id, steps[run.id].decision)
                     if changed is not None and changed.state is RunState.PRUNED:
                         self._tell("ended", f"pruned: {changed.reason}", changed)
 
     def tidy(self) -> None:
         """Settle a running run that has ended, or that is asked to end."""
-        run = self._store.running()
+        run = self._queries.running()
         if run is None:
             return
-        attempt = self._store.attempts(run.id)[-1]
+        attempt = self._queries.attempts(run.id)[-1]
         trainer = Adopted(attempt, self._home)
         if trainer.wait(0) or run.request is not None:
             self._follow(run, attempt, trainer)
@@ -194,17 +197,17 @@ class _Worker:
 
     def _reconcile(self) -> None:
         """Take over what a dead worker left: a live trainer, or one that ended unseen."""
-        run = self._store.running()
+        run = self._queries.running()
         if run is None:
             return
-        attempt = self._store.attempts(run.id)[-1]
+        attempt = self._queries.attempts(run.id)[-1]
         trainer = Adopted(attempt, self._home)
         if not trainer.wait(0):
             self._tell("adopted", f"trains on (pid {trainer.pid})", run)
         self._follow(run, attempt, trainer)
 
     def _train(self, run: Run, attempt: Attempt) -> None:
-        sweep = self._store.sweep_of(run)
+        sweep = self._queries.sweep_of(run)
         if not self._is_as_submitted(run, attempt, sweep):
             return
         low_memory = processes.low_memory()
@@ -230,25 +233,25 @@ class _Worker:
             if trainer is not None:
                 return trainer, attempt
             # Or a next worker would look for it instead of the one that takes its place.
-            attempt = self._store.started(attempt, None, None)
+            attempt = self._claims.started(attempt, None, None)
         freeze(self._home.frozen_config(run.sweep_id), sweep.config_text)
         trainer = launch(run, attempt, self._home, self._trainer)
         return trainer, self._started(attempt, trainer.pid)
 
     def _started(self, attempt: Attempt, pid: int) -> Attempt:
-        return self._store.started(attempt, pid, processes.start_time(pid))
+        return self._claims.started(attempt, pid, processes.start_time(pid))
 
     def _prepare(self, left_s: float | None) -> None:
         """Prepare the trainer of the run that comes next, once it is nearly its turn."""
         if not self._prepares or left_s is None or left_s > _HEAD_START_S or self._stops.count:
             return
-        run = self._store.coming(self._boot_id)
+        run = self._claims.coming(self._boot_id)
         if self._slot.holds(run):
             return
         self._slot.clear()
         if run is None or processes.is_memory_low():
             return
-        pid = self._slot.put(run, self._store.sweep_of(run))
+        pid = self._slot.put(run, self._queries.sweep_of(run))
         if pid is not None:
             self._tell("prepared", f"standby (pid {pid})", run)
 
@@ -258,7 +261,7 @@ class _Worker:
         if not lines:
             return True
         held = sweep.frozen or self._frozen
-        self._store.note_changes(attempt, lines, other=not (held or reads_the_same(run, sweep)))
+        self._claims.note_changes(attempt, lines, other=not (held or reads_the_same(run, sweep)))
         with open(attempt.log, "a", encoding="utf-8") as log:
             log.writelines(f"[frozen] {line}\n" for line in lines)
         for line in lines:
@@ -266,7 +269,7 @@ class _Worker:
         if not held:
             return True
         words = f"frozen: {lines[0]}"
-        self._store.hold_sweep(sweep.id, f"{words}; resume accepts what has changed")
+        self._store.holds.hold_sweep(sweep.id, f"{words}; resume accepts what has changed")
         self._record(run, attempt, Outcome(Verdict.INTERRUPTED, words), Progress(), 0.0)
         return False
 
@@ -274,7 +277,7 @@ class _Worker:
         self, run: Run, attempt: Attempt, trainer: Trainer, sweep: Sweep | None = None
     ) -> None:
         """Watch a trainer until it ends, then record how."""
-        sweep = sweep or self._store.sweep_of(run)
+        sweep = sweep or self._queries.sweep_of(run)
         watch = RunMonitor(run, attempt, sweep, self._store, self._listen)
         terminator = Terminator(
             trainer, self._stops, lambda text: self._tell("stopping", text, run)
@@ -314,19 +317,19 @@ class _Worker:
         self, run: Run, attempt: Attempt, outcome: Outcome, progress: Progress, wall_s: float
     ) -> None:
         newest = RunPaths(run.folder).newest_checkpoint()
-        ended = self._store.finish(
+        ended = self._claims.finish(
             attempt,
             outcome,
             newer_checkpoint=newest > attempt.checkpoint,
             progress=progress,
             wall_s=wall_s,
-            value=read_value(run.folder, self._store.sweep_of(run).objective),
+            value=read_value(run.folder, self._queries.sweep_of(run).objective),
         )
         if ended is not None:
             self._tell("ended", f"{ended.state}: {ended.reason or outcome.reason}", ended, progress)
 
     def _idle(self) -> None:
-        waiting = self._store.waiting(self._boot_id)
+        waiting = self._queries.waiting(self._boot_id)
         words = "; ".join(waiting.held) if waiting.queued else "nothing is queued"
         if words and words != self._idle_words:
             self._idle_words = words

@@ -45,7 +45,7 @@ def submit_real(cwd, n):
 
     planned = tuple(run(i) for i in range(n))
     with Store.open(home().db) as store:
-        store.add_sweep(
+        store.submissions.add_sweep(
             "storm",
             lambda name: Plan(
                 name, CONFIG, "storm.toml", "", str(cwd), planned, retry=Retry(max=1000)
@@ -90,8 +90,8 @@ def kill_at_random(start, n, kills, draw, run_s):
             pass
         who = draw.choice(["worker", "trainer", "both"])
         with Store.open(readonly=True) as store:
-            run = store.running()
-            attempt = run and store.attempts(run.id)[-1]
+            run = store.queries.running()
+            attempt = run and store.queries.attempts(run.id)[-1]
         if who != "trainer":
             worker.kill()
         if who != "worker" and attempt and attempt.pid:

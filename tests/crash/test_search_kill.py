@@ -22,13 +22,13 @@ DONE = Outcome(Verdict.COMPLETED, "completed", exit_code=0)
 def serve_once():
     """What a worker does with a search: finish what waits, then ask for the next setting."""
     with Store.open() as store:
-        while (claimed := store.claim("host", "boot", nothing_before)) is not None:
+        while (claimed := store.claims.claim("host", "boot", nothing_before)) is not None:
             value = claimed[0].overrides["learning_rate"]
-            store.finish(
+            store.claims.finish(
                 claimed[1], DONE, newer_checkpoint=True, progress=Progress(4, 4), value=value
             )
-        for sweep in store.awaiting_suggestion():
-            store.ask(sweep.id, next_runs)
+        for sweep in store.queries.awaiting_suggestion():
+            store.submissions.suggest(sweep.id, next_runs)
 
 
 def served_in_a_child(point):
@@ -51,7 +51,7 @@ def served_in_a_child(point):
 def tried():
     """Every setting that the sweep has queued, in order."""
     with Store.open(readonly=True) as store:
-        return [run.overrides for run in store.runs()]
+        return [run.overrides for run in store.queries.runs()]
 
 
 def test_fifty_kills_between_ask_and_insert(folder, monkeypatch):
@@ -69,7 +69,7 @@ def test_fifty_kills_between_ask_and_insert(folder, monkeypatch):
         assert len(tried()) - before == (point == "store.asked")
     assert sum(kills.values()) == 50
     with Store.open() as store:
-        assert store.sweep("s").to_ask == total - 10 - 25
+        assert store.queries.sweep("s").to_ask == total - 10 - 25
     while served_in_a_child("store.nowhere") is None and len(tried()) < total:
         pass
     settings = tried()

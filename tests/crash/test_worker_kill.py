@@ -35,8 +35,8 @@ PATIENT = Retry(max=1000)
 def running_attempt():
     """The attempt that runs now, its pid known; None where there is none."""
     with Store.open(readonly=True) as store:
-        run = store.running()
-        attempt = run and store.attempts(run.id)[-1]
+        run = store.queries.running()
+        attempt = run and store.queries.attempts(run.id)[-1]
     return attempt if attempt and attempt.pid else None
 
 
@@ -154,7 +154,7 @@ def test_result_of_an_earlier_attempt_is_never_taken_for_a_new_one(tmp_path, sta
     assert (tmp_path / "out/a/result.json").exists()
     assert start(GRPO_SWEEP_CRASH_AT="launcher.locked").wait() == -signal.SIGKILL
     with Store.open() as store:
-        store.cancel([1])
+        store.control.cancel([1])
     assert start().wait() == 0
     assert [a.outcome for a in attempts()] == ["interrupted", "lost"]
     assert states() == ["cancelled"]
@@ -169,7 +169,7 @@ def test_trainer_whose_pid_was_never_recorded_can_be_cancelled(tmp_path, start):
     assert attempt.pid is None
     (pid,) = eventually(lambda: trainers_started(tmp_path))
     with Store.open() as store:
-        store.cancel([1])
+        store.control.cancel([1])
     assert start().wait() == 0
     assert states() == ["cancelled"]
     assert not is_alive(pid)
@@ -192,7 +192,7 @@ def test_submit_killed_before_its_commit_queues_nothing(tmp_path):
     )
     assert done.returncode == -signal.SIGKILL
     with Store.open(readonly=True) as store:
-        assert [s.name for s in store.sweeps(all=True)] == ["before"]
+        assert [s.name for s in store.queries.sweeps(all=True)] == ["before"]
     assert len(runs()) == 1
 
 
@@ -203,14 +203,14 @@ from orchestrator.queue.store import Store
 from tests.queue_kit import nothing_before
 done = Outcome(Verdict.COMPLETED, "completed", None, 0)
 with Store.open() as store:
-    while store.waiting("boot").queued or store.running():
-        claimed = store.claim("host", "boot", nothing_before)
+    while store.queries.waiting("boot").queued or store.queries.running():
+        claimed = store.claims.claim("host", "boot", nothing_before)
         if claimed is None:
             time.sleep(0.001)
             continue
         run, attempt = claimed
         print(run.id, flush=True)
-        store.finish(attempt, done, newer_checkpoint=False, progress=Progress())
+        store.claims.finish(attempt, done, newer_checkpoint=False, progress=Progress())
 """
 
 

@@ -528,4 +528,4 @@ def test_the_demo_leaves_the_runs_of_others_alone(say, folder, demo_runs):
     assert "export GRPO_SWEEP_HOME=outputs/.demo-queue" in out
     assert states() == ["queued"] * 4
     with Store.open(folder / "outputs" / ".demo-queue" / "queue.db", readonly=True) as store:
-        assert len(store.runs()) == demo_runs
+        assert len(store.queries.runs()) == demo_runs

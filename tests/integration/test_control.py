@@ -58,7 +58,7 @@ def test_a_sweep_waits_for_another(tmp_path, say):
     assert len(runs()) == 1
     assert say("submit", "lr.toml", "--after", "before", "--priority", "9")[0] == 0
     with Store.open() as store:
-        assert store.waiting("boot").held == ("sweep lr is held: it waits for another",)
+        assert store.queries.waiting("boot").held == ("sweep lr is held: it waits for another",)
     assert WorkerProcess(tmp_path / "log").wait() == 0
     assert states() == ["completed"] * 3
     began = [run.started for run in runs()]
@@ -113,7 +113,7 @@ def test_a_backup_is_a_whole_queue(tmp_path, say):
     submit(tmp_path, planned("a"), planned("b"))
     assert say("backup", "copy.db")[0] == 0
     with Store.open(tmp_path / "copy.db") as store:
-        assert [run.name for run in store.runs()] == ["a", "b"]
+        assert [run.name for run in store.queries.runs()] == ["a", "b"]
     code, _, err = say("backup", "copy.db")
     assert (code, "exists" in err) == (2, True)
     assert say("backup", "no/such/folder.db")[0] == 2

@@ -52,7 +52,7 @@ def test_a_submit_keeps_hashes_versions_and_git(say, folder):
     (folder / "mine.py").write_text("def reward(completions, **kwargs): return 1\n")
     say("submit", "lr.toml")
     with Store.open(readonly=True) as store:
-        found = store.sweep("@").provenance
+        found = store.queries.sweep("@").provenance
     told = subprocess.check_output(["sha256sum", "rows.jsonl", "mine.py"], text=True).split()
     assert found["files"] == {told[1]: told[0], told[3]: told[2]}
     assert "return 1" in found["git"]["diff"]

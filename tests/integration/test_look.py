@@ -119,22 +119,22 @@ def test_a_run_tells_what_it_waits_for(say, folder):
     with Store.open() as store:
         store._db.execute("UPDATE sweeps SET after_id = 1 WHERE id = 2")
         assert shown(say, "3")[1]["waits_for"] == ["sweep two waits until sweep one is done"]
-        store.pause_sweep(2)
+        store.control.pause_sweep(2)
         words = "sweep two paused; go on with: grpo-sweep resume two"
         assert shown(say, "3")[1]["waits_for"] == [words]
-        store.resume_sweep(2)
-        store.hold_sweep(2, "limits.wall: 12h are used up")
+        store.control.resume_sweep(2)
+        store.holds.hold_sweep(2, "limits.wall: 12h are used up")
         assert "held: limits.wall: 12h are used up" in shown(say, "3")[1]["waits_for"][0]
-        store.resume_sweep(2)
-        store.pause_queue()
+        store.control.resume_sweep(2)
+        store.control.pause_queue()
         assert shown(say, "3")[1]["waits_for"][0].startswith("the queue stands still: paused")
-        store.resume_queue()
+        store.control.resume_queue()
         store._db.execute("UPDATE runs SET same_as = 1 WHERE id = 2")
         assert "run 1 has the same setting" in shown(say, "2")[1]["waits_for"][0]
         later = "2999-01-01T00:00:00.000Z"
         store._db.execute("UPDATE runs SET not_before = ?, reason = 'lost' WHERE id = 1", (later,))
         assert shown(say, "1")[1]["waits_for"] == [f"tried again not before {later}, after lost"]
-        store.pause([1])
+        store.control.pause([1])
     out, found = shown(say, "1")
     assert found["waits_for"] == ["paused; go on with: grpo-sweep resume 1"]
     assert re.search(r"history +[-0-9: ]+ paused$", out, re.M)
@@ -331,7 +331,7 @@ def test_json_of_very_many_runs_is_the_same_json(say, folder):
     """A line a run, and still what any reader of JSON takes, with null for what is no number."""
     with Store.open(home().db) as store:
         plan = plan_of(folder, *(planned(f"r{i}", x=i) for i in range(1500)))
-        store.add_sweep("s", lambda name: plan)
+        store.submissions.add_sweep("s", lambda name: plan)
     out = say("status", "--json")[1]
     found = json.loads(out)
     assert [run["id"] for run in found["runs"]] == list(range(1, 1501))

@@ -108,7 +108,7 @@ def test_a_failure_after_a_retry_is_not_the_first(tmp_path):
     watcher = Watcher(home())
     assert fail_next(watcher) == ["first_failure"]
     with Store.open() as store:
-        store.retry([1])
+        store.control.retry([1])
     assert fail_next(watcher) == []
     # Nor is it the first for a worker that came later.
     assert fail_next(Watcher(home())) == []
@@ -119,7 +119,7 @@ def test_a_queue_that_stands_still_is_told_once_until_something_runs_again(tmp_p
     submit(tmp_path, planned("a"))
     watcher = Watcher(home())
     with Store.open() as store:
-        store.hold_sweep(1, "limits.wall: 1h is used up")
+        store.holds.hold_sweep(1, "limits.wall: 1h is used up")
     waits = Event("waiting", "sweep s is held")
     assert watcher.notices(waits) == []
     watcher.notices(Event("started", ""))
@@ -141,8 +141,8 @@ def test_a_queue_that_stands_still_by_itself_is_told(tmp_path, told):
     work(told.command)
     assert len(told()) == 2
     with Store.open() as store:
-        store.resume_sweep(1)
-        store.pause_sweep(1)
+        store.control.resume_sweep(1)
+        store.control.pause_sweep(1)
         watcher = Watcher(home())
         watcher.notices(Event("started", ""))
         assert watcher.notices(Event("waiting", "sweep lr is held: paused")) == []
@@ -156,7 +156,7 @@ def test_a_sweep_of_shared_results_is_done_with_the_other(tmp_path, told):
     with Store.open() as store:
         store._db.execute("UPDATE runs SET same_as = 1 WHERE id = 2")
         watcher = Watcher(home())
-        store.cancel([3])
+        store.control.cancel([3])
         assert watcher.notices(Event("started", "")) == []
     work(told.command)
     assert {found["SWEEP"] for found in told()} == {"one", "two"}

@@ -16,7 +16,7 @@ __all__ = ["folder"]
 def names(sweep_name):
     """The names of a sweep's runs, in order."""
     with Store.open(home().db, readonly=True) as store:
-        return [run.name for run in store.runs(store.sweep(sweep_name).id)]
+        return [run.name for run in store.queries.runs(store.queries.sweep(sweep_name).id)]
 
 
 def test_confirm_trains_the_finalists_on_fresh_seeds_and_rows(say):
@@ -33,7 +33,7 @@ def test_confirm_trains_the_finalists_on_fresh_seeds_and_rows(say):
         assert run.overrides == {"learning_rate": 1e-5, "eval_part": "confirm"}
         assert "eval_part=confirm" in run.set
     with Store.open(home().db) as store:
-        assert store.sweep("s-confirm").config_text == "num_generations = 4\n"
+        assert store.queries.sweep("s-confirm").config_text == "num_generations = 4\n"
 
 
 def test_confirm_wants_fresh_seeds_and_finished_runs(say):
@@ -153,7 +153,7 @@ def test_extend_lets_a_search_go_on(say):
     code, out, _ = say("extend", "s", "s.toml")
     assert (code, out) == (0, "sweep s: 0 runs added; 5 settings more to be chosen by tpe\n")
     with Store.open(home().db) as store:
-        assert [s.to_ask for s in store.awaiting_suggestion()] == [5]
+        assert [s.to_ask for s in store.queries.awaiting_suggestion()] == [5]
 
 
 def test_a_fork_of_a_real_run_trains_on(say, monkeypatch):

@@ -83,8 +83,8 @@ def test_time_and_disk_are_told_by_past_runs_of_the_same_shape(say):
     wider = "[params]\nlearning_rate = [1e-6]\nnum_generations = [8]\n"
     assert "time unknown, disk about" in say("submit", write(wider), "--dry-run")[2]
     with Store.open(home().db, readonly=True) as store:
-        (kept,) = store.sweeps()
-        past = [(run, kept) for run in store.runs(kept.id)]
+        (kept,) = store.queries.sweeps()
+        past = [(run, kept) for run in store.queries.runs(kept.id)]
         plan = expand(read_spec(Path(write(text)))).plan("x", "/")
     found = forecast(plan.config_text, plan.runs, past)
     assert (found.time_s, found.disk_bytes) == (3600.0, 2 * len(log_bytes(past[0][0])))

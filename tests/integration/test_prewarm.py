@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.plan.provenance import look
-from orchestrator.queue.store import Before, Store
+from orchestrator.queue.claims import Before
+from orchestrator.queue.store import Store
 from orchestrator.system.locks import is_held
 from orchestrator.system.paths import home
 from orchestrator.worker.launcher import TRAINER
@@ -87,7 +88,7 @@ def test_a_run_with_much_time_left_has_no_standby(tmp_path, start):
     worker = start()
     eventually(lambda: worker.events("progress"))
     with Store.open() as store:
-        store.cancel([1])
+        store.control.cancel([1])
     assert worker.wait() == 0
     assert worker.events("prepared") == []
 
@@ -102,17 +103,17 @@ def test_a_run_that_leaves_the_queue_leaves_the_slot(tmp_path, start, how):
     pid = standby_pid(worker)
     with Store.open() as store:
         if how == "cancel":
-            store.cancel([2])
+            store.control.cancel([2])
         elif how == "pause":
-            store.pause([2])
+            store.control.pause([2])
         else:
-            store.hold_sweep(2, "by a test")
+            store.holds.hold_sweep(2, "by a test")
     other = standby_pid(worker, 2)
     assert not is_alive(pid)
     assert worker.events("prepared")[1]["run"] == 3
     assert not is_held(home().run_lock(2))
     with Store.open() as store:
-        store.cancel([1])
+        store.control.cancel([1])
     assert worker.wait() == 0
     assert states() == ["cancelled", {"cancel": "cancelled"}.get(how, _left(how)), "completed"]
     assert attempts(2) == []
@@ -130,11 +131,11 @@ def test_a_run_that_is_moved_first_becomes_the_standby(tmp_path, start):
     worker = start()
     pid = standby_pid(worker)
     with Store.open() as store:
-        store.move_first([3])
+        store.control.move_first([3])
     other = standby_pid(worker, 2)
     assert not is_alive(pid)
     with Store.open() as store:
-        store.cancel([1])
+        store.control.cancel([1])
     assert worker.wait() == 0
     assert states() == ["cancelled", "completed", "completed"]
     assert attempts(3)[0].pid == other
@@ -148,7 +149,7 @@ def test_a_dead_standby_costs_its_run_nothing(tmp_path, start):
     pid = standby_pid(worker)
     os.kill(pid, signal.SIGKILL)
     with Store.open() as store:
-        store.cancel([1])
+        store.control.cancel([1])
     assert worker.wait() == 0
     assert states() == ["cancelled", "completed"]
     (attempt,) = attempts(2)
@@ -199,7 +200,7 @@ def test_what_has_changed_since_the_submit_is_read_anew(tmp_path, start):
     # What is frozen is compared at the launch, which writes it to the attempt's log.
     home().attempt_log(2, 1).write_text("[frozen] rows.jsonl has changed\n")
     with Store.open() as store:
-        store.cancel([1])
+        store.control.cancel([1])
     assert worker.wait() == 0
     assert states() == ["cancelled", "completed"]
     assert attempts(2)[0].pid != pid
@@ -214,12 +215,12 @@ def test_a_trainer_that_took_the_place_of_a_standby_can_be_adopted(tmp_path, sta
     standby_pid(dying)
     home().attempt_log(2, 1).write_text("[frozen] rows.jsonl has changed\n")
     with Store.open() as store:
-        store.cancel([1])
+        store.control.cancel([1])
     assert dying.wait() == -signal.SIGKILL
     second = start()
     eventually(lambda: second.events("adopted"))
     with Store.open() as store:
-        store.cancel([2])
+        store.control.cancel([2])
     assert second.wait() == 0
     assert states() == ["cancelled", "cancelled"]
 
@@ -234,16 +235,16 @@ def coming(tmp_path):
     plan = plan_of(tmp_path, short("a"))
     known = look(str(tmp_path), ["rows.jsonl"])
     with Store.open(home().db) as store:
-        store.add_sweep("s", lambda name: replace(plan, provenance=known))
-        run = store.runs()[0]
-        return run, store.sweep_of(run)
+        store.submissions.add_sweep("s", lambda name: replace(plan, provenance=known))
+        run = store.queries.runs()[0]
+        return run, store.queries.sweep_of(run)
 
 
 def claimed():
     """The run and its first attempt."""
     before = Before(-1, None, str(home().attempt_log(1, 1)))
     with Store.open() as store:
-        return store.claim("host", "boot", lambda run: before)
+        return store.claims.claim("host", "boot", lambda run: before)
 
 
 def test_a_file_that_was_another_meanwhile_is_read_anew(tmp_path, coming):

@@ -29,15 +29,15 @@ def sweep(text, value, log=None):
     Path("s.toml").write_text(f'config = "base.toml"\n{text}')
     expansion = expand(read_spec(Path("s.toml")))
     with Store.open(home().db) as store:
-        store.add_sweep("s", lambda name: expansion.plan(name, str(Path.cwd())))
-        while (claimed := store.claim("host", "boot", nothing_before)) is not None:
+        store.submissions.add_sweep("s", lambda name: expansion.plan(name, str(Path.cwd())))
+        while (claimed := store.claims.claim("host", "boot", nothing_before)) is not None:
             run, attempt = claimed
             em = value(run)
             if log is not None:
                 run.folder.mkdir(parents=True)
                 lines = "".join(json.dumps(line) + "\n" for line in log(run))
                 (run.folder / "training_log.jsonl").write_text(lines)
-            store.finish(
+            store.claims.finish(
                 attempt,
                 DONE,
                 newer_checkpoint=True,
@@ -82,7 +82,7 @@ def test_best_of_a_sweep_that_has_begun_names_the_setting_and_counts_what_is_mis
     Path("s.toml").write_text('config = "base.toml"\n[params]\nlearning_rate = [1e-5, 1e-4, 1e-3]')
     expansion = expand(read_spec(Path("s.toml")))
     with Store.open(home().db) as store:
-        store.add_sweep("s", lambda name: expansion.plan(name, str(Path.cwd())))
+        store.submissions.add_sweep("s", lambda name: expansion.plan(name, str(Path.cwd())))
     finish_next(write=lambda run: write_run(run.folder, 1.0, 20))
     code, out, err = say("best", "s")
     assert code == 0

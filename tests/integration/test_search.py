@@ -17,4 +17,4 @@ def test_a_worker_carries_a_search_to_its_end(folder, tmp_path):
     assert all(run.value == 1 / 3 for run in found)
     assert len(worker.events("asked")) == 2
     with Store.open(readonly=True) as store:
-        assert store.sweep("s").state == "completed"
+        assert store.queries.sweep("s").state == "completed"

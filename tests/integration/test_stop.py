@@ -15,7 +15,7 @@ def work(tmp_path, rule, *planned_runs, objective=None):
     with Store.open(home().db) as store:
         plan = plan_of(tmp_path, *planned_runs)
         plan = replace(plan, stop=asdict(rule), objective=objective or Objective())
-        store.add_sweep("s", lambda name: replace(plan, name=name))
+        store.submissions.add_sweep("s", lambda name: replace(plan, name=name))
     worker = WorkerProcess(tmp_path / "worker.log")
     assert worker.wait() == 0, worker.text
     return runs()

@@ -101,7 +101,7 @@ def test_watch_shows_a_queue_that_is_empty_or_held(tmp_path):
     assert not home().root.exists()
     submit(tmp_path, planned("a"), name="lr")
     with Store.open() as store:
-        store.pause_sweep(1)
+        store.control.pause_sweep(1)
     out = subprocess.run([*COMMAND, "watch"], capture_output=True, text=True, timeout=DEADLINE_S)
     assert out.returncode == 0
     assert "paused; go on with: grpo-sweep resume lr" in out.stdout

@@ -32,8 +32,8 @@ def running_pid(worker):
 
     def known():
         with Store.open(readonly=True) as store:
-            run = store.running()
-            return run and store.attempts(run.id)[-1].pid
+            run = store.queries.running()
+            return run and store.queries.attempts(run.id)[-1].pid
 
     return eventually(known)
 
@@ -113,7 +113,7 @@ def test_failures_in_a_row_of_one_verdict_hold_the_sweep(tmp_path, start):
     assert start().wait() == 0
     assert states() == ["failed", "failed", "queued", "queued", "completed"]
     with Store.open(readonly=True) as store:
-        sweep = store.sweep("s")
+        sweep = store.queries.sweep("s")
     assert sweep.state == "paused"
     assert "2 failures in a row: oom" in sweep.reason
 
@@ -126,7 +126,7 @@ def test_gpu_hang_stops_the_queue_until_the_next_boot(tmp_path, start):
     assert start().wait() == 0
     assert states() == ["queued", "queued"]
     with Store.open(readonly=True) as store:
-        assert "restart the machine" in store.waiting(attempts()[0].boot_id).held[0]
+        assert "restart the machine" in store.queries.waiting(attempts()[0].boot_id).held[0]
     assert start(GRPO_SWEEP_BOOT_ID="another-boot").wait() == 0
     assert states() == ["completed", "completed"]
 
@@ -138,7 +138,7 @@ def test_cancel_of_a_running_run_ends_it_and_its_children(tmp_path, start):
     pid = running_pid(worker)
     child = int(eventually(lambda: _text(tmp_path / "out/a/child")))
     with Store.open() as store:
-        (changed,) = store.cancel([1])
+        (changed,) = store.control.cancel([1])
         assert changed.request == "cancel"
     assert worker.wait() == 0
     assert states() == ["cancelled", "completed"]
@@ -151,7 +151,7 @@ def test_cancel_outranks_the_stop_of_the_worker(tmp_path, start):
     worker = start()
     eventually(lambda: _text(tmp_path / "out/a/training_log.jsonl"))
     with Store.open() as store:
-        store.cancel([1])
+        store.control.cancel([1])
     insist(worker)
     assert worker.wait() == 75
     assert states() == ["cancelled"]
@@ -256,7 +256,7 @@ def test_cancel_without_a_worker_is_done_by_tidy(tmp_path, start):
     assert is_alive(pid)
     assert states() == ["running", "queued"]
     with Store.open() as store:
-        store.cancel([1])
+        store.control.cancel([1])
     tidy()
     assert not is_alive(pid)
     assert states() == ["cancelled", "queued"]
@@ -285,10 +285,10 @@ def test_sweep_past_its_limit_is_held_and_goes_on_when_resumed(tmp_path, start, 
     submit(tmp_path, planned("a", updates=60), limits=limits)
     assert start().wait() == 0
     with Store.open() as store:
-        sweep = store.sweep("s")
+        sweep = store.queries.sweep("s")
         assert (sweep.state, states()) == ("paused", ["queued"])
         assert sweep.reason.startswith("limits.")
-        store.resume_sweep(sweep.id)
+        store.control.resume_sweep(sweep.id)
     assert start().wait() == 0
     assert states() == ["completed"]
     assert updates_logged(runs()[0]) == list(range(1, 61))
@@ -302,7 +302,7 @@ def test_wait_for_the_gpu_is_told(tmp_path, start):
     told = eventually(lambda: worker.events("waiting"))
     assert told[0]["text"] == "waiting for the GPU, held by pid 7 (mlx-grpo)"
     with Store.open() as store:
-        store.cancel([1])
+        store.control.cancel([1])
     insist(worker)
     assert worker.wait() == 75
     assert states() == ["cancelled"]

@@ -44,14 +44,14 @@ def submit(text, overrides=()):
     Path("s.toml").write_text(text)
     expansion = expand(read_spec(Path("s.toml"), overrides))
     with Store.open(home().db) as store:
-        return store.add_sweep("s", lambda name: expansion.plan(name, str(Path.cwd())))
+        return store.submissions.add_sweep("s", lambda name: expansion.plan(name, str(Path.cwd())))
 
 
 def finish_all(store, value=lambda run: run.overrides["learning_rate"], outcome=DONE):
     """Let every queued run end as a worker would record it."""
-    while (claimed := store.claim("host", "boot", nothing_before)) is not None:
+    while (claimed := store.claims.claim("host", "boot", nothing_before)) is not None:
         run, attempt = claimed
-        store.finish(
+        store.claims.finish(
             attempt, outcome, newer_checkpoint=True, progress=Progress(4, 4), value=value(run)
         )
 
@@ -62,14 +62,14 @@ def test_a_search_asks_until_it_has_what_it_was_told(folder):
     assert (sweep.to_ask, sweep.state) == (3, "queued")
     with Store.open() as store:
         for left in (3, 2, 1):
-            assert store.awaiting_suggestion() == []
+            assert store.queries.awaiting_suggestion() == []
             finish_all(store)
-            assert [s.to_ask for s in store.awaiting_suggestion()] == [left]
-            assert len(store.ask(sweep.id, next_runs)) == 1
+            assert [s.to_ask for s in store.queries.awaiting_suggestion()] == [left]
+            assert len(store.submissions.suggest(sweep.id, next_runs)) == 1
         finish_all(store)
-        assert store.awaiting_suggestion() == []
-        runs = store.runs(sweep.id)
-        assert store.sweep("s").state == "completed"
+        assert store.queries.awaiting_suggestion() == []
+        runs = store.queries.runs(sweep.id)
+        assert store.queries.sweep("s").state == "completed"
     assert [run.position for run in runs] == list(range(13))
     assert len({run.name for run in runs}) == len({run.output_dir for run in runs}) == 13
     for run in runs:
@@ -84,10 +84,10 @@ def test_a_setting_that_is_asked_for_gets_every_seed(folder):
     sweep = submit("seeds = [3, 4]\n" + SPEC.format(runs=11))
     with Store.open() as store:
         finish_all(store)
-        first, second = store.ask(sweep.id, next_runs)
+        first, second = store.submissions.suggest(sweep.id, next_runs)
         assert (first.seed, second.seed) == (3, 4)
         assert first.overrides == second.overrides
-        assert store.sweep("s").to_ask == 0
+        assert store.queries.sweep("s").to_ask == 0
 
 
 def test_the_same_rows_are_asked_for_the_same(folder):
@@ -95,7 +95,7 @@ def test_the_same_rows_are_asked_for_the_same(folder):
     sweep = submit(SPEC.format(runs=20))
     with Store.open() as store:
         finish_all(store)
-        found, runs = store.sweep("s"), store.runs(sweep.id)
+        found, runs = store.queries.sweep("s"), store.queries.runs(sweep.id)
     assert next_runs(found, runs) == next_runs(found, runs)
     worse = [type(run)(**{**vars(run), "value": -run.value}) for run in runs]
     assert next_runs(found, worse) != next_runs(found, runs)
@@ -107,7 +107,7 @@ def test_the_command_line_and_the_frozen_base_count_when_asked_again(folder):
     (folder / "base.toml").write_text("num_generations = 16\n")
     (folder / "s.toml").unlink()
     with Store.open() as store:
-        spec = spec_of(store.sweep("s"))
+        spec = spec_of(store.queries.sweep("s"))
     assert spec.fixed == {"batch_size": 3}
     assert spec.base.config.num_generations == 4
 
@@ -117,8 +117,8 @@ def test_failed_settings_are_not_tried_again(folder):
     sweep = submit(SPEC.format(runs=12) + "[limits]\nmax_failures = 0\n")
     with Store.open() as store:
         finish_all(store, value=lambda run: None, outcome=FAILED)
-        tried = [run.overrides for run in store.runs(sweep.id, [RunState.FAILED])]
-        (asked,) = store.ask(sweep.id, next_runs)
+        tried = [run.overrides for run in store.queries.runs(sweep.id, [RunState.FAILED])]
+        (asked,) = store.submissions.suggest(sweep.id, next_runs)
     assert len(tried) == 10
     assert asked.overrides not in tried
 
@@ -133,9 +133,9 @@ def test_a_proposal_that_fails_leaves_no_trace(folder):
     with Store.open() as store:
         finish_all(store)
         with pytest.raises(SpecError):
-            store.ask(sweep.id, broken)
-        assert store.sweep("s").to_ask == 1
-        assert len(store.runs(sweep.id)) == 10
+            store.submissions.suggest(sweep.id, broken)
+        assert store.queries.sweep("s").to_ask == 1
+        assert len(store.queries.runs(sweep.id)) == 10
 
 
 def test_a_search_that_has_tried_all_there_is_ends(folder):
@@ -145,18 +145,18 @@ def test_a_search_that_has_tried_all_there_is_ends(folder):
     with Store.open() as store:
         for expected in (1, 0):
             finish_all(store, value=lambda run: 1.0)
-            assert len(store.ask(sweep.id, next_runs)) == expected
-        assert (store.sweep("s").to_ask, store.sweep("s").state) == (0, "completed")
+            assert len(store.submissions.suggest(sweep.id, next_runs)) == expected
+        assert (store.queries.sweep("s").to_ask, store.queries.sweep("s").state) == (0, "completed")
 
 
 def test_an_ended_search_asks_no_more(folder):
     """Cancelling the sweep cancels what it would have chosen too."""
     sweep = submit(SPEC.format(runs=12))
     with Store.open() as store:
-        assert store.end_search(sweep.id)
-        assert not store.end_search(sweep.id)
-        store.cancel([run.id for run in store.runs(sweep.id)])
-        assert store.sweep("s").state == "cancelled"
-        assert store.ask(sweep.id, next_runs) == []
+        assert store.submissions.end_search(sweep.id)
+        assert not store.submissions.end_search(sweep.id)
+        store.control.cancel([run.id for run in store.queries.runs(sweep.id)])
+        assert store.queries.sweep("s").state == "cancelled"
+        assert store.submissions.suggest(sweep.id, next_runs) == []
         with pytest.raises(NothingAffected):
-            store.cancel([run.id for run in store.runs(sweep.id)])
+            store.control.cancel([run.id for run in store.queries.runs(sweep.id)])

@@ -24,7 +24,7 @@ def raw(tmp_path):
     connection.close()
 
 
-_OPEN = "from orchestrator.queue.store import Store; print(len(Store.open().sweeps()))"
+_OPEN = "from orchestrator.queue.store import Store; print(len(Store.open().queries.sweeps()))"
 
 
 def test_eight_processes_may_make_the_database_at_once():
@@ -81,7 +81,7 @@ def test_next_migration_keeps_the_data(tmp_path, raw, monkeypatch):
     monkeypatch.setattr(schema, "MIGRATIONS", newer)
     monkeypatch.setattr(schema, "VERSION", len(newer))
     with Store.open() as store:
-        assert [run.name for run in store.runs()] == ["a", "b"]
+        assert [run.name for run in store.queries.runs()] == ["a", "b"]
     assert raw.execute("SELECT note FROM runs").fetchall() == [(None,), (None,)]
 
 
@@ -90,9 +90,9 @@ def test_database_of_every_past_schema_opens(file, tmp_path):
     """Old databases always open; what they hold can be read."""
     (tmp_path / "queue.db").write_bytes(Path(file).read_bytes())
     with Store.open(tmp_path / "queue.db") as store:
-        (sweep,) = store.sweeps(all=True)
-        assert (sweep.name, len(store.runs(sweep.id))) == ("old", 4)
-        assert store.attempts(1)[0].outcome == "completed"
+        (sweep,) = store.queries.sweeps(all=True)
+        assert (sweep.name, len(store.queries.runs(sweep.id))) == ("old", 4)
+        assert store.queries.attempts(1)[0].outcome == "completed"
 
 
 def test_there_is_a_fixture_of_every_schema():

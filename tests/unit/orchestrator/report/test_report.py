@@ -80,7 +80,7 @@ class Reader(HTMLParser):
 
 def facts_of(name):
     with Store.open(home().db, readonly=True) as store:
-        return gather(store, store.sweep(name), home())
+        return gather(store, store.queries.sweep(name), home())
 
 
 def read(name):
@@ -254,7 +254,7 @@ def test_a_running_sweep_shows_what_is_logged_so_far(tmp_path):
     name = add_sweep(tmp_path, [planned_run(n, 0, {"lora_rank": n}) for n in (2, 4, 8)])
     finish_next(write=lambda run: write_run(run.folder, 0.5, 20))
     with Store.open(home().db) as store:
-        run, _ = store.claim("host", "boot", nothing_before)
+        run, _ = store.claims.claim("host", "boot", nothing_before)
     write_run(run.folder, 0.5, 20)
     for file in ("training_log.jsonl", "samples.jsonl"):
         with open(run.folder / file, "a") as log:

@@ -97,8 +97,8 @@ def test_best_report_export_pivot_and_notice_show_one_value(tmp_path, capsys):
     log = [{"update": 2, "em": 0.9, "split": "test"}]
     finish_next(value=0.5, write=lambda run: write_lines(run.folder / "training_log.jsonl", log))
     with Store.open(home().db, readonly=True) as store:
-        sweep = store.sweep("s")
-        facts, runs = gather(store, sweep, home()), store.runs(sweep.id)
+        sweep = store.queries.sweep("s")
+        facts, runs = gather(store, sweep, home()), store.queries.runs(sweep.id)
     assert best_words(runs, sweep.objective) == "em 50.0% (n=1)"
     assert [row.mean for row in facts.rows] == [0.5]
     assert main(["best", "--json"]) == 0

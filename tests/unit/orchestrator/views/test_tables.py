@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.queue.eta import Work
-from orchestrator.queue.status_queries import HistoryEvent
+from orchestrator.queue.history import HistoryEvent
 from orchestrator.results.leaderboard import ranking
 from orchestrator.results.objective import completed_scores
 from orchestrator.results.training_log import read_curve

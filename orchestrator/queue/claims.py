@@ -1,0 +1,239 @@
+"""What the worker writes: claim, start, finish; every write is one transaction.
+
+What an outcome means for a run is decided in `next_state.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from orchestrator.queue.connection import Connection
+from orchestrator.queue.history import History
+from orchestrator.queue.holds import Holds
+from orchestrator.queue.next_state import BACKOFF_MOST_S, Next, decide
+from orchestrator.queue.queries import HALTED, HELD, Queries
+from orchestrator.queue.rows import dump
+from orchestrator.queue.submitting import Submissions
+from orchestrator.run import (
+    END_STATES,
+    Attempt,
+    Outcome,
+    Progress,
+    Run,
+    RunState,
+    Sweep,
+    Verdict,
+    stamp,
+)
+from orchestrator.stopping.curves import Decision
+from orchestrator.system.crashpoints import crashpoint
+
+_NEXT = f"""
+    SELECT id FROM runs
+    WHERE state = 'queued' AND same_as IS NULL
+      AND (not_before IS NULL OR not_before <= :now OR not_before > :horizon)
+      AND sweep_id NOT IN ({HELD})
+      AND NOT EXISTS ({HALTED})
+    ORDER BY priority DESC, sweep_id, position LIMIT 1
+"""
+
+_CLAIM = f"""
+    UPDATE runs SET state = 'running', attempt = attempt + 1, deaths = deaths + 1,
+        not_before = NULL, request = NULL, reason = NULL, ended = NULL, exit_code = NULL,
+        started = coalesce(started, :now)
+    WHERE id = ({_NEXT}) AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running')
+    RETURNING id
+"""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What lay in the output folder when an attempt began (see Attempt), and where it will log."""
+
+    checkpoint: int
+    result: str | None
+    log: str
+
+
+class Claims:
+    """Takes runs for a worker, and records what becomes of their attempts."""
+
+    def __init__(
+        self,
+        db: Connection,
+        queries: Queries,
+        history: History,
+        holds: Holds,
+        submissions: Submissions,
+    ) -> None:
+        self._db = db
+        self._queries = queries
+        self._history = history
+        self._holds = holds
+        self._submissions = submissions
+
+    def claim(
+        self, host: str, boot_id: str, before: Callable[[Run], Before]
+    ) -> tuple[Run, Attempt] | None:
+        """Take the next queued run and open its attempt; None when nothing can be taken.
+
+        The order is priority, sweep, position. The attempt counts as a death until its end is
+        explained, so that one that takes the machine down with it is counted too. `before` looks
+        at the output folder.
+        """
+        with self._db.write():
+            claimed = self._db.read(_CLAIM, self._claimable(boot_id))
+            if not claimed:
+                return None
+            run = self._queries.run(claimed[0]["id"])
+            attempt = self._open_attempt(run, host, boot_id, before(run))
+            crashpoint("store.claiming")
+        crashpoint("store.claimed")
+        return run, attempt
+
+    def coming(self, boot_id: str) -> Run | None:
+        """The run that would be claimed if none were running."""
+        found = self._db.read(_NEXT, self._claimable(boot_id))
+        return self._queries.run(found[0]["id"]) if found else None
+
+    def _claimable(self, boot_id: str) -> dict[str, str]:
+        # A clock that was set back must not make a back-off of seconds one of hours.
+        horizon = stamp(self._history.now(), 2 * BACKOFF_MOST_S)
+        return {"now": self._history.stamp(), "horizon": horizon, "boot_id": boot_id}
+
+    def _open_attempt(self, run: Run, host: str, boot_id: str, before: Before) -> Attempt:
+        attempt_id = self._db.insert(
+            "INSERT INTO attempts (run_id, n, host, boot_id, checkpoint, result_before, started,"
+            " log) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(run.id, run.attempt, host, boot_id),
+                *(before.checkpoint, before.result, self._history.stamp(), before.log),
+            ),
+        )
+        self._history.add("started", f"attempt {run.attempt}", run.sweep_id, run.id)
+        return self._queries.attempt(attempt_id)
+
+    def started(self, attempt: Attempt, pid: int | None, pid_started: float | None) -> Attempt:
+        """Record the process of an attempt; None: it has none, or one that is not known yet."""
+        with self._db.write():
+            self._db.execute(
+                "UPDATE attempts SET pid = ?, pid_started = ? WHERE id = ?",
+                (pid, pid_started, attempt.id),
+            )
+        return replace(attempt, pid=pid, pid_started=pid_started)
+
+    def note_changes(self, attempt: Attempt, lines: Sequence[str], *, other: bool) -> None:
+        """Record what, of all that the sweep was submitted with, has changed at this launch.
+
+        With `other` the run trains another setting than was submitted: nobody may take it for that.
+        """
+        with self._db.write():
+            if other:
+                sql = "UPDATE runs SET identity = NULL WHERE id = ?"
+                self._db.execute(sql, (attempt.run_id,))
+            self._db.execute(
+                "UPDATE attempts SET changed = ? WHERE id = ?", (dump(list(lines)), attempt.id)
+            )
+
+    def tick(self, attempt: Attempt, wall_s: float) -> None:
+        """Record how long an attempt has trained, so that a dead worker does not forget it."""
+        with self._db.write():
+            self._db.execute(
+                "UPDATE attempts SET wall_s = ? WHERE id = ? AND ended IS NULL",
+                (wall_s, attempt.id),
+            )
+
+    def finish(
+        self,
+        attempt: Attempt,
+        outcome: Outcome,
+        *,
+        newer_checkpoint: bool,
+        progress: Progress,
+        wall_s: float = 0.0,
+        value: float | None = None,
+    ) -> Run | None:
+        """Record how an attempt ended and what becomes of its run; None if that was done before.
+
+        `value` is what the sweep's objective is now, None where the log does not say.
+        """
+        with self._db.write():
+            if not self._close_attempt(attempt, outcome, wall_s):
+                return None
+            run = self._queries.run(attempt.run_id)
+            sweep = self._queries.sweep_of(run)
+            then = decide(run, sweep.retry, outcome, newer_checkpoint, self._history.now())
+            self._leave_running(run, outcome, then, progress, wall_s, value)
+            self._submissions.value_shown("same_as = ?", run.id)
+            self._count_failures(sweep, run, outcome, then)
+            if then.halt:
+                self._holds.halt(then.halt, attempt.boot_id)
+            self._history.add(str(then.state), then.reason or outcome.reason, run.sweep_id, run.id)
+            crashpoint("store.finishing")
+        crashpoint("store.finished")
+        return self._queries.run(attempt.run_id)
+
+    def _close_attempt(self, attempt: Attempt, outcome: Outcome, wall_s: float) -> bool:
+        changed = self._db.execute(
+            "UPDATE attempts SET ended = ?, exit_code = ?, signal = ?, outcome = ?, reason = ?,"
+            " evidence = ?, wall_s = max(wall_s, ?) WHERE id = ? AND ended IS NULL",
+            (
+                *(self._history.stamp(), outcome.exit_code, outcome.signal, str(outcome.verdict)),
+                *(outcome.reason, outcome.evidence, wall_s, attempt.id),
+            ),
+        )
+        return changed == 1
+
+    def _leave_running(
+        self,
+        run: Run,
+        outcome: Outcome,
+        then: Next,
+        progress: Progress,
+        wall_s: float,
+        value: float | None,
+    ) -> None:
+        ended = self._history.stamp() if then.state in END_STATES else None
+        self._db.execute(
+            "UPDATE runs SET state = ?, reason = ?, request = NULL, deaths = ?, not_before = ?,"
+            ' "update" = ?, updates_total = ?, metrics = ?, value = ?, wall_s = wall_s + ?,'
+            " exit_code = ?, ended = ?, rung = ? WHERE id = ? AND state = 'running'",
+            (
+                *(str(then.state), then.reason, then.deaths, then.not_before),
+                *(progress.update, progress.updates_total, dump(progress.metrics), value),
+                *(wall_s, outcome.exit_code, ended),
+                *(progress.update if outcome.verdict is Verdict.HELD else None, run.id),
+            ),
+        )
+
+    def leave_rung(self, run_id: int, decision: Decision | None) -> Run | None:
+        """Let a run that waits at a rung go on, or prune it by a decision; None if it has left."""
+        with self._db.write():
+            run = self._queries.run(run_id)
+            if run.state is not RunState.PAUSED or run.rung is None:
+                return None
+            new = RunState.QUEUED if decision is None else RunState.PRUNED
+            reason = None if decision is None else f"{decision.reason} ({decision.evidence})"
+            self._db.execute(
+                "UPDATE runs SET state = ?, reason = ?, rung = NULL, ended = ? WHERE id = ?",
+                (str(new), reason, self._history.stamp() if decision else None, run_id),
+            )
+            self._history.add(str(new), reason or "goes on from its rung", run.sweep_id, run_id)
+        return self._queries.run(run_id)
+
+    def _count_failures(self, sweep: Sweep, run: Run, outcome: Outcome, then: Next) -> None:
+        """After `limits.max_failures` failures in a row with one verdict, hold the sweep."""
+        if then.state is RunState.FAILED:
+            row = self._db.read(
+                "UPDATE sweeps SET fail_streak = CASE WHEN fail_verdict IS ?1"
+                " THEN fail_streak + 1 ELSE 1 END, fail_verdict = ?1 WHERE id = ?2"
+                " RETURNING fail_streak",
+                (str(outcome.verdict), sweep.id),
+            )
+            streak, most = int(row[0][0]), sweep.limits.max_failures
+            if most and streak >= most:
+                words = f"{streak} failures in a row: {outcome.verdict}; the last is run {run.id}"
+                self._holds.hold(sweep.id, words)
+        elif then.state in (RunState.COMPLETED, RunState.PRUNED):
+            self._db.execute(
+                "UPDATE sweeps SET fail_streak = 0, fail_verdict = NULL WHERE id = ?", (sweep.id,)
+            )

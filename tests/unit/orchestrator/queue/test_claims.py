@@ -1,0 +1,157 @@
+"""What a worker takes and records: the order, attempts, failures in a row, halts."""
+
+from datetime import UTC, datetime, timedelta
+
+from orchestrator.queue.claims import _CLAIM
+from orchestrator.queue.connection import connect
+from orchestrator.queue.store import Store
+from orchestrator.run import Limits, Outcome, Progress, Retry, Verdict, stamp
+from tests.queue_kit import (
+    BOOT,
+    DONE,
+    claim,
+    end,
+    failed,
+    nothing_before,
+    plan_of,
+    planned,
+    states,
+    submit,
+)
+
+
+def test_order_is_priority_then_sweep_then_position(tmp_path, store):
+    """First come, first served, but for what somebody put first."""
+    submit(tmp_path, planned("a"), planned("b"))
+    with Store.open() as other:
+        plan = plan_of(tmp_path, planned("c"), planned("d"), name="t")
+        other.submissions.add_sweep("t", lambda name: plan, priority=1)
+    store.control.move_first([2])
+    order = []
+    while claimed := claim(store):
+        order.append(claimed[0].name)
+        end(store, claimed[1])
+    assert order == ["b", "c", "d", "a"]
+
+
+def test_second_claim_finds_nothing_while_one_runs(tmp_path, store):
+    """One run at a time, seen from another connection."""
+    submit(tmp_path, planned("a"), planned("b"))
+    assert claim(store) is not None
+    with Store.open() as other:
+        assert claim(other) is None
+
+
+def test_claim_uses_its_index_and_sorts_nothing(tmp_path, store):
+    """What a claim costs does not grow with what is finished."""
+    db = connect(store.path)
+    plan = db.read(f"EXPLAIN QUERY PLAN {_CLAIM}", {"now": "", "horizon": "", "boot_id": ""})
+    steps = [row["detail"] for row in plan]
+    db.close()
+    assert any("USING INDEX runs_waiting" in step for step in steps)
+    assert not any("TEMP B-TREE" in step for step in steps)
+    assert not any(step in ("SCAN runs", "SCAN sweeps", "SCAN h") for step in steps)
+
+
+def test_attempt_counts_as_a_death_until_its_end_is_known(tmp_path, store):
+    """Counted before the launch: one that takes the machine down is counted too."""
+    submit(tmp_path, planned("a"))
+    run, attempt = claim(store)
+    assert (run.deaths, run.attempt) == (1, 1)
+    assert end(store, attempt).deaths == 0
+
+
+def test_attempt_is_finished_once(tmp_path, store):
+    """Whoever comes second changes nothing."""
+    submit(tmp_path, planned("a"))
+    _, attempt = claim(store)
+    done = end(store, attempt, progress=Progress(7, 7, {"em": 0.5}))
+    assert end(store, attempt, failed()) is None
+    assert store.queries.run(1) == done
+    assert (done.update, done.metrics, done.exit_code, done.wall_s) == (7, {"em": 0.5}, 0, 2.0)
+    assert store.queries.attempts(1)[0].outcome == "completed"
+
+
+def test_time_trained_is_noted_until_the_end(tmp_path, store):
+    """A note that comes late does not change what was recorded."""
+    submit(tmp_path, planned("a"))
+    _, attempt = claim(store)
+    store.claims.tick(attempt, 1.5)
+    assert store.queries.attempts(1)[0].wall_s == 1.5
+    end(store, attempt)
+    store.claims.tick(attempt, 99.0)
+    assert store.queries.attempts(1)[0].wall_s == store.queries.run(1).wall_s == 2.0
+
+
+def test_back_off_is_waited_for_and_others_go_first(tmp_path, store):
+    """A crashed run comes back after its back-off; meanwhile the next one trains."""
+    submit(tmp_path, planned("a"), planned("b"), retry=Retry(max=9))
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    clock = [now]
+    timed = Store(connect(store.path), lambda: clock[0])
+    end(timed, claim(timed)[1], Outcome(Verdict.CRASH, "words"))
+    assert timed.queries.run(1).not_before == stamp(now, 1)
+    assert claim(timed)[0].name == "b"
+    end(timed, timed.queries.attempts(2)[0])
+    assert claim(timed) is None
+    assert timed.queries.waiting(BOOT).ready_at == stamp(now, 1)
+    clock[0] = now + timedelta(seconds=1)
+    assert claim(timed)[0].name == "a"
+    timed.close()
+
+
+def test_clock_set_back_does_not_make_a_back_off_endless(tmp_path, store):
+    """A back-off that lies further ahead than any can is over."""
+    submit(tmp_path, planned("a"), retry=Retry(max=9))
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    clock = [now]
+    timed = Store(connect(store.path), lambda: clock[0])
+    end(timed, claim(timed)[1], Outcome(Verdict.CRASH, "words"))
+    clock[0] = now - timedelta(days=1)
+    assert claim(timed) is not None
+    timed.close()
+
+
+def test_failures_must_be_in_a_row_and_alike_to_hold_a_sweep(tmp_path, store):
+    """A success between, or another verdict, starts the count anew."""
+    submit(tmp_path, *(planned(f"r{i}") for i in range(9)), limits=Limits(max_failures=2))
+    for outcome in (failed("oom"), failed("data"), DONE, failed("data"), failed("oom")):
+        end(store, claim(store)[1], outcome)
+        assert not store.queries.sweep("s").paused
+    end(store, claim(store)[1], failed("oom"))
+    sweep = store.queries.sweep("s")
+    assert (sweep.paused, sweep.state) == (True, "paused")
+    assert claim(store) is None
+    assert store.queries.waiting(BOOT).ready_at is None
+    store.control.resume_sweep(sweep.id)
+    end(store, claim(store)[1], failed("oom"))
+    assert not store.queries.sweep("s").paused
+
+
+def test_max_failures_0_is_no_limit(tmp_path, store):
+    """Off is off."""
+    submit(tmp_path, *(planned(f"r{i}") for i in range(5)), limits=Limits(max_failures=0))
+    while claimed := claim(store):
+        end(store, claimed[1], failed())
+    assert states() == ["failed"] * 5
+
+
+def test_halted_queue_opens_with_the_next_boot(tmp_path, store):
+    """A GPU that hangs holds everything, until the machine was restarted."""
+    submit(tmp_path, planned("a"))
+    end(store, claim(store)[1], Outcome(Verdict.GPU_HANG, "the GPU hangs"), newer=True)
+    assert claim(store) is None
+    assert store.queries.halted(BOOT) == "the GPU hangs"
+    assert store.queries.halted("next") is None
+    assert store.claims.claim("host", "next", nothing_before) is not None
+
+
+def test_sweep_waits_for_the_one_it_comes_after(tmp_path, store):
+    """Nothing of it starts while the other has something left to do."""
+    submit(tmp_path, planned("a"))
+    plan = plan_of(tmp_path, planned("b"), name="t")
+    store.submissions.add_sweep("t", lambda name: plan, priority=9, after=1)
+    _, attempt = claim(store)
+    assert attempt.run_id == 1
+    end(store, attempt, failed())
+    assert claim(store)[0].name == "b"

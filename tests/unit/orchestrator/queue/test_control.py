@@ -1,0 +1,100 @@
+"""What users ask for: what changes, and what is refused."""
+
+import pytest
+
+from orchestrator.errors import NothingAffected
+from orchestrator.queue.connection import Connection, connect
+from orchestrator.run import Outcome, Retry, RunState, Verdict
+from tests.queue_kit import claim, end, planned, runs, states, submit
+
+
+@pytest.mark.parametrize(
+    ("verb", "legal"),
+    [
+        ("cancel", {"queued", "paused", "running"}),
+        ("pause", {"queued", "running"}),
+        ("resume", {"paused"}),
+        ("retry", {"failed"}),
+        ("move_first", {"queued"}),
+        ("remove", {"queued", "paused", "completed", "pruned", "failed", "cancelled"}),
+    ],
+)
+@pytest.mark.parametrize("state", [str(s) for s in RunState])
+def test_verbs_change_what_they_may_and_nothing_else(tmp_path, store, verb, legal, state):
+    """An illegal change says in which state the run is, and changes nothing."""
+    submit(tmp_path, planned("a"))
+    db = Connection(connect(store.path).raw, store.path)
+    db.execute("UPDATE runs SET state = ?", (state,))
+    db.close()
+    before = store.queries.run(1)
+    if state in legal:
+        assert len(getattr(store.control, verb)([1])) == 1
+        return
+    with pytest.raises(NothingAffected, match=f"run 1 is {state}"):
+        getattr(store.control, verb)([1])
+    assert store.queries.run(1) == before
+
+
+def test_running_run_is_asked_and_stays_running(tmp_path, store):
+    """Only the worker ends a trainer; cancel outranks pause, and asking twice is refused."""
+    submit(tmp_path, planned("a"))
+    claim(store)
+    assert store.control.pause([1])[0].request == "pause"
+    (asked,) = store.control.cancel([1])
+    assert (asked.state, store.queries.request(1)) == (RunState.RUNNING, "cancel")
+    for verb in (store.control.cancel, store.control.pause):
+        with pytest.raises(NothingAffected, match="run 1 is running and asked to cancel"):
+            verb([1])
+
+
+def test_some_changed_is_enough(tmp_path, store):
+    """Cancelling a sweep of which half is done cancels the other half."""
+    submit(tmp_path, planned("a"), planned("b"), planned("c"))
+    end(store, claim(store)[1])
+    assert [run.id for run in store.control.cancel([1, 2, 3])] == [2, 3]
+    assert states() == ["completed", "cancelled", "cancelled"]
+
+
+def test_unknown_id_changes_nothing_at_all(tmp_path, store):
+    """One bad id among good ones: all or nothing."""
+    submit(tmp_path, planned("a"))
+    with pytest.raises(NothingAffected, match="run 99: no such run"):
+        store.control.cancel([1, 99])
+    assert states() == ["queued"]
+
+
+def test_retry_starts_the_count_of_deaths_anew(tmp_path, store):
+    """A failed run gets its full number of tries again, and keeps its attempts."""
+    submit(tmp_path, planned("a"), retry=Retry(max=1))
+    end(store, claim(store)[1], Outcome(Verdict.CRASH, "words"))
+    (run,) = store.control.retry([1])
+    assert (str(run.state), run.deaths, run.reason, run.ended) == ("queued", 0, None, None)
+    assert claim(store)[1].n == 2
+
+
+def test_removed_runs_take_their_sweep_and_attempts_along(tmp_path, store):
+    """Ids are never given out again."""
+    submit(tmp_path, planned("a"), planned("b"))
+    end(store, claim(store)[1])
+    assert [run.name for run in store.control.remove([1, 2])] == ["a", "b"]
+    assert store.queries.sweeps(all=True) == store.queries.attempts(1) == []
+    assert submit(tmp_path, planned("c")).id == 2
+    assert runs()[0].id == 3
+
+
+def test_pause_and_resume_of_sweep_and_queue(tmp_path, store):
+    """What is held is not claimed, and says so when it is held or freed twice."""
+    submit(tmp_path, planned("a"))
+    store.control.pause_sweep(1)
+    with pytest.raises(NothingAffected, match="paused already"):
+        store.control.pause_sweep(1)
+    assert claim(store) is None
+    store.control.resume_sweep(1)
+    with pytest.raises(NothingAffected, match="not paused"):
+        store.control.resume_sweep(1)
+    store.control.pause_queue()
+    assert claim(store) is None
+    store.control.resume_queue()
+    with pytest.raises(NothingAffected, match="not paused"):
+        store.control.resume_queue()
+    assert claim(store) is not None

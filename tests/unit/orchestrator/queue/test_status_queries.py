@@ -1,0 +1,59 @@
+"""What a status asks of the queue, and how little of it it reads."""
+
+import re
+
+from orchestrator.queue.store import Store
+from orchestrator.run import Progress
+from orchestrator.views.overview import gather
+from tests.queue_kit import (
+    DONE,
+    OOM,
+    nothing_before,
+    planned,
+    submit,
+)
+
+
+def test_telling_runs_are_those_that_a_person_looks_for(tmp_path):
+    """What runs and failed first, a third for what ended last, then what waits; all, if it fits."""
+    submit(tmp_path, *(planned(f"r{i}") for i in range(20)))
+    with Store.open() as store:
+        for outcome in (DONE, DONE, OOM, DONE):
+            _, attempt = store.claims.claim("h", "b", nothing_before)
+            store.claims.finish(attempt, outcome, newer_checkpoint=False, progress=Progress())
+        store.claims.claim("h", "b", nothing_before)
+        store.control.pause([20])
+    with Store.open() as look:
+        assert [run.id for run in look.status.summary_rows(1, 5)] == [3, 4, 5, 6, 20]
+        assert [run.id for run in look.status.summary_rows(1, 6)] == [2, 3, 4, 5, 6, 20]
+        assert [run.id for run in look.status.summary_rows(1, 2)] == [3, 5]
+        assert look.status.summary_rows(1, 0) == []
+        with Store.open() as store:
+            store.control.cancel(range(6, 20))
+        assert [run.id for run in look.status.summary_rows(1, 6)] == [3, 5, 17, 18, 19, 20]
+        assert len(look.status.summary_rows(1, 100)) == 20
+        assert [run.id for run in look.queries.begun(1)] == [5]
+
+
+def test_a_status_reads_only_what_it_shows(tmp_path):
+    """Each question of a status finds its rows by an index, whatever the queue holds."""
+    submit(tmp_path, *(planned(f"r{i}") for i in range(4)))
+    asked = []
+    with Store.open(readonly=True) as store:
+        store._db.raw.set_trace_callback(asked.append)
+        for sweep in store.queries.sweeps():
+            gather(store, [sweep], 12)
+        store._db.raw.set_trace_callback(None)
+        assert len(asked) > 8
+        plans = [
+            (sql, row["detail"])
+            for sql in asked
+            for row in store._db.read(f"EXPLAIN QUERY PLAN {sql}")
+        ]
+    # By the sweep alone, through the index of its positions, means every run that it has.
+    # (What comes next is read in the order of its index, three rows of it.)
+    walks = re.compile(
+        r"SCAN r\b(?! USING INDEX runs_waiting)|SCAN runs|TEMP B-TREE"
+        r"|autoindex_runs_1 \(sweep_id=\?\)$"
+    )
+    assert [plan for plan in plans if walks.search(plan[1])] == []
