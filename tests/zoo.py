@@ -5,12 +5,15 @@ that stands for all in the ordinary suite: one for each way to keep a prompt.
 """
 
 import importlib
+import json
+import shutil
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from grpo_core.model import tiny
 from grpo_core.model.policy import Policy
 from grpo_core.model.shared_prefix import abilities
 from grpo_core.model.trunk_head import SplitModel
@@ -85,7 +88,7 @@ MAMBA2 = {"num_heads": 4, "state_size": 8, "conv_kernel": 4, "n_groups": 1, "chu
 MAMBA2 |= {"use_bias": False, "use_conv_bias": True, "expand": 1, "time_step_rank": "auto"}
 MAMBA2 |= {"time_step_limit": (0.0, float("inf"))}
 HYBRID_MAMBA = {"mamba_d_conv": 4, "mamba_d_state": 8, "mamba_d_head": 8, "mamba_n_heads": 4}
-HYBRID_MAMBA |= {"mamba_d_ssm": 32, "mamba_n_groups": 1, "mamba_expand": 2, "mamba_step": 2}
+HYBRID_MAMBA |= {"mamba_d_ssm": 32, "mamba_n_groups": 1, "mamba_expand": 1, "mamba_step": 2}
 HYBRID_MAMBA |= {"mamba_proj_bias": False, "mamba_conv_bias": True, "mamba_num_heads": 4}
 DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8}
 DELTA |= {"linear_value_head_dim": 8, "linear_conv_kernel_dim": 4, "full_attention_interval": 2}
@@ -144,12 +147,12 @@ MAKES = {
     "bailing_moe_v3": {"layer_group_size": 2, "short_conv_kernel_size": 4},
     "cohere": {},
     "cohere2": WINDOWED,
-    "dbrx": {"d_model": 32, "n_layers": 2, "n_heads": 4}
+    "dbrx": {"tie_word_embeddings": False, "d_model": 32, "n_layers": 2, "n_heads": 4}
     | {"ffn_config": {"moe_num_experts": 4, "moe_top_k": 2, "ffn_hidden_size": 32}}
     | {"attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0}},
     "deepseek": {},
     "deepseek_v2": {"rope_scaling": YARN},
-    "deepseek_v3": {"q_lora_rank": None, "n_routed_experts": None},
+    "deepseek_v3": {"q_lora_rank": None, "first_k_dense_replace": 2},
     "deepseek_v32": {"index_head_dim": 16, "index_n_heads": 2, "index_topk": 4},
     "dots1": {"scoring_func": "noaux_tc"},
     "ernie4_5": {"use_bias": False},
@@ -219,7 +222,7 @@ MAKES = {
     | {"swa_rope_theta": 10000.0, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2}
     | {"swa_head_dim": 8, "swa_v_head_dim": 8, "partial_rotary_factor": 0.5}
     | {"moe_layer_freq": [0, 1], "n_shared_experts": None},
-    "minicpm": MINICPM,
+    "minicpm": MINICPM | {"tie_word_embeddings": False},
     "minicpm3": MINICPM
     | {
         "rope_scaling": {
@@ -264,7 +267,7 @@ MAKES = {
     "qwen3_moe": {},
     "qwen3_next": DELTA,
     "qwen3_vl": _within("qwen3"),
-    "qwen3_vl_moe": _within("qwen3_moe"),
+    "qwen3_vl_moe": _within("qwen3_moe", tie_word_embeddings=False),
     "recurrent_gemma": {"conv1d_width": 4, "logits_soft_cap": 30.0}
     | {"attention_window_size": WINDOW, "block_types": ["recurrent", "attention"]}
     | {"_block_types": ["recurrent", "attention"]},
@@ -297,12 +300,41 @@ NOT_HERE = {
 }
 
 
-def zoo_config(make):
-    """What its config.json would say."""
-    return {**COMMON, "model_type": make, "torch_dtype": "float32", **MAKES[make]}
+# What grows with a model's width, in the words of all families.
+WIDTHS = {
+    *("hidden_size", "hidden_dim", "n_embd", "d_model", "model_dim", "block_dim", "dim_model_base"),
+    *("intermediate_size", "n_inner", "ffn_hidden_size", "expert_ffn_hidden_size", "block_ff_dim"),
+    *("moe_intermediate_size", "shared_expert_intermediate_size", "shared_intermediate_size"),
+    *("moe_shared_expert_intermediate_size", "share_expert_dim", "intermediate_size_mlp"),
+    *("head_dim", "global_head_dim", "v_head_dim", "qk_nope_head_dim", "kv_channels"),
+    *("swa_head_dim", "swa_v_head_dim", "hidden_size_per_head", "q_lora_rank", "kv_lora_rank"),
+    *("linear_key_head_dim", "linear_value_head_dim", "mamba_d_head", "mamba_d_ssm"),
+    *("mamba_head_dim", "hidden_size_per_layer_input"),
+}
+VOCABULARIES = {"vocab_size", "num_vocab", "vocab_size_per_layer_input"}
 
 
-def zoo_model(make, seed=0):
+def zoo_config(make, scale=1, vocab=VOCAB):
+    """What its config.json would say; `scale` times as wide."""
+    made = {**COMMON, "model_type": make, "torch_dtype": "float32", **MAKES[make]}
+    return _scaled(made, scale, vocab)
+
+
+def _scaled(config, scale, vocab):
+    grown = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            grown[name] = _scaled(value, scale, vocab)
+        elif name in VOCABULARIES:
+            grown[name] = vocab
+        elif name in WIDTHS and isinstance(value, list):
+            grown[name] = [scale * width for width in value]
+        else:
+            grown[name] = scale * value if name in WIDTHS and value else value
+    return grown
+
+
+def zoo_model(make, seed=0, scale=1, vocab=VOCAB):
     """A model of that make with random weights.
 
     From here on MLX compiles nothing in this process: on a CPU each of mlx-lm's small compiled
@@ -310,20 +342,33 @@ def zoo_model(make, seed=0):
     """
     mx.disable_compile()
     module = importlib.import_module(f"mlx_lm.models.{make}")
-    model = module.Model(module.ModelArgs.from_dict(zoo_config(make)))
+    args = module.ModelArgs.from_dict(zoo_config(make, scale, vocab))
+    model = module.Model(args)
     draw = np.random.default_rng(seed)
     for name, value in tree_flatten(model.parameters()):
         if value.ndim >= 2:
-            noise = mx.array(draw.normal(0, 0.2, value.shape), mx.float32)
+            noise = mx.array(draw.normal(0, 0.2 / scale**0.5, value.shape), mx.float32)
             model.load_weights([(name, noise)], strict=False)
     model.eval()
     return model
+
+
+def zoo_folder(make, folder, seed=0, scale=1, vocab=512):
+    """The same as a model folder, with the tokenizer of the built-in model."""
+    folder.mkdir()
+    for file in tiny.model_path().glob("tokenizer*"):
+        shutil.copyfile(file, folder / file.name)
+    (folder / "config.json").write_text(json.dumps(zoo_config(make, scale, vocab)))
+    weights = dict(tree_flatten(zoo_model(make, seed, scale, vocab).parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
+    return folder
 
 
 def zoo_policy(make, seed=0):
     """A model of that make with random weights, all of them trained."""
     model = zoo_model(make, seed)
     split = SplitModel(model)
+    split.check(mx.arange(4)[None])
     can = abilities(split, VOCAB)
     return Policy(
         model=model,

@@ -86,8 +86,10 @@ def _convert(model: nn.Module, adapter: Adapter, kind: str) -> None:
         raise ModelError(f"train_type = {kind!r}: {error}") from error
 
 
-def _first_lora_a(like: mx.array, name: str, seed: int) -> mx.array:
+def _first_lora_a(like: Any, name: str, seed: int) -> Any:
     """mlx-lm's start, uniform in +-1 / sqrt(fan in), from a key of its own. fp32."""
+    if isinstance(like, list):  # a layer of several outputs
+        return [_first_lora_a(one, f"{name}.{i}", seed) for i, one in enumerate(like)]
     fan_in = like.shape[-1] if like.ndim == 3 else like.shape[0]  # experts: [E, r, in]
     bound = 1 / math.sqrt(fan_in)
     word = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

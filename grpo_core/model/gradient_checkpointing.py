@@ -6,7 +6,7 @@ values, inputs per layer); this one puts everything back and lets all gradients 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -112,7 +112,9 @@ def _is_float(leaf: Any) -> bool:
 def keeps_gradient(model: nn.Module) -> bool:
     """Whether recomputed layers give the plain gradient, tried on a few tokens."""
     ids = mx.arange(1, 9)[None]
-    plain, again = (_gradient(model, ids, recompute) for recompute in (False, True))
+    plain = probe_gradient(model, ids)
+    with checkpointed(model):
+        again = probe_gradient(model, ids)
     apart = mx.stack([_squares(again[name] - grad) for name, grad in plain.items()]).sum()
     whole = mx.stack([_squares(grad) for grad in plain.values()]).sum()
     in_fp32 = all(grad.dtype == mx.float32 for grad in plain.values())
@@ -120,8 +122,8 @@ def keeps_gradient(model: nn.Module) -> bool:
     return bool((apart <= tolerance**2 * whole).item())  # NaN is no agreement
 
 
-def _gradient(model: nn.Module, ids: mx.array, recompute: bool) -> Params:
-    """Of some logits by every trained weight."""
+def probe_gradient(model: nn.Module, ids: mx.array) -> Params:
+    """Of some logits on `ids` [1, T] by every trained weight, evaluated."""
     weights: Params = dict(tree_flatten(model.trainable_parameters()))
 
     def loss(weights: Params) -> mx.array:
@@ -130,9 +132,8 @@ def _gradient(model: nn.Module, ids: mx.array, recompute: bool) -> Params:
         return (logits[..., ::3] ** 2).mean()
 
     try:
-        with checkpointed(model) if recompute else nullcontext():
-            grads: Params = mx.grad(loss)(weights)
-            mx.eval(grads)
+        grads: Params = mx.grad(loss)(weights)
+        mx.eval(grads)
     finally:
         model.update(tree_unflatten(list(weights.items())))
     return grads

@@ -10,11 +10,14 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from huggingface_hub.errors import StrictDataclassError
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.utils import (
     DEFAULT_ALLOW_PATTERNS,
@@ -37,7 +40,7 @@ from grpo_core.model.adapters import (
     start_from,
     wrapped,
 )
-from grpo_core.model.shared_prefix import Abilities, abilities
+from grpo_core.model.load_probe import Findings, examine, must_learn
 from grpo_core.model.trunk_head import Params, SplitModel
 
 # mlx-lm's defaults for `convert -q`.
@@ -134,8 +137,13 @@ def load_policy(cfg: MLXGRPOConfig) -> Policy:
     bits = _bits(config)
     _refuse_quantized_full(cfg, bits)
     wants_bits = cfg.quantize_for_rollouts and cfg.train_type != "full" and not bits
-    if wants_bits:
-        quantize_base(model, GROUP_SIZE, BASE_BITS)
+    _complete(model)
+    embeddings = quantize_base(model, GROUP_SIZE, BASE_BITS) if wants_bits else {}
+    _load_weights(model)
+    model.eval()
+    split = SplitModel(model)
+    found = examine(split, cfg, partial(_put_back, model, embeddings))
+    embeddings.clear()
     model.freeze()  # after quantising, which makes new layers
     adapter = None
     if cfg.train_type == "full":
@@ -144,8 +152,21 @@ def load_policy(cfg: MLXGRPOConfig) -> Policy:
         adapter = start_from(model, Path(cfg.adapter_path), cfg)
     else:
         adapter = add_adapters(model, cfg)
+    model.eval()
     base = _Base(path, config, BASE_BITS if wants_bits else bits, wants_bits)
-    return _policy(cfg, base, model, adapter)
+    return _policy(cfg, base, split, found, adapter)
+
+
+def _complete(model: nn.Module) -> None:
+    """Some models (recurrent_gemma) do not call the constructor of their class; this does."""
+    if not hasattr(model, "_no_grad"):
+        nn.Module.__init__(model)
+
+
+def _put_back(model: nn.Module, embeddings: dict[str, nn.Module]) -> bool:
+    """Undoes the quantisation of embeddings, whose weights some models multiply themselves."""
+    replace_modules(model, embeddings)
+    return bool(embeddings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,23 +179,20 @@ class _Base:
     quantized_here: bool
 
 
-def _policy(cfg: MLXGRPOConfig, base: _Base, model: nn.Module, adapter: Adapter | None) -> Policy:
-    _load_weights(model)
-    model.eval()
-    if not tree_flatten(model.trainable_parameters()):
+def _policy(
+    cfg: MLXGRPOConfig, base: _Base, split: SplitModel, found: Findings, adapter: Adapter | None
+) -> Policy:
+    if not tree_flatten(split.model.trainable_parameters()):
         raise ModelError(
             f"{cfg.model_name}: nothing to train; lora_keys = {cfg.lora_keys} names no layer"
         )
+    mx.eval(split.model.parameters())
+    must_learn(split.model, cfg)
     tokenizer = _load_tokenizer(base.path, base.config, cfg)
-    split = SplitModel(model)
-    some = mx.arange(4)[None]
-    split.check(some)
-    vocab = int(split.model(some).shape[-1])
-    can = abilities(split, vocab) if cfg.prefix_sharing else Abilities(False, False)
     _ = split.head_names
     keeps_initial = cfg.train_type == "full" and cfg.kl_coeff > 0
     policy = Policy(
-        model=model,
+        model=split.model,
         tokenizer=tokenizer,
         eos_ids=frozenset(int(i) for i in tokenizer.eos_token_ids),
         train_type=cfg.train_type,
@@ -184,10 +202,10 @@ def _policy(cfg: MLXGRPOConfig, base: _Base, model: nn.Module, adapter: Adapter 
         quantized_here=base.quantized_here,
         adapter=adapter,
         config=base.config,
-        vocab_size=vocab,
+        vocab_size=found.vocab_size,
         split=split,
-        can_share_prefix=can.share_prefix,
-        can_mix_lengths=can.mix_lengths,
+        can_share_prefix=found.can.share_prefix,
+        can_mix_lengths=found.can.mix_lengths,
         initial=None,
     )
     if keeps_initial:
@@ -281,7 +299,8 @@ def _load_tokenizer(path: Path, config: dict[str, Any], cfg: MLXGRPOConfig) -> A
     options = {"trust_remote_code": True} if cfg.trust_remote_code else None
     try:
         tokenizer = load_tokenizer(path, options, _as_list(config.get("eos_token_id")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        # The last is how transformers finds fault with a config.json.
         raise ModelError(f"{path}: its tokenizer cannot be loaded: {_explain(error)}") from error
     # transformers makes an empty tokenizer where the files are missing, and says nothing.
     if not tokenizer.encode("1 + 2", add_special_tokens=False):
@@ -308,13 +327,22 @@ def _refuse_quantized_full(cfg: MLXGRPOConfig, bits: int) -> None:
         )
 
 
-def quantize_base(model: nn.Module, group_size: int, bits: int) -> None:
-    """Quantises the layers whose width divides by `group_size` and leaves the others."""
+def quantize_base(model: nn.Module, group_size: int, bits: int) -> dict[str, nn.Module]:
+    """Quantises the layers whose width divides by `group_size` and leaves the others.
+
+    Returns the embeddings among them as they were, by name.
+    """
 
     def fits(_: str, module: nn.Module) -> bool:
-        return hasattr(module, "to_quantized") and module.weight.shape[-1] % group_size == 0
+        to_quantized = getattr(module, "to_quantized", None)
+        # Models' own layers may not know of the modes that `nn.quantize` speaks of.
+        knows_mode = to_quantized and "mode" in signature(to_quantized).parameters
+        return bool(knows_mode) and module.weight.shape[-1] % group_size == 0
 
+    modules = list(model.named_modules())
+    embeddings = {n: m for n, m in modules if isinstance(m, nn.Embedding) and fits(n, m)}
     nn.quantize(model, group_size, bits, class_predicate=fits)
+    return embeddings
 
 
 # --- saving

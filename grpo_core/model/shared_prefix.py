@@ -234,13 +234,14 @@ def _agrees(split: SplitModel, ids: mx.array, attempt: Any) -> bool:
         # Whatever a model of another make does with a cache that is not its own.
         return False
     tolerance = PROBE_TOLERANCE_FP32 if plain.dtype == mx.float32 else PROBE_TOLERANCE
-    expected, found = _log_softmax(plain)[-shared.shape[0] :], _log_softmax(shared)
+    expected, found = log_softmax(plain)[-shared.shape[0] :], log_softmax(shared)
     likely = expected > -20  # the far tail of 16-bit logits says nothing
     worst = mx.where(likely, mx.abs(expected - found), 0).max()
     return bool((worst < tolerance).item())  # NaN is no agreement
 
 
-def _log_softmax(logits: mx.array) -> mx.array:
+def log_softmax(logits: mx.array) -> mx.array:
+    """Over the last axis, in fp32."""
     logits = logits.astype(mx.float32)
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 

@@ -85,10 +85,17 @@ class SplitModel:
 
     def check(self, ids: mx.array) -> None:
         """Gives the cut up if head after trunk is not the model, tried on `ids` [B, T]."""
-        if self.is_split:
-            whole, joined = self.model(ids), self.head(self.trunk(ids))
-            if whole.shape != joined.shape or not mx.array_equal(whole, joined).item():
-                self._name = ""
+        if self.is_split and not self._is_whole(ids):
+            self._name = ""
+
+    def _is_whole(self, ids: mx.array) -> bool:
+        whole = self.model(ids)
+        try:
+            joined = self.head(self.trunk(ids))
+        except (AttributeError, TypeError, ValueError, IndexError):
+            # A model whose trunk or head is called in a way of its own.
+            return False
+        return whole.shape == joined.shape and bool(mx.array_equal(whole, joined).item())
 
 
 class _Passthrough:
@@ -97,8 +104,9 @@ class _Passthrough:
     def __init__(self, trunk: nn.Module) -> None:
         self._trunk = trunk
 
-    def __call__(self, hidden: mx.array, *_: object, **__: object) -> mx.array:
-        return hidden
+    def __call__(self, *args: mx.array, **kwargs: mx.array) -> mx.array:
+        """The hidden states, which stand first, however they are named."""
+        return next(iter([*args, *kwargs.values()]))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trunk, name)

@@ -1,0 +1,126 @@
+"""What a model must show before a run is trusted to it, tried on a few tokens while it is loaded.
+
+mlx-lm has a hundred families, and in some a pass without caches is another model than decoding
+with them, or no gradient comes back. Each of these is refused here by name, instead of a traceback
+or, worse, a run that learns from what another policy sampled.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
+
+from grpo_core.config.fields import MLXGRPOConfig
+from grpo_core.errors import ModelError
+from grpo_core.model.gradient_checkpointing import probe_gradient
+from grpo_core.model.shared_prefix import Abilities, abilities, log_softmax
+from grpo_core.model.trunk_head import SplitModel
+
+# What mlx-lm's models raise where something does not fit them.
+FAULTS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
+# Tokens that are decoded after the others have been taken in at once.
+DECODED = 4
+
+# Mean KL divergence in nats from which on two passes are two policies. Rounding gives 1e-10 in
+# fp32 and up to 1e-2 in 16 bits; a wrong mask, window or position gives 0.1 and more.
+TOLERANCE_FP32 = 1e-5
+TOLERANCE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was seen of a model."""
+
+    vocab_size: int
+    can: Abilities
+
+
+def examine(split: SplitModel, cfg: MLXGRPOConfig, mend: Callable[[], bool]) -> Findings:
+    """Tries a loaded base without adapters.
+
+    If it fails, `mend` may change it and have it tried once more. Raises ModelError.
+    """
+    some = mx.arange(4)[None]
+    try:
+        vocab = _width(split.model, some)
+    except FAULTS as error:
+        if not mend():
+            raise _failure(cfg, "on a few tokens", error) from error
+        vocab = tried(cfg, "on a few tokens", lambda: _width(split.model, some))
+    split.check(some)
+    can = abilities(split, vocab) if cfg.prefix_sharing else Abilities(False, False)
+    if not can.share_prefix:
+        _must_decode_as_it_learns(split.model, vocab, cfg)
+    return Findings(vocab, can)
+
+
+def must_learn(model: nn.Module, cfg: MLXGRPOConfig) -> None:
+    """Takes one gradient by all that is trained. Raises ModelError."""
+    trained = f"where a gradient is taken (train_type = {cfg.train_type})"
+    grads = tried(cfg, trained, lambda: probe_gradient(model, mx.arange(1, 5)[None]))
+    if not any(bool(mx.any(grad != 0).item()) for grad in grads.values()):
+        raise ModelError(
+            f"{cfg.model_name}: the output depends on nothing that is trained; choose other "
+            f"lora_keys than {cfg.lora_keys}"
+        )
+
+
+def tried(cfg: MLXGRPOConfig, when: str, work: Callable[[], Any]) -> Any:
+    """What `work` gives; ModelError for what mlx-lm's model raises."""
+    try:
+        return work()
+    except FAULTS as error:
+        raise _failure(cfg, when, error) from error
+
+
+def _failure(cfg: MLXGRPOConfig, when: str, error: Exception) -> ModelError:
+    words = str(error).strip().split("\n")[0]
+    return ModelError(
+        f"{cfg.model_name}: mlx-lm's model fails {when}: {type(error).__name__}: {words}"
+    )
+
+
+def _width(model: nn.Module, ids: mx.array) -> int:
+    logits = model(ids)
+    mx.eval(logits)
+    return int(logits.shape[-1])
+
+
+def _must_decode_as_it_learns(model: nn.Module, vocab: int, cfg: MLXGRPOConfig) -> None:
+    """Rollouts take the model's caches, the update a pass without: one policy, or ModelError."""
+    length = _probe_length(model, cfg)
+    ids = (mx.arange(length)[None] * 7 + 1) % vocab
+    apart = tried(cfg, "with its own caches", lambda: _apart(model, ids))
+    if apart["kl"] < apart["tolerance"]:  # NaN is no agreement
+        return
+    raise ModelError(
+        f"{cfg.model_name}: with its caches, token by token, it gives other log-probs than in one "
+        f"pass (KL divergence {apart['kl']:.2g} nats), so it would learn from what another policy "
+        "sampled; mlx-lm's models of this type cannot be trained"
+    )
+
+
+def _probe_length(model: nn.Module, cfg: MLXGRPOConfig) -> int:
+    """Enough tokens to leave the shortest window behind, but no more than a run can reach."""
+    longest = cfg.max_prompt_length + min(cfg.max_new_tokens, cfg.max_completion_length)
+    sizes = [c.max_size for c in make_prompt_cache(model) if isinstance(c, RotatingKVCache)]
+    window = min(sizes, default=0)
+    wanted = 2 * DECODED + (window if window < longest else DECODED)
+    return max(DECODED + 1, min(wanted, longest))
+
+
+def _apart(model: nn.Module, ids: mx.array) -> dict[str, float]:
+    """Mean KL divergence of decoding from one pass over `ids` [1, T], and what is tolerable."""
+    whole = model(ids)[:, -DECODED - 1 :]
+    caches = make_prompt_cache(model)
+    parts = [model(ids[:, :-DECODED], cache=caches)[:, -1:]]
+    parts += [model(ids[:, [t]], cache=caches) for t in range(ids.shape[1] - DECODED, ids.shape[1])]
+    plain, decoded = log_softmax(whole), log_softmax(mx.concatenate(parts, axis=1))
+    kl = (mx.exp(plain) * (plain - decoded)).sum(axis=-1).mean()
+    in_fp32 = whole.dtype == mx.float32
+    apart: Any = kl.item()
+    return {"kl": apart, "tolerance": TOLERANCE_FP32 if in_fp32 else TOLERANCE}

@@ -1,0 +1,68 @@
+"""What is tried at load: families that need a hand get it, those that would mislead are refused."""
+
+import json
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+from grpo_core.config import MLXGRPOConfig
+from grpo_core.errors import ModelError
+from grpo_core.model.policy import load_policy
+from tests.zoo import zoo_folder
+
+IDS = mx.array([[5, 40, 7, 99, 12, 3]])
+
+
+def load(folder, **fields):
+    settings = {"quantize_for_rollouts": False, "lora_rank": 2, **fields}
+    return load_policy(MLXGRPOConfig(model_name=str(folder), **settings))
+
+
+@pytest.mark.parametrize("make", ["gemma3n", "plamo3"])
+@pytest.mark.parametrize("train_type", ["lora", "full"])
+def test_a_family_that_decodes_as_another_policy_is_refused(make, train_type, tmp_path):
+    """gemma3n shares keys and values with a cache only, plamo3's window is one longer without."""
+    folder = zoo_folder(make, tmp_path / make)
+    with pytest.raises(ModelError, match=rf"{make}: with its caches.*nats"):
+        load(folder, train_type=train_type)
+
+
+def test_a_window_beyond_all_lengths_of_the_run_is_not_tried(tmp_path):
+    """plamo3's window of 6 is at fault from its seventh token on."""
+    folder = zoo_folder("plamo3", tmp_path / "model")
+    load(folder, max_prompt_length=2, max_new_tokens=3)
+
+
+@pytest.mark.parametrize("make", ["recurrent_gemma", "mamba", "minimax", "gptj", "plamo2", "afm7"])
+def test_a_family_with_ways_of_its_own_loads(make, tmp_path):
+    """No constructor called, another name for the input, a head that counts: all had tracebacks."""
+    policy = load(zoo_folder(make, tmp_path / make))
+    logits = policy.model(IDS)
+    assert mx.allclose(policy.split.head(policy.split.trunk(IDS)), logits, atol=1e-5).item()
+
+
+@pytest.mark.parametrize("make", ["seed_oss", "llama4_text"])
+def test_an_embedding_that_the_model_multiplies_itself_stays_as_it_is(make, tmp_path):
+    """Quantised it has another shape; the layers are quantised all the same."""
+    policy = load(zoo_folder(make, tmp_path / make, scale=2), quantize_for_rollouts=True)
+    kinds = {type(module) for _, module in policy.model.named_modules()}
+    assert nn.QuantizedLinear in kinds
+    assert nn.QuantizedEmbedding not in kinds
+    assert all("embed" not in name for name in policy.trainable())
+
+
+def test_a_model_that_cannot_run_is_refused_by_name(tmp_path):
+    """Adapters that the model's own code stumbles over: one message, not a traceback."""
+    folder = zoo_folder("afm7", tmp_path / "model")
+    with pytest.raises(ModelError, match=r"mlx-lm's model fails where a gradient is taken.*dora"):
+        load(folder, train_type="dora")
+
+
+def test_what_transformers_finds_wrong_in_a_config_is_one_message(tmp_path):
+    """Its validation raises an error of its own kind."""
+    folder = zoo_folder("deepseek_v3", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_group": "one"}))
+    with pytest.raises(ModelError, match="n_group"):
+        load(folder)
