@@ -32,7 +32,7 @@ from orchestrator.worker.launcher import TRAINER
 GB = 2**30
 
 
-class Level(StrEnum):
+class Severity(StrEnum):
     """How bad it is: nothing, worth knowing, or in the way of training."""
 
     OK = "ok"
@@ -45,7 +45,7 @@ class Finding:
     """One line of the doctor: what was looked at, how it is, and what to do where it is not ok."""
 
     name: str
-    level: Level
+    severity: Severity
     text: str
     advice: str = ""
 
@@ -73,9 +73,9 @@ def _python() -> Iterator[Finding]:
     version = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if sys.platform == "darwin" and platform.machine() != "arm64":
         advice = "install a Python for Apple silicon (arm64): MLX has no GPU under Rosetta"
-        yield Finding("python", Level.FAIL, version, advice)
+        yield Finding("python", Severity.FAIL, version, advice)
     else:
-        yield Finding("python", Level.OK, version)
+        yield Finding("python", Severity.OK, version)
 
 
 # What training imports, with the first version that we can use.
@@ -88,7 +88,7 @@ def _packages() -> Iterator[Finding]:
             yield package_finding(name, metadata.version(name), least)
         except metadata.PackageNotFoundError:
             advice = "reinstall with: pip install -U grpo-sweep"
-            yield Finding(name, Level.FAIL, "not installed", advice)
+            yield Finding(name, Severity.FAIL, "not installed", advice)
 
 
 def package_finding(name: str, version: str, least: tuple[int, ...]) -> Finding:
@@ -97,11 +97,11 @@ def package_finding(name: str, version: str, least: tuple[int, ...]) -> Finding:
     upgrade = f"upgrade with: pip install -U {name}"
     if found < least:
         need = ".".join(map(str, least))
-        return Finding(name, Level.FAIL, f"{version}, but {need} or newer is needed", upgrade)
+        return Finding(name, Severity.FAIL, f"{version}, but {need} or newer is needed", upgrade)
     if name == "mlx" and found < (0, 32, 1):
         text = f"{version}: a Metal error ends the training at once, without a word (mlx #3523)"
-        return Finding(name, Level.WARN, text, upgrade)
-    return Finding(name, Level.OK, version)
+        return Finding(name, Severity.WARN, text, upgrade)
+    return Finding(name, Severity.OK, version)
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -118,9 +118,9 @@ def sqlite_finding(version: tuple[int, ...]) -> Finding:
     """Whether this SQLite may use a write-ahead log; where not, the queue does without one."""
     text = ".".join(map(str, version))
     if wal_is_safe(version):
-        return Finding("sqlite", Level.OK, text)
+        return Finding("sqlite", Severity.OK, text)
     words = "its write-ahead log can lose data (repaired in 3.51.3); the queue does without one"
-    return Finding("sqlite", Level.OK, f"{text}: {words}")
+    return Finding("sqlite", Severity.OK, f"{text}: {words}")
 
 
 # --- the machine
@@ -133,10 +133,10 @@ def _memory() -> Iterator[Finding]:
     text = f"{found.available / GB:.1f} of {found.total / GB:.1f} GB free"
     if short := low_memory():
         yield Finding(
-            "memory", Level.WARN, short, "close what you can: macOS swaps, and runs crawl"
+            "memory", Severity.WARN, short, "close what you can: macOS swaps, and runs crawl"
         )
     else:
-        yield Finding("memory", Level.OK, text)
+        yield Finding("memory", Severity.OK, text)
 
 
 def _disk(home: Home, folder: Path) -> Iterator[Finding]:
@@ -144,11 +144,11 @@ def _disk(home: Home, folder: Path) -> Iterator[Finding]:
         free = shutil.disk_usage(path).free
         text = f"{free / GB:.1f} GB free at {path}"
         if free < GB:
-            yield Finding(name, Level.FAIL, text, "free some space: a checkpoint would not fit")
+            yield Finding(name, Severity.FAIL, text, "free some space: a checkpoint would not fit")
         elif free < 10 * GB:
-            yield Finding(name, Level.WARN, text, "a night of checkpoints may need more")
+            yield Finding(name, Severity.WARN, text, "a night of checkpoints may need more")
         else:
-            yield Finding(name, Level.OK, text)
+            yield Finding(name, Severity.OK, text)
 
 
 def _existing(path: Path) -> Path:
@@ -160,30 +160,30 @@ def _queue(home: Home) -> Iterator[Finding]:
     advice = f"set {ENV_HOME} to a folder on a local disk that you can write to"
     if kind := network_type(where):
         text = f"{home.root} lies on a network folder ({kind}), where locks do not hold"
-        yield Finding("queue", Level.FAIL, text, advice)
+        yield Finding("queue", Severity.FAIL, text, advice)
         return
     if not os.access(where, os.W_OK):
-        yield Finding("queue", Level.FAIL, f"{home.root}: you may not write there", advice)
+        yield Finding("queue", Severity.FAIL, f"{home.root}: you may not write there", advice)
         return
     try:
         yield _open_queue(home)
     except SweepError as e:
-        yield Finding("queue", Level.FAIL, str(e))
+        yield Finding("queue", Severity.FAIL, str(e))
 
 
 def _open_queue(home: Home) -> Finding:
     from orchestrator.worker.serving import worker_alive
 
     if not home.db.exists():
-        return Finding("queue", Level.OK, f"{home.db}: none yet; the first submit makes it")
+        return Finding("queue", Severity.OK, f"{home.db}: none yet; the first submit makes it")
     with Store.open(home.db, readonly=True) as store:
         if fault := store.queries.damage():
             advice = "restore a backup, or move the file away to start anew"
-            return Finding("queue", Level.FAIL, f"{home.db}: damaged: {fault}", advice)
+            return Finding("queue", Severity.FAIL, f"{home.db}: damaged: {fault}", advice)
         runs = sum(sum(sweep.counts.values()) for sweep in store.queries.sweeps(all=True))
     pid = worker_alive(home)
     worker = f"worker runs (pid {pid})" if pid is not None else "no worker runs"
-    return Finding("queue", Level.OK, f"{home.db}: {runs} runs, {worker}")
+    return Finding("queue", Severity.OK, f"{home.db}: {runs} runs, {worker}")
 
 
 # --- MLX, in children
@@ -207,7 +207,7 @@ def _device() -> Iterator[Finding]:
     code, out, err = _child([sys.executable, "-P", "-c", _ASK_DEVICE], _ASK_S)
     if code != 0:
         advice = "reinstall with: pip install -U mlx"
-        yield Finding("device", Level.FAIL, f"MLX cannot be loaded: {_last_line(err)}", advice)
+        yield Finding("device", Severity.FAIL, f"MLX cannot be loaded: {_last_line(err)}", advice)
         return
     yield device_finding(json.loads(out.splitlines()[-1]), sys.platform)
 
@@ -218,11 +218,11 @@ def device_finding(told: dict[str, Any], system: str) -> Finding:
     if "cpu" not in told["device"].lower():
         advised = told.get("advised")
         room = f", {advised / GB:.1f} GB for training" if advised else ""
-        return Finding("device", Level.OK, f"GPU{name}{room}")
+        return Finding("device", Severity.OK, f"GPU{name}{room}")
     if system == "darwin":
         advice = "train on the Mac itself: virtual machines have no Metal"
-        return Finding("device", Level.WARN, f"CPU{name}: no Metal here", advice)
-    return Finding("device", Level.OK, f"CPU{name}: right for trying out, slow for real models")
+        return Finding("device", Severity.WARN, f"CPU{name}: no Metal here", advice)
+    return Finding("device", Severity.OK, f"CPU{name}: right for trying out, slow for real models")
 
 
 # A whole run of the embedded model, as short as one can be: load, roll out, one update, save.
@@ -250,14 +250,16 @@ def step_finding(code: int | None, err: str, wall_s: float | None) -> Finding:
     said = _last_line(err).removeprefix("error: ")
     if code == 0 and wall_s is not None:
         text = f"one update of the embedded model, from load to save, in {wall_s:.1f} s"
-        return Finding("training step", Level.OK, text)
+        return Finding("training step", Severity.OK, text)
     if code == ExitCode.INTERRUPTED:
-        return Finding("training step", Level.WARN, f"not tried: {said}", "try again once it ended")
+        return Finding(
+            "training step", Severity.WARN, f"not tried: {said}", "try again once it ended"
+        )
     if code is None:
         text = f"still not done after {_STEP_S:.0f} s"
-        return Finding("training step", Level.FAIL, text, "if a GPU hangs, only a restart helps")
+        return Finding("training step", Severity.FAIL, text, "if a GPU hangs, only a restart helps")
     advice = "see it whole with: grpo-sweep run --config configs/tiny.toml"
-    return Finding("training step", Level.FAIL, f"ended with exit code {code}: {said}", advice)
+    return Finding("training step", Severity.FAIL, f"ended with exit code {code}: {said}", advice)
 
 
 def _wall_s(result: Path) -> float | None:

@@ -16,7 +16,7 @@ from orchestrator.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.results.leaderboard import Row
+    from orchestrator.results.leaderboard import RankedSetting
     from orchestrator.run import Run, Sweep
 
 
@@ -71,7 +71,7 @@ def _sweep_and_runs(ref: str) -> "tuple[Sweep, list[Run]]":
         return sweep, store.queries.runs(sweep.id)
 
 
-def _print_duel(sweep: "Sweep", rows: "list[Row]") -> None:
+def _print_duel(sweep: "Sweep", rows: "list[RankedSetting]") -> None:
     """Whether the best setting is better than the next, in words, and what to do about it."""
     from orchestrator.results.leaderboard import first_against_second
     from orchestrator.text import percent

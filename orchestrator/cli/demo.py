@@ -27,14 +27,14 @@ def demo() -> int:
     ./outputs. Ctrl-C is safe: the same command goes on.
     """
     from orchestrator.queue.store import Store
-    from orchestrator.views.live import listener
+    from orchestrator.views.live import worker_view
     from orchestrator.worker import worker
 
     home = _choose_queue()
     with Store.open(home.db) as store:
         sweep = _unfinished(store) or _submit(store)
     out = console(stderr=True)
-    with listener(home, out) as listen:
+    with worker_view(home, out) as listen:
         code = worker.work(home, until_empty=True, on_event=listen)
     with Store.open(home.db) as store:
         sweep, runs = store.queries.sweep(sweep.name), store.queries.runs(sweep.id)

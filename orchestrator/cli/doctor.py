@@ -20,7 +20,7 @@ def doctor(as_json: bool) -> int:
 
     Takes some seconds and changes nothing. Exits with 1 if something is in the way of training.
     """
-    from orchestrator.doctor import Level, examine
+    from orchestrator.doctor import Severity, examine
     from orchestrator.system.paths import home
 
     out = console()
@@ -31,13 +31,13 @@ def doctor(as_json: bool) -> int:
             _print(finding, out)
     if as_json:
         print_json({"checks": [_shape(finding) for finding in findings]})
-    return 1 if any(finding.level is Level.FAIL for finding in findings) else 0
+    return 1 if any(finding.severity is Severity.FAIL for finding in findings) else 0
 
 
 def _shape(finding: "Finding") -> dict[str, str | None]:
     return {
         "name": finding.name,
-        "level": str(finding.level),
+        "level": str(finding.severity),
         "text": finding.text,
         "advice": finding.advice or None,
     }
@@ -48,7 +48,7 @@ def _print(finding: "Finding", out: "Console") -> None:
 
     styles = {"ok": "green", "warn": "bold yellow", "fail": "bold red"}
     line = Text.assemble(
-        (f"{finding.level:<5}", styles[finding.level]),
+        (f"{finding.severity:<5}", styles[finding.severity]),
         (f"{finding.name:<18}", "bold"),
         finding.text,
     )

@@ -9,7 +9,7 @@ from orchestrator.cli.common import Ref, json_option, no_worker_hint, open_queue
 from orchestrator.errors import NothingAffected, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.results.leaderboard import Row
+    from orchestrator.results.leaderboard import RankedSetting
     from orchestrator.run import Run, Sweep
     from orchestrator.spec.spec import Spec
 
@@ -73,7 +73,7 @@ def confirm(
     _submit(spec, found, dry_run, start, as_json)
 
 
-def _finalists(sweep: "Sweep", runs: "list[Run]", top: int) -> "list[Row]":
+def _finalists(sweep: "Sweep", runs: "list[Run]", top: int) -> "list[RankedSetting]":
     from orchestrator.results.leaderboard import ranking
     from orchestrator.results.objective import completed_scores
 

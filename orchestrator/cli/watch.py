@@ -33,17 +33,17 @@ def watch(sweep: str | None, tick_s: float) -> int:
       grpo-sweep watch | tee morning.txt
     """
     from orchestrator.system.paths import home
-    from orchestrator.views.watch import Looker, watch_live, watch_plain
+    from orchestrator.views.watch import StatusReader, watch_live, watch_plain
 
     out = console()
     # Else a terminal that is told to end would stay without its cursor and its lines.
     signal.signal(signal.SIGTERM, _leave)
     try:
-        looker = Looker(home(), sweep)
+        reader = StatusReader(home(), sweep)
         if out.is_terminal and not out.is_dumb_terminal:
-            watch_live(looker, out, tick_s)
+            watch_live(reader, out, tick_s)
         else:
-            watch_plain(looker, out, tick_s)
+            watch_plain(reader, out, tick_s)
     except KeyboardInterrupt:
         sys.stdout.flush()
     return 0

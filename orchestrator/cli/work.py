@@ -76,14 +76,14 @@ def work(
         pid = spawn_detached(until_empty=until_empty, frozen=frozen, prewarm=prewarm)
         say(f"started a worker in the background (pid {pid}); what it says: {home().worker_log}")
         return 0
-    from orchestrator.views.live import listener
+    from orchestrator.views.live import worker_view
 
     def heard(event: "Event") -> None:
         listen(event)
         notice(event)
 
     # The view ends first: what is said about notices comes below it.
-    with _notifier() as notice, listener(home(), console(stderr=True)) as listen:
+    with _notifier() as notice, worker_view(home(), console(stderr=True)) as listen:
         return worker.work(until_empty=until_empty, on_event=heard, frozen=frozen, prewarm=prewarm)
 
 

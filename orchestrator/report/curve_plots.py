@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from orchestrator.report.colours import MUTED, rgba
 from orchestrator.report.draw import bare_figure, literal, rounded, value_axis
-from orchestrator.report.groups import Group, Grouping
+from orchestrator.report.groups import Grouping, RunGroup
 from orchestrator.results.curves import Band, Thinned, band
 from orchestrator.text import metric
 
@@ -41,7 +41,7 @@ def _grey_trace(bands: Sequence[Band]) -> Any:
     return go.Scatter(x=list(xs), y=list(ys), mode="lines", line=line, hoverinfo="skip")
 
 
-def _band_traces(of: Band, group: Group, number: int, name: str, density: float) -> list[Any]:
+def _band_traces(of: Band, group: RunGroup, number: int, name: str, density: float) -> list[Any]:
     """The mean, and behind it the band as one closed shape."""
     mark = f"g{number}"
     line = go.Scatter(

@@ -18,7 +18,7 @@ from orchestrator.errors import SweepError
 from orchestrator.plan.next_runs import importance_of
 from orchestrator.queue.store import Store
 from orchestrator.results.curves import Curve
-from orchestrator.results.leaderboard import Row, differing_keys, ranking
+from orchestrator.results.leaderboard import RankedSetting, differing_keys, ranking
 from orchestrator.results.objective import Score, completed_scores
 from orchestrator.results.stats import mean
 from orchestrator.results.training_log import read_curves
@@ -69,7 +69,7 @@ class Facts:
     sweep: Sweep
     runs: tuple[RunFacts, ...]
     keys: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[RankedSetting, ...]
     importance: Importance
 
     @property
@@ -138,7 +138,7 @@ def by_hand(run: Run, home: Home) -> str:
     return f"cd {shlex.quote(run.cwd)} && {shlex.join(command(run, home))}"
 
 
-def evaluation_interval(row: Row) -> tuple[float, float] | None:
+def evaluation_interval(row: RankedSetting) -> tuple[float, float] | None:
     """For a setting with one run: the interval of its last evaluation, as the trainer logged it."""
     if row.n != 1:
         return None

@@ -15,7 +15,7 @@ _GROUPS_UP_TO = 12
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Runs that share a curve; `members` are their positions in the facts."""
 
     label: str
@@ -28,7 +28,7 @@ class Grouping:
     """A way to put runs together; `others` are drawn in grey, each by itself, without a legend."""
 
     name: str
-    groups: tuple[Group, ...]
+    groups: tuple[RunGroup, ...]
     others: tuple[tuple[int, ...], ...] = ()
 
 
@@ -49,7 +49,7 @@ def _by_setting(facts: Facts, started: Sequence[int]) -> Grouping:
         by_setting.setdefault(setting_key(facts.runs[i].run.overrides), []).append(i)
     settings = [tuple(members) for members in by_setting.values() if members]
     groups = tuple(
-        Group(facts.label(facts.runs[members[0]].run.overrides), colour, members)
+        RunGroup(facts.label(facts.runs[members[0]].run.overrides), colour, members)
         for members, colour in zip(settings, CATEGORIES, strict=False)
     )
     return Grouping("setting", groups, tuple(settings[len(groups) :]))
@@ -66,7 +66,7 @@ def _by_key(facts: Facts, key: str, started: Sequence[int]) -> Grouping:
     few = len(members) <= len(CATEGORIES) and not ordered
     colours = CATEGORIES if few else spread_over(ORDERED, len(members))
     groups = (
-        Group(_value_words(json.loads(text)), colour, tuple(members[text]))
+        RunGroup(_value_words(json.loads(text)), colour, tuple(members[text]))
         for text, colour in zip(by_order, colours, strict=False)
     )
     return Grouping(key, tuple(groups))

@@ -16,7 +16,7 @@ from orchestrator.report.axes import Axis, axis_of, objective_axis, value_words
 from orchestrator.report.colours import ACCENT, MUTED, RISING, rgba
 from orchestrator.report.draw import bare_figure, literal, rounded, run_hover, value_axis
 from orchestrator.report.gather import Facts
-from orchestrator.results.leaderboard import Row
+from orchestrator.results.leaderboard import RankedSetting
 from orchestrator.results.stats import mean
 from orchestrator.text import metric
 
@@ -59,7 +59,7 @@ def parallel_figure(facts: Facts) -> Parallel | None:
     return Parallel(figure, words, values)
 
 
-def _line(row: Row, axes: Sequence[Axis], goal: Axis, facts: Facts, shift: float) -> Any:
+def _line(row: RankedSetting, axes: Sequence[Axis], goal: Axis, facts: Facts, shift: float) -> Any:
     """`shift` keeps lines through the same values a little apart, in the order of their result."""
     end = goal.place(row.mean)
     nodes = [axis.place(row.params.get(axis.name)) + shift for axis in axes] + [end]

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from orchestrator.report.colours import ACCENT, MUTED, STRONG, rgba
 from orchestrator.report.draw import bare_figure, literal, rounded, run_hover, value_axis
 from orchestrator.report.gather import evaluation_interval
-from orchestrator.results.leaderboard import Row
+from orchestrator.results.leaderboard import RankedSetting
 from orchestrator.run import Objective
 from orchestrator.text import metric
 
@@ -16,7 +16,9 @@ from orchestrator.text import metric
 ROW_PX = 34
 
 
-def ranking_figure(rows: Sequence[Row], objective: Objective, before: float | None) -> go.Figure:
+def ranking_figure(
+    rows: Sequence[RankedSetting], objective: Objective, before: float | None
+) -> go.Figure:
     """One line for each row: the mean, its interval, and each run; dotted: before training."""
     figure = bare_figure(
         [_runs(rows, objective), _means(rows, objective)], ROW_PX * (len(rows) + 1)
@@ -30,7 +32,7 @@ def ranking_figure(rows: Sequence[Row], objective: Objective, before: float | No
     return figure
 
 
-def _runs(rows: Sequence[Row], objective: Objective) -> Any:
+def _runs(rows: Sequence[RankedSetting], objective: Objective) -> Any:
     dots = [(y, score) for y, row in enumerate(rows) if row.n > 1 for score in row.scores]
     return go.Scatter(
         x=rounded(score.value for _, score in dots),
@@ -42,7 +44,7 @@ def _runs(rows: Sequence[Row], objective: Objective) -> Any:
     )
 
 
-def _means(rows: Sequence[Row], objective: Objective) -> Any:
+def _means(rows: Sequence[RankedSetting], objective: Objective) -> Any:
     intervals = [row.ci95 or evaluation_interval(row) or (row.mean, row.mean) for row in rows]
     bars = [
         (row.mean - low, high - row.mean) for row, (low, high) in zip(rows, intervals, strict=True)
@@ -66,7 +68,7 @@ def _means(rows: Sequence[Row], objective: Objective) -> Any:
     )
 
 
-def _row_hover(row: Row, objective: Objective) -> str:
+def _row_hover(row: RankedSetting, objective: Objective) -> str:
     words = f"#{row.rank}: {metric(objective.metric, row.mean)}"
     if (found := row.ci95 or evaluation_interval(row)) is None:
         return words

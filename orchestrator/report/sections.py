@@ -20,7 +20,7 @@ from orchestrator.report.gather import (
 )
 from orchestrator.report.groups import groupings
 from orchestrator.results.curves import Thinned, only_value, thin
-from orchestrator.results.leaderboard import Row
+from orchestrator.results.leaderboard import RankedSetting
 from orchestrator.results.stats import ALPHA, welch_p
 from orchestrator.run import Attempt, RunState
 from orchestrator.text import clock, counts, duration, metric, plural, setting_value
@@ -126,7 +126,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _interval_words(row: Row, facts: Facts) -> str:
+def _interval_words(row: RankedSetting, facts: Facts) -> str:
     if row.ci95 is not None:
         return f"95% interval {_span(row.ci95, facts)}, {row.n}\u00a0seeds"
     if (found := evaluation_interval(row)) is not None:
@@ -162,7 +162,7 @@ def _ranking(facts: Facts, figures: Context) -> Context | None:
     }
 
 
-def _ranking_row(row: Row, facts: Facts) -> Context:
+def _ranking_row(row: RankedSetting, facts: Facts) -> Context:
     return {
         "rank": row.rank,
         "values": [_value(row.params, key) for key in facts.keys],
@@ -177,7 +177,7 @@ def _value(params: dict[str, Any], key: str) -> str:
     return setting_value(params[key]) if key in params else "–"
 
 
-def _caveat(rows: tuple[Row, ...]) -> str:
+def _caveat(rows: tuple[RankedSetting, ...]) -> str:
     """What the ranking does not say, where that matters."""
     if len(rows) < 2:
         return ""

@@ -17,7 +17,7 @@ Statistic = Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True)
-class Row:
+class RankedSetting:
     """A setting in the ranking; `mean` is what it is ranked by (or its interquartile mean).
 
     `ci95` is None where one run says nothing about the spread.
@@ -49,7 +49,7 @@ def by_setting(
 
 def ranking(
     scores: Iterable[Score], objective: Objective, statistic: Statistic = stats.mean
-) -> list[Row]:
+) -> list[RankedSetting]:
     """The settings, best first by a statistic over their seeds; equal ones share a rank.
 
     Those that share one stand in the order of the sweep.
@@ -57,7 +57,7 @@ def ranking(
     found = by_setting(scores, objective, statistic)
     values = [value for value, _ in found]
     return [
-        Row(
+        RankedSetting(
             rank=values.index(value) + 1,
             params=group[0].run.overrides,
             mean=value,
@@ -68,12 +68,14 @@ def ranking(
     ]
 
 
-def first_against_second(rows: Sequence[Row], objective: Objective) -> stats.Comparison | None:
+def first_against_second(
+    rows: Sequence[RankedSetting], objective: Objective
+) -> stats.Comparison | None:
     """How sure it is that the best setting beats the next; None where there is only one."""
     if len(rows) < 2:
         return None
     first, second = (dict(enumerate(s.value for s in row.scores)) for row in rows[:2])
-    return stats.compare(first, second, goal=objective.goal)
+    return stats.compare_settings(first, second, goal=objective.goal)
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,10 @@ def _level(
     if group is not best and len(shared) >= 2:
         first = {i: theirs[rest] for i, rest in enumerate(shared)}
         second = {i: ours[rest] for i, rest in enumerate(shared)}
-        against = stats.compare(first, second, goal=objective.goal, paired=True)
+        against = stats.compare_settings(first, second, goal=objective.goal, paired=True)
     elif group is not best:
         first, second = (dict(enumerate(s.value for s in g)) for g in (best, group))
-        against = stats.compare(first, second, goal=objective.goal)
+        against = stats.compare_settings(first, second, goal=objective.goal)
     return Level(
         group[0].run.overrides.get(key, base),
         _mean_of(group),

@@ -131,7 +131,7 @@ class Comparison:
         return f"{words.get(self.verdict, self.verdict)} (p = {self.p:.2g})"
 
 
-def compare(
+def compare_settings(
     first: Mapping[int, float],
     second: Mapping[int, float],
     *,

@@ -12,7 +12,7 @@ from orchestrator.views.overview import Overview
 from orchestrator.views.story import Story
 
 if TYPE_CHECKING:
-    from orchestrator.results.leaderboard import Level, Row
+    from orchestrator.results.leaderboard import Level, RankedSetting
     from orchestrator.results.stats import Comparison
 
 Shape = dict[str, Any]
@@ -117,7 +117,7 @@ def submit_shape(
 
 def best_shape(
     objective: Objective,
-    rows: "Sequence[Row]",
+    rows: "Sequence[RankedSetting]",
     duel: "Comparison | None" = None,
     statistic: str = "mean",
 ) -> Shape:
@@ -176,7 +176,7 @@ def _span(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else list(interval)
 
 
-def _row_shape(row: "Row") -> Shape:
+def _row_shape(row: "RankedSetting") -> Shape:
     return {
         "rank": row.rank,
         "params": row.params,

@@ -18,9 +18,9 @@ from orchestrator.system.paths import Home
 from orchestrator.system.processes import boot_id
 from orchestrator.text import counts, duration, number, plural
 from orchestrator.views.now import (
-    Courses,
+    CurveCache,
     last_words,
-    read_course,
+    read_learning_curves,
     run_lines,
     updates_text,
 )
@@ -34,7 +34,7 @@ _STEPS = 10
 _RECOUNT_S = 2.0
 
 
-class Listener(Protocol):
+class WorkerView(Protocol):
     """Takes the worker's events, inside a `with`."""
 
     def __call__(self, event: Event) -> None:
@@ -45,7 +45,7 @@ class Listener(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def listener(home: Home, console: Console) -> Listener:
+def worker_view(home: Home, console: Console) -> WorkerView:
     """The live view in a terminal that can show it, else lines."""
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveView(home, console)
@@ -77,7 +77,7 @@ def _result_words(run: Run, now: Progress) -> list[str]:
     words = []
     if now.metrics.get("reward_mean") is not None:
         words.append(f"reward {number(now.metrics['reward_mean'])}")
-    em = read_course(run.folder).em_words()
+    em = read_learning_curves(run.folder).em_words()
     return [*words, f"em {em}"] if em else words
 
 
@@ -148,7 +148,7 @@ class LiveView:
         self._status = ""
         self._queue = Text()
         self._counted = -_RECOUNT_S
-        self._courses = Courses()
+        self._cache = CurveCache()
         # Drawn by a thread of its own, several times a second, so that the time left runs down.
         self._live = Live(
             console=console,
@@ -205,7 +205,7 @@ class LiveView:
         if rest is not None:
             rest = max(0.0, rest - (time.monotonic() - self._seen_at))
         note = last_words(self._home, run) if now.update is None else ""
-        return run_lines(run, now, self._courses.of(run), self._console.width, rest, note)
+        return run_lines(run, now, self._cache.of(run), self._console.width, rest, note)
 
 
 def _queue_line(home: Home) -> Text:

@@ -40,7 +40,7 @@ _DOT = " · "
 
 
 @dataclass(frozen=True)
-class Course:
+class LearningCurves:
     """The reward of a run, update by update, and its held-out exact match."""
 
     rewards: tuple[float, ...] = ()
@@ -59,30 +59,30 @@ class Course:
         return sparkline(self.rewards, width, min(self.rewards), max(self.rewards))
 
 
-class Courses:
-    """The courses of runs; a log is read again only when it has changed."""
+class CurveCache:
+    """The learning curves of runs; a log is read again only when it has changed."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[tuple[int, int], Course]] = {}
+        self._known: dict[Path, tuple[tuple[int, int], LearningCurves]] = {}
 
-    def of(self, run: Run) -> Course:
-        """The course of a run as its log tells it now."""
+    def of(self, run: Run) -> LearningCurves:
+        """The learning curves of a run as its log is now."""
         try:
             stat = os.stat(RunPaths(run.folder).log)
         except OSError:
-            return Course()
+            return LearningCurves()
         stamp = (stat.st_size, stat.st_mtime_ns)
         known = self._known.get(run.folder)
         if known is None or known[0] != stamp:
-            known = self._known[run.folder] = (stamp, read_course(run.folder))
+            known = self._known[run.folder] = (stamp, read_learning_curves(run.folder))
         return known[1]
 
 
-def read_course(folder: Path) -> Course:
-    """The course of the run in a folder, read anew."""
+def read_learning_curves(folder: Path) -> LearningCurves:
+    """The learning curves of the run in a folder, read anew."""
     curves = read_curves(folder, ("reward_mean", "em"))
     rewards, ems = ([value for _, value in curves[name]] for name in ("reward_mean", "em"))
-    return Course(tuple(rewards), tuple(ems))
+    return LearningCurves(tuple(rewards), tuple(ems))
 
 
 # --- the run that trains
@@ -105,7 +105,12 @@ def updates_text(now: Progress) -> str:
 
 
 def run_lines(
-    run: Run, now: Progress, course: Course, width: int, rest_s: float | None, note: str = ""
+    run: Run,
+    now: Progress,
+    curves: LearningCurves,
+    width: int,
+    rest_s: float | None,
+    note: str = "",
 ) -> list[Text]:
     """The run that trains: its name, a bar with the time left, its figures; `note` before that."""
     width = max(20, min(width, MOST_WIDTH))
@@ -120,7 +125,7 @@ def run_lines(
         lines.append(_bar_line(now.update / now.updates_total, room, after))
     else:
         lines.append(Text(f"{_INDENT}update{after}"))
-    return [*lines, *flow(_figures(now, course), width)]
+    return [*lines, *flow(_figures(now, curves), width)]
 
 
 def _head(run: Run) -> Text:
@@ -137,12 +142,12 @@ def _head(run: Run) -> Text:
     )
 
 
-def _figures(now: Progress, course: Course) -> list[Text]:
+def _figures(now: Progress, curves: LearningCurves) -> list[Text]:
     reward = Text(f"reward {number(now.metrics.get('reward_mean'))}")
-    if drawn := course.spark():
+    if drawn := curves.spark():
         reward.append(f" {drawn}", style="green")
     words = [reward]
-    if em := course.em_words() or _known("em", now, percent):
+    if em := curves.em_words() or _known("em", now, percent):
         words.append(Text(f"em {em}"))
     if speed := _known("tokens_per_s", now, lambda value: f"{value:,.0f} tokens/s"):
         words.append(Text(speed))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.results.leaderboard import Level, Row, differing_keys
+from orchestrator.results.leaderboard import Level, RankedSetting, differing_keys
 from orchestrator.results.training_log import read_curve
 from orchestrator.run import Objective, Run, RunState
 from orchestrator.text import (
@@ -28,7 +28,10 @@ _CURVE_WIDTH = 16
 
 
 def best_table(
-    rows: Sequence[Row], objective: Objective, wide: bool, keys: Sequence[str] | None = None
+    rows: Sequence[RankedSetting],
+    objective: Objective,
+    wide: bool,
+    keys: Sequence[str] | None = None,
 ) -> Table:
     """The ranking, with a column for each of the `keys`, by default for those that differ in it.
 
@@ -51,7 +54,7 @@ def best_table(
     return table
 
 
-def _interval(row: Row | Level, objective: Objective) -> str:
+def _interval(row: RankedSetting | Level, objective: Objective) -> str:
     if row.ci95 is None:
         return "n=1, no interval"
     low, high = (metric(objective.metric, value) for value in row.ci95)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from orchestrator.run import Run, Sweep, stamp
 from orchestrator.text import run_ids
-from orchestrator.views.now import Courses, flow, next_line, run_lines, whole_line
+from orchestrator.views.now import CurveCache, flow, next_line, run_lines, whole_line
 from orchestrator.views.overview import UNFINISHED, Overview
 from orchestrator.views.tables import best_line, runs_table, sweep_words
 
@@ -44,20 +44,20 @@ def status_picture(
     now: datetime,
     *,
     note: str = "",
-    courses: Courses | None = None,
-    curves: bool = False,
+    cache: CurveCache | None = None,
+    sparklines: bool = False,
     alone: bool = False,
 ) -> Group:
     """The lines and tables of a status, for a terminal of `width` columns.
 
-    `note` is what the trainer says before its first update; `courses` remembers logs that were
-    read before; with `curves` each run of a table gets its own; `alone` is a sweep that was
+    `note` is what the trainer says before its first update; `cache` remembers logs that were
+    read before; with `sparklines` each run of a table gets its own; `alone` is a sweep that was
     asked for by its name.
     """
-    found = courses or Courses()
+    found = cache or CurveCache()
     blocks = [_now(view, worker_pid, width, now, note, found)]
     for sweep in view.sweeps:
-        blocks.append(_sweep(sweep, view, width, found if curves else None, alone))
+        blocks.append(_sweep(sweep, view, width, found if sparklines else None, alone))
     # A group: printed one by one, lines that are to be cut would be folded.
     return Group(*_spaced(block for block in blocks if block))
 
@@ -75,7 +75,7 @@ def _now(
     width: int,
     now: datetime,
     note: str,
-    courses: Courses,
+    cache: CurveCache,
 ) -> list[RenderableType]:
     """Who works, on what, what comes then, and when it will be over."""
     lines: list[RenderableType] = []
@@ -88,9 +88,9 @@ def _now(
         lines.append(Text(words, style="yellow"))
     if view.running is not None:
         progress = view.progress[view.running.id]
-        course = courses.of(view.running)
+        curves = cache.of(view.running)
         rest = progress.left_s
-        lines += run_lines(view.running, progress, course, width, rest, note)
+        lines += run_lines(view.running, progress, curves, width, rest, note)
     if worker_pid is not None or view.running is not None:
         follows = next_line(view.next_runs, stamp(now))
         lines += [follows] if follows is not None else []
@@ -99,7 +99,7 @@ def _now(
 
 
 def _sweep(
-    sweep: Sweep, view: Overview, width: int, courses: Courses | None, alone: bool
+    sweep: Sweep, view: Overview, width: int, cache: CurveCache | None, alone: bool
 ) -> list[RenderableType]:
     """A sweep's line, the table of its runs, and why those that stand still do."""
     lines: list[RenderableType] = []
@@ -110,7 +110,7 @@ def _sweep(
     if len(shown) > TABLE_MOST:
         lines.append(Text(f"all {len(shown):,} runs stand below", style="dim"))
     elif shown:
-        draw = None if courses is None else lambda run: courses.of(run).spark(16)
+        draw = None if cache is None else lambda run: cache.of(run).spark(16)
         lines.append(runs_table(shown, view, width, draw))
     more = sum(sweep.counts.values()) - len(shown)
     if shown and more:

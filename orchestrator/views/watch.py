@@ -1,6 +1,6 @@
 """The status as it changes: redrawn in a terminal until a key, printed anew in a pipe.
 
-Opens the queue read-only for each look and touches nothing else: whatever happens here, the
+Opens the queue read-only each time and touches nothing else: whatever happens here, the
 training goes on.
 """
 
@@ -22,7 +22,7 @@ from orchestrator.errors import QueueError
 from orchestrator.queue.store import Store
 from orchestrator.run import Run
 from orchestrator.system.paths import Home
-from orchestrator.views.now import Courses, is_open, last_words
+from orchestrator.views.now import CurveCache, is_open, last_words
 from orchestrator.views.overview import Overview, ProgressReaders, gather
 from orchestrator.views.status import rows_for, status_picture
 from orchestrator.worker.serving import worker_alive
@@ -39,16 +39,16 @@ _LINES_OF_NOW = 9
 _LEAST_ROWS = 3
 
 
-class Looker:
-    """Looks at the queue again and again; remembers logs that it has read."""
+class StatusReader:
+    """Reads the queue again and again; remembers logs that it has read."""
 
     def __init__(self, home: Home, sweep: str | None) -> None:
         self._home = home
         self._sweep = sweep
-        self._courses = Courses()
+        self._cache = CurveCache()
         self._readers = ProgressReaders()
 
-    def look(self, lines: int | None) -> "Look":
+    def read(self, lines: int | None) -> "Snapshot":
         """The queue now, for a terminal of so many lines; QueueError, NothingAffected."""
         with Store.open(self._home.db, readonly=True) as store:
             sweeps = (
@@ -58,7 +58,7 @@ class Looker:
             )
             rows = rows_for(sweeps, _rows(lines, len(sweeps)))
             view = gather(store, sweeps, 0, rows, self._readers.of)
-        return Look(self._home, view, worker_alive(self._home), self._courses)
+        return Snapshot(self._home, view, worker_alive(self._home), self._cache)
 
 
 def _rows(lines: int | None, sweeps: int) -> int:
@@ -67,14 +67,14 @@ def _rows(lines: int | None, sweeps: int) -> int:
     return max(_LEAST_ROWS, lines - _LINES_OF_NOW - _LINES_OF_SWEEP * sweeps)
 
 
-class Look:
+class Snapshot:
     """The queue at one moment."""
 
-    def __init__(self, home: Home, view: Overview, pid: int | None, courses: Courses) -> None:
+    def __init__(self, home: Home, view: Overview, pid: int | None, cache: CurveCache) -> None:
         self._home = home
         self._view = view
         self._pid = pid
-        self._courses = courses
+        self._cache = cache
 
     @property
     def is_over(self) -> bool:
@@ -93,12 +93,12 @@ class Look:
             width,
             datetime.now(UTC),
             note=note,
-            courses=self._courses,
-            curves=True,
+            cache=self._cache,
+            sparklines=True,
         )
 
     def mark(self) -> Any:
-        """Differs from that of another look where a line of its own is worth it."""
+        """Differs from that of another snapshot where what changed is worth printing."""
         view = self._view
         counts = [(s.id, s.state, sorted(s.counts.items()), s.to_ask) for s in view.sweeps]
         return (self._pid, view.halted, counts, self._step(view.running))
@@ -132,9 +132,9 @@ class Page:
         yield Text(f"\n{_FOOTER}", style="dim", no_wrap=True)
 
 
-def watch_live(looker: Looker, console: Console, tick_s: float) -> None:
+def watch_live(reader: StatusReader, console: Console, tick_s: float) -> None:
     """Redraw until q, Ctrl-C or the end of the input; then leave the last picture behind."""
-    look = looker.look(console.height)
+    snapshot = reader.read(console.height)
     with (
         # Ctrl-C is one of the ways out.
         contextlib.suppress(KeyboardInterrupt),
@@ -142,13 +142,13 @@ def watch_live(looker: Looker, console: Console, tick_s: float) -> None:
         Live(console=console, screen=True, auto_refresh=False, transient=True) as live,
     ):
         while True:
-            live.update(Page(look.picture(console.width)), refresh=True)
+            live.update(Page(snapshot.picture(console.width)), refresh=True)
             if pressed(tick_s) in ("q", "Q", _CTRL_D):
                 break
             # A queue that is locked for a moment is looked at again.
             with contextlib.suppress(QueueError):
-                look = looker.look(console.height)
-    console.print(look.picture(console.width))
+                snapshot = reader.read(console.height)
+    console.print(snapshot.picture(console.width))
 
 
 @contextlib.contextmanager
@@ -183,16 +183,16 @@ def _no_key(wait_s: float) -> str:
 # --- in a pipe
 
 
-def watch_plain(looker: Looker, console: Console, tick_s: float) -> None:
+def watch_plain(reader: StatusReader, console: Console, tick_s: float) -> None:
     """Print the status each time that something has changed, until nothing is left to do."""
     last: Any = None
     while True:
-        look = looker.look(None)
-        if look.mark() != last:
-            last = look.mark()
+        snapshot = reader.read(None)
+        if snapshot.mark() != last:
+            last = snapshot.mark()
             console.print(f"--- {datetime.now().astimezone():%Y-%m-%d %H:%M:%S}")
-            console.print(look.picture(_PIPE_WIDTH))
+            console.print(snapshot.picture(_PIPE_WIDTH))
             console.file.flush()
-        if look.is_over:
+        if snapshot.is_over:
             return
         time.sleep(tick_s)

@@ -87,10 +87,10 @@ class Watcher:
         self._home = home
         self._failed: set[int] = set()
         self._worked = False
-        with self._look() as store:
+        with self._open_queue() as store:
             self._open = _open_sweeps(store)
 
-    def _look(self) -> Store:
+    def _open_queue(self) -> Store:
         return Store.open(self._home.db, readonly=True)
 
     def notices(self, event: "Event") -> list[Notice]:
@@ -98,7 +98,7 @@ class Watcher:
         if event.kind not in ("started", "adopted", "ended", "asked", "waiting", "empty"):
             return []
         self._worked |= event.kind in ("started", "adopted")
-        with self._look() as store:
+        with self._open_queue() as store:
             found = self._failure(store, event) + self._done(store)
             if event.run is None and event.kind in ("waiting", "empty"):
                 found += self._stopped(store)

@@ -12,7 +12,7 @@ from orchestrator import doctor
 from orchestrator.cli import main
 from orchestrator.doctor import (
     Finding,
-    Level,
+    Severity,
     device_finding,
     numbers,
     package_finding,
@@ -152,7 +152,7 @@ def test_versions_with_known_faults_are_told(name, version, level):
     """Metal errors could not be caught before mlx 0.32.1."""
     least = (0, 32)
     found = package_finding(name, version, least)
-    assert found.level == level
+    assert found.severity == level
     assert (f"pip install -U {name}" in found.advice) == (level != "ok")
 
 
@@ -165,7 +165,7 @@ def test_a_version_is_its_leading_numbers():
 
 def test_sqlite_with_the_wal_bug_is_told_and_is_no_obstacle():
     """The queue does without a write-ahead log there."""
-    assert sqlite_finding((3, 51, 3)) == Finding("sqlite", Level.OK, "3.51.3")
+    assert sqlite_finding((3, 51, 3)) == Finding("sqlite", Severity.OK, "3.51.3")
     assert "can lose data (repaired in 3.51.3)" in sqlite_finding((3, 50, 4)).text
 
 
@@ -186,7 +186,7 @@ def test_sqlite_with_the_wal_bug_is_told_and_is_no_obstacle():
 def test_the_device_is_told_with_what_it_means(told, system, level, text):
     """A Mac without Metal is a virtual machine."""
     found = device_finding(told, system)
-    assert (found.level, found.text) == (level, text)
+    assert (found.severity, found.text) == (level, text)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_the_device_is_told_with_what_it_means(told, system, level, text):
 def test_what_came_of_the_step_is_told(code, err, wall_s, level, text):
     """By exit code and result file, never by the log alone."""
     found = step_finding(code, err, wall_s)
-    assert found.level == level
+    assert found.severity == level
     assert found.text.startswith(text)
     assert bool(found.advice) == (level != "ok")
 

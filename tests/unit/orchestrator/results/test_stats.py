@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.results.stats import (
     best_so_far,
-    compare,
+    compare_settings,
     interval,
     iqm,
     mean,
@@ -171,7 +171,7 @@ def test_the_tests_are_those_of_scipy():
 )
 def test_a_verdict_and_the_probability_of_improvement(first, second, goal, probability, verdict):
     """Wins over all pairs, ties half, by hand; better only where chance is below 5%."""
-    found = compare(seeds(first), seeds(second), goal=goal)
+    found = compare_settings(seeds(first), seeds(second), goal=goal)
     assert found.probability == pytest.approx(probability)
     assert found.verdict == verdict
     assert (found.p is None) == (verdict == "n=1, no interval")
@@ -181,32 +181,32 @@ def test_three_equal_seeds_each_cannot_tell_two_settings_apart():
     """Without any spread only the permutations speak: 2 of 20 for three, 2 of 70 for four."""
     for n, p, verdict in ((2, 1 / 3, "not distinguishable"), (3, 0.1, "not distinguishable"),
                           (4, 2 / 70, "first")):  # fmt: skip
-        found = compare(seeds([0.5] * n), seeds([0.4] * n))
+        found = compare_settings(seeds([0.5] * n), seeds([0.4] * n))
         assert (found.p, found.verdict) == (pytest.approx(p), verdict)
-    assert compare(seeds([0.5] * 6), seeds([0.4] * 6), paired=True).p == 2 / 64
+    assert compare_settings(seeds([0.5] * 6), seeds([0.4] * 6), paired=True).p == 2 / 64
 
 
 def test_pairing_takes_out_what_a_seed_does_to_both():
     """A difference far below the spread over seeds, but the same in each."""
     second = [0.20, 0.50, 0.35, 0.61]
     first = [value + step for value, step in zip(second, [0.02, 0.03, 0.025, 0.021], strict=True)]
-    assert compare(seeds(first), seeds(second)).verdict == "not distinguishable"
-    paired = compare(seeds(first), seeds(second), paired=True)
+    assert compare_settings(seeds(first), seeds(second)).verdict == "not distinguishable"
+    paired = compare_settings(seeds(first), seeds(second), paired=True)
     assert (paired.verdict, paired.probability, paired.paired) == ("first", 1.0, True)
     assert paired.difference == pytest.approx(0.024)
 
 
 def test_pairing_uses_the_seeds_that_both_have():
     """The others have nothing to be compared with."""
-    found = compare({0: 0.5, 1: 0.7, 5: 9.9}, {1: 0.6, 0: 0.3, 2: -9.0}, paired=True)
+    found = compare_settings({0: 0.5, 1: 0.7, 5: 9.9}, {1: 0.6, 0: 0.3, 2: -9.0}, paired=True)
     assert found.difference == pytest.approx(0.15)
     with pytest.raises(ValueError, match="no seed in common"):
-        compare({0: 0.5}, {1: 0.5}, paired=True)
+        compare_settings({0: 0.5}, {1: 0.5}, paired=True)
 
 
 def test_the_interval_of_the_probability_holds_it():
     """By hand for two runs each: any resample has the first ahead or level."""
-    found = compare(seeds([0.4, 0.6]), seeds([0.4, 0.2]))
+    found = compare_settings(seeds([0.4, 0.6]), seeds([0.4, 0.2]))
     assert found.probability == 3.5 / 4
     assert found.probability_ci95 == pytest.approx((0.5, 1.0), abs=1e-6)
 
@@ -228,7 +228,7 @@ def test_equal_settings_are_told_apart_in_one_case_of_twenty():
 )
 def test_a_comparison_says_what_it_found(first, second, words):
     """In the words that the user reads."""
-    assert str(compare(seeds(first), seeds(second))).startswith(words)
+    assert str(compare_settings(seeds(first), seeds(second))).startswith(words)
 
 
 # --- over time
