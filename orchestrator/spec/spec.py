@@ -12,7 +12,7 @@ from typing import Any
 from grpo_core.config import FIELDS, did_you_mean, parse_toml
 from grpo_core.errors import ConfigError
 from orchestrator.errors import SpecError
-from orchestrator.names import MAX_NAME_BYTES, safe_name, sweep_name_fault
+from orchestrator.names import MAX_NAME_BYTES, cut, safe_name, sweep_name_fault
 from orchestrator.run import Limits, Objective, Retry, Search
 from orchestrator.space.constraints import Rule
 from orchestrator.space.expressions import Expression, parse
@@ -116,8 +116,8 @@ def _read_text(path: Path) -> str:
 
 
 def _name_from_file(path: Path) -> str:
-    name = safe_name(path.stem).lstrip(".-")[:MAX_NAME_BYTES] or "sweep"
-    return name if not sweep_name_fault(name) else f"sweep-{name}"
+    name = cut(safe_name(path.stem).lstrip(".-") or "sweep", MAX_NAME_BYTES)
+    return cut(f"sweep-{name}", MAX_NAME_BYTES) if sweep_name_fault(name) else name
 
 
 # --- the reader

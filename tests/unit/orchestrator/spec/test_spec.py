@@ -110,10 +110,25 @@ def test_keep_is_said_in_the_trainers_own_fields(folder, rule, means):
     assert read_spec(write(f'[keep]\ncheckpoints = "{rule}"\n')).fixed == means
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("my sweep.toml", "my-sweep"),
+        ("3-7.toml", "sweep-3-7"),
+        ("...toml", "sweep"),
+        # A file name can have 255 bytes, a sweep's name 150: 75 letters of two bytes.
+        (f"{'ä' * 100}.toml", "ä" * 75),
+    ],
+)
+def test_a_sweep_without_a_name_is_named_after_its_file(folder, file, name):
+    """As a name that can stand, whatever the file is called."""
+    spec = read_spec(write("[params]\nseed = [1, 2]\n", name=file))
+    assert (spec.name, spec.faults.lines()) == (name, ())
+
+
 def test_what_a_spec_leaves_out_has_the_documented_default(folder):
     """A spec may be as short as a single axis."""
-    spec = read_spec(write("[params]\nseed = [1, 2]\n", name="my sweep.toml"))
-    assert spec.name == "my-sweep"
+    spec = read_spec(write("[params]\nseed = [1, 2]\n"))
     assert spec.output == "outputs/{sweep}/{run}"
     assert (spec.seeds, spec.fixed, spec.explicit) == ((), {}, ())
     assert (spec.objective, spec.limits, spec.retry) == (Objective(), Limits(), Retry())
