@@ -154,10 +154,9 @@ def base_values(sweep: "Sweep", keys: Iterable[str]) -> dict[str, Any]:
     wanted = list(keys)
     if not wanted:
         return {}
-    from grpo_core.config import MLXGRPOConfig, parse_config, update_config_from_dict
+    from orchestrator.spec.base_config import resolved_base
 
-    values = parse_config(sweep.config_text, sweep.config_source)
-    config = update_config_from_dict(MLXGRPOConfig(), values, lambda line: None)
+    config = resolved_base(sweep)
     return {key: getattr(config, key) for key in wanted if hasattr(config, key)}
 
 

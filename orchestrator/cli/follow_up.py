@@ -139,16 +139,10 @@ def _checkpoint(run: "Run", update: int | None) -> tuple[int, Path]:
 
 def _trains_all(sweep: "Sweep", run: "Run", overrides: tuple[str, ...]) -> bool:
     """Whether the run's checkpoints are whole models; UsageError where the fork's are not."""
-    from grpo_core.config import (
-        MLXGRPOConfig,
-        apply_overrides,
-        parse_config,
-        update_config_from_dict,
-    )
+    from grpo_core.config import apply_overrides
+    from orchestrator.spec.base_config import resolved_base
 
-    values = parse_config(sweep.config_text, sweep.config_source)
-    config = update_config_from_dict(MLXGRPOConfig(), values, lambda line: None)
-    config = apply_overrides(config, run.set, strict=True)
+    config = apply_overrides(resolved_base(sweep), run.set, strict=True)
     whole = config.train_type == "full"
     changed = apply_overrides(config, overrides, strict=True)
     if (changed.train_type == "full") is not whole:

@@ -39,7 +39,7 @@ def forecast_of(store: "Store", plan: "Plan") -> "Forecast":
     """Time and disk of a plan, from the latest completed runs of the queue."""
     from orchestrator.plan.forecast import forecast
 
-    return forecast(plan.config_text, plan.runs, _past(store))
+    return forecast(plan, _past(store))
 
 
 def _past(store: "Store") -> "Iterator[tuple[Run, Sweep]]":

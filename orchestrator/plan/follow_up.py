@@ -11,14 +11,12 @@ from typing import Any
 
 from grpo_core.config import format_value
 from orchestrator.run import Objective, Run, Sweep
-from orchestrator.spec.base_config import Frozen
+from orchestrator.spec.base_config import FrozenBase
 from orchestrator.spec.spec import Spec, parse_spec
-
-Setting = Mapping[str, Any]
 
 
 def confirm_spec(
-    sweep: Sweep, settings: Sequence[Setting], seeds: Sequence[int], ranks: Sequence[int]
+    sweep: Sweep, settings: Sequence[Mapping[str, Any]], seeds: Sequence[int], ranks: Sequence[int]
 ) -> Spec:
     """The finalists of a sweep on fresh seeds, scored on rows that no selection has seen."""
     runs = [
@@ -28,7 +26,9 @@ def confirm_spec(
     return _spec(sweep, f"{sweep.name}-confirm", [f"seeds = {list(seeds)}"], sweep.objective, runs)
 
 
-def fork_spec(run: Run, sweep: Sweep, update: int, start: Setting, changed: Setting) -> Spec:
+def fork_spec(
+    run: Run, sweep: Sweep, update: int, start: Mapping[str, Any], changed: Mapping[str, Any]
+) -> Spec:
     """One run that starts from the checkpoint of another, with some values changed."""
     tags = [f"fork of run {run.id} at {update}"]
     values = {**run.overrides, "seed": run.seed, **start, **changed, "tags": tags}
@@ -41,11 +41,10 @@ def _spec(
 ) -> Spec:
     judged = {"metric": objective.metric, "goal": objective.goal, "reduce": objective.reduce}
     parts = [f"name = {_value(name)}", *top, "", *runs, _table("[objective]", judged)]
-    base = Frozen(sweep.config_source, sweep.config_text)
-    return parse_spec("\n".join(parts), Path(f"{name}.toml"), (), base)
+    return parse_spec("\n".join(parts), Path(f"{name}.toml"), (), FrozenBase.of(sweep))
 
 
-def _table(head: str, values: Setting) -> str:
+def _table(head: str, values: Mapping[str, Any]) -> str:
     lines = (f"{key} = {_value(value)}" for key, value in values.items())
     return "\n".join([head, *lines, ""])
 

@@ -2,17 +2,13 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from grpo_core.config import (
-    MLXGRPOConfig,
-    apply_overrides,
-    parse_config,
-    update_config_from_dict,
-)
+from grpo_core.config import MLXGRPOConfig, apply_overrides
 from grpo_core.errors import GRPOError
-from orchestrator.run import PlannedRun, Run, Sweep
+from orchestrator.run import Plan, Run, Sweep
+from orchestrator.spec.base_config import resolved_base
 from orchestrator.system.files import folder_bytes
 
 # Runs that share these take about as long; those that share the first of them write as much.
@@ -33,21 +29,19 @@ class Forecast:
     disk_bytes: int | None
 
 
-def forecast(
-    config_text: str, planned: Sequence[PlannedRun], past: Iterable[tuple[Run, Sweep]]
-) -> Forecast:
-    """What the planned runs will take, from the completed runs of the queue."""
+def forecast(plan: Plan, past: Iterable[tuple[Run, Sweep]]) -> Forecast:
+    """What the runs of a plan will take, from the completed runs of the queue."""
     times: dict[tuple[Any, ...], list[float]] = {}
     sizes: dict[tuple[Any, ...], int] = {}
     bases: dict[str, MLXGRPOConfig | None] = {}
     for run, sweep in past:
-        config = _resolved(sweep.config_text, run.set, bases)
+        config = _resolved(sweep, run.set, bases)
         if config is None or run.wall_s <= 0:
             continue
         times.setdefault(_key(config, _TIME_KEYS), []).append(run.wall_s)
         size = sizes.get(_key(config, (*_DISK_KEYS, *_KEEP_KEYS))) or folder_bytes(run.folder)
         sizes[_key(config, (*_DISK_KEYS, *_KEEP_KEYS))] = size
-    configs = [_resolved(config_text, run.set, bases) for run in planned]
+    configs = [_resolved(plan, run.set, bases) for run in plan.runs]
     seconds = [_mean(times, c and _key(c, _TIME_KEYS)) for c in configs]
     bytes_ = [c and sizes.get(_key(c, (*_DISK_KEYS, *_KEEP_KEYS))) for c in configs]
     return Forecast(
@@ -66,21 +60,15 @@ def _key(config: MLXGRPOConfig, names: Sequence[str]) -> tuple[Any, ...]:
 
 
 def _resolved(
-    text: str, items: Sequence[str], bases: dict[str, MLXGRPOConfig | None]
+    sweep: Sweep | Plan, items: Sequence[str], bases: dict[str, MLXGRPOConfig | None]
 ) -> MLXGRPOConfig | None:
     """A run's configuration; None where today's fields no longer hold it."""
     try:
-        if text not in bases:
-            base = update_config_from_dict(
-                MLXGRPOConfig(), parse_config(text, "the frozen base"), lambda line: None
-            )
-            bases[text] = base
-        known = bases[text]
+        if sweep.config_text not in bases:
+            bases[sweep.config_text] = None
+            bases[sweep.config_text] = resolved_base(sweep)
+        known = bases[sweep.config_text]
         # A copy: the overrides are set on what they are given.
-        return None if known is None else apply_overrides(_copy(known), items, strict=True)
+        return None if known is None else apply_overrides(replace(known), items, strict=True)
     except GRPOError:
         return None
-
-
-def _copy(config: MLXGRPOConfig) -> MLXGRPOConfig:
-    return MLXGRPOConfig(**vars(config))

@@ -16,7 +16,7 @@ from orchestrator.run import PlannedRun, Run, RunState, Sweep
 from orchestrator.search.importance import Importance, importance
 from orchestrator.search.tpe import load_optuna
 from orchestrator.search.trials import Trial
-from orchestrator.spec.base_config import Frozen
+from orchestrator.spec.base_config import FrozenBase
 from orchestrator.spec.document import Faults
 from orchestrator.spec.spec import Spec, parse_spec
 
@@ -28,9 +28,8 @@ def prepare() -> None:
 
 def spec_of(sweep: Sweep) -> Spec:
     """The spec of a sweep as it was submitted, over its frozen base; SpecError."""
-    told = sweep.submitted
-    frozen = Frozen(sweep.config_source, sweep.config_text)
-    spec = parse_spec(sweep.spec_text, Path(told.source), told.overrides, frozen)
+    path, overrides = Path(sweep.submitted.source), sweep.submitted.overrides
+    spec = parse_spec(sweep.spec_text, path, overrides, FrozenBase.of(sweep))
     if spec.faults.found:
         raise SpecError(*spec.faults.lines())
     return spec
@@ -48,8 +47,7 @@ def next_runs(sweep: Sweep, runs: Sequence[Run]) -> list[PlannedRun]:
     planned = list(planned_runs(spec, settings, names, sweep.name, faults, taken))
     if faults.found:
         raise SpecError(*faults.lines())
-    base = spec.base
-    return identified(planned, base.text, base.source, sweep.cwd, sweep.provenance)
+    return identified(planned, sweep, sweep.provenance)
 
 
 def trial(run: Run, spec: Spec) -> Trial:

@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grpo_core.config import MLXGRPOConfig, parse_config, update_config_from_dict
 from grpo_core.run.protocol import package_versions
 from orchestrator.run import Plan, PlannedRun, Run, Sweep
+from orchestrator.spec.base_config import resolved_base
 
 Provenance = Mapping[str, Any]
 
@@ -30,26 +30,26 @@ def with_provenance(plan: Plan, known: Provenance | None = None) -> Plan:
 
     `known` is a look that was taken before; files that are not in it are looked at now.
     """
-    base = _base(plan.config_text, plan.config_source)
+    base = vars(resolved_base(plan))
     inputs = {name for run in plan.runs for name in _inputs({**base, **run.overrides}, plan.cwd)}
     found = look(plan.cwd, inputs) if known is None else _widened(known, inputs, plan.cwd)
-    runs = identified(plan.runs, plan.config_text, plan.config_source, plan.cwd, found)
+    runs = identified(plan.runs, plan, found)
     return replace(plan, runs=tuple(runs), provenance=found)
 
 
 def identified(
-    runs: Iterable[PlannedRun], config_text: str, source: str, cwd: str, known: Provenance | None
+    runs: Iterable[PlannedRun], sweep: Sweep | Plan, known: Provenance | None
 ) -> list[PlannedRun]:
-    """The runs with their identities: two of one identity would train the same.
+    """The runs of a sweep with their identities: two of one identity would train the same.
 
     That is an equal configuration with equal local files, as `known` tells them; a file that is not
     among those is looked at now.
     """
-    base, files = _base(config_text, source), dict((known or {}).get("files", {}))
+    base, files = vars(resolved_base(sweep)), dict((known or {}).get("files", {}))
     found = []
     for run in runs:
-        names = _inputs({**base, **run.overrides}, cwd)
-        files |= {name: _file(name, cwd) for name in names if name not in files}
+        names = _inputs({**base, **run.overrides}, sweep.cwd)
+        files |= {name: _file(name, sweep.cwd) for name in names if name not in files}
         found.append(replace(run, identity=_identity(run.hash, names, files)))
     return found
 
@@ -57,16 +57,6 @@ def identified(
 def _widened(known: Provenance, names: Iterable[str], cwd: str) -> Provenance:
     new = {name: _file(name, cwd) for name in sorted(names) if name not in known["files"]}
     return {**known, "files": {**known["files"], **new}}
-
-
-def _base(text: str, source: str) -> dict[str, Any]:
-    base = MLXGRPOConfig()
-    update_config_from_dict(base, parse_config(text, source), _ignore)
-    return vars(base)
-
-
-def _ignore(_line: str) -> None:
-    """A config that is submitted has been checked before."""
 
 
 def _identity(config: str | None, names: Iterable[str], files: Mapping[str, Any]) -> str | None:
@@ -120,7 +110,7 @@ def changes(then: Provenance | None, cwd: str) -> list[str]:
 
 def reads_the_same(run: Run, sweep: Sweep) -> bool:
     """Whether the files that a run reads are as they were at the submit, as far as is known."""
-    base = _base(sweep.config_text, sweep.config_source)
+    base = vars(resolved_base(sweep))
     files = (sweep.provenance or {}).get("files", {})
     names = _inputs({**base, **run.overrides}, sweep.cwd)
     return all(files[name] == _file(name, sweep.cwd) for name in names if name in files)

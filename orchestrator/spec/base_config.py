@@ -1,4 +1,4 @@
-"""The base config of a sweep: found, read strictly, and kept word for word to be frozen."""
+"""The base config of a sweep: found, read strictly, and kept word for word with the sweep."""
 
 import difflib
 import os
@@ -16,6 +16,7 @@ from grpo_core.config import (
     update_config_from_dict,
 )
 from grpo_core.errors import ConfigError
+from orchestrator.run import Plan, Sweep
 from orchestrator.spec.document import Document
 
 
@@ -29,14 +30,33 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenBase:
     """A base config as a sweep keeps it: where it lay and what it said."""
 
     source: str
     text: str
 
+    @classmethod
+    def of(cls, sweep: Sweep | Plan) -> "FrozenBase":
+        """The base that a sweep was submitted with."""
+        return cls(sweep.config_source, sweep.config_text)
 
-def read_base(document: Document, folder: Path, frozen: Frozen | None = None) -> Base:
+
+def resolved_base(sweep: Sweep | Plan) -> MLXGRPOConfig:
+    """The config that the base of a sweep stands for, a new one at each call.
+
+    A field that is unknown today is left out: the sweep may be older. Raises ConfigError where the
+    text cannot be read.
+    """
+    values = parse_config(sweep.config_text, sweep.config_source)
+    return update_config_from_dict(MLXGRPOConfig(), values, _ignore)
+
+
+def _ignore(_line: str) -> None:
+    """What the submit has warned of."""
+
+
+def read_base(document: Document, folder: Path, frozen: FrozenBase | None = None) -> Base:
     """The base that a spec in `folder` names, else MLX_GRPO_CONFIG, else configs/default.toml.
 
     With a base that was frozen before no file is looked at.

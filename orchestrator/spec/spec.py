@@ -17,7 +17,7 @@ from orchestrator.run import Limits, Objective, Retry, Search
 from orchestrator.space.constraints import Rule
 from orchestrator.space.expressions import Expression, parse
 from orchestrator.space.space import Parameter, axis, zipped
-from orchestrator.spec.base_config import Base, Frozen, nearest_file, read_base
+from orchestrator.spec.base_config import Base, FrozenBase, nearest_file, read_base
 from orchestrator.spec.document import MISSING, Document, Faults
 from orchestrator.spec.fields import SEED_IN_EXPRESSION, TABLES, TOP_KEYS, FieldValues
 from orchestrator.spec.positions import KeyPath, find_positions, key_text
@@ -87,7 +87,7 @@ def read_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
 
 
 def parse_spec(
-    text: str, path: Path, overrides: Sequence[str] = (), frozen: Frozen | None = None
+    text: str, path: Path, overrides: Sequence[str] = (), frozen: FrozenBase | None = None
 ) -> Spec:
     """As `read_spec` for a text that lay at `path`, over a base that was frozen before."""
     source = str(path)
@@ -133,7 +133,7 @@ class _Reader:
         self.values = FieldValues(document.faults)
         self._fault = document.faults.add
 
-    def spec(self, overrides: Sequence[str], frozen: Frozen | None = None) -> Spec:
+    def spec(self, overrides: Sequence[str], frozen: FrozenBase | None = None) -> Spec:
         """Everything that the document says."""
         document = self.document
         document.refuse_huge_numbers()

@@ -86,7 +86,7 @@ def test_time_and_disk_are_told_by_past_runs_of_the_same_shape(say):
         (kept,) = store.queries.sweeps()
         past = [(run, kept) for run in store.queries.runs(kept.id)]
         plan = expand(read_spec(Path(write(text)))).plan("x", "/")
-    found = forecast(plan.config_text, plan.runs, past)
+    found = forecast(plan, past)
     assert (found.time_s, found.disk_bytes) == (3600.0, 2 * len(log_bytes(past[0][0])))
 
 
