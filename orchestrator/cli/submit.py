@@ -172,13 +172,15 @@ def queue(
 
     folder = cwd or os.getcwd()
     wanted = name or expansion.spec.name
-    # Files are read before the transaction: they may be large.
-    found = with_provenance(expansion.plan(wanted, folder)).provenance
+    # Files are read and runs are named before the transaction: both take time.
+    first = with_provenance(expansion.plan(wanted, folder))
 
     def make(name: str) -> "Plan":
-        plan = expansion.plan(name, folder)
+        plan = first
+        if name != first.name:  # In use: the folders of its runs are others.
+            plan = with_provenance(expansion.plan(name, folder), first.provenance)
         refuse_taken_folders(plan, expansion.spec.source, again)
-        return replace(with_provenance(plan, found), frozen=frozen)
+        return replace(plan, frozen=frozen)
 
     sweep = store.submissions.add_sweep(wanted, make, priority=priority, after=after, again=again)
     return sweep, store.queries.runs(sweep.id)

@@ -19,7 +19,7 @@ from grpo_core.errors import ConfigError
 from orchestrator.errors import SpecError
 from orchestrator.plan.draw import Sampler, trial_of
 from orchestrator.plan.runs import Setting, check_templates, planned_runs, setting_config
-from orchestrator.run import Plan, Submitted
+from orchestrator.run import Plan, PlannedRun, Submitted
 from orchestrator.space.constraints import Rule, Rules
 from orchestrator.spec.document import Faults
 from orchestrator.spec.positions import KeyPath
@@ -33,8 +33,9 @@ MAX_COMBINATIONS = 100_000
 
 @dataclass(frozen=True)
 class Expansion:
-    """The settings of a sweep; `merged` counts the equal ones of which one was kept.
+    """The settings of a sweep, and its runs under the name that the spec gives it.
 
+    `merged` counts the equal settings of which one was kept.
     `dropped` counts for each rule, as `exclude[0]: TEXT`, the settings that it refused.
     `differing` are the keys whose values are not the same in all runs, `seed` among them.
     `to_ask` counts the settings that are chosen while the sweep runs; `shortfall` says why there
@@ -43,6 +44,7 @@ class Expansion:
 
     spec: Spec
     settings: tuple[Setting, ...]
+    runs: tuple[PlannedRun, ...]
     merged: int
     dropped: dict[str, int]
     differing: tuple[str, ...]
@@ -56,10 +58,8 @@ class Expansion:
         Raises SpecError where the names of runs or folders clash.
         """
         spec = self.spec
-        faults = Faults(spec.source, spec.faults.positions)
-        runs = tuple(planned_runs(spec, self.settings, self.differing, name, faults))
-        if faults.found:
-            raise SpecError(*faults.lines())
+        own = name == spec.name
+        runs = self.runs if own else _runs(spec, self.settings, self.differing, name)
         return Plan(
             name=name,
             config_text=spec.base.text,
@@ -100,18 +100,29 @@ def expand(spec: Spec) -> Expansion:
     _check_settings(spec, base, found.settings, faults)
     if faults.found:
         raise SpecError(*faults.lines())
-    expansion = Expansion(
+    differing = differing_names(spec, found.settings)
+    return Expansion(
         spec,
         found.settings,
+        # Clashes of names are faults of the spec too.
+        _runs(spec, found.settings, differing, spec.name),
         found.merged,
         found.dropped,
-        differing_names(spec, found.settings),
+        differing,
         found.to_ask,
         found.shortfall,
         size if size > (spec.search.runs or size) + len(spec.explicit) else None,
     )
-    expansion.plan(spec.name, cwd="")  # Clashes of names are faults of the spec too.
-    return expansion
+
+
+def _runs(
+    spec: Spec, settings: Sequence[Setting], differing: Sequence[str], name: str
+) -> tuple[PlannedRun, ...]:
+    faults = Faults(spec.source, spec.faults.positions)
+    runs = tuple(planned_runs(spec, settings, differing, name, faults))
+    if faults.found:
+        raise SpecError(*faults.lines())
+    return runs
 
 
 def _too_many(size: int) -> str:

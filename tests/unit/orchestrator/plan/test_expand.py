@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from grpo_core.config import MLXGRPOConfig, apply_overrides, config_hash, format_override
 from orchestrator.errors import SpecError
 from orchestrator.names import name_fault
+from orchestrator.plan import expand as expand_module
 from orchestrator.plan.expand import MAX_RUNS, expand
 from orchestrator.spec.spec import read_spec
 from tests.expansion_kit import BASE, SEARCH, expansion, runs
@@ -264,3 +265,22 @@ def test_a_million_combinations_are_refused_with_their_size_unless_runs_caps_the
     assert [s.overrides["kl_coeff"] for s in capped.settings] == [0.005, 0.01, 0.015]
     assert capped.size == 1_000_000
     assert len(expansion(axes + '[search]\nmethod = "sobol"\nruns = 50\n').settings) == 50
+
+
+def test_the_runs_are_named_once_unless_the_sweep_gets_another_name(folder, monkeypatch):
+    """Naming ten thousand runs takes seconds, and the last time would be in a transaction."""
+    named = []
+    real = expand_module.planned_runs
+
+    def spy(spec, settings, differing, sweep, faults):
+        named.append(sweep)
+        return real(spec, settings, differing, sweep, faults)
+
+    monkeypatch.setattr(expand_module, "planned_runs", spy)
+    found = expansion("[params]\nlearning_rate = [1e-5, 1e-4]\n")
+    assert found.plan("s", "/a").runs == found.plan("s", "/b").runs
+    assert [run.output_dir for run in found.plan("s-2", "/a").runs] == [
+        "outputs/s-2/lr1e-5",
+        "outputs/s-2/lr1e-4",
+    ]
+    assert named == ["s", "s-2"]
