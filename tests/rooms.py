@@ -22,7 +22,7 @@ ORDER = {
     ),
     "grpo_core": (
         *("__main__", "dry_run", "trainer", "update", "evaluate", "rollout", "model", "rewards"),
-        *("data", "run", "config", "errors"),
+        *("data", "run", "config", "blas", "errors"),
     ),
 }
 
