@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from grpo_core import __version__
+from grpo_core.blas.library import find as find_blas
+from grpo_core.blas.threads import most_threads
 from grpo_core.config import (
     DEFAULT_CONFIG,
     ENV_CONFIG,
@@ -62,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _explain_values(args.config, args.set, cfg)
         for line in advice(cfg):
             _say(f"[note] {line}")
+        # What is wrong in the environment is reported before a folder is claimed.
+        find_blas()
+        most_threads()
         if args.dry_run or cfg.dry_run:
             _dry_run(cfg, args.strict)
         else:
@@ -119,7 +124,7 @@ def _train(
         # Late, as it takes mlx, transformers and datasets along.
         from grpo_core.trainer import train
 
-        train(folder, stop, wait, data)
+        train(folder, stop, strict, wait, data)
 
 
 def _completed_words(folder: RunFolder) -> str:

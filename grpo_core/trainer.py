@@ -12,10 +12,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
+from grpo_core.blas.library import find as find_blas
+from grpo_core.blas.session import current as current_blas
+from grpo_core.blas.session import install, use_threads
 from grpo_core.config import MLXGRPOConfig, config_hash
 from grpo_core.data.prompts import Prompt
 from grpo_core.data.splits import Data, load_data
-from grpo_core.errors import DataError, Diverged, ExitCode, GRPOError, Interrupted, ModelError
+from grpo_core.errors import (
+    ConfigError,
+    DataError,
+    Diverged,
+    ExitCode,
+    GRPOError,
+    Interrupted,
+    ModelError,
+)
 from grpo_core.evaluate import Evaluation, evaluate, truncation_warning
 from grpo_core.model.device import apply_limits, peak_bytes, reset_peak
 from grpo_core.model.policy import Policy, load_policy, load_tokenizer_of
@@ -36,6 +47,9 @@ from grpo_core.update.memory_plan import MemoryPlan, plan_memory
 from grpo_core.update.rollout_batch import Experience, from_json, gain_experience, to_json
 from grpo_core.update.schedule import Position, crossed, learning_rate, make_schedule
 
+# Among the versions that a checkpoint records.
+BLAS = "blas"
+
 # Counters, not figures: they say where the run is, not how it does.
 _COUNTERS = frozenset({"update", "batch_step", "updates_total"})
 
@@ -48,21 +62,28 @@ def prepare(cfg: MLXGRPOConfig) -> Data:
     return load_data(cfg, load_tokenizer_of(cfg))
 
 
-def train(folder: RunFolder, stop: StopFlag, wait: bool = True, data: Data | None = None) -> None:
+def train(
+    folder: RunFolder,
+    stop: StopFlag,
+    strict: bool = False,
+    wait: bool = True,
+    data: Data | None = None,
+) -> None:
     """Train in a claimed folder, going on where it stopped; result.json tells how it ended.
 
-    `data` is that of a standby.
+    `strict` refuses to go on where bits would differ. `data` is that of a standby.
     Raises an error of our tree for every end but the good one. Anything else is a bug.
     """
     cfg, state, console = folder.cfg, RunState(), Console(folder.cfg)
     watch = Stopwatch(state)
     with _verdict(folder, state, watch, console), ExitStack() as stack:
+        install(find_blas())
         with stop.at_once():
             found = checkpoint.newest(folder.path, console.line)
             with console.busy("loading the data", cfg.dataset):
                 rewards = stack.enter_context(load_rewards(cfg))
                 data = data or prepare(cfg)
-        _adopt(found, state, data, console)
+        _adopt(found, state, data, console, strict)
         watch.lap()
         stack.enter_context(gpu_lock(f"{cfg.run_name} in {cfg.output_dir}", stop.wait, wait))
         watch.skip()
@@ -70,6 +91,7 @@ def train(folder: RunFolder, stop: StopFlag, wait: bool = True, data: Data | Non
             apply_limits(cfg)
             with console.busy(f"loading {cfg.model_name}", cfg.model_name):
                 policy = load_policy(cfg)
+        state.threads = use_threads(state.threads, policy.parameter_count, console.line)
         # What is loaded stays to the end: the collector need not walk through it again and again.
         gc.freeze()
         gc.enable()
@@ -97,8 +119,14 @@ class Stopwatch:
         self._last = time.monotonic()
 
 
-def _adopt(found: Checkpoint | None, state: RunState, data: Data, console: Console) -> None:
-    """Take over a checkpoint's state; DataError if it was trained on other rows."""
+def _adopt(
+    found: Checkpoint | None, state: RunState, data: Data, console: Console, strict: bool
+) -> None:
+    """Take over a checkpoint's state; DataError if it was trained on other rows.
+
+    ConfigError if strict, and by another BLAS: the run would end with other bits.
+    """
+    now = _versions()
     for note in data.notes:
         console.line(f"[data] {note}")
     if found is not None:
@@ -107,11 +135,30 @@ def _adopt(found: Checkpoint | None, state: RunState, data: Data, console: Conso
                 f"{found.path}: trained on other rows than the data set has now; put them back, "
                 "or choose another output_dir"
             )
-        console.resumed(found.path, found.state, versions())
+        if strict:
+            _must_be_same_blas(found, now)
+        console.resumed(found.path, found.state, now)
         for name in RunState.__slots__:
             setattr(state, name, getattr(found.state, name))
     state.fingerprint = data.fingerprint
-    state.versions = versions()
+    state.versions = now
+
+
+def _versions() -> dict[str, str]:
+    """Of packages, and of what multiplies matrices on the CPU."""
+    blas = current_blas().version
+    return versions() | ({BLAS: blas} if blas else {})
+
+
+def _must_be_same_blas(found: Checkpoint, now: dict[str, str]) -> None:
+    before = found.state.versions.get(BLAS)
+    if before is None or BLAS not in now or now[BLAS] == before:
+        return
+    raise ConfigError(
+        f"{found.path}: trained with {before}, and now it would be {now[BLAS]}, which gives other "
+        "bits; install that version again (on another processor OPENBLAS_CORETYPE may choose the "
+        "kernels, GRPO_BLAS the library), go on without --strict, or choose another output_dir"
+    )
 
 
 @contextmanager
@@ -153,6 +200,8 @@ def _result(folder: RunFolder, state: RunState, error: Exception | None) -> Resu
         wall_s=state.wall_s,
         peak_bytes=state.peak_bytes,
         config_hash=config_hash(folder.cfg),
+        blas=current_blas().version,
+        threads=state.threads,
     )
 
 

@@ -71,6 +71,12 @@ class Policy:
     initial: Params | None  # the first weights; train_type full with kl_coeff > 0
     can_mix_lengths: bool = True  # prompts of several lengths in one batch of decoding
 
+    @property
+    def parameter_count(self) -> int:
+        """Numbers in the model's arrays; those of a quantised weight are packed into fewer."""
+        arrays: dict[str, mx.array] = dict(tree_flatten(self.model.parameters()))
+        return sum(array.size for array in arrays.values())
+
     def trainable(self) -> Params:
         """What is trained, by flat name, in the model's own dtype."""
         return dict(tree_flatten(self.model.trainable_parameters()))

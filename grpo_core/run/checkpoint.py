@@ -45,6 +45,8 @@ class RunState:
     fingerprint: str = ""
     """SHA-256 of the data's rows."""
     versions: dict[str, str] = field(default_factory=dict)
+    threads: int = 0
+    """That multiply matrices; 0 where the run does not choose them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,9 @@ class Result:
     wall_s: float
     peak_bytes: int
     config_hash: str
+    blas: str
+    """What multiplied matrices on a CPU; empty where the run never came to that, and elsewhere."""
+    threads: int
 
     def write(self, folder: Path) -> None:
         """The last file of a run, atomically."""
