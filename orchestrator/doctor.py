@@ -60,6 +60,7 @@ def examine(home: Home, folder: Path) -> Iterator[Finding]:
         lambda: _disk(home, folder),
         lambda: _queue(home),
         _device,
+        _blas,
         _step,
     )
     for check in checks:
@@ -223,6 +224,33 @@ def device_finding(told: dict[str, Any], system: str) -> Finding:
         advice = "train on the Mac itself: virtual machines have no Metal"
         return Finding("device", Severity.WARN, f"CPU{name}: no Metal here", advice)
     return Finding("device", Severity.OK, f"CPU{name}: right for trying out, slow for real models")
+
+
+# The reference BLAS in MLX's wheel for Linux does 1 to 5 where a good one does 80 to 150.
+_SLOW_GFLOPS = 15.0
+
+
+def _blas() -> Iterator[Finding]:
+    code, out, err = _child([sys.executable, "-P", "-m", "grpo_core.blas.measure"], _ASK_S)
+    if code == 0:
+        yield from blas_finding(json.loads(out.splitlines()[-1]))
+    else:
+        yield Finding("matrix products", Severity.FAIL, f"not measured: {_last_line(err)}")
+
+
+def blas_finding(told: dict[str, Any]) -> Iterator[Finding]:
+    """How fast the CPU multiplies; nothing where a GPU does, or macOS, whose own is good."""
+    if not told["blas"]:
+        return
+    text = f"{told['gflops']:.0f} GFLOP/s in fp32 with one thread by {told['blas']}"
+    if not told["why_own"] or told["gflops"] >= _SLOW_GFLOPS:
+        yield Finding("matrix products", Severity.OK, text)
+    elif os.environ.get("GRPO_BLAS"):
+        advice = "unset GRPO_BLAS: training chooses a faster one by itself"
+        yield Finding("matrix products", Severity.WARN, text, advice)
+    else:
+        advice = "install a faster one with: pip install -U scipy-openblas32"
+        yield Finding("matrix products", Severity.WARN, f"{text} ({told['why_own']})", advice)
 
 
 # A whole run of the embedded model, as short as one can be: load, roll out, one update, save.

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 
 import pytest
 
@@ -13,6 +14,7 @@ from orchestrator.cli import main
 from orchestrator.doctor import (
     Finding,
     Severity,
+    blas_finding,
     device_finding,
     numbers,
     package_finding,
@@ -24,7 +26,10 @@ from tests.sweep_kit import add_sweep, planned_run
 
 CHECKS = [
     *("python", "mlx", "mlx-lm", "transformers", "datasets", "sqlite", "memory", "disk"),
-    *("disk of the queue", "queue", "device", "training step"),
+    *("disk of the queue", "queue", "device"),
+    # Where a GPU multiplies, or Accelerate, there is nothing to choose.
+    *(("matrix products",) if sys.platform == "linux" else ()),
+    "training step",
 ]
 
 
@@ -44,6 +49,7 @@ def test_this_machine_is_fit_and_trains_a_step(capfd):
 def no_children(monkeypatch):
     """Checks that start a trainer are left out: they have a test of their own."""
     monkeypatch.setattr(doctor, "_device", lambda: iter(()))
+    monkeypatch.setattr(doctor, "_blas", lambda: iter(()))
     monkeypatch.setattr(doctor, "_step", lambda: iter(()))
 
 
@@ -187,6 +193,55 @@ def test_the_device_is_told_with_what_it_means(told, system, level, text):
     """A Mac without Metal is a virtual machine."""
     found = device_finding(told, system)
     assert (found.severity, found.text) == (level, text)
+
+
+OPENBLAS = "OpenBLAS 0.3.34 Haswell"
+OWN = {"blas": "MLX's own", "gflops": 4.4}
+
+
+@pytest.mark.parametrize(
+    ("told", "asked", "level", "text", "advice"),
+    [
+        (
+            {"blas": OPENBLAS, "gflops": 133.2, "why_own": ""},
+            "", "ok", f"133 GFLOP/s in fp32 with one thread by {OPENBLAS}", "",
+        ),
+        # A small processor with a good library: nothing to mend.
+        (
+            {"blas": OPENBLAS, "gflops": 6.1, "why_own": ""},
+            "", "ok", f"6 GFLOP/s in fp32 with one thread by {OPENBLAS}", "",
+        ),
+        (
+            {**OWN, "why_own": "no other library found"},
+            "", "warn",
+            "4 GFLOP/s in fp32 with one thread by MLX's own (no other library found)",
+            "install a faster one with: pip install -U scipy-openblas32",
+        ),
+        (
+            {**OWN, "why_own": "GRPO_BLAS=reference"},
+            "reference", "warn", "4 GFLOP/s in fp32 with one thread by MLX's own",
+            "unset GRPO_BLAS: training chooses a faster one by itself",
+        ),
+    ],
+)  # fmt: skip
+def test_how_fast_the_cpu_multiplies_is_told(monkeypatch, told, asked, level, text, advice):
+    """With what to do where MLX's own library is slow."""
+    monkeypatch.setenv("GRPO_BLAS", asked)
+    assert list(blas_finding(told)) == [Finding("matrix products", Severity(level), text, advice)]
+
+
+def test_nothing_is_told_where_a_gpu_multiplies():
+    """Nor on macOS."""
+    assert list(blas_finding({"blas": "", "gflops": None, "why_own": ""})) == []
+
+
+def test_a_wrong_setting_of_the_library_is_a_failure(capfd, monkeypatch):
+    """With the message that a run would give."""
+    monkeypatch.setenv("GRPO_BLAS", "/nowhere/libblas.so")
+    monkeypatch.setattr(doctor, "_step", lambda: iter(()))
+    code, products = finding(capfd, "matrix products")
+    assert (code, products["level"]) == (1, "fail")
+    assert "GRPO_BLAS = '/nowhere/libblas.so': there is no such file" in products["text"]
 
 
 @pytest.mark.parametrize(
