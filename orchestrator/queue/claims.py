@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.queue.connection import Connection
+from orchestrator.queue.duplicates import Duplicates
 from orchestrator.queue.history import History
 from orchestrator.queue.holds import Holds
 from orchestrator.queue.next_state import BACKOFF_MOST_S, Next, decide
 from orchestrator.queue.queries import HALTED, HELD, Queries
 from orchestrator.queue.rows import dump
-from orchestrator.queue.submitting import Submissions
 from orchestrator.run import (
     END_STATES,
     Attempt,
@@ -63,13 +63,13 @@ class Claims:
         queries: Queries,
         history: History,
         holds: Holds,
-        submissions: Submissions,
+        duplicates: Duplicates,
     ) -> None:
         self._db = db
         self._queries = queries
         self._history = history
         self._holds = holds
-        self._submissions = submissions
+        self._duplicates = duplicates
 
     def claim(
         self, host: str, boot_id: str, before: Callable[[Run], Before]
@@ -163,13 +163,13 @@ class Claims:
             sweep = self._queries.sweep_of(run)
             then = decide(run, sweep.retry, outcome, newer_checkpoint, self._history.now())
             self._leave_running(run, outcome, then, progress, wall_s, value)
-            self._submissions.value_shown("same_as = ?", run.id)
             self._count_failures(sweep, run, outcome, then)
             if then.halt:
                 self._holds.halt(then.halt, attempt.boot_id)
             self._history.add(str(then.state), then.reason or outcome.reason, run.sweep_id, run.id)
             crashpoint("store.finishing")
         crashpoint("store.finished")
+        self._duplicates.read_values(owner_id=attempt.run_id)
         return self._queries.run(attempt.run_id)
 
     def _close_attempt(self, attempt: Attempt, outcome: Outcome, wall_s: float) -> bool:

@@ -15,6 +15,7 @@ from orchestrator.queue import schema
 from orchestrator.queue.claims import Claims
 from orchestrator.queue.connection import TIMEOUT_S, Connection, connect, connect_memory
 from orchestrator.queue.control import Control
+from orchestrator.queue.duplicates import Duplicates
 from orchestrator.queue.history import History
 from orchestrator.queue.holds import Holds
 from orchestrator.queue.queries import Queries
@@ -26,8 +27,9 @@ from orchestrator.system import paths
 class Store:
     """An open queue; use it as a context manager.
 
-    `queries` and `status` read. `submissions` adds sweeps and runs, `control` does what users ask
-    for, `holds` makes sweeps wait, `claims` is the worker's; `history` is what happened.
+    `queries` and `status` read. `submissions` adds sweeps and runs, `duplicates` shares results,
+    `control` does what users ask for, `holds` makes sweeps wait, `claims` is the worker's, and
+    `history` is what happened.
     """
 
     def __init__(self, db: Connection, now: Callable[[], datetime] | None = None) -> None:
@@ -38,8 +40,9 @@ class Store:
         self.status = StatusQueries(db, self.queries, now)
         self.holds = Holds(db, self.history)
         self.control = Control(db, self.queries, self.history, self.holds)
-        self.submissions = Submissions(db, self.queries, self.history)
-        self.claims = Claims(db, self.queries, self.history, self.holds, self.submissions)
+        self.duplicates = Duplicates(db, self.queries)
+        self.submissions = Submissions(db, self.queries, self.history, self.duplicates)
+        self.claims = Claims(db, self.queries, self.history, self.holds, self.duplicates)
 
     @classmethod
     def open(

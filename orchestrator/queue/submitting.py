@@ -1,24 +1,22 @@
-"""How runs come into the queue: a sweep as submitted, what a search asks for, what is added later.
+"""How runs come into the queue: a sweep as submitted, what a search suggests, what is added later.
 
-A setting that was trained before, or waits in another sweep, is not trained twice: its row says
-`same_as`. Triggers in `schema.py` settle those rows when their owner ends.
+A setting that was trained before, or waits in another sweep, is not trained twice: see
+`duplicates.py`.
 """
 
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.names import folded, free_name
-from orchestrator.queue import schema
-from orchestrator.queue.connection import Connection, Row
+from orchestrator.queue.connection import Connection
+from orchestrator.queue.duplicates import Duplicates, is_shared
 from orchestrator.queue.history import History
 from orchestrator.queue.queries import Queries
 from orchestrator.queue.rows import dump
-from orchestrator.results.objective import read_value
 from orchestrator.run import (
     Extension,
     Plan,
@@ -26,17 +24,19 @@ from orchestrator.run import (
     Run,
     Sweep,
 )
-from orchestrator.system import paths
 from orchestrator.system.crashpoints import crashpoint
 
 
 class Submissions:
     """Adds sweeps and runs, all of a submit or nothing."""
 
-    def __init__(self, db: Connection, queries: Queries, history: History) -> None:
+    def __init__(
+        self, db: Connection, queries: Queries, history: History, duplicates: Duplicates
+    ) -> None:
         self._db = db
         self._queries = queries
         self._history = history
+        self._duplicates = duplicates
 
     def add_sweep(
         self,
@@ -59,6 +59,7 @@ class Submissions:
             self._insert_runs(sweep_id, plan.runs, plan.cwd, priority, again=again)
             self._history.add("submitted", f"{len(plan.runs)} runs", sweep_id)
             crashpoint("store.adding")
+        self._duplicates.read_values(sweep_id=sweep_id)
         return self._queries.sweep_by_id(sweep_id)
 
     def _free_name(self, name: str) -> str:
@@ -98,11 +99,11 @@ class Submissions:
     ) -> None:
         """Queue runs, the first of them at the position `first` of its sweep."""
         created = self._history.stamp()
-        owners = {} if again else self._owners(runs)
+        owners = {} if again else self._duplicates.owners(runs)
         rows, seen = [], set[str]()
         for position, run in enumerate(runs, start=first):
             owner = owners.get(run.identity)
-            shares = owner is not None and _is_shared(owner, sweep_id)
+            shares = owner is not None and is_shared(owner, sweep_id)
             same_as = owner["id"] if owner is not None and shares else None
             # Of one setting the database takes one owner; what else is trained, is so again.
             other = not shares and (owner is not None or run.identity in seen)
@@ -116,55 +117,11 @@ class Submissions:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 iter(rows),
             )
-            self._share_done(sweep_id)
+            self._duplicates.share_results(sweep_id)
         except sqlite3.IntegrityError as e:
             if "runs.folder" not in str(e):
                 raise
             raise UsageError(self._shared_folder(sweep_id, runs, cwd)) from None
-
-    def _owners(self, runs: Sequence[PlannedRun]) -> dict[str | None, Row]:
-        """Who is trained, or was, for settings that these runs have too, by identity."""
-        found: dict[str | None, Row] = {}
-        sql = f"SELECT id, sweep_id, state, folder FROM runs WHERE identity = ? AND {schema.OWNER}"
-        for run in runs:
-            if run.identity and (rows := self._db.read(sql, (run.identity,))):
-                found[run.identity] = rows[0]
-        return found
-
-    def _share_done(self, sweep_id: int) -> None:
-        """Runs of the sweep that were trained before are completed, and show what came of it.
-
-        Those that are trained elsewhere say for whom they wait.
-        """
-        self._db.execute(
-            f"""
-            UPDATE runs SET state = 'completed', output_dir = o.folder, folder = o.folder,
-                "update" = o."update", updates_total = o.updates_total, metrics = o.metrics,
-                value = CASE WHEN {schema.same_objective("o")} THEN o.value END,
-                reason = 'the same setting as run ' || o.id, started = o.started, ended = o.ended,
-                exit_code = o.exit_code
-            FROM runs o WHERE o.id = runs.same_as AND o.state = 'completed'
-                AND runs.sweep_id = ? AND runs.state = 'queued'
-            """,
-            (sweep_id,),
-        )
-        self._db.execute(
-            "UPDATE runs SET reason = 'waits for run ' || same_as || ', which is the same setting'"
-            " WHERE sweep_id = ? AND same_as IS NOT NULL AND state = 'queued'",
-            (sweep_id,),
-        )
-        self.value_shown("sweep_id = ?", sweep_id)
-
-    def value_shown(self, where: str, of: int) -> None:
-        """Rank what shows another run's result by its own sweep's objective, which may differ."""
-        rows = self._db.read(
-            "SELECT id FROM runs WHERE same_as IS NOT NULL AND state = 'completed'"
-            f" AND value IS NULL AND {where}",
-            (of,),
-        )
-        for run in [self._queries.run(row[0]) for row in rows]:
-            value = read_value(run.folder, self._queries.sweep_of(run).objective)
-            self._db.execute("UPDATE runs SET value = ? WHERE id = ?", (value, run.id))
 
     def _shared_folder(self, sweep_id: int, runs: Sequence[PlannedRun], cwd: str) -> str:
         seen: dict[str, str] = {}
@@ -207,6 +164,7 @@ class Submissions:
             told = f"{len(proposed)} runs" if proposed else "nothing is left to try"
             self._history.add("asked", told, sweep_id)
         crashpoint("store.asked")
+        self._duplicates.read_values(sweep_id=sweep_id)
         return [run for run in self._queries.runs(sweep_id) if run.position >= first]
 
     def extend(self, sweep_id: int, make: Callable[[Sweep, list[Run]], Extension]) -> list[Run]:
@@ -230,6 +188,7 @@ class Submissions:
                 ),
             )
             self._history.add("extended", f"{len(made.runs)} runs", sweep_id)
+        self._duplicates.read_values(sweep_id=sweep_id)
         return [run for run in self._queries.runs(sweep_id) if run.position >= first]
 
     def end_search(self, sweep_id: int) -> bool:
@@ -256,19 +215,3 @@ def _run_columns(run: PlannedRun, cwd: str) -> tuple[Any, ...]:
 
 def _provenance(plan: Plan) -> str | None:
     return None if plan.provenance is None else dump(plan.provenance)
-
-
-def _is_shared(owner: Row, sweep_id: int) -> bool:
-    """Whether a run of that sweep shows what the owner of its setting has reached, or will."""
-    if owner["sweep_id"] == sweep_id:
-        # They differ in what changes no result, such as memory, and both were asked for.
-        return False
-    if owner["state"] != "completed":
-        # A later sweep may itself wait for this one, and then neither would ever go on.
-        return bool(owner["sweep_id"] < sweep_id)
-    # An owner whose files are gone has nothing to share.
-    return _has_result(owner)
-
-
-def _has_result(owner: Row) -> bool:
-    return paths.RunPaths(Path(owner["folder"])).result.exists()

@@ -196,7 +196,8 @@ class _Worker:
         return Before(checkpoint, result_identity(run.folder), log)
 
     def _reconcile(self) -> None:
-        """Take over what a dead worker left: a live trainer, or one that ended unseen."""
+        """Take over what a dead worker left: a live trainer, or what nobody read of one."""
+        self._store.duplicates.read_values()
         run = self._queries.running()
         if run is None:
             return
