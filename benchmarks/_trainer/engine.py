@@ -2,7 +2,7 @@
 
     python -m benchmarks._trainer.engine shares FOLDER GROUP TOKENS
     python -m benchmarks._trainer.engine linearity FOLDER
-    python -m benchmarks._trainer.engine floor FOLDER GROUP TOKENS [0.5b]
+    python -m benchmarks._trainer.engine floor FOLDER GROUP TOKENS [0.5b | given]
 
 What is compared takes turns, so that whatever else the machine does meets all alike; the first
 round warms up. Where the trainer has no switch, the other way is put in its place here. On the CPU
@@ -23,7 +23,7 @@ import mlx.core as mx
 import numpy as np
 
 from benchmarks._trainer.rate import clock_of_device, fastest_and_own, products
-from benchmarks._trainer.work import COMMON, GPU_SETTING, SHAPES, Setting
+from benchmarks._trainer.work import GIVEN_SETTING, GPU_SETTING, Setting, model_config
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.model.policy import load_policy
 from grpo_core.model.random_keys import sample_key
@@ -283,7 +283,7 @@ def run_floor(folder: Path, setting: Setting) -> None:
     products that the update does come to.
     """
     engine = Engine(folder, setting)
-    config = {**COMMON, **SHAPES[setting.shape]}
+    config = model_config(folder)
     tokens = engine.plan.micro_batch_size * setting.tokens
     fastest, own_share = fastest_and_own(products(config, tokens))
     for number in range(FLOOR_ROUNDS + 1):
@@ -306,7 +306,8 @@ def main() -> None:
     if what == "linearity":
         run_linearity(folder)
         return
-    setting = GPU_SETTING if sys.argv[5:] == ["0.5b"] else Setting(*map(int, sizes))
+    known = {setting.shape: setting for setting in (GPU_SETTING, GIVEN_SETTING)}
+    setting = known[sys.argv[5]] if sys.argv[5:] else Setting(*map(int, sizes))
     (run_shares if what == "shares" else run_floor)(folder, setting)
 
 

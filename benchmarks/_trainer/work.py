@@ -1,15 +1,17 @@
 """What is measured: the settings, a random model, its prompts and the trainer's configuration.
 
-    python -m benchmarks._trainer.work FOLDER [--shape small] [--rows FILE.jsonl]
+    python -m benchmarks._trainer.work FOLDER [--shape small | --model FOLDER] [--rows FILE.jsonl]
 
-makes the folder; that needs mlx, importing this does not. No completion ends early (the model's
-end token lies outside of its vocabulary), so that the work is the same whoever does it. The reward
+makes the folder, with a random model of that shape or a copy of the given one; that needs mlx,
+importing this does not. No completion ends early (the model's end token lies outside of its
+vocabulary), so that the work is the same whoever does it. The reward
 is a checksum of the text: it differs within a group, and nothing can be learnt from it.
 """
 
 import argparse
 import json
 import random
+import shutil
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -107,6 +109,9 @@ class Setting:
 SETTINGS = (Setting(8, 64), Setting(16, 128))
 SIX = Setting(8, 64, prompts=6)
 GPU_SETTING = Setting(8, 256, shape="0.5b", fields={"train_type": "lora"})
+# A model that is given: its adapters, at a length at which it takes seconds on a CPU.
+GIVEN = "given"
+GIVEN_SETTING = Setting(8, 48, shape=GIVEN, fields={"train_type": "lora"})
 
 REWARD = '''"""A reward that differs within a group, whatever the text."""
 
@@ -169,17 +174,62 @@ def make(folder: Path, shape: str, rows: list[dict[str, str]]) -> None:
     (folder / "model").mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer([row["question"] for row in rows])
     _save_model(folder / "model", config, tokenizer)
-    lengths = [
-        len(e.ids) for e in tokenizer.encode_batch([chat_prompt(r["question"]) for r in rows])
-    ]
-    near = sorted(range(len(rows)), key=lambda i: (abs(lengths[i] - PROMPT_TOKENS), i))
-    train = [rows[i] for i in near[:TRAIN_ROWS]]
-    _write_rows(folder / "rows.jsonl", train)
+    encoded = tokenizer.encode_batch([chat_prompt(row["question"]) for row in rows])
+    _write_work(folder, rows, [e.ids for e in encoded])
+
+
+def make_given(folder: Path, model: Path, rows: list[dict[str, str]]) -> None:
+    """The same with a copy of a model; its own tokenizer and chat template make the prompts."""
+    from mlx_lm.utils import load_tokenizer
+
+    _copy_model(model, folder / "model")
+    tokenizer: Any = load_tokenizer(folder / "model")
+    chats = [[{"role": "user", "content": row["question"]}] for row in rows]
+    ids = [tokenizer.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
+    _write_work(folder, rows, [list(each) for each in ids])
+
+
+def _copy_model(model: Path, folder: Path) -> None:
+    """With an end token behind the vocabulary instead of its own."""
+    from tokenizers import AddedToken, Tokenizer
+
+    shutil.copytree(model, folder, dirs_exist_ok=True)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["eos_token_id"] = config["vocab_size"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    # Models have more rows than their tokenizer has tokens.
+    fill = range(tokenizer.get_vocab_size(), config["vocab_size"])
+    tokenizer.add_special_tokens(
+        [*(f"<|fill {i}|>" for i in fill), AddedToken(NEVER, special=True)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    path = folder / "tokenizer_config.json"
+    said = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(said | {"eos_token": NEVER}), encoding="utf-8")
+
+
+def _write_work(folder: Path, rows: list[dict[str, str]], ids: list[list[int]]) -> None:
+    """The rows whose prompts, `ids`, are nearest to the wanted length; and the reward."""
+    near = sorted(range(len(rows)), key=lambda i: (abs(len(ids[i]) - PROMPT_TOKENS), i))
+    train = near[:TRAIN_ROWS]
+    _write_rows(folder / "rows.jsonl", [rows[i] for i in train])
     _write_rows(folder / "eval.jsonl", [rows[i] for i in near[TRAIN_ROWS:][:EVAL_ROWS]])
     _write_rows(folder / "all.jsonl", rows)
-    ids = [tokenizer.encode(chat_prompt(row["question"])).ids for row in train]
-    (folder / "prompts.json").write_text(json.dumps(ids))
+    (folder / "prompts.json").write_text(json.dumps([ids[i] for i in train]))
     (folder / "reward.py").write_text(REWARD)
+
+
+def prompt_tokens(folder: Path) -> int:
+    """The length of the first prompt, which is the one that most figures are of."""
+    return len(json.loads((folder / "prompts.json").read_text())[0])
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """config.json of the folder's model."""
+    known: dict[str, Any] = json.loads((folder / "model" / "config.json").read_text())
+    return known
 
 
 def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
@@ -241,9 +291,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--rows", type=Path)
     args = parser.parse_args()
-    make(args.folder, args.shape, read_rows(args.rows) if args.rows else problems(MADE_ROWS))
+    rows = read_rows(args.rows) if args.rows else problems(MADE_ROWS)
+    if args.model:
+        make_given(args.folder, args.model, rows)
+    else:
+        make(args.folder, args.shape, rows)
     lengths = [len(ids) for ids in json.loads((args.folder / "prompts.json").read_text())]
     on_gpu = mx.default_device() != mx.cpu
     print(json.dumps({"gpu": bool(on_gpu), "shortest": min(lengths), "longest": max(lengths)}))

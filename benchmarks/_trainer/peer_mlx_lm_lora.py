@@ -1,6 +1,6 @@
 """Runs mlx-lm-lora's GRPO on the benchmark's work, in the peer's own virtual environment.
 
-    PEER_PYTHON peer.py WORK_FOLDER GROUP TOKENS PROMPTS STEPS RANK
+    PEER_PYTHON peer_mlx_lm_lora.py WORK_FOLDER GROUP TOKENS PROMPTS STEPS RANK
 
 It is given what is best for it: no reference model (beta 0), top-k and top-p off, no validation, no
 saving. RANK is that of the adapters, 0 where all weights are trained. A JSON line a step: seconds
