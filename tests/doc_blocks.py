@@ -208,8 +208,11 @@ def first_line(module: Path) -> str:
 
 def order_of_rooms() -> str:
     """The rooms of each package, each of which imports only those to its right."""
-    lines = [f"{package}: {' -> '.join(ORDER[package])}" for package in ORDER]
-    return "\n".join(("```text", *lines, "```"))
+    rows = [
+        f"**{package}**: " + " → ".join(f"`{room}`" for room in order)
+        for package, order in ORDER.items()
+    ]
+    return "\n\n".join(rows)
 
 
 def rooms(package: str) -> str:
