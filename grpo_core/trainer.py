@@ -1,4 +1,4 @@
-"""One run from its configuration to result.json: the loop, and the one that knows its siblings.
+"""One run from its configuration to result.json: the loop over updates.
 
 A run is a walk over updates. After each update and each evaluation its state is whole and can be
 saved; what follows is a function of that state alone, so a run that is killed and started again

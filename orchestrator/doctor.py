@@ -274,7 +274,7 @@ def _step() -> Iterator[Finding]:
 
 
 def step_finding(code: int | None, err: str, wall_s: float | None) -> Finding:
-    """What came of one real update: the trainer's exit codes are the design's section 3."""
+    """What came of one real update: docs/run-folder.md lists the trainer's exit codes."""
     said = _last_line(err).removeprefix("error: ")
     if code == 0 and wall_s is not None:
         text = f"one update of the embedded model, from load to save, in {wall_s:.1f} s"

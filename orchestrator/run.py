@@ -1,7 +1,7 @@
 """What a run, an attempt and a sweep are, and which changes of state are legal; pure.
 
-Rows of the database become these frozen records in `store.py`; plans come from `expand.py`. The
-states and their arrows are section 5 of the design.
+Rows of the database become these frozen records in `rows.py`; plans come from `expand.py`. The
+states and what leads from one to the other are in docs/architecture.md.
 """
 
 from collections.abc import Mapping
@@ -185,8 +185,8 @@ class Plan:
     """A sweep as expanded, its base config frozen; `cwd` is the folder of the submit.
 
     `to_ask` settings are left to be chosen while it runs; `stop` is the `[stop]` table as read.
-    `provenance` is what it was submitted with (`frozen.py`), `frozen` whether a change of that
-    holds the sweep.
+    `provenance` is what it was submitted with (`plan/provenance.py`), `frozen` whether a change of
+    that holds the sweep.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Every field of a training configuration: default, meaning, unit, range, choices.
 
-The one source for `--help`, `grpo-sweep fields`, the README table and validation. How files and
-`--set` become these values is `config.py`'s business. Names follow MLX-GRPO, TRL and mlx-lm.
+The one source for `--help`, `grpo-sweep fields`, docs/config-fields.md and validation. How files
+and `--set` become these values: `resolve.py`. Names follow MLX-GRPO, TRL and mlx-lm.
 """
 
 from dataclasses import MISSING, dataclass, field, fields

@@ -1,6 +1,6 @@
-"""Text and values: what `--set` text stands for, what fits a field's type, and the way back.
+"""The text of a `--set` -> a value that fits the field's type, and the way back.
 
-Pure. Which key belongs to which field, and what is said about it, is `config.py`'s business.
+Pure. Which key belongs to which field, and what is said about it, is decided in `resolve.py`.
 """
 
 import difflib

@@ -1,7 +1,7 @@
 """LoRA and DoRA layers in an mlx-lm model: new ones, those of a folder, and how to take them out.
 
 mlx-lm puts them in; here they get starts and dropout masks that are functions of the seed. Papers:
-LoRA 2106.09685, DoRA 2402.09353. What they are put into is `model`'s business.
+LoRA 2106.09685, DoRA 2402.09353. `policy.py` loads the model that they are put into.
 """
 
 import hashlib

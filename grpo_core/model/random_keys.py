@@ -1,7 +1,7 @@
 """Random keys that are pure functions of their arguments: no draw depends on an earlier one.
 
 A key is a hash of what the draw is for (seed, update, prompt, sample, ...), so the size of a
-batch, its order and a resume change nothing. Who draws with a key is `rollout` and `model`.
+batch, its order and a resume change nothing. `rollout/` and `adapters.py` draw with them.
 """
 
 import hashlib

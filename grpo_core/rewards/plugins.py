@@ -1,7 +1,7 @@
 """Reward plug-ins, `file.py:function` or `package.module:function`: found, called, stopped.
 
 The trainer's side; the function itself runs in a process of its own (`plugin_host.py`), which is
-killed where it gives no answer in time. What its values mean is `rewards.py`'s business.
+killed where it gives no answer in time. What its values mean is decided in `builtin.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Logits -> tokens: temperature, filters and draws, each row with a key of its own.
 
 The log-prob of what was drawn comes along, by the policy itself and after the filters, so that
-nothing has to be run again to know it. Who asks for tokens is `rollout`.
+nothing has to be run again to know it. `generate.py` asks for the tokens.
 """
 
 from dataclasses import dataclass

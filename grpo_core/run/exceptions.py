@@ -1,4 +1,4 @@
-"""Raw exceptions of Python, MLX and Metal -> our tree of errors, with what to do about them.
+"""Out of memory, GPU faults, a full disk: raw exceptions -> our tree of errors, with advice.
 
 Which text tells of what is in `protocol`. An exception that is not known is a bug, and stays what
 it is.

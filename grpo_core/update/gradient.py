@@ -1,10 +1,10 @@
-"""Samples -> the gradient of one update, micro-batch by micro-batch.
+"""Samples -> the gradient of one update, micro-batch by micro-batch, each prompt run once.
 
 The prompt of a group runs once and its keys and values serve all completions. If the group fits
 into one micro-batch, that is one graph. If not, each micro-batch gives its gradient by the prompt's
 keys and values as well; those add up, and the prompt's backward pass runs once at the end (the
 chain rule, cut in two). The same gradient either way, and however the group is cut. What is summed
-is `loss`'s business, how log-probs are made `logprobs`'s, what fits into memory `memory`'s.
+is in `loss.py`, how log-probs are made in `logprobs.py`, what fits into memory in `memory_plan.py`.
 """
 
 from collections.abc import Callable, Iterator, Sequence

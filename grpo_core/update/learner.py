@@ -1,4 +1,4 @@
-"""Experience -> one step of the weights, or none where there is nothing to learn.
+"""A rollout batch -> one step of the weights, or none where there is nothing to learn.
 
 Scores the reference and the policy that sampled, takes the gradient, clips it and steps. A step
 without a signal, or with one that is not finite, leaves weights and optimizer bit-identical. Where

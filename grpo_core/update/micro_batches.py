@@ -1,7 +1,7 @@
-"""What an update learns from, and the padded arrays that a part of it becomes.
+"""The samples that an update learns from, cut into micro-batches of padded arrays.
 
-Plain data on the host; the device sees it in micro-batches of completions of similar length. Where
-the samples come from is `experience`'s business, what they are worth `update`'s.
+Plain data on the host; the device sees it in micro-batches of completions of similar length. The
+samples come from `rollout_batch.py`; `gradient.py` learns from them.
 """
 
 import math

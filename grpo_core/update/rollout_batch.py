@@ -1,8 +1,8 @@
-"""Prompts -> what an update learns from: completions drawn, judged and weighed.
+"""Prompts -> a rollout batch: completions sampled, rewarded, and weighed by advantages.
 
 Draws a group for each prompt, calls the rewards, adds the penalty for overlong completions, draws
-flat groups again if asked to, and turns rewards into advantages. What a group is drawn with and
-what it earns is `rollout`'s and `rewards`' business, the formula of the advantage `loss`'s.
+flat groups again if asked to, and turns rewards into advantages. How a group is
+drawn is in `rollout/`, what it earns in `rewards/`, the formula of the advantage in `loss.py`.
 """
 
 import time

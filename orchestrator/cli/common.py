@@ -1,4 +1,4 @@
-"""What the commands share: where they talk, how they open the queue, common options."""
+"""What the commands share: output, how they open the queue, common options."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What `submit` says before anything is queued: the canary's sighting, time and disk."""
+"""What `submit` says before anything is queued: the probe's result, time and disk."""
 
 import os
 from typing import TYPE_CHECKING

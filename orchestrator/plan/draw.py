@@ -1,7 +1,7 @@
 """A spec that samples -> its space and rules, and the settings that are drawn from them; pure.
 
 The space is everything that `[params]` and `[[zip]]` move, lists and distributions alike. Which
-draw comes next is `search.py`'s business, when a running sweep asks for one `asking.py`'s.
+draw comes next is decided in `search/suggest.py`, when a sweep asks for one in `next_runs.py`.
 """
 
 from collections.abc import Sequence

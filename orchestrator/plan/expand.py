@@ -1,8 +1,8 @@
 """Spec -> the settings of a sweep, in order; pure: the same spec gives the same runs anywhere.
 
 Explicit runs come first; then zip rows and axes with the last one fastest, or what a search draws;
-what the rules refuse is dropped, equal settings are merged (design, section 4). Reads no files:
-`spec.py` has read the spec and its base, `planning.py` makes runs of the settings.
+what the rules refuse is dropped, equal settings are merged (docs/specs.md). Reads no files:
+`spec.py` has read the spec and its base, `runs.py` makes runs of the settings.
 """
 
 import itertools

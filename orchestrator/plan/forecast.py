@@ -1,4 +1,4 @@
-"""What a sweep will take, told by past runs of the same model and shape; else it is unknown."""
+"""Time and disk of a sweep before it is queued, from past runs of the same model and shape."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Settings -> planned runs: names, folders and the exact `--set` lines; pure.
 
-Which settings a sweep has is decided in `expand.py` and, while it runs, in `asking.py`. What may
-stand in a name is `naming.py`'s business.
+Which settings a sweep has is decided in `expand.py` and, while it runs, in `next_runs.py`. What
+may stand in a name is decided in `run_names.py`.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How long the rest takes, as a range, told by runs of the same kind; pure.
+"""The ETA: how long the rest takes, as a range, from runs of the same kind; pure.
 
 Each run that is left is expected to take what like runs took: those of its sweep, or of another
 sweep over the same base config, or the running run's pace. With e_i the seconds that are expected

@@ -1,4 +1,4 @@
-"""What commands and the worker ask of the queue: sweeps, runs, attempts, and what can be claimed.
+"""The SQL that lists sweeps, runs and attempts, and finds what can be claimed.
 
 Reads only. What only a status asks is in `status_queries.py`.
 """

@@ -1,4 +1,4 @@
-"""What only people ask of the queue: measured times, the next runs, and why a run waits.
+"""What waits and why, what comes next, and measured times: what a status asks of the queue.
 
 Reads only; for status, watch and show. How long the rest takes is computed in `eta.py`.
 """

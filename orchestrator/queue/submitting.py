@@ -1,4 +1,4 @@
-"""How runs come into the queue: a sweep as submitted, what a search suggests, what is added later.
+"""How runs come into the queue, and which of them were trained before and need no training.
 
 A setting that was trained before, or waits in another sweep, is not trained twice: see
 `duplicates.py`.

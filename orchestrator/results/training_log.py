@@ -1,4 +1,4 @@
-"""How far a run has come, read from what its trainer writes (section 3 of the design).
+"""How far a run has come and what it logged, read from the files that its trainer writes.
 
 Reads only what is new in training_log.jsonl. A torn last line is left for the next look; a log
 that was cut or replaced (a trainer that resumes cuts it at its checkpoint) is read anew.

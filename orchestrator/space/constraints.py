@@ -1,7 +1,7 @@
 """What every setting of a sweep goes through: `[derive]`, then `[[exclude]]` and `[[require]]`.
 
-Pure, and the same for a grid point, a sample and an explicit run (design, section 4). What formulas
-mean is `expressions.py`'s business, where settings come from is `expand.py`'s and `search.py`'s.
+Pure, and the same for a grid point, a sample and an explicit run (docs/specs.md). What formulas
+mean is decided in `expressions.py`; settings come from `expand.py` and `suggest.py`.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Distributions of a sweep's parameters: a number in (0, 1) -> a value, and the way back; pure.
 
-Reading them from a spec is `domain_tables.py`'s business, where the numbers in (0, 1) come from is
-`space.py`'s. Sampled floats are rounded to six digits: they read well, `--set` brings them back,
+`spec/distributions.py` reads them from a spec, the numbers in (0, 1) come from `search/draws.py`.
+Sampled floats are rounded to six digits: they read well, `--set` brings them back,
 and a last bit in which the C libraries of two machines differ does not show.
 """
 

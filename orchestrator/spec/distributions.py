@@ -1,7 +1,7 @@
 """A distribution of a sweep spec: its table -> a Domain that suits the field, or each fault.
 
-`{ dist = "loguniform", min = 1e-6, max = 1e-4 }` and its kin (design, section 4). What the domains
-do with it is `domains.py`'s business.
+`{ dist = "loguniform", min = 1e-6, max = 1e-4 }` and its like (docs/specs.md). What a domain
+does with it: `space/distributions.py`.
 """
 
 import math

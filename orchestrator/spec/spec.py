@@ -1,6 +1,6 @@
 """A sweep's TOML file -> a validated Spec; every fault found at once, each with its place.
 
-Reads the grammar of the design's section 4. Crossing the axes, naming the runs and checking what
+Reads the grammar of docs/specs.md. Crossing the axes, naming the runs and checking what
 only shows in a whole run (fields that contradict each other) is `expand.py`'s business.
 """
 

@@ -1,4 +1,4 @@
-"""How a sweep searches, is judged and is run: `[search]`, `[objective]`, `[limits]`, ..."""
+"""The tables of a spec that say how: `[search]`, `[objective]`, `[stop]`, `[limits]`, `[retry]`."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ from orchestrator.spec.document import MISSING, Document
 from orchestrator.stopping.health import HealthRule, parse_health
 from orchestrator.stopping.rules import RULES, StopRule, parse_share
 
-# The keys of training_log.jsonl that can rank runs (design, section 3), beside reward/NAME.
+# The keys of training_log.jsonl that can rank runs (docs/run-folder.md), beside reward/NAME.
 METRICS = (
     "em",
     "loss",

@@ -1,1 +1,1 @@
-"""Rules that stop a run early: median, halving, health."""
+"""Rules that decide that a run ends early: median, halving, health."""

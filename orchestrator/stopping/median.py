@@ -1,4 +1,4 @@
-"""The median rule: a run ends when its best value is worse than the median of the others; pure.
+"""The median rule: a run whose best value is worse than the median is pruned; pure.
 
 As Optuna's MedianPruner, after Golovin et al., Google Vizier (KDD 2017), but compared with every
 run that came as far, not only with completed ones.

@@ -1,4 +1,4 @@
-"""The `[stop]` table: which rule ends runs before their end, and what it is given.
+"""The `[stop]` table of a spec: which rule prunes runs, and what it is given.
 
 `health.py`, `median.py` and `halving.py` are the rules, `replay.py` says what one would have done
 to a sweep that is over. The worker acts on their decisions.

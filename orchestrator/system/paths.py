@@ -1,7 +1,7 @@
 """Every file name that the orchestrator knows: the queue's home, and a run's output folder.
 
 Nothing here reads or writes a file's content; what lies in an output folder is written by the
-trainer (section 3 of the design).
+trainer (docs/run-folder.md).
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The JSON that `--json` prints: the shapes of the design's section 6, which programs rely on.
+"""The JSON that `--json` prints, on which programs rely (docs/json.md).
 
 Ids are integers, times ISO 8601 in UTC, what is unknown is null. Pure.
 """

@@ -1,7 +1,7 @@
 """What is true now about runs and sweeps: progress from their folders, time that is left.
 
 Reads the store's records and the training logs; writes nothing. How it looks is decided in
-`tables.py`, `now.py` and `live.py`, what programs get in `shapes.py`.
+`tables.py`, `now.py` and `live.py`, what programs get in `json_shapes.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,6 +1,6 @@
 """The whole status as one picture: what runs, what comes next, and the sweeps with their runs.
 
-`status` prints it once, `watch` redraws it. What is in it was gathered by `facts.py`.
+`status` prints it once, `watch` redraws it. What is in it was gathered by `overview.py`.
 """
 
 from collections.abc import Iterable, Sequence

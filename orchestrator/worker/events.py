@@ -1,4 +1,4 @@
-"""What a worker tells of as it goes; whoever wants to hear it listens."""
+"""What a worker reports as it goes: events, for the terminal and for notices."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """What is looked at while a trainer runs: requests, limits, stop rules, progress, memory.
 
-Finds out and asks; the trainer is ended by `interrupts.py`, the verdict is `outcome.py`'s.
+Finds out and asks; the trainer is ended by `termination.py`, judged in `verdict.py`.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Tells somebody who is not looking: a sweep is done, has its first failure, or stands still.
+"""Notices: a sweep is done, has its first failure, or stands still while nobody looks.
 
 Listens to the worker's events and reads the queue; a notice that fails or hangs is told once and
 never hurts the training. The command gets what happened in its environment (see `Notice.fields`),

@@ -1,4 +1,4 @@
-"""Whether a worker serves the queue, and which: told by a lock that only one can hold.
+"""Whether a worker serves the queue, and which one; known by a lock that only one can hold.
 
 Apart from the worker itself because a status asks for it, and must not wait for all that a worker
 loads.

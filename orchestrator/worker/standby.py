@@ -1,4 +1,4 @@
-"""The next trainer, prepared while one trains: no GPU waits for imports and tokenising.
+"""The standby: the next trainer, prepared while one trains, so that the GPU need not wait.
 
 A standby has done what needs neither the GPU nor its output folder, and waits on its stdin for its
 turn (`--prewarm`). It is a head start and nothing more. It is dismissed when another run comes

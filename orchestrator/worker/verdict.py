@@ -1,4 +1,4 @@
-"""How an attempt ended: a verdict, with the line that proves it; pure.
+"""How an attempt ended: completed, out of memory, diverged, ...; a verdict and its proof; pure.
 
 The exit code decides (docs/run-folder.md), then the signal, then result.json where nobody could
 collect the exit code; the log's tail only tells apart what an abort or a GPU fault was, and gives

@@ -1,9 +1,9 @@
-"""The one that makes a queue move: reconcile -> claim -> launch -> watch -> record, run by run.
+"""The worker's loop: reconcile -> claim -> launch -> watch -> record, run by run.
 
 One worker a queue, by flock. A trainer that a dead worker left behind is adopted: watched until
 its lock is free, then judged by what it wrote. Nothing here rests on clocks or heartbeats, so a
-machine may sleep at any point. What is looked at meanwhile is in `supervision.py`, what an ending
-means in `outcome.py`, what is written in `store.py`, how processes are handled in `launcher.py`.
+machine may sleep at any point. What is looked at meanwhile is in `monitor.py`, what an ending means
+in `verdict.py`, what is written in `claims.py`, how processes are handled in `launcher.py`.
 """
 
 import signal

@@ -26,6 +26,14 @@ SNIPPETS = [(name, body) for name, text in TEXTS.items() for body in fences(text
 SPECS = [(name, body) for name, body in SNIPPETS if is_spec(tomli.loads(body))]
 CONFIGS = [snippet for snippet in SNIPPETS if snippet not in SPECS]
 
+SOURCE = [
+    path
+    for folder in ("grpo_core", "orchestrator", "tests", "benchmarks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+# Files of users and of other projects, in examples.
+NOT_OURS = {"file.py", "reward.py"}
+
 each_spec = pytest.mark.parametrize(("name", "body"), SPECS)
 
 
@@ -89,6 +97,18 @@ def test_links_lead_somewhere(name):
     """Every relative link of a document."""
     folder = (ROOT / name).parent
     assert [target for target in links(TEXTS[name]) if not (folder / target).exists()] == []
+
+
+def test_every_file_that_the_source_or_a_document_names_is_there():
+    """`worker.py`, `rollout/generate.py`: a file that has moved takes its mentions along."""
+    there = {path.relative_to(ROOT).as_posix() for path in SOURCE}
+    missing = [
+        f"{path.relative_to(ROOT)}: `{name}`"
+        for path in (*SOURCE, *DOCUMENTS)
+        for name in re.findall(r"`([a-z_/]+\.py)`", path.read_text(encoding="utf-8"))
+        if name not in NOT_OURS and not any(f"/{file}".endswith(f"/{name}") for file in there)
+    ]
+    assert missing == []
 
 
 _PICTURES = sorted((ROOT / "docs" / "pictures").iterdir())
