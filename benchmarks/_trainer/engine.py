@@ -24,6 +24,9 @@ import numpy as np
 
 from benchmarks._trainer.rate import clock_of_device, fastest_and_own, products
 from benchmarks._trainer.work import GIVEN_SETTING, GPU_SETTING, Setting, model_config
+from grpo_core.blas.library import find as find_blas
+from grpo_core.blas.session import install as install_blas
+from grpo_core.blas.session import use_threads
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.model.policy import load_policy
 from grpo_core.model.random_keys import sample_key
@@ -48,7 +51,9 @@ class Engine:
 
     def __init__(self, folder: Path, setting: Setting) -> None:
         self.cfg = MLXGRPOConfig(**setting.config(folder))
+        install_blas(find_blas())
         self.policy = load_policy(self.cfg)
+        use_threads(0, self.policy.parameter_count, lambda _: None)
         self.plan = plan_memory(self.policy, self.cfg)
         self.learner = Learner(self.policy, self.cfg, self.plan, lambda: None, print)
         known = json.loads((folder / "prompts.json").read_text())
@@ -188,7 +193,7 @@ def shares(engine: Engine) -> list[Share]:
     def learn(**changes: Any) -> Callable[[], None]:
         return lambda: engine.learn(**changes)
 
-    slow = instead("grpo_core.model.cpu.is_slow_transposed", lambda: False)
+    slow = instead("grpo_core.model.cpu.has_slow_exp", lambda: False)
     plain_head = instead("grpo_core.update.gradient.token_stats", plain_stats)
     joined = instead("grpo_core.model.shared_prefix.DecodeCache.update_and_fetch", joining)
     every_token = instead("grpo_core.rollout.generate.LOOK_EVERY", 1)

@@ -20,6 +20,9 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx_lm import load
 
+from grpo_core.blas.library import find as find_blas
+from grpo_core.blas.session import install as install_blas
+
 STEPS = 3
 
 
@@ -49,7 +52,8 @@ def loss(model: nn.Module, ids: mx.array, advantages: mx.array, prompt: int, of:
 
 
 def main(folder: Path, group: int, tokens: int) -> None:
-    """Time some steps of each version."""
+    """Time some steps of each version, by the BLAS that our trainer has."""
+    install_blas(find_blas())
     prompt = json.loads((folder / "prompts.json").read_text())[0]
     draw = np.random.default_rng(0)
     for name, of in VERSIONS.items():

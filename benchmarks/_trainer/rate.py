@@ -1,8 +1,7 @@
 """The rate of matrix products on the shapes of an update, layout by layout.
 
 A linear layer's weight W is [outputs, inputs]; forward is X W', the gradients are G W and G' X. The
-layouts: both sides row by row (`nn`), the right side transposed (`nt`; `laid_out`: made `nn` first,
-as the update does on a CPU), the left side transposed (`tn`).
+layouts: both sides row by row (`nn`), the right side transposed (`nt`), the left side (`tn`).
 """
 
 import statistics
@@ -15,7 +14,6 @@ from typing import Any
 import mlx.core as mx
 
 from benchmarks._trainer.flops import linear_shapes
-from grpo_core.model.cpu import is_slow_transposed
 
 REPEATS = 7
 LEAST_S = 0.01
@@ -87,7 +85,6 @@ def _layer(rows: int, inputs: int, outputs: int, times: int, dtype: mx.Dtype) ->
     weight = times * inputs * outputs
     layouts: dict[str, Callable[[], mx.array]] = {
         "nt": lambda: x @ w.T,
-        "laid_out": lambda: x @ mx.contiguous(w.T),
         "nn": lambda: g @ w,
         "tn": lambda: g.T @ x,
     }
@@ -99,7 +96,6 @@ def fastest_and_own(found: list[Product]) -> tuple[Product, float]:
     """The fastest product, and the rate of those that the update does as a share of its rate."""
     rates = [(product, product.rate()) for product in found]
     fastest, best = max(rates, key=lambda pair: pair[1])
-    used = ("laid_out" if is_slow_transposed() else "nt", "nn", "tn")
-    own = [(product.weight, r) for product, r in rates if product.layout in used]
-    together = sum(weight for weight, _ in own) / sum(weight / r for weight, r in own)
+    weights = sum(product.weight for product, _ in rates)
+    together = weights / sum(product.weight / r for product, r in rates)
     return fastest, together / best

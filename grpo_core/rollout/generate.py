@@ -15,7 +15,6 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 from grpo_core.errors import Interrupted
-from grpo_core.model.cpu import fast_products
 from grpo_core.model.policy import Policy
 from grpo_core.model.random_keys import Key, to_array
 from grpo_core.model.shared_prefix import DecodeCache, run_prompts
@@ -64,18 +63,6 @@ def generate_groups(
     if keys is None and sampling.temperature > 0:
         raise ValueError("sampling needs a key for each completion")
     policy.model.eval()
-    with fast_products(policy.model, constant=True):
-        return _groups(policy, prompts, n, keys, sampling, should_stop)
-
-
-def _groups(
-    policy: Policy,
-    prompts: Sequence[tuple[int, ...]],
-    n: int,
-    keys: Sequence[Sequence[Key]] | None,
-    sampling: Sampling,
-    should_stop: Callable[[], bool] | None,
-) -> list[Group]:
     groups: dict[int, Group] = {}
     for chosen in _batches(policy, prompts, n):
         rows = [

@@ -19,7 +19,6 @@ from mlx.utils import tree_flatten, tree_unflatten
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.errors import Interrupted
 from grpo_core.model.adapters import KeyedDropout
-from grpo_core.model.cpu import fast_products
 from grpo_core.model.gradient_checkpointing import checkpointed
 from grpo_core.model.policy import Policy
 from grpo_core.model.shared_prefix import KV, run_prefix, run_rows
@@ -83,7 +82,7 @@ def gradient(
     _ = policy.split.head_names  # found by a gradient of its own, so before any other
     policy.model.train()
     try:
-        with fast_products(policy.model, constant=False), _checkpointing(policy, plan):
+        with _checkpointing(policy, plan):
             for number, group in enumerate(groups):
                 _set_dropout(policy, dropout_key, number)
                 for share in run.group(weights, group):
@@ -118,8 +117,7 @@ def score(
     """
     policy.model.eval()
     run = _Run(policy, cfg, plan, Totals(1, 1, 1, 1))
-    with fast_products(policy.model, constant=True):
-        return [_in_order(group, run.scores(group)) for group in groups]
+    return [_in_order(group, run.scores(group)) for group in groups]
 
 
 def _in_order(group: Sequence[Sample], scored: Iterator[tuple[int, Scores]]) -> list[Scores]:
