@@ -73,6 +73,18 @@ class StopRequest(StrEnum):
     FAIL = "fail"
 
 
+class HoldCode(StrEnum):
+    """What holds a sweep or halts the queue; the reason beside it is a sentence for people."""
+
+    USER = "user"
+    WALL = "wall"
+    DISK = "disk"
+    FAILURES = "failures"
+    CHANGED = "changed"
+    SEARCH = "search"
+    GPU_HANG = "gpu_hang"
+
+
 # What `retry.on` may name: the same command may well succeed the next time.
 RETRYABLE = (Verdict.CRASH, Verdict.LOST, Verdict.GPU_WATCHDOG)
 
@@ -235,7 +247,7 @@ class Run:
     priority: int
     state: RunState
     reason: str | None
-    request: str | None
+    request: StopRequest | None
     seed: int | None
     overrides: dict[str, Any]
     set: tuple[str, ...]
@@ -312,8 +324,8 @@ class Attempt:
 class Sweep:
     """A row of `sweeps` with the number of its runs in each state (states without runs left out).
 
-    `paused` is the switch that a user or `max_failures` set, `reason` says why. `to_ask` settings
-    are left for the search to choose.
+    `paused`: it is held, by what `hold_code` says and `reason` explains. `to_ask` settings are left
+    for the search to choose.
     """
 
     id: int
@@ -336,6 +348,7 @@ class Sweep:
     submitted: Submitted = field(default_factory=Submitted)
     provenance: Mapping[str, Any] | None = None
     frozen: bool = False
+    hold_code: HoldCode | None = None
 
     @property
     def state(self) -> str:

@@ -16,6 +16,7 @@ from orchestrator.queue.rows import dump
 from orchestrator.run import (
     END_STATES,
     Attempt,
+    HoldCode,
     Outcome,
     Progress,
     Run,
@@ -165,7 +166,7 @@ class Claims:
             self._leave_running(run, outcome, then, progress, wall_s, value)
             self._count_failures(sweep, run, outcome, then)
             if then.halt:
-                self._holds.halt(then.halt, attempt.boot_id)
+                self._holds.halt(HoldCode.GPU_HANG, then.halt, attempt.boot_id)
             self._history.add(str(then.state), then.reason or outcome.reason, run.sweep_id, run.id)
             crashpoint("store.finishing")
         crashpoint("store.finished")
@@ -232,7 +233,7 @@ class Claims:
             streak, most = int(row[0][0]), sweep.limits.max_failures
             if most and streak >= most:
                 words = f"{streak} failures in a row: {outcome.verdict}; the last is run {run.id}"
-                self._holds.hold(sweep.id, words)
+                self._holds.hold(sweep.id, HoldCode.FAILURES, words)
         elif then.state in (RunState.COMPLETED, RunState.PRUNED):
             self._db.execute(
                 "UPDATE sweeps SET fail_streak = 0, fail_verdict = NULL WHERE id = ?", (sweep.id,)

@@ -17,8 +17,10 @@ from orchestrator.queue.rows import dump
 from orchestrator.run import (
     END_STATES,
     TRANSITIONS,
+    HoldCode,
     Run,
     RunState,
+    StopRequest,
 )
 
 
@@ -36,14 +38,14 @@ class Control:
 
         Raises NothingAffected when no run could be changed.
         """
-        return self._control(run_ids, RunState.CANCELLED, "cancel", "cancelled")
+        return self._control(run_ids, RunState.CANCELLED, StopRequest.CANCEL, "cancelled")
 
     def pause(self, run_ids: Sequence[int]) -> list[Run]:
         """Hold queued runs back; a running one checkpoints and frees the GPU. The changed runs.
 
         Raises NothingAffected when no run could be changed.
         """
-        return self._control(run_ids, RunState.PAUSED, "pause", "paused")
+        return self._control(run_ids, RunState.PAUSED, StopRequest.PAUSE, "paused")
 
     def resume(self, run_ids: Sequence[int]) -> list[Run]:
         """Queue paused runs again. Raises NothingAffected when no run could be changed."""
@@ -57,7 +59,7 @@ class Control:
         self,
         run_ids: Sequence[int],
         new: RunState,
-        request: str | None,
+        request: StopRequest | None,
         reason: str | None,
         only: RunState | None = None,
     ) -> list[Run]:
@@ -72,15 +74,15 @@ class Control:
         self,
         run: Run,
         new: RunState,
-        request: str | None,
+        request: StopRequest | None,
         reason: str | None,
         only: RunState | None,
     ) -> bool:
         if run.state is RunState.RUNNING and request is not None:
             # Cancel outranks pause; asking twice for the same changes nothing.
-            if run.request in (request, "cancel"):
+            if run.request in (request, StopRequest.CANCEL):
                 return False
-            self._db.execute("UPDATE runs SET request = ? WHERE id = ?", (request, run.id))
+            self._db.execute("UPDATE runs SET request = ? WHERE id = ?", (str(request), run.id))
             self._history.add("asked", request, run.sweep_id, run.id)
             return True
         if run.state is new or new not in TRANSITIONS[run.state] or only not in (None, run.state):
@@ -104,7 +106,7 @@ class Control:
             sweep = self._queries.sweep_by_id(sweep_id)
             if sweep.paused:
                 raise NothingAffected(f"sweep {sweep.name} is paused already: {sweep.reason}")
-            self._holds.hold(sweep_id, reason)
+            self._holds.hold(sweep_id, HoldCode.USER, reason)
 
     def resume_sweep(self, sweep_id: int) -> None:
         """Let a held sweep go on, its count of failures at 0, without the limit that held it.
@@ -115,12 +117,12 @@ class Control:
             sweep = self._queries.sweep_by_id(sweep_id)
             if not sweep.paused:
                 raise NothingAffected(f"sweep {sweep.name} is not paused")
-            lifted = lift(sweep.limits, sweep.reason)
+            lifted = lift(sweep.limits, sweep.hold_code)
+            frozen = sweep.frozen and sweep.hold_code is not HoldCode.CHANGED
             self._db.execute(
                 "UPDATE sweeps SET paused = 0, fail_streak = 0, fail_verdict = NULL, limits = ?,"
-                " frozen = frozen AND coalesce(reason, '') NOT LIKE 'frozen:%', reason = NULL"
-                " WHERE id = ?",
-                (dump(asdict(lifted)), sweep_id),
+                " frozen = ?, hold_code = NULL, reason = NULL WHERE id = ?",
+                (dump(asdict(lifted)), int(frozen), sweep_id),
             )
             self._history.add("resumed", "asked for", sweep_id)
 
@@ -130,9 +132,9 @@ class Control:
         That run; its `request` is done by the worker. Raises NothingAffected if it was paused.
         """
         with self._db.write():
-            if self._db.read("SELECT 1 FROM queue WHERE paused = 1 AND boot_id IS NULL"):
+            if self._db.read("SELECT 1 FROM queue WHERE paused = 1 AND halt_code = 'user'"):
                 raise NothingAffected("the queue is paused already")
-            self._holds.halt(reason, None)
+            self._holds.halt(HoldCode.USER, reason, None)
             run = self._queries.running()
             if run is not None and run.request is None:
                 self._db.execute("UPDATE runs SET request = 'stop' WHERE id = ?", (run.id,))
@@ -142,7 +144,8 @@ class Control:
         """Let the queue go on. Raises NothingAffected if it was not paused."""
         with self._db.write():
             changed = self._db.execute(
-                "UPDATE queue SET paused = 0, reason = NULL, boot_id = NULL WHERE paused = 1"
+                "UPDATE queue SET paused = 0, halt_code = NULL, reason = NULL, boot_id = NULL"
+                " WHERE paused = 1"
             )
             if not changed:
                 raise NothingAffected("the queue is not paused")

@@ -7,14 +7,17 @@ over attempts; disk is what lies in the output folders. Past `run_wall` a run fa
 
 from dataclasses import dataclass, replace
 
-from orchestrator.run import Limits
+from orchestrator.run import HoldCode, Limits
 
 
 @dataclass(frozen=True)
 class Breach:
-    """A limit that is used up: its name in the spec and what to say."""
+    """A limit that is used up, and what to say.
 
-    limit: str
+    `hold` is what then holds the sweep; None: it is the run alone that ends.
+    """
+
+    hold: HoldCode | None
     text: str
 
 
@@ -30,18 +33,21 @@ class Used:
 def breach(limits: Limits, used: Used) -> Breach | None:
     """The first limit that is used up; None while there is room."""
     if limits.run_wall_s is not None and used.run_s > limits.run_wall_s:
-        return Breach("run_wall", f"limits.run_wall: trained for {used.run_s:.0f} s")
+        return Breach(None, f"limits.run_wall: trained for {used.run_s:.0f} s")
     if limits.wall_s is not None and used.sweep_s > limits.wall_s:
-        return Breach("wall", f"limits.wall: {used.sweep_s:.0f} s trained; resume lifts the limit")
+        return Breach(
+            HoldCode.WALL, f"limits.wall: {used.sweep_s:.0f} s trained; resume lifts the limit"
+        )
     if limits.disk_bytes is not None and used.sweep_bytes > limits.disk_bytes:
         gigabytes = used.sweep_bytes / 1e9
-        return Breach("disk", f"limits.disk: {gigabytes:.3g} GB written; resume lifts the limit")
+        return Breach(
+            HoldCode.DISK, f"limits.disk: {gigabytes:.3g} GB written; resume lifts the limit"
+        )
     return None
 
 
-def lift(limits: Limits, reason: str | None) -> Limits:
-    """The limits without the one that `reason` says is used up."""
-    held_by = (reason or "").partition(":")[0]
-    if held_by == "limits.wall":
+def lift(limits: Limits, held_by: HoldCode | None) -> Limits:
+    """The limits without the one that held the sweep, if it was one of them."""
+    if held_by is HoldCode.WALL:
         return replace(limits, wall_s=None)
-    return replace(limits, disk_bytes=None) if held_by == "limits.disk" else limits
+    return replace(limits, disk_bytes=None) if held_by is HoldCode.DISK else limits

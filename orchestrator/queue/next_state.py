@@ -6,7 +6,7 @@ The verdict over the attempt comes from `worker/verdict.py`.
 from dataclasses import dataclass
 from datetime import datetime
 
-from orchestrator.run import Outcome, Retry, Run, RunState, Verdict, stamp
+from orchestrator.run import Outcome, Retry, Run, RunState, StopRequest, Verdict, stamp
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ def decide(run: Run, retry: Retry, outcome: Outcome, newer_checkpoint: bool, now
     verdict, words = outcome.verdict, outcome.reason
     if verdict is Verdict.COMPLETED:
         return Next(RunState.COMPLETED, None)
-    if run.request == "cancel" or verdict is Verdict.CANCELLED:
+    if run.request is StopRequest.CANCEL or verdict is Verdict.CANCELLED:
         return Next(RunState.CANCELLED, "cancelled")
     if verdict is Verdict.PRUNED:
         return Next(RunState.PRUNED, words)
     if verdict is Verdict.HELD:
         return Next(RunState.PAUSED, words)
-    waiting = RunState.PAUSED if run.request == "pause" else RunState.QUEUED
+    waiting = RunState.PAUSED if run.request is StopRequest.PAUSE else RunState.QUEUED
     if verdict is Verdict.INTERRUPTED:
         return Next(waiting, words)
     halt = words if verdict is Verdict.GPU_HANG else None

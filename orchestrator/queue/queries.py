@@ -17,9 +17,11 @@ from orchestrator.queue.connection import Connection
 from orchestrator.queue.rows import ATTEMPT, RUN, attempt_of, run_of, sweep_of
 from orchestrator.run import (
     Attempt,
+    HoldCode,
     Run,
     RunState,
     Share,
+    StopRequest,
     Sweep,
 )
 
@@ -191,10 +193,10 @@ class Queries:
     def _is_name(self, ref: str) -> bool:
         return bool(self._db.read("SELECT 1 FROM sweeps WHERE name = ?", (ref,)))
 
-    def request(self, run_id: int) -> str | None:
-        """What a user asks of this run: cancel, pause, or nothing. Cheap enough to poll."""
+    def request(self, run_id: int) -> StopRequest | None:
+        """What a user asks of this run, if anything. Cheap enough to poll."""
         rows = self._db.read("SELECT request FROM runs WHERE id = ?", (run_id,))
-        return rows[0][0] if rows else None
+        return StopRequest(rows[0][0]) if rows and rows[0][0] else None
 
     def trained_s(self, sweep_id: int) -> float:
         """Seconds that the ended attempts of a sweep have trained."""
@@ -212,6 +214,13 @@ class Queries:
             f"SELECT reason FROM queue WHERE EXISTS ({HALTED})", {"boot_id": boot_id}
         )
         return str(rows[0][0] or "the queue is paused") if rows else None
+
+    def halt_code(self, boot_id: str) -> HoldCode | None:
+        """What halts the whole queue, if it stands still."""
+        rows = self._db.read(
+            f"SELECT halt_code FROM queue WHERE EXISTS ({HALTED})", {"boot_id": boot_id}
+        )
+        return HoldCode(rows[0][0]) if rows else None
 
     def waiting(self, boot_id: str) -> Waiting:
         """What is queued, and why it cannot be claimed."""

@@ -7,12 +7,14 @@ from typing import Any
 from orchestrator.queue.connection import Row
 from orchestrator.run import (
     Attempt,
+    HoldCode,
     Limits,
     Objective,
     Retry,
     Run,
     RunState,
     Search,
+    StopRequest,
     Submitted,
     Sweep,
 )
@@ -52,6 +54,7 @@ def run_of(row: Row) -> Run:
     """A row of RUN."""
     d = dict(row)
     d["state"] = RunState(d["state"])
+    d["request"] = d["request"] and StopRequest(d["request"])
     d["overrides"] = json.loads(d["overrides"])
     d["set"] = tuple(json.loads(d.pop("set_args")))
     d["tags"] = tuple(json.loads(d["tags"]))
@@ -88,6 +91,7 @@ def sweep_of(row: Row, counts: dict[RunState, int]) -> Sweep:
         submitted=_submitted(json.loads(row["submitted"])),
         provenance=row["provenance"] and json.loads(row["provenance"]),
         frozen=bool(row["frozen"]),
+        hold_code=row["hold_code"] and HoldCode(row["hold_code"]),
     )
 
 

@@ -274,12 +274,33 @@ _FROZEN = (
     """,
 )
 
+# Which decision it was that holds a sweep or halts the queue; until then only a sentence said so.
+_CODES = (
+    "ALTER TABLE sweeps ADD COLUMN hold_code TEXT",
+    "ALTER TABLE queue ADD COLUMN halt_code TEXT",
+    """
+    UPDATE sweeps SET hold_code = CASE
+        WHEN reason LIKE 'limits.wall:%' THEN 'wall'
+        WHEN reason LIKE 'limits.disk:%' THEN 'disk'
+        WHEN reason LIKE 'frozen:%' THEN 'changed'
+        WHEN reason LIKE 'search:%' THEN 'search'
+        WHEN reason LIKE '% failures in a row:%' THEN 'failures'
+        ELSE 'user' END
+    WHERE paused = 1
+    """,
+    """
+    UPDATE queue SET halt_code = CASE WHEN boot_id IS NULL THEN 'user' ELSE 'gpu_hang' END
+    WHERE paused = 1
+    """,
+)
+
 # One entry a version: version N is reached by running the first N of them.
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("m001_initial", _INITIAL),
     ("m002_search", _SEARCH),
     ("m003_totals", _TOTALS),
     ("m004_frozen", _FROZEN),
+    ("m005_codes", _CODES),
 )
 VERSION = len(MIGRATIONS)
 

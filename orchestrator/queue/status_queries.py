@@ -11,7 +11,7 @@ from datetime import datetime
 from orchestrator.queue.connection import Connection
 from orchestrator.queue.queries import HALTED, HELD, Queries
 from orchestrator.queue.rows import RUN, run_of
-from orchestrator.run import Run, RunState, Share, Sweep, stamp
+from orchestrator.run import HoldCode, Run, RunState, Share, Sweep, stamp
 
 # So many of the latest ended runs tell how much the times of equal runs differ.
 _SAMPLE = 64
@@ -150,8 +150,8 @@ class StatusQueries:
         if sweep.state not in ("queued", "running", "paused"):
             return None
         if sweep.paused:
-            held = sweep.reason or "paused"
-            words = "paused" if held == "paused" else f"held: {held}"
+            by_user = sweep.hold_code is HoldCode.USER
+            words = "paused" if by_user else f"held: {sweep.reason}"
             return f"{words}; go on with: grpo-sweep resume {sweep.name}"
         rows = self._db.read(
             "SELECT o.name FROM sweeps s JOIN sweeps o ON o.id = s.after_id WHERE s.id = ?"

@@ -6,6 +6,7 @@ Nobody is stopped without evidence: a missing value or a tie keeps a run going.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 from orchestrator.results.objective import setting_key
@@ -52,12 +53,25 @@ class RunCurve:
         return replace(self, lines=[line for line in self.lines if update_of(line) <= update])
 
 
+class StopCode(StrEnum):
+    """Which rule stops a run."""
+
+    NOT_FINITE = "not_finite"
+    HEALTH = "health"
+    MEDIAN = "median"
+    HALVING = "halving"
+
+
 @dataclass(frozen=True)
 class Decision:
-    """A stop: which run, after which update, why, and the logged values that it rests on."""
+    """A stop: which run, after which update, by which rule, and the logged values it rests on.
+
+    `reason` is the rule's decision as a sentence for people.
+    """
 
     run: int
     update: int
+    code: StopCode
     reason: str
     evidence: str
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from orchestrator.results.objective import reduce_curve
 from orchestrator.run import END_STATES, Objective, Run, RunState, Sweep
-from orchestrator.stopping.curves import Decision, RunCurve, curve_of, shown, worse
+from orchestrator.stopping.curves import Decision, RunCurve, StopCode, curve_of, shown, worse
 from orchestrator.stopping.rules import StopRule, stop_rule
 
 
@@ -66,6 +66,7 @@ def _losers(
         curve.run: Decision(
             curve.run,
             rung[curve.run],
+            StopCode.HALVING,
             f"halving: {objective.metric} {shown(values[curve.setting])} at {share:.0%} of the "
             f"run; the best {keep} of {len(ranked)} settings have {shown(last)} or better",
             f"rung {number + 1}, update {rung[curve.run]}: {scores}",

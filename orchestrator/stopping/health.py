@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from grpo_core.config import did_you_mean
 from orchestrator.errors import SpecError
-from orchestrator.stopping.curves import Decision, LogLine, RunCurve, is_finite, shown, update_of
+from orchestrator.stopping.curves import (
+    Decision,
+    LogLine,
+    RunCurve,
+    StopCode,
+    is_finite,
+    shown,
+    update_of,
+)
 from orchestrator.text import short_number
 
 # As many bad updates in a row as the trainer itself bears (its max_bad_updates).
@@ -119,7 +127,8 @@ def _breach(curve: RunCurve, rule: HealthRule) -> Decision | None:
         streak.append(line)
         if before - since >= rule.updates:
             reason = f"health: {rule} (held for {before - since} updates, up to {before})"
-            return Decision(curve.run, before, reason, _evidence(rule, streak))
+            code = StopCode.NOT_FINITE if rule.metric == "nan" else StopCode.HEALTH
+            return Decision(curve.run, before, code, reason, _evidence(rule, streak))
     return None
 
 

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable
 
 from orchestrator.run import Objective
-from orchestrator.stopping.curves import Decision, RunCurve, shown, worse
+from orchestrator.stopping.curves import Decision, RunCurve, StopCode, shown, worse
 from orchestrator.stopping.rules import StopRule
 
 # Fewer other runs have no median worth the name.
@@ -40,6 +40,7 @@ def below_median(
     return Decision(
         curve.run,
         at,
+        StopCode.MEDIAN,
         f"median: {objective.metric} {shown(best)} at best, {shown(median)} is the median "
         f"of {len(others)} runs at update {at}",
         f"update {at}: others {', '.join(shown(value) for value in sorted(others))}",

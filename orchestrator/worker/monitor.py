@@ -76,7 +76,7 @@ class RunMonitor:
     def _obey(self, terminator: Terminator) -> None:
         request = self._store.queries.request(self._run.id)
         if request is not None:
-            terminator.ask(StopRequest(request))
+            terminator.ask(request)
 
     def _keep_limits(self, terminator: Terminator) -> None:
         if terminator.asked is not None:
@@ -86,10 +86,10 @@ class RunMonitor:
         found = breach(self._sweep.limits, used)
         if found is None:
             return
-        if found.limit == "run_wall":
+        if found.hold is None:
             terminator.ask(StopRequest.TIMEOUT)
             return
-        self._store.holds.hold_sweep(self._sweep.id, found.text)
+        self._store.holds.hold_sweep(self._sweep.id, found.hold, found.text)
         terminator.ask(StopRequest.STOP)
 
     def _judge(self, terminator: Terminator) -> None:

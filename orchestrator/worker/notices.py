@@ -22,7 +22,7 @@ from orchestrator.errors import SweepError, UsageError
 from orchestrator.queue.store import Store
 from orchestrator.results.leaderboard import by_setting, differing_keys
 from orchestrator.results.objective import completed_scores
-from orchestrator.run import Objective, Run, RunState, Sweep
+from orchestrator.run import HoldCode, Objective, Run, RunState, Sweep
 from orchestrator.system.paths import Home
 from orchestrator.system.processes import boot_id
 from orchestrator.text import counts, metric, settings
@@ -133,13 +133,11 @@ class Watcher:
             return []
         self._worked = False
         held = [
-            s
-            for s in store.queries.sweeps(latest=0)
-            if s.paused and s.reason not in (None, "paused")
+            s for s in store.queries.sweeps(latest=0) if s.hold_code not in (None, HoldCode.USER)
         ]
         reasons = [f"sweep {sweep.name} is held: {sweep.reason}" for sweep in held]
-        halted = store.queries.halted(boot_id())
-        reasons += [f"the queue stands still: {halted}"] if halted not in (None, "paused") else []
+        if store.queries.halt_code(boot_id()) not in (None, HoldCode.USER):
+            reasons.append(f"the queue stands still: {store.queries.halted(boot_id())}")
         if not reasons:
             return []
         reason = "; ".join(reasons)

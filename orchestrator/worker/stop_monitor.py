@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.run import Objective, Run, StopRequest, Sweep
-from orchestrator.stopping.curves import UNKNOWN_LENGTH, Decision, RunCurve, curve_of
+from orchestrator.stopping.curves import UNKNOWN_LENGTH, Decision, RunCurve, StopCode, curve_of
 from orchestrator.stopping.halving import halving
 from orchestrator.stopping.health import unhealthy
 from orchestrator.stopping.median import below_median
@@ -73,9 +73,8 @@ class StopMonitor:
         decision = judge(curve, peers, self._rule, self._sweep.objective)
         if decision is not None:
             # Not finite is what the trainer itself ends with as diverged; all else is a choice.
-            ask = (
-                StopRequest.FAIL if decision.reason.startswith("health: nan") else StopRequest.PRUNE
-            )
+            diverged = decision.code is StopCode.NOT_FINITE
+            ask = StopRequest.FAIL if diverged else StopRequest.PRUNE
             return Halt(ask, decision.reason, decision.evidence)
         return self._at_rung(curve) if self._rule.rule == "halving" else None
 

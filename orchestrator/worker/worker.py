@@ -23,7 +23,17 @@ from orchestrator.results.training_log import (
     read_result,
     result_identity,
 )
-from orchestrator.run import Attempt, Outcome, Progress, Run, RunState, StopRequest, Sweep, Verdict
+from orchestrator.run import (
+    Attempt,
+    HoldCode,
+    Outcome,
+    Progress,
+    Run,
+    RunState,
+    StopRequest,
+    Sweep,
+    Verdict,
+)
 from orchestrator.stopping.halving import halving_steps
 from orchestrator.system import paths, processes
 from orchestrator.system.crashpoints import crashpoint
@@ -162,7 +172,7 @@ class _Worker:
             try:
                 chosen = self._store.submissions.suggest(sweep.id, next_runs)
             except SpecError as e:
-                self._store.holds.hold_sweep(sweep.id, f"search: {e}")
+                self._store.holds.hold_sweep(sweep.id, HoldCode.SEARCH, f"search: {e}")
                 continue
             asked |= bool(chosen)
             words = chosen[0].name if chosen else "nothing is left to try"
@@ -270,7 +280,8 @@ class _Worker:
         if not held:
             return True
         words = f"frozen: {lines[0]}"
-        self._store.holds.hold_sweep(sweep.id, f"{words}; resume accepts what has changed")
+        accept = f"{words}; resume accepts what has changed"
+        self._store.holds.hold_sweep(sweep.id, HoldCode.CHANGED, accept)
         self._record(run, attempt, Outcome(Verdict.INTERRUPTED, words), Progress(), 0.0)
         return False
 

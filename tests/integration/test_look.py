@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.cli.group import SECTIONS
 from orchestrator.queue.store import Store
-from orchestrator.run import Outcome, Verdict
+from orchestrator.run import HoldCode, Outcome, Verdict
 from orchestrator.system.paths import home
 from orchestrator.worker import notices, worker
 from tests.queue_kit import (
@@ -123,7 +123,7 @@ def test_a_run_tells_what_it_waits_for(say, folder):
         words = "sweep two paused; go on with: grpo-sweep resume two"
         assert shown(say, "3")[1]["waits_for"] == [words]
         store.control.resume_sweep(2)
-        store.holds.hold_sweep(2, "limits.wall: 12h are used up")
+        store.holds.hold_sweep(2, HoldCode.WALL, "limits.wall: 12h are used up")
         assert "held: limits.wall: 12h are used up" in shown(say, "3")[1]["waits_for"][0]
         store.control.resume_sweep(2)
         store.control.pause_queue()

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.queue.store import Store
-from orchestrator.run import Limits, Objective, Outcome, RunState, Verdict
+from orchestrator.run import HoldCode, Limits, Objective, Outcome, RunState, Verdict
 from orchestrator.system.paths import home
 from orchestrator.worker import worker
 from orchestrator.worker.events import Event
@@ -119,7 +119,7 @@ def test_a_queue_that_stands_still_is_told_once_until_something_runs_again(tmp_p
     submit(tmp_path, planned("a"))
     watcher = Watcher(home())
     with Store.open() as store:
-        store.holds.hold_sweep(1, "limits.wall: 1h is used up")
+        store.holds.hold_sweep(1, HoldCode.WALL, "paused")
     waits = Event("waiting", "sweep s is held")
     assert watcher.notices(waits) == []
     watcher.notices(Event("started", ""))

@@ -11,6 +11,7 @@ import pytest
 from orchestrator.plan.provenance import look
 from orchestrator.queue.claims import Before
 from orchestrator.queue.store import Store
+from orchestrator.run import HoldCode
 from orchestrator.system.locks import is_held
 from orchestrator.system.paths import home
 from orchestrator.worker.launcher import TRAINER
@@ -107,7 +108,7 @@ def test_a_run_that_leaves_the_queue_leaves_the_slot(tmp_path, start, how):
         elif how == "pause":
             store.control.pause([2])
         else:
-            store.holds.hold_sweep(2, "by a test")
+            store.holds.hold_sweep(2, HoldCode.USER, "by a test")
     other = standby_pid(worker, 2)
     assert not is_alive(pid)
     assert worker.events("prepared")[1]["run"] == 3

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from orchestrator.queue.next_state import decide
-from orchestrator.run import Outcome, Retry, RunState, Verdict, stamp
+from orchestrator.run import Outcome, Retry, RunState, StopRequest, Verdict, stamp
 from tests.records import a_run
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -67,8 +67,8 @@ def test_back_off_doubles_up_to_a_minute(deaths, seconds):
 @pytest.mark.parametrize("verdict", ["interrupted", "crash", "lost"])
 def test_request_of_the_user_stands_whatever_the_ending(verdict):
     """Pause pauses and cancel cancels also when the trainer died meanwhile."""
-    assert after(verdict, request="pause").state == "paused"
-    assert after(verdict, request="cancel").state == "cancelled"
+    assert after(verdict, request=StopRequest.PAUSE).state == "paused"
+    assert after(verdict, request=StopRequest.CANCEL).state == "cancelled"
 
 
 def test_hang_halts_the_queue_and_is_not_repeated_for_ever():

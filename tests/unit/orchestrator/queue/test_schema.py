@@ -140,3 +140,28 @@ def test_views_are_there_for_other_tools(raw):
     assert columns["runs_view"][:4] == ["id", "sweep", "name", "state"]
     assert columns["attempts_view"][:4] == ["run", "sweep", "name", "n"]
     assert columns["leaderboard"][:4] == ["sweep", "rank", "run", "name"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("limits.wall: 3600 s trained; resume lifts the limit", "wall"),
+        ("limits.disk: 41 GB written; resume lifts the limit", "disk"),
+        ("frozen: data.jsonl has changed; resume accepts what has changed", "changed"),
+        ("search: params.learning_rate: no", "search"),
+        ("3 failures in a row: oom; the last is run 7", "failures"),
+        ("paused", "user"),
+        ("I need the machine", "user"),
+    ],
+)
+def test_holds_of_an_old_database_get_their_codes(tmp_path, reason, code):
+    """Before version 5 the sentence was all that said what held a sweep."""
+    (tmp_path / "queue.db").write_bytes((TESTS / "fixtures" / "queue-v4.db").read_bytes())
+    old = sqlite3.connect(tmp_path / "queue.db")
+    old.execute("UPDATE sweeps SET paused = 1, reason = ?", (reason,))
+    old.execute("UPDATE queue SET paused = 1, reason = 'the GPU hangs', boot_id = 'boot'")
+    old.commit()
+    old.close()
+    with Store.open(tmp_path / "queue.db") as store:
+        assert store.queries.sweep("old").hold_code == code
+        assert store.queries.halt_code("boot") == "gpu_hang"

@@ -1,9 +1,16 @@
-"""What the running run is judged by."""
+"""What the running run is judged by, and what becomes of it."""
 
-from orchestrator.stopping.curves import RunCurve
+import json
+
+import pytest
+
+from orchestrator.run import StopRequest
+from orchestrator.stopping.curves import Decision, RunCurve, StopCode
 from orchestrator.stopping.health import HealthRule
 from orchestrator.stopping.rules import StopRule
-from orchestrator.worker.stop_monitor import judge
+from orchestrator.worker import stop_monitor
+from orchestrator.worker.stop_monitor import StopMonitor, judge
+from tests.records import a_run, a_sweep
 from tests.run_curves import EM
 
 
@@ -13,3 +20,23 @@ def test_health_comes_before_the_median():
     for rule in ("none", "median", "halving"):
         stop = StopRule(rule, health=(HealthRule("kl", ">", 1.0, 2),))
         assert judge(curve, [], stop, EM).reason.startswith("health: kl > 1 for 2")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "request_made"),
+    [
+        (StopCode.NOT_FINITE, "the loss was not a number", StopRequest.FAIL),
+        (StopCode.HEALTH, "health: nan_share > 0.5 for 3", StopRequest.PRUNE),
+        (StopCode.MEDIAN, "health: nan", StopRequest.PRUNE),
+    ],
+)
+def test_what_is_not_finite_fails_whatever_the_reason_says(
+    tmp_path, monkeypatch, code, reason, request_made
+):
+    """The rule decides whether a run is failed or pruned, not the sentence about it."""
+    run = a_run(cwd=str(tmp_path))
+    run.folder.mkdir(parents=True)
+    (run.folder / "training_log.jsonl").write_text(json.dumps({"update": 1, "loss": 1.0}) + "\n")
+    monkeypatch.setattr(stop_monitor, "judge", lambda *_: Decision(1, 1, code, reason, "a line"))
+    halt = StopMonitor(run, a_sweep(), list).look()
+    assert (halt.ask, halt.reason) == (request_made, reason)
