@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import click
 
 from grpo_core.errors import GRPOError
-from orchestrator.cli.common import say
 from orchestrator.cli.group import cli
+from orchestrator.cli.output import say
 from orchestrator.errors import SweepError
 
 __all__ = ["cli", "main"]

@@ -1,9 +1,15 @@
 """`grpo-sweep fields`, `grpo-sweep schema` and `grpo-sweep completion`."""
 
 import click
+from click.shell_completion import get_completion_class
 
-from orchestrator.cli.common import console, json_option, print_json
+from grpo_core.config import FIELDS, did_you_mean
+from orchestrator.cli.group import cli
+from orchestrator.cli.options import json_option
+from orchestrator.cli.output import console, print_json
 from orchestrator.errors import NothingAffected
+from orchestrator.spec.json_schema import grammar
+from orchestrator.views.fields import field_shape, fields_table
 
 _BASH_WORD = "COMPREPLY+=($value)\n"
 _BASH_NO_BLANK = "            [[ $value == *= ]] && compopt -o nospace\n"
@@ -20,9 +26,6 @@ def fields(pattern: str | None, as_json: bool) -> None:
       grpo-sweep fields lora
       grpo-sweep fields --json
     """
-    from grpo_core.config import FIELDS, did_you_mean
-    from orchestrator.views.fields import field_shape, fields_table
-
     names = [name for name in FIELDS if pattern is None or pattern in name]
     if not names:
         near = did_you_mean(pattern or "", FIELDS)
@@ -42,8 +45,6 @@ def schema() -> None:
       grpo-sweep schema > sweep.schema.json
       #:schema ./sweep.schema.json
     """
-    from orchestrator.spec.json_schema import grammar
-
     print_json(grammar())
 
 
@@ -58,9 +59,6 @@ def completion(shell: str) -> None:
       bash  echo 'eval "$(grpo-sweep completion bash)"' >> ~/.bashrc
       fish  grpo-sweep completion fish > ~/.config/fish/completions/grpo-sweep.fish
     """
-    from click.shell_completion import get_completion_class
-
-    from orchestrator.cli.group import cli
 
     kind = get_completion_class(shell)
     assert kind is not None  # click.Choice has let through only what click knows.

@@ -1,23 +1,29 @@
 """`grpo-sweep best`, `compare` and `importance`: what a sweep has found, and how sure that is."""
 
-from typing import TYPE_CHECKING
-
 import click
 
-from orchestrator.cli.common import (
-    WIDE,
-    Ref,
-    base_values,
-    console,
-    json_option,
-    open_queue,
-    print_json,
-    say,
+from grpo_core.config import FIELDS, did_you_mean
+from orchestrator.cli.options import json_option
+from orchestrator.cli.output import WIDE, console, print_json, say
+from orchestrator.cli.references import Ref, open_queue
+from orchestrator.errors import UsageError
+from orchestrator.plan.next_runs import importance_of
+from orchestrator.results import stats
+from orchestrator.results.leaderboard import (
+    RankedSetting,
+    by_parameter,
+    differing_keys,
+    first_against_second,
+    ranking,
 )
-
-if TYPE_CHECKING:
-    from orchestrator.results.leaderboard import RankedSetting
-    from orchestrator.run import Run, Sweep
+from orchestrator.results.objective import completed_scores
+from orchestrator.results.stats import best_so_far
+from orchestrator.run import Run, RunState, Sweep
+from orchestrator.spec.base_config import base_values
+from orchestrator.text import bar, counts, duration, metric, percent, plural
+from orchestrator.views.json_shapes import best_shape, history_shape, levels_shape
+from orchestrator.views.results import best_table, levels_table
+from orchestrator.views.tables import plain_table
 
 
 @click.command()
@@ -36,12 +42,6 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
       grpo-sweep best lr
       grpo-sweep best lr --history
     """
-    from orchestrator.results import stats
-    from orchestrator.results.leaderboard import differing_keys, first_against_second, ranking
-    from orchestrator.results.objective import completed_scores
-    from orchestrator.views.json_shapes import best_shape, history_shape
-    from orchestrator.views.results import best_table
-
     found, runs = _sweep_and_runs(sweep)
     if history:
         points = _history(found, runs)
@@ -65,17 +65,14 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
     _say_what_is_missing(found, runs, sum(row.n for row in rows))
 
 
-def _sweep_and_runs(ref: str) -> "tuple[Sweep, list[Run]]":
+def _sweep_and_runs(ref: str) -> tuple[Sweep, list[Run]]:
     with open_queue(readonly=True) as store:
         sweep = store.queries.sweep(ref)
         return sweep, store.queries.runs(sweep.id)
 
 
-def _print_duel(sweep: "Sweep", rows: "list[RankedSetting]") -> None:
+def _print_duel(sweep: Sweep, rows: list[RankedSetting]) -> None:
     """Whether the best setting is better than the next, in words, and what to do about it."""
-    from orchestrator.results.leaderboard import first_against_second
-    from orchestrator.text import percent
-
     duel = first_against_second(rows, sweep.objective)
     if duel is None:
         return
@@ -98,10 +95,7 @@ def _print_duel(sweep: "Sweep", rows: "list[RankedSetting]") -> None:
         )
 
 
-def _say_what_is_missing(sweep: "Sweep", runs: "list[Run]", ranked: int) -> None:
-    from orchestrator.run import RunState
-    from orchestrator.text import counts, plural
-
+def _say_what_is_missing(sweep: Sweep, runs: list[Run], ranked: int) -> None:
     if ranked == len(runs):
         return
     if not ranked:
@@ -119,11 +113,8 @@ def _say_what_is_missing(sweep: "Sweep", runs: "list[Run]", ranked: int) -> None
 # --- the best so far
 
 
-def _history(sweep: "Sweep", runs: "list[Run]") -> "list[tuple[float, float]]":
+def _history(sweep: Sweep, runs: list[Run]) -> list[tuple[float, float]]:
     """(GPU hours, best value) after each run, in the order in which they ended."""
-    from orchestrator.results.objective import completed_scores
-    from orchestrator.results.stats import best_so_far
-
     trained = (run for run in runs if run.ended and run.attempt)
     ended = sorted(trained, key=lambda run: run.ended or "")
     reached = {score.run.id: score.value for score in completed_scores(ended, sweep.objective)}
@@ -131,10 +122,7 @@ def _history(sweep: "Sweep", runs: "list[Run]") -> "list[tuple[float, float]]":
     return best_so_far(values, sweep.objective.goal)
 
 
-def _print_history(sweep: "Sweep", points: "list[tuple[float, float]]") -> None:
-    from orchestrator.text import duration, metric
-    from orchestrator.views.tables import plain_table
-
+def _print_history(sweep: Sweep, points: list[tuple[float, float]]) -> None:
     table = plain_table("GPU time", f"best {sweep.objective.metric}", right=("GPU time",))
     shown = [p for i, p in enumerate(points) if i == 0 or p[1] != points[i - 1][1]]
     for hours, value in [*shown, *(points[-1:] if points[-1:] != shown[-1:] else [])]:
@@ -161,13 +149,6 @@ def compare(sweep: str, key: str, as_json: bool) -> None:
     Examples:
       grpo-sweep compare lr --by learning_rate
     """
-    from grpo_core.config import FIELDS, did_you_mean
-    from orchestrator.errors import UsageError
-    from orchestrator.results.leaderboard import by_parameter
-    from orchestrator.results.objective import completed_scores
-    from orchestrator.views.json_shapes import levels_shape
-    from orchestrator.views.results import levels_table
-
     found, runs = _sweep_and_runs(sweep)
     moved = dict.fromkeys(name for run in runs for name in run.overrides)
     if key not in moved:
@@ -198,10 +179,6 @@ def importance(sweep: str, as_json: bool) -> None:
     Examples:
       grpo-sweep importance lr
     """
-    from orchestrator.plan.next_runs import importance_of
-    from orchestrator.text import bar, percent
-    from orchestrator.views.tables import plain_table
-
     found, runs = _sweep_and_runs(sweep)
     told = importance_of(found, runs)
     if as_json:

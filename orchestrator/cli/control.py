@@ -2,17 +2,15 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import Ref, find_all, no_worker_hint, only_sweep, open_queue, say
+from orchestrator.cli.background import no_worker_hint, say_no_worker
+from orchestrator.cli.output import say
+from orchestrator.cli.references import Ref, find_all, only_sweep, open_queue
 from orchestrator.errors import NothingAffected, UsageError
-from orchestrator.run import END_STATES, RunState
-
-if TYPE_CHECKING:
-    from orchestrator.queue.store import Store
-    from orchestrator.run import Run
+from orchestrator.queue.store import Store
+from orchestrator.run import END_STATES, Run, RunState
 
 _POLL_S = 0.2
 
@@ -47,7 +45,7 @@ def cancel(refs: tuple[str, ...]) -> None:
     _settle(changed)
 
 
-def _end_search(store: "Store", ref: str) -> str | None:
+def _end_search(store: Store, ref: str) -> str | None:
     """The name of the sweep that is meant, where its search had more settings to choose."""
     sweep = only_sweep(store, ref)
     return sweep.name if sweep is not None and store.submissions.end_search(sweep.id) else None
@@ -97,7 +95,7 @@ def resume(refs: tuple[str, ...], whole: bool) -> None:
             say("queue: resumed")
         else:
             _tell("queued again", _each(store, refs, _resume_sweep, store.control.resume, "resume"))
-    _say_no_worker()
+    say_no_worker()
 
 
 def _check_named(refs: tuple[str, ...], whole: bool, verb: str) -> None:
@@ -121,7 +119,7 @@ def move(refs: tuple[str, ...], first: bool) -> None:
     with open_queue() as store:
         changed = store.control.move_first(_ids(find_all(store, refs)))
     _tell("next", changed)
-    _say_no_worker()
+    say_no_worker()
 
 
 @click.command(epilog=_REF_HELP)
@@ -143,7 +141,7 @@ def retry(refs: tuple[str, ...], failed: bool) -> None:
             raise NothingAffected("no run has failed")
         changed = store.control.retry(_ids(runs))
     _tell("queued again", changed)
-    _say_no_worker()
+    say_no_worker()
 
 
 @click.command(epilog=_REF_HELP)
@@ -170,13 +168,13 @@ def wait(refs: tuple[str, ...]) -> int:
             time.sleep(_POLL_S)
 
 
-def _as_they_stand(store: "Store", runs: "Sequence[Run]", sweeps: set[int]) -> "list[Run]":
+def _as_they_stand(store: Store, runs: Sequence[Run], sweeps: set[int]) -> list[Run]:
     """The runs now; of whole sweeps also those that came later."""
     named = [store.queries.run(run.id) for run in runs if run.sweep_id not in sweeps]
     return [*named, *(run for sweep_id in sorted(sweeps) for run in store.queries.runs(sweep_id))]
 
 
-def _verdict(runs: "Sequence[Run]") -> int:
+def _verdict(runs: Sequence[Run]) -> int:
     """Each run that did not make it is named."""
     lost = [run for run in runs if run.state not in ("completed", "pruned")]
     for run in lost:
@@ -185,7 +183,7 @@ def _verdict(runs: "Sequence[Run]") -> int:
     return 1 if lost else 0
 
 
-def _say_why_it_waits(store: "Store", runs: "Sequence[Run]", told: set[str]) -> None:
+def _say_why_it_waits(store: Store, runs: Sequence[Run], told: set[str]) -> None:
     """What may make the wait endless, each thing once."""
     reasons = [no_worker_hint()]
     for run in {run.sweep_id: run for run in runs if run.state == "queued"}.values():
@@ -202,17 +200,17 @@ def _say_why_it_waits(store: "Store", runs: "Sequence[Run]", told: set[str]) -> 
 # --- common
 
 
-def _ids(runs: "Sequence[Run]") -> list[int]:
+def _ids(runs: Sequence[Run]) -> list[int]:
     return [run.id for run in runs]
 
 
 def _each(
-    store: "Store",
+    store: Store,
     refs: Sequence[str],
-    on_sweep: "Callable[[Store, int], list[Run]]",
-    on_runs: "Callable[[Sequence[int]], list[Run]]",
+    on_sweep: Callable[[Store, int], list[Run]],
+    on_runs: Callable[[Sequence[int]], list[Run]],
     verb: str,
-) -> "list[Run]":
+) -> list[Run]:
     """A sweep that is named is changed as a whole, runs by themselves; something must change."""
     changed: list[Run] = []
     failures = []
@@ -233,14 +231,14 @@ def _each(
     return changed
 
 
-def _pause_sweep(store: "Store", sweep_id: int) -> "list[Run]":
+def _pause_sweep(store: Store, sweep_id: int) -> list[Run]:
     """Hold the sweep; its running run, if there is one, goes back to its place in the queue."""
     store.control.pause_sweep(sweep_id)
     running = [run.id for run in store.queries.runs(sweep_id, states=[RunState.RUNNING])]
     return store.control.pause(running) if running else []
 
 
-def _resume_sweep(store: "Store", sweep_id: int) -> "list[Run]":
+def _resume_sweep(store: Store, sweep_id: int) -> list[Run]:
     paused = store.queries.runs(sweep_id, states=[RunState.PAUSED])
     # Those at a rung wait for the others, not for the user.
     held = [run.id for run in paused if run.rung is None]
@@ -252,7 +250,7 @@ def _resume_sweep(store: "Store", sweep_id: int) -> "list[Run]":
     return store.control.resume(held) if held else []
 
 
-def _tell(done: str, runs: "Sequence[Run]") -> None:
+def _tell(done: str, runs: Sequence[Run]) -> None:
     """What changed; of a running run only that it was asked for."""
     asked = [run for run in runs if run.state == "running"]
     for run in asked:
@@ -264,15 +262,10 @@ def _tell(done: str, runs: "Sequence[Run]") -> None:
         say(f"{len(others)} runs {done}")
 
 
-def _settle(runs: "Sequence[Run]") -> None:
+def _settle(runs: Sequence[Run]) -> None:
     """Without a worker nobody would stop a running trainer: do it here."""
     if any(run.state == "running" for run in runs):
+        # Not at the top: the worker takes its time to load, and is seldom needed here.
         from orchestrator.worker.worker import tidy
 
         tidy()
-
-
-def _say_no_worker() -> None:
-    hint = no_worker_hint()
-    if hint:
-        say(hint)

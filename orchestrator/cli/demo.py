@@ -2,17 +2,23 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import WIDE, console, say
-from orchestrator.run import END_STATES, RunState
-
-if TYPE_CHECKING:
-    from orchestrator.queue.store import Store
-    from orchestrator.run import Run, Sweep
-    from orchestrator.system.paths import Home
+from orchestrator.cli.output import WIDE, console, say
+from orchestrator.names import folded, free_name
+from orchestrator.plan.expand import expand
+from orchestrator.queue.store import Store
+from orchestrator.run import END_STATES, Run, RunState, Sweep
+from orchestrator.spec.spec import read_spec
+from orchestrator.submit import queue_sweep
+from orchestrator.system import paths
+from orchestrator.system.paths import Home, home, shipped
+from orchestrator.views.live import worker_view
+from orchestrator.views.plan import expansion_words
+from orchestrator.views.results import result_rows, results_table
+from orchestrator.worker import worker
+from orchestrator.worker.serving import worker_alive
 
 SPEC = "sweeps/demo.toml"
 # Where the demo keeps a queue of its own while the user's has other things to do.
@@ -26,10 +32,6 @@ def demo() -> int:
     Needs no model and no data, takes some minutes on two cores, and leaves everything in
     ./outputs. Ctrl-C is safe: the same command goes on.
     """
-    from orchestrator.queue.store import Store
-    from orchestrator.views.live import worker_view
-    from orchestrator.worker import worker
-
     home = _choose_queue()
     with Store.open(home.db) as store:
         sweep = _unfinished(store) or _submit(store)
@@ -45,19 +47,15 @@ def demo() -> int:
     return 0 if all(run.state is RunState.COMPLETED for run in runs) else 1
 
 
-def _done(runs: "list[Run]") -> str:
+def _done(runs: list[Run]) -> str:
     return f"{sum(run.state in END_STATES for run in runs)} of {len(runs)} runs are done"
 
 
 # --- the queue
 
 
-def _choose_queue() -> "Home":
+def _choose_queue() -> Home:
     """The user's own queue, unless it has something else to do: the demo starts none of that."""
-    from orchestrator.queue.store import Store
-    from orchestrator.system.paths import Home, home
-    from orchestrator.worker.serving import worker_alive
-
     own = home()
     with Store.open(own.db, readonly=True) as store:
         waiting = store.queries.runs(states=set(RunState) - END_STATES)
@@ -69,10 +67,8 @@ def _choose_queue() -> "Home":
     return Home(Path(OWN_QUEUE).absolute())
 
 
-def _unfinished(store: "Store") -> "Sweep | None":
+def _unfinished(store: Store) -> Sweep | None:
     """The demo that was started here and not finished."""
-    from orchestrator.system.paths import shipped
-
     text = shipped(SPEC).read_text(encoding="utf-8-sig")
     here = [
         sweep
@@ -84,18 +80,14 @@ def _unfinished(store: "Store") -> "Sweep | None":
     return here[-1] if here else None
 
 
-def _submit(store: "Store") -> "Sweep":
-    from orchestrator.cli.submit import queue, summary
-    from orchestrator.names import folded, free_name
-    from orchestrator.plan.expand import expand
-    from orchestrator.spec.spec import read_spec
-    from orchestrator.system.paths import shipped
-
+def _submit(store: Store) -> Sweep:
     expansion = expand(read_spec(shipped(SPEC)))
     # A demo is there to be watched: it never takes the folder of an earlier one.
     folders = map(folded, os.listdir("outputs") if os.path.isdir("outputs") else [])
-    sweep, _ = queue(store, expansion, free_name(expansion.spec.name, set(folders)), again=True)
-    say(f"sweep {sweep.name}: {summary(expansion)}, each a real GRPO training of a tiny model;")
+    name = free_name(expansion.spec.name, set(folders))
+    sweep, _ = queue_sweep(store, expansion, name, again=True)
+    words = expansion_words(expansion)
+    say(f"sweep {sweep.name}: {words}, each a real GRPO training of a tiny model;")
     say(f"everything goes to outputs/{sweep.name}, the queue is {store.path}")
     return sweep
 
@@ -103,10 +95,8 @@ def _submit(store: "Store") -> "Sweep":
 # --- the end
 
 
-def _print_results(sweep: "Sweep", runs: "list[Run]", home: "Home") -> None:
+def _print_results(sweep: Sweep, runs: list[Run], home: Home) -> None:
     """The runs by held-out exact match, and what to type next."""
-    from orchestrator.views.results import result_rows, results_table
-
     rows = result_rows(runs)
     print()
     out = console()
@@ -118,10 +108,8 @@ def _print_results(sweep: "Sweep", runs: "list[Run]", home: "Home") -> None:
     _print_next(sweep.name, rows[0].run.id, home)
 
 
-def _print_next(name: str, run_id: int, home: "Home") -> None:
+def _print_next(name: str, run_id: int, home: Home) -> None:
     """What to type next, for the queue in which the demo ran."""
-    from orchestrator.system import paths
-
     print("Next:")
     if home.root != paths.home().root:
         print(f"  export {paths.ENV_HOME}={OWN_QUEUE}")

@@ -1,16 +1,15 @@
 """`grpo-sweep doctor`: is this machine fit to train, and what to do where it is not."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.text import Text
 
-from orchestrator.cli.common import console, json_option, print_json
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from orchestrator.doctor import Finding
+from orchestrator.cli.options import json_option
+from orchestrator.cli.output import console, print_json
+from orchestrator.doctor import Finding, Severity, examine
+from orchestrator.system.paths import home
 
 
 @click.command()
@@ -20,9 +19,6 @@ def doctor(as_json: bool) -> int:
 
     Takes some seconds and changes nothing. Exits with 1 if something is in the way of training.
     """
-    from orchestrator.doctor import Severity, examine
-    from orchestrator.system.paths import home
-
     out = console()
     findings = []
     for finding in examine(home(), Path.cwd()):
@@ -34,7 +30,7 @@ def doctor(as_json: bool) -> int:
     return 1 if any(finding.severity is Severity.FAIL for finding in findings) else 0
 
 
-def _shape(finding: "Finding") -> dict[str, str | None]:
+def _shape(finding: Finding) -> dict[str, str | None]:
     return {
         "name": finding.name,
         "level": str(finding.severity),
@@ -43,9 +39,7 @@ def _shape(finding: "Finding") -> dict[str, str | None]:
     }
 
 
-def _print(finding: "Finding", out: "Console") -> None:
-    from rich.text import Text
-
+def _print(finding: Finding, out: Console) -> None:
     styles = {"ok": "green", "warn": "bold yellow", "fail": "bold red"}
     line = Text.assemble(
         (f"{finding.severity:<5}", styles[finding.severity]),

@@ -1,17 +1,30 @@
 """`grpo-sweep confirm`, `fork` and `extend`: more runs from what a sweep has found so far."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from orchestrator.cli.common import Ref, json_option, no_worker_hint, open_queue, say, set_option
+from grpo_core.config import MLXGRPOConfig, apply_overrides
+from orchestrator.cli.background import say_no_worker, start_worker
+from orchestrator.cli.options import json_option, set_option
+from orchestrator.cli.output import print_json, say
+from orchestrator.cli.queued import print_queued
+from orchestrator.cli.references import Ref, one_run, open_queue
 from orchestrator.errors import NothingAffected, UsageError
-
-if TYPE_CHECKING:
-    from orchestrator.results.leaderboard import RankedSetting
-    from orchestrator.run import Run, Sweep
-    from orchestrator.spec.spec import Spec
+from orchestrator.plan.expand import expand
+from orchestrator.plan.extend import extension
+from orchestrator.plan.follow_up import confirm_spec, fork_spec
+from orchestrator.results.leaderboard import RankedSetting, ranking
+from orchestrator.results.objective import completed_scores
+from orchestrator.run import Run, Sweep
+from orchestrator.spec.base_config import resolved_base
+from orchestrator.spec.spec import Spec
+from orchestrator.submit import queue_sweep, recognised
+from orchestrator.system.paths import RunPaths
+from orchestrator.text import plural
+from orchestrator.views.json_shapes import submit_shape
+from orchestrator.views.plan import recognised_words, set_line
 
 
 class Seeds(click.ParamType[tuple[int, ...]]):
@@ -57,8 +70,6 @@ def confirm(
     Examples:
       grpo-sweep confirm lr --top 3 --seeds 100-104 --start
     """
-    from orchestrator.plan.follow_up import confirm_spec
-
     with open_queue(readonly=True) as store:
         found = store.queries.sweep(sweep)
         runs = store.queries.runs(found.id)
@@ -73,10 +84,7 @@ def confirm(
     _submit(spec, found, dry_run, start, as_json)
 
 
-def _finalists(sweep: "Sweep", runs: "list[Run]", top: int) -> "list[RankedSetting]":
-    from orchestrator.results.leaderboard import ranking
-    from orchestrator.results.objective import completed_scores
-
+def _finalists(sweep: Sweep, runs: list[Run], top: int) -> list[RankedSetting]:
     rows = ranking(completed_scores(runs, sweep.objective), sweep.objective)
     if not rows:
         metric = sweep.objective.metric
@@ -109,9 +117,6 @@ def fork(
     Example:
       grpo-sweep fork 12 --at 200 --set learning_rate=1e-6
     """
-    from orchestrator.cli.status import one_run
-    from orchestrator.plan.follow_up import fork_spec
-
     with open_queue(readonly=True) as store:
         parent = one_run(store, run)
         sweep = store.queries.sweep_of(parent)
@@ -121,10 +126,8 @@ def fork(
     _submit(spec, sweep, dry_run, start, as_json)
 
 
-def _checkpoint(run: "Run", update: int | None) -> tuple[int, Path]:
+def _checkpoint(run: Run, update: int | None) -> tuple[int, Path]:
     """The checkpoint to start from; NothingAffected where it is not there."""
-    from orchestrator.system.paths import RunPaths
-
     if run.state == "running":
         raise NothingAffected(
             f"run {run.id} is running, and its checkpoints come and go; pause it first"
@@ -137,11 +140,8 @@ def _checkpoint(run: "Run", update: int | None) -> tuple[int, Path]:
     return at, there[at].resolve()
 
 
-def _trains_all(sweep: "Sweep", run: "Run", overrides: tuple[str, ...]) -> bool:
+def _trains_all(sweep: Sweep, run: Run, overrides: tuple[str, ...]) -> bool:
     """Whether the run's checkpoints are whole models; UsageError where the fork's are not."""
-    from grpo_core.config import apply_overrides
-    from orchestrator.spec.base_config import resolved_base
-
     config = apply_overrides(resolved_base(sweep), run.set, strict=True)
     whole = config.train_type == "full"
     changed = apply_overrides(config, overrides, strict=True)
@@ -152,24 +152,14 @@ def _trains_all(sweep: "Sweep", run: "Run", overrides: tuple[str, ...]) -> bool:
 
 def _changed(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The values of `--set` as the spec writes them."""
-    from grpo_core.config import MLXGRPOConfig, apply_overrides
-
     config = apply_overrides(MLXGRPOConfig(), overrides, strict=True)
     return {
         key: getattr(config, key) for key in (item.partition("=")[0].strip() for item in overrides)
     }
 
 
-def _submit(spec: "Spec", sweep: "Sweep", dry_run: bool, start: bool, as_json: bool) -> None:
+def _submit(spec: Spec, sweep: Sweep, dry_run: bool, start: bool, as_json: bool) -> None:
     """Queue a spec that came from a sweep, in the folder from which that was submitted."""
-    from orchestrator.cli.submit import (
-        queue,
-        set_line,
-        start_worker,
-        tell_queued,
-    )
-    from orchestrator.plan.expand import expand
-
     expansion = expand(spec)
     if dry_run:
         plan = expansion.plan(spec.name, sweep.cwd)
@@ -178,13 +168,12 @@ def _submit(spec: "Spec", sweep: "Sweep", dry_run: bool, start: bool, as_json: b
         say("dry run: nothing was queued")
         return
     with open_queue() as store:
-        queued, runs = queue(store, expansion, cwd=sweep.cwd)
-    tell_queued(expansion, queued, runs, as_json)
-    hint = "" if start else no_worker_hint()
+        queued, runs = queue_sweep(store, expansion, cwd=sweep.cwd)
+    print_queued(expansion, queued, runs, as_json, {})
     if start:
         start_worker()
-    elif hint:
-        say(hint)
+    else:
+        say_no_worker()
 
 
 # --- extend
@@ -205,11 +194,6 @@ def extend(sweep: str, spec: Path, overrides: tuple[str, ...], as_json: bool) ->
     Examples:
       grpo-sweep extend lr sweeps/lr.toml
     """
-    from orchestrator.cli.submit import recognised
-    from orchestrator.plan.extend import extension
-    from orchestrator.text import plural
-    from orchestrator.views.json_shapes import submit_shape
-
     with open_queue() as store:
         found = store.queries.sweep(sweep)
         told = overrides or found.submitted.overrides
@@ -219,15 +203,11 @@ def extend(sweep: str, spec: Path, overrides: tuple[str, ...], as_json: bool) ->
         after = store.queries.sweep(found.name)
         known = recognised(store, added)
     if as_json:
-        from orchestrator.cli.common import print_json
-
         print_json(submit_shape(after.name, after.id, [(r.id, r.name, r.set) for r in added]))
     else:
         more = after.to_ask - found.to_ask
         words = f"; {plural(more, 'setting')} more to be chosen by {after.search.method}"
         print(f"sweep {after.name}: {plural(len(added), 'run')} added{words if more else ''}")
     if known:
-        say(f"{known}; what is done is shown and not trained again")
-    hint = no_worker_hint()
-    if hint:
-        say(hint)
+        say(f"{recognised_words(known)}; what is done is shown and not trained again")
+    say_no_worker()

@@ -4,18 +4,18 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import Ref, no_worker_hint, say
-from orchestrator.cli.status import one_run
+from orchestrator.cli.background import no_worker_hint
+from orchestrator.cli.output import say
+from orchestrator.cli.references import Ref, one_run
 from orchestrator.errors import NothingAffected
-from orchestrator.run import END_STATES, RunState
-
-if TYPE_CHECKING:
-    from orchestrator.queue.store import Store
-    from orchestrator.run import Run
+from orchestrator.queue.store import Store
+from orchestrator.run import END_STATES, Run, RunState
+from orchestrator.system.locks import is_held
+from orchestrator.system.paths import home
+from orchestrator.worker.serving import worker_alive
 
 _POLL_S = 0.2
 _TAIL_LINES = 20
@@ -33,8 +33,6 @@ def logs(run: str | None, follow: bool, lines: int | None) -> None:
       grpo-sweep logs -f           what runs, from run to run
       grpo-sweep logs 12 -n 50
     """
-    from orchestrator.queue.store import Store
-
     with Store.open(readonly=True) as store:
         if follow:
             _follow(store, run, _TAIL_LINES if lines is None else lines)
@@ -44,7 +42,7 @@ def logs(run: str | None, follow: bool, lines: int | None) -> None:
                 _print_tail(path, lines)
 
 
-def _latest(store: "Store") -> "Run":
+def _latest(store: Store) -> Run:
     """The run that runs, else the one that ended last."""
     found = store.status.last_started()
     if found is None:
@@ -52,7 +50,7 @@ def _latest(store: "Store") -> "Run":
     return found
 
 
-def _logs_of(store: "Store", run: "Run") -> list[Path]:
+def _logs_of(store: Store, run: Run) -> list[Path]:
     attempts = store.queries.attempts(run.id)
     if not attempts:
         raise NothingAffected(f"run {run.id} has not started yet (it is {run.state})")
@@ -71,7 +69,7 @@ def _print_tail(path: Path, lines: int | None) -> None:
 # --- follow
 
 
-def _follow(store: "Store", ref: str | None, lines: int) -> None:
+def _follow(store: Store, ref: str | None, lines: int) -> None:
     """One run until it ends, or, where none is named, every run until nothing is left."""
     if ref is not None:
         _follow_run(store, one_run(store, ref).id, lines)
@@ -83,7 +81,7 @@ def _follow(store: "Store", ref: str | None, lines: int) -> None:
         seen.add((run.id, run.attempt))
 
 
-def _next_running(store: "Store", seen: "set[tuple[int, int]]") -> "Run | None":
+def _next_running(store: Store, seen: set[tuple[int, int]]) -> Run | None:
     """The run that runs now, waiting for one; None when nothing waits any more."""
     told = False
     while True:
@@ -101,7 +99,7 @@ def _next_running(store: "Store", seen: "set[tuple[int, int]]") -> "Run | None":
         time.sleep(_POLL_S)
 
 
-def _follow_run(store: "Store", run_id: int, lines: int) -> None:
+def _follow_run(store: Store, run_id: int, lines: int) -> None:
     """Print a run's log as it grows, attempt by attempt, until the run has ended."""
     printed = 0
     tail: _Tail | None = None
@@ -123,12 +121,8 @@ def _follow_run(store: "Store", run_id: int, lines: int) -> None:
         time.sleep(_POLL_S)
 
 
-def _is_orphan(run: "Run") -> bool:
+def _is_orphan(run: Run) -> bool:
     """Whether a run still counts as running though its trainer and its worker are gone."""
-    from orchestrator.system.locks import is_held
-    from orchestrator.system.paths import home
-    from orchestrator.worker.serving import worker_alive
-
     gone = run.state == "running" and worker_alive() is None
     return gone and not is_held(home().run_lock(run.id))
 

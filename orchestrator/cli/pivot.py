@@ -1,28 +1,26 @@
-"""`grpo-sweep status SWEEP --by PARAM`: the objective by the values of what was swept."""
+"""`status --by`: the objective of a sweep by the values of the parameters that were swept."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from orchestrator.cli.common import base_values, console, print_json, say
+from grpo_core.config import did_you_mean
+from orchestrator.cli.output import console, print_json, say
 from orchestrator.errors import UsageError
+from orchestrator.queue.store import Store
+from orchestrator.results.objective import run_value
+from orchestrator.results.pivot import cells
+from orchestrator.run import Run, Sweep
+from orchestrator.spec.base_config import base_values
+from orchestrator.views.pivot import pivot_shape, pivot_table
 
-if TYPE_CHECKING:
-    from orchestrator.run import Run, Sweep
 
-
-def show_pivot(ref: str, keys: Sequence[str], as_json: bool) -> None:
+def print_pivot(ref: str, keys: Sequence[str], as_json: bool) -> None:
     """Print the objective of a sweep by one or two parameters, as a table or as JSON."""
-    from orchestrator.queue.store import Store
-    from orchestrator.results.objective import run_value
-    from orchestrator.results.pivot import cells
-    from orchestrator.views.pivot import pivot_shape, pivot_table
-
     with Store.open(readonly=True) as store:
         sweep = store.queries.sweep(ref)
         runs = store.queries.runs(sweep.id)
     _check(sweep, keys, runs)
 
-    def value_of(run: "Run") -> float | None:
+    def value_of(run: Run) -> float | None:
         return run_value(run, sweep.objective)
 
     missing = [key for key in keys if any(key not in run.overrides for run in runs)]
@@ -37,10 +35,8 @@ def show_pivot(ref: str, keys: Sequence[str], as_json: bool) -> None:
         say(f"sweep {sweep.name} has no result yet for {sweep.objective.metric}")
 
 
-def _check(sweep: "Sweep", keys: Sequence[str], runs: "Sequence[Run]") -> None:
+def _check(sweep: Sweep, keys: Sequence[str], runs: Sequence[Run]) -> None:
     """UsageError unless one or two parameters are named, each of them set by a run."""
-    from grpo_core.config import did_you_mean
-
     if len(keys) > 2 or len(set(keys)) < len(keys):
         raise UsageError(f"--by {' --by '.join(keys)}: name one or two parameters, each once")
     swept = dict.fromkeys(name for run in runs for name in run.overrides)

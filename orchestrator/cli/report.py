@@ -3,15 +3,23 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from orchestrator.cli.common import Ref, busy, console, open_queue, say
-
-if TYPE_CHECKING:
-    from orchestrator.report.gather import Facts
+from orchestrator.cli.output import busy, console, say
+from orchestrator.cli.references import Ref, open_queue
+from orchestrator.errors import NothingAffected, UsageError
+from orchestrator.report.gather import Facts, gather
+from orchestrator.report.png import pictures
+from orchestrator.results import export as formats
+from orchestrator.results.export import record
+from orchestrator.system.files import check_target, make_folder, write_target
+from orchestrator.system.paths import home
+from orchestrator.text import counts, plural
+from orchestrator.views.overview import progress_of
 
 
 @click.command()
@@ -34,10 +42,8 @@ def report(sweep: str, output: Path | None, to_open: bool) -> None:
       grpo-sweep report
       grpo-sweep report lr -o notes/lr.html --open
     """
-    from datetime import UTC, datetime
-
+    # Not at the top: plotly takes its time, and export does without it.
     from orchestrator.report.page import page
-    from orchestrator.system.files import check_target, write_target
 
     facts, path = _gather(sweep, lambda name: check_target(_html_path(output, name)))
     with busy("drawing the page"):
@@ -56,11 +62,8 @@ def _html_path(output: Path | None, name: str) -> Path:
     return output / default if output.is_dir() else output
 
 
-def _gather(ref: str, choose: "Callable[[str], Path]") -> "tuple[Facts, Path]":
+def _gather(ref: str, choose: Callable[[str], Path]) -> tuple[Facts, Path]:
     """Everything about the sweep, and where it goes: that is settled before the long reading."""
-    from orchestrator.report.gather import gather
-    from orchestrator.system.paths import home
-
     with open_queue(readonly=True) as store:
         found = store.queries.sweep(ref)
         path = choose(found.name)
@@ -75,6 +78,7 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
     if not out.is_terminal:
         yield lambda: None
         return
+    # Not at the top: in a pipe there is no bar.
     from rich.progress import Progress
 
     with Progress(console=out, transient=True) as bar:
@@ -82,10 +86,8 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
         yield lambda: bar.advance(task)
 
 
-def _summary(facts: "Facts", size: int) -> str:
+def _summary(facts: Facts, size: int) -> str:
     """`200 runs, 8.3 MB`, and what a reader should know."""
-    from orchestrator.text import counts, plural
-
     words = f"{plural(len(facts.runs), 'run')}, {size / 1e6:.1f} MB"
     if facts.rows:
         return words
@@ -120,8 +122,6 @@ def export(
       grpo-sweep export lr > lr.csv
       grpo-sweep export lr --parquet lr.parquet --png notes/plots
     """
-    from orchestrator.results import export as formats
-
     chosen: list[tuple[Path | None, Callable[[Sequence[dict[str, Any]]], bytes]]] = [
         (to_csv, formats.to_csv),
         (to_jsonl, formats.to_jsonl),
@@ -142,10 +142,7 @@ def export(
 _STDOUT = Path("-")
 
 
-def _check_targets(paths: "Sequence[Path]") -> None:
-    from orchestrator.errors import UsageError
-    from orchestrator.system.files import check_target
-
+def _check_targets(paths: Sequence[Path]) -> None:
     if paths.count(_STDOUT) > 1:
         raise UsageError("stdout can take one format; give the others a file")
     for path in paths:
@@ -153,10 +150,7 @@ def _check_targets(paths: "Sequence[Path]") -> None:
             check_target(path)
 
 
-def _records(ref: str) -> "list[dict[str, Any]]":
-    from orchestrator.results.export import record
-    from orchestrator.views.overview import progress_of
-
+def _records(ref: str) -> list[dict[str, Any]]:
     with open_queue(readonly=True) as store, busy("reading the runs"):
         sweep = store.queries.sweep(ref)
         runs = store.queries.runs(sweep.id)
@@ -165,8 +159,6 @@ def _records(ref: str) -> "list[dict[str, Any]]":
 
 def _put(path: Path, content: bytes) -> None:
     """To stdout, or into a file whose name is then the output."""
-    from orchestrator.system.files import write_target
-
     if path == _STDOUT:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
@@ -177,10 +169,6 @@ def _put(path: Path, content: bytes) -> None:
 
 
 def _export_pictures(ref: str, folder: Path) -> None:
-    from orchestrator.errors import NothingAffected
-    from orchestrator.report.png import pictures
-    from orchestrator.system.files import make_folder
-
     facts, _ = _gather(ref, lambda _: make_folder(folder))
     with busy("drawing"):
         found = list(pictures(facts))

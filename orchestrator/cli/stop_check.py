@@ -1,16 +1,21 @@
 """`grpo-sweep stop-check`: what a stop rule would have done to a sweep that is over."""
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import click
 
-from orchestrator.cli.common import Ref, console, json_option, open_queue, print_json, say
-from orchestrator.stopping.rules import RULES
-
-if TYPE_CHECKING:
-    from orchestrator.run import Run, Sweep
-    from orchestrator.stopping.replay import Replay
-    from orchestrator.stopping.rules import StopRule
+from orchestrator.cli.options import json_option
+from orchestrator.cli.output import console, print_json, say
+from orchestrator.cli.references import Ref, open_queue
+from orchestrator.errors import NothingAffected, SpecError, UsageError
+from orchestrator.run import Run, Sweep
+from orchestrator.spec.tables import METRICS
+from orchestrator.stopping.curves import curve_of
+from orchestrator.stopping.health import parse_health
+from orchestrator.stopping.replay import Replay, replay
+from orchestrator.stopping.rules import RULES, StopRule, parse_share, stop_rule
+from orchestrator.text import duration, metric, percent
+from orchestrator.views.tables import plain_table
 
 
 @click.command("stop-check")
@@ -36,10 +41,6 @@ def stop_check(
     Example:
       grpo-sweep stop-check lr --rule median --warmup 30%
     """
-    from dataclasses import replace
-
-    from orchestrator.stopping.curves import curve_of
-    from orchestrator.stopping.replay import replay
 
     with open_queue(readonly=True) as store:
         found = store.queries.sweep(sweep)
@@ -56,10 +57,8 @@ def stop_check(
     _print(results, runs, found, own)
 
 
-def _ended(sweep: "Sweep", runs: "list[Run]") -> "list[Run]":
+def _ended(sweep: Sweep, runs: list[Run]) -> list[Run]:
     """The runs that have ended, in the order in which they did; NothingAffected without any."""
-    from orchestrator.errors import NothingAffected
-
     ended = [run for run in runs if run.state in ("completed", "pruned", "failed")]
     if not ended:
         raise NothingAffected(f"sweep {sweep.name}: no run has ended yet, so nothing can be told")
@@ -68,14 +67,8 @@ def _ended(sweep: "Sweep", runs: "list[Run]") -> "list[Run]":
     return sorted(ended, key=lambda run: run.ended or "")
 
 
-def _given(sweep: "Sweep", warmup: str | None, health: tuple[str, ...]) -> "StopRule":
+def _given(sweep: Sweep, warmup: str | None, health: tuple[str, ...]) -> StopRule:
     """The sweep's own rule with what the command line says; UsageError."""
-    from dataclasses import replace
-
-    from orchestrator.errors import SpecError, UsageError
-    from orchestrator.spec.tables import METRICS
-    from orchestrator.stopping.health import parse_health
-    from orchestrator.stopping.rules import parse_share, stop_rule
 
     own = stop_rule(sweep.stop)
     try:
@@ -88,12 +81,7 @@ def _given(sweep: "Sweep", warmup: str | None, health: tuple[str, ...]) -> "Stop
     return own
 
 
-def _print(
-    results: "dict[str, Replay]", runs: "list[Run]", sweep: "Sweep", rule: "StopRule"
-) -> None:
-    from orchestrator.text import duration, percent
-    from orchestrator.views.tables import plain_table
-
+def _print(results: dict[str, Replay], runs: list[Run], sweep: Sweep, rule: StopRule) -> None:
     out = console()
     heads = ("rule", "runs stopped", "updates saved", "time saved", "best setting")
     table = plain_table(*heads, right=heads[1:4])
@@ -115,9 +103,7 @@ def _print(
     say(f"warm-up {rule.warmup:.0%}; health in each: {told}")
 
 
-def _winner_words(result: "Replay", sweep: "Sweep") -> str:
-    from orchestrator.text import metric
-
+def _winner_words(result: Replay, sweep: Sweep) -> str:
     if result.winner is None:
         return "none has a result"
     if not result.winner_killed:
@@ -127,7 +113,7 @@ def _winner_words(result: "Replay", sweep: "Sweep") -> str:
     return f"STOPPED; {metric(sweep.objective.metric, result.lost)} worse without it"
 
 
-def _shape(name: str, result: "Replay", runs: "list[Run]") -> dict[str, object]:
+def _shape(name: str, result: Replay, runs: list[Run]) -> dict[str, object]:
     """A rule in `stop-check --json`."""
     return {
         "rule": name,

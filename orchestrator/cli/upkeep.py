@@ -3,14 +3,13 @@
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import Ref, find_all, open_queue, say
-
-if TYPE_CHECKING:
-    from orchestrator.run import Run
+from orchestrator.cli.output import say
+from orchestrator.cli.references import Ref, find_all, open_queue
+from orchestrator.run import Run
+from orchestrator.system.paths import RunPaths
 
 # What is asked about is listed, but not by the thousand.
 _LISTED = 5
@@ -42,7 +41,7 @@ def rm(refs: tuple[str, ...], files: bool, yes: bool) -> None:
         _delete((run.folder for run in gone), shared)
 
 
-def _ask(runs: "Sequence[Run]") -> None:
+def _ask(runs: Sequence[Run]) -> None:
     """Go on only after a yes; Abort otherwise."""
     folders = [run.folder for run in runs if run.state != "running" and run.folder.exists()]
     for folder in folders[:_LISTED]:
@@ -67,8 +66,6 @@ def _delete(folders: Iterable[Path], shared: set[Path]) -> None:
 
 def _not_ours(folder: Path) -> str:
     """Why a folder cannot be taken for one that a run has made; empty where it can."""
-    from orchestrator.system.paths import RunPaths
-
     if not folder.is_dir():
         return ""
     if folder.is_symlink():

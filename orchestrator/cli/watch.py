@@ -6,7 +6,10 @@ from types import FrameType
 
 import click
 
-from orchestrator.cli.common import Ref, console
+from orchestrator.cli.output import console
+from orchestrator.cli.references import Ref
+from orchestrator.system.paths import home
+from orchestrator.views.watch import StatusReader, watch_live, watch_plain
 
 
 @click.command()
@@ -32,9 +35,6 @@ def watch(sweep: str | None, tick_s: float) -> int:
       grpo-sweep watch lr
       grpo-sweep watch | tee morning.txt
     """
-    from orchestrator.system.paths import home
-    from orchestrator.views.watch import StatusReader, watch_live, watch_plain
-
     out = console()
     # Else a terminal that is told to end would stay without its cursor and its lines.
     signal.signal(signal.SIGTERM, _leave)

@@ -4,14 +4,16 @@ import os
 import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import console, say
-
-if TYPE_CHECKING:
-    from orchestrator.worker.events import Event
+from orchestrator.cli.output import console, say
+from orchestrator.errors import UsageError
+from orchestrator.system.paths import home
+from orchestrator.views.live import worker_view
+from orchestrator.worker import notices, worker
+from orchestrator.worker.detach import spawn_detached
+from orchestrator.worker.events import Event
 
 _EPILOG = """\b
 COMMAND runs without a shell, at most 30 s, with this in its environment:
@@ -67,18 +69,13 @@ def work(
     Ctrl-C checkpoints the running run and puts it back into the queue; a second one does not wait
     for the checkpoint. A trainer that a dead worker left behind is taken over.
     """
-    from orchestrator.system.paths import home
-    from orchestrator.worker import worker
-    from orchestrator.worker.detach import spawn_detached
-
     _settle_notice(notify, no_notify)
     if detach:
         pid = spawn_detached(until_empty=until_empty, frozen=frozen, prewarm=prewarm)
         say(f"started a worker in the background (pid {pid}); what it says: {home().worker_log}")
         return 0
-    from orchestrator.views.live import worker_view
 
-    def heard(event: "Event") -> None:
+    def heard(event: Event) -> None:
         listen(event)
         notice(event)
 
@@ -89,9 +86,6 @@ def work(
 
 def _settle_notice(command: str | None, off: bool) -> None:
     """Check the command, and leave it where this worker or one in the background finds it."""
-    from orchestrator.errors import UsageError
-    from orchestrator.worker import notices
-
     if command is not None and off:
         raise UsageError("--notify and --no-notify: give one of them")
     if off:
@@ -101,11 +95,8 @@ def _settle_notice(command: str | None, off: bool) -> None:
         os.environ[notices.ENV] = shlex.join(notices.parse_command(command))
 
 
-def _notifier() -> "AbstractContextManager[Callable[[Event], None]]":
+def _notifier() -> AbstractContextManager[Callable[[Event], None]]:
     """What gives the notices; nothing where they are switched off."""
-    from orchestrator.system.paths import home
-    from orchestrator.worker import notices
-
     if notices.is_off():
         return nullcontext(lambda event: None)
     return notices.Notifier(home().make(), notices.command_of_environment(), say)

@@ -2,9 +2,10 @@
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from grpo_core.config import (
     FIELDS,
@@ -50,6 +51,13 @@ def resolved_base(sweep: Sweep | Plan) -> MLXGRPOConfig:
     """
     values = parse_config(sweep.config_text, sweep.config_source)
     return update_config_from_dict(MLXGRPOConfig(), values, _ignore)
+
+
+def base_values(sweep: Sweep | Plan, keys: Iterable[str]) -> dict[str, Any]:
+    """What the base of a sweep says for these fields: its value, else the field's default."""
+    wanted = list(keys)
+    config = resolved_base(sweep) if wanted else None
+    return {key: getattr(config, key) for key in wanted if hasattr(config, key)}
 
 
 def _ignore(_line: str) -> None:

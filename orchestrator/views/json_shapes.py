@@ -4,16 +4,14 @@ Ids are integers, times ISO 8601 in UTC, what is unknown is null. Pure.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.queue.eta import Span
+from orchestrator.results.leaderboard import Level, RankedSetting
+from orchestrator.results.stats import Comparison
 from orchestrator.run import Attempt, Objective, Progress, Run, RunState, Sweep
 from orchestrator.views.overview import Overview
 from orchestrator.views.story import Story
-
-if TYPE_CHECKING:
-    from orchestrator.results.leaderboard import Level, RankedSetting
-    from orchestrator.results.stats import Comparison
 
 Shape = dict[str, Any]
 
@@ -117,8 +115,8 @@ def submit_shape(
 
 def best_shape(
     objective: Objective,
-    rows: "Sequence[RankedSetting]",
-    duel: "Comparison | None" = None,
+    rows: Sequence[RankedSetting],
+    duel: Comparison | None = None,
     statistic: str = "mean",
 ) -> Shape:
     """`best --json`; `mean` of a row is its `statistic`."""
@@ -131,7 +129,7 @@ def best_shape(
     }
 
 
-def comparison_shape(found: "Comparison") -> Shape:
+def comparison_shape(found: Comparison) -> Shape:
     """How a setting compares with another: the probability that a run of it beats one of that."""
     return {
         "verdict": found.verdict,
@@ -143,7 +141,7 @@ def comparison_shape(found: "Comparison") -> Shape:
     }
 
 
-def levels_shape(objective: Objective, key: str, levels: "Sequence[Level]") -> Shape:
+def levels_shape(objective: Objective, key: str, levels: Sequence[Level]) -> Shape:
     """`compare --json`; `best_against` compares the best value with this one."""
     return {
         "objective": objective.metric,
@@ -176,7 +174,7 @@ def _span(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else list(interval)
 
 
-def _row_shape(row: "RankedSetting") -> Shape:
+def _row_shape(row: RankedSetting) -> Shape:
     return {
         "rank": row.rank,
         "params": row.params,

@@ -7,14 +7,12 @@ Reads the store's records and the training logs; writes nothing. How it looks is
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orchestrator.queue.eta import NOTHING, Span, Work, left
+from orchestrator.queue.store import Store
 from orchestrator.results.training_log import ProgressReader, read_progress
 from orchestrator.run import Progress, Run, RunState, Sweep
-
-if TYPE_CHECKING:
-    from orchestrator.queue.store import Store
+from orchestrator.system.processes import boot_id
 
 UNFINISHED = ("queued", "running", "paused")
 
@@ -83,7 +81,7 @@ class Overview:
 
 
 def gather(
-    store: "Store",
+    store: Store,
     sweeps: Sequence[Sweep],
     most: int | None = 0,
     rows: Mapping[int, int | None] | None = None,
@@ -109,12 +107,10 @@ def gather(
 
 
 def _boot_id() -> str:
-    from orchestrator.system.processes import boot_id
-
     return boot_id()
 
 
-def _facts(store: "Store", sweep: Sweep, most: int | None) -> Facts:
+def _facts(store: Store, sweep: Sweep, most: int | None) -> Facts:
     shown = (
         store.queries.runs(sweep.id) if most is None else store.status.summary_rows(sweep.id, most)
     )
@@ -122,7 +118,7 @@ def _facts(store: "Store", sweep: Sweep, most: int | None) -> Facts:
     return Facts(sweep, shown, _work(store, sweep), store.status.sweep_waits_for(sweep), best)
 
 
-def _work(store: "Store", sweep: Sweep) -> Work:
+def _work(store: Store, sweep: Sweep) -> Work:
     shares = store.queries.shares(sweep.id)
     if sweep.state not in UNFINISHED:
         return Work(shares, ())

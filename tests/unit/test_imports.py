@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from orchestrator.cli.group import SECTIONS
 from tests.rooms import ORDER, ROOT, backwards, imported, imported_at_load, modules, room_of
 
 HEAVY = ("mlx", "mlx_lm", "transformers", "datasets", "optuna", "numpy", "torch", "pandas")
@@ -76,6 +77,19 @@ def test_every_room_has_its_place():
 def test_imports_run_one_way(package):
     """Each room imports only rooms to its right."""
     assert backwards(package) == []
+
+
+def test_no_command_imports_another():
+    """What two commands need stands beside them, or in the rooms that they call."""
+    commands = {f"orchestrator.cli.{name}" for s in SECTIONS.values() for name, _ in s.values()}
+    assert len(commands) > 10
+    wrong = [
+        f"{path.name} -> {name}"
+        for path in modules("orchestrator/cli")
+        for name in imported(path)
+        if name in commands
+    ]
+    assert wrong == []
 
 
 def test_imports_never_loop():

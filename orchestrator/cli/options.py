@@ -1,0 +1,40 @@
+"""Options that several commands have."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(command: F) -> F:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+
+
+def set_option(command: F) -> F:
+    """`--set key=value`, any number of times."""
+    return click.option(
+        "--set",
+        "overrides",
+        metavar="KEY=VALUE",
+        multiple=True,
+        shell_complete=_complete_field,
+        help="Override a config field; repeat for more.",
+    )(command)
+
+
+def _complete_field(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+
+    # Not at the top: only completion needs it, and a status comes sooner.
+    from grpo_core.config import FIELDS
+
+    return [
+        CompletionItem(f"{name}=", help=info.help)
+        for name, info in FIELDS.items()
+        if name.startswith(incomplete)
+    ]

@@ -1,0 +1,112 @@
+"""Where the commands print: data on stdout, messages on stderr; and a sign that time passes."""
+
+import contextlib
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+# What takes longer is shown to go on.
+_PATIENCE_S = 0.7
+# From here on JSON is written a line an item.
+_LONG = 1000
+# A table in a pipe is for programs and files: no line is folded.
+_PIPE_WIDTH = 10_000
+# From here on a table has room for what is nice to know.
+WIDE = 100
+
+
+def say(text: str) -> None:
+    """Talk: what a person wants to know, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Data as JSON on stdout, readable by people too; NaN and infinity become null.
+
+    A long list that stands at the top of the value gets a line an item: Python lays out JSON a
+    hundred times slower than it writes it.
+    """
+    if isinstance(value, dict) and any(map(_is_long, value.values())):
+        print("{")
+        for number, (key, item) in enumerate(value.items(), start=1):
+            comma = "," if number < len(value) else ""
+            if _is_long(item):
+                lines = ",\n    ".join(_json(one) for one in item)
+                print(f"  {json.dumps(key)}: [\n    {lines}\n  ]{comma}")
+            else:
+                text = _json(item, indent=2).replace("\n", "\n  ")
+                print(f"  {json.dumps(key)}: {text}{comma}")
+        print("}")
+    else:
+        print(_json(value, indent=2))
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > _LONG
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def console(stderr: bool = False) -> "Console":
+    """A rich console: colour only in a terminal, and there only without NO_COLOR."""
+    # Not at the top: --help and --json need none of it.
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+@contextlib.contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Show a person at a terminal that something takes its time, with the seconds it has taken.
+
+    Nothing is shown of what is over at once, nor in a pipe.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    shown: list[Progress] = []
+
+    def show() -> None:
+        # Not before it is needed: it takes a moment to load.
+        from rich import progress as bars
+
+        words = bars.TextColumn("{task.description}")
+        columns = (bars.SpinnerColumn(), words, bars.TimeElapsedColumn())
+        progress = bars.Progress(*columns, console=console(stderr=True), transient=True)
+        progress.add_task(what)
+        progress.start()
+        shown.append(progress)
+
+    timer = threading.Timer(_PATIENCE_S, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        for progress in shown:
+            progress.stop()

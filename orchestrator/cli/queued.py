@@ -1,0 +1,29 @@
+"""What the commands say that have queued a sweep."""
+
+from collections.abc import Mapping, Sequence
+
+from orchestrator.cli.output import print_json, say
+from orchestrator.plan.expand import Expansion
+from orchestrator.run import Run, Sweep
+from orchestrator.views.json_shapes import submit_shape
+from orchestrator.views.plan import expansion_words, recognised_words
+
+
+def print_queued(
+    expansion: Expansion,
+    sweep: Sweep,
+    runs: Sequence[Run],
+    as_json: bool,
+    known: Mapping[str, int],
+) -> None:
+    """What was queued: the sweep and its runs as data, the rest as messages."""
+    if as_json:
+        print_json(submit_shape(sweep.name, sweep.id, [(r.id, r.name, r.set) for r in runs]))
+    else:
+        ids = str(runs[0].id) if len(runs) == 1 else f"{runs[0].id}-{runs[-1].id}"
+        print(f"queued sweep {sweep.name} (runs {ids}): {expansion_words(expansion)}")
+    if known:
+        words = recognised_words(known)
+        say(f"{words}; what is done is shown and not trained again (--again would)")
+    if sweep.name != expansion.spec.name:
+        say(f"the name {expansion.spec.name} is in use, so this one is {sweep.name}")

@@ -1,0 +1,83 @@
+"""`grpo-sweep show`: everything about one run."""
+
+import contextlib
+import sys
+
+import click
+
+from orchestrator.cli.options import json_option
+from orchestrator.cli.output import console, print_json, say
+from orchestrator.cli.references import Ref, one_run
+from orchestrator.queue.store import Store
+from orchestrator.results.training_log import read_curves
+from orchestrator.run import Run, Sweep
+from orchestrator.spec.base_config import base_values
+from orchestrator.system.files import freeze
+from orchestrator.system.locks import is_held
+from orchestrator.system.paths import home
+from orchestrator.system.processes import boot_id
+from orchestrator.views.json_shapes import show_shape
+from orchestrator.views.overview import progress_of
+from orchestrator.views.plot import curve_plot, shows_braille
+from orchestrator.views.story import Story, story_lines
+from orchestrator.worker.launcher import command
+from orchestrator.worker.serving import worker_alive
+
+_PLOT_WIDTH = 80
+
+
+@click.command()
+@click.argument("run", type=Ref(runs=True, sweeps=False))
+@click.option("--plot", is_flag=True, help="Draw its reward and the sweep's objective as well.")
+@json_option
+def show(run: str, plot: bool, as_json: bool) -> None:
+    """Everything about a RUN: the exact command, its overrides, each attempt and why it ended.
+
+    \b
+    Examples:
+      grpo-sweep show 12
+      grpo-sweep show lr1e-5-g8-s0 --plot       by its name
+    """
+    with Store.open(readonly=True) as store:
+        story = _story(store, one_run(store, run))
+    if as_json:
+        print_json(show_shape(story))
+        return
+    _freeze(story)
+    print("\n".join(story_lines(story)))
+    if not story.attempts:
+        say("not started yet")
+    if plot:
+        _print_plots(story.run, story.sweep)
+
+
+def _story(store: Store, run: Run) -> Story:
+    sweep = store.queries.sweep_of(run)
+    return Story(
+        run=run,
+        sweep=sweep,
+        progress=progress_of(run),
+        attempts=store.queries.attempts(run.id),
+        history=store.history.of_run(run.id),
+        waits_for=store.status.run_waits_for(run, boot_id()),
+        command=command(run, home()),
+        base=base_values(sweep, run.overrides),
+        lives=is_held(home().run_lock(run.id)),
+        worker=worker_alive() is not None,
+    )
+
+
+def _freeze(story: Story) -> None:
+    """Let the command work by hand: its config is written before the first launch only."""
+    # Somebody who may look and not write still gets the story.
+    with contextlib.suppress(OSError):
+        freeze(home().make().frozen_config(story.sweep.id), story.sweep.config_text)
+
+
+def _print_plots(run: Run, sweep: Sweep) -> None:
+    out = console()
+    width = min(out.width, _PLOT_WIDTH) if out.is_terminal else _PLOT_WIDTH
+    curves = read_curves(run.folder, dict.fromkeys(("reward_mean", sweep.objective.metric)))
+    for name, curve in curves.items():
+        lines = curve_plot(name, curve, width, braille=shows_braille(sys.stdout.encoding))
+        print("\n" + "\n".join(lines) if lines else f"\n{name}: not logged yet")
