@@ -377,7 +377,7 @@ MUTATIONS = (
     Mutation(
         "a standby outlives its worker",
         "grpo_core/run/standby.py",
-        "            os._exit(Interrupted.exit_code)\n",
+        "            os._exit(ExitCode.INTERRUPTED)\n",
         "            return\n",
         (PREWARM,),
     ),
