@@ -44,7 +44,8 @@ from grpo_core.run.protocol import COMPLETED, FINAL_FOLDER, LOG_FILE, SAMPLES_FI
 from grpo_core.run.signals import StopFlag
 from grpo_core.update.learner import Learner, Step
 from grpo_core.update.memory_plan import MemoryPlan, plan_memory
-from grpo_core.update.rollout_batch import Experience, from_json, gain_experience, to_json
+from grpo_core.update.rollout_batch import RolloutBatch, draw_batch
+from grpo_core.update.rollout_json import from_json, to_json
 from grpo_core.update.schedule import Position, crossed, learning_rate, make_schedule
 
 # Among the versions that a checkpoint records.
@@ -232,7 +233,7 @@ class Run:
         self.schedule = make_schedule(self.cfg, len(data.train))
         plan = _plan(self.cfg, policy, state, console)
         self.learner = Learner(policy, self.cfg, plan, stop.check, console.line)
-        self.experience: Experience | None = None
+        self.rollouts: RolloutBatch | None = None
         self.log = JsonLines(self.path / LOG_FILE, self.cfg.log_jsonl)
         self.samples = JsonLines(self.path / SAMPLES_FILE, self.cfg.log_completions > 0)
         self._changed = False
@@ -275,7 +276,7 @@ class Run:
             raise ModelError(f"{found.path} does not fit the model: no {error} in it") from None
         self.policy.set_trainable(masters)
         if found.rollouts is not None:
-            self.experience = from_json(found.rollouts)
+            self.rollouts = from_json(found.rollouts)
         # Else the checkpoint's arrays stay alive beside those that training makes of them.
         found.arrays.clear()
 
@@ -287,22 +288,22 @@ class Run:
         reset_peak()
         number = self.state.update + 1
         at = self.schedule.position(number)
-        if at.iteration == 0 or self.experience is None:
-            self.experience = self._draw(number, at)
+        if at.iteration == 0 or self.rollouts is None:
+            self.rollouts = self._draw(number, at)
         lr = learning_rate(self.cfg, number, self.schedule.updates)
         started = time.perf_counter()
         if at.iteration == 0:
-            self.experience = self.learner.score(self.experience)
-        step = self.learner.step(self.experience, number, at.iteration, lr, self.stop)
+            self.rollouts = self.learner.score(self.rollouts)
+        step = self.learner.step(self.rollouts, number, at.iteration, lr, self.stop)
         update_s = time.perf_counter() - started
         self._count(number, at, step)
         self._log_update(at, step, lr, update_s)
         self._check_health()
 
-    def _draw(self, number: int, at: Position) -> Experience:
+    def _draw(self, number: int, at: Position) -> RolloutBatch:
         order = self._order_of(at.epoch)
         prompts = [self.train_prompts[row] for row in order[at.start : at.stop]]
-        return gain_experience(self.policy, self.rewards, prompts, self.cfg, number, self.stop)
+        return draw_batch(self.policy, self.rewards, prompts, self.cfg, number, self.stop)
 
     def _order_of(self, epoch: int) -> list[int]:
         """The rows as this epoch goes through them: made of seed and epoch alone."""
@@ -324,28 +325,28 @@ class Run:
         state.skipped_updates += not step.finite
         state.bad_in_a_row = 0 if step.finite else state.bad_in_a_row + 1
         state.silent_in_a_row = 0 if step.moved or not step.finite else state.silent_in_a_row + 1
-        if at.iteration == 0 and self.experience is not None:
-            state.tokens += self.experience.tokens
+        if at.iteration == 0 and self.rollouts is not None:
+            state.tokens += self.rollouts.tokens
         state.peak_bytes = max(state.peak_bytes, peak_bytes())
         self._changed = True
 
     def _log_update(self, at: Position, step: Step, lr: float, update_s: float) -> None:
-        assert self.experience is not None
-        line = self._line(self.experience, at, step, lr, update_s)
+        assert self.rollouts is not None
+        line = self._line(self.rollouts, at, step, lr, update_s)
         figures = {k: v for k, v in line.items() if not is_measure(k) and k not in _COUNTERS}
         self.state.last |= figures
         update = self.state.update
         if update % self.cfg.logging_steps and update != self.schedule.updates:
             return
         self.log.write(line)
-        for shown in self.experience.shown if at.iteration == 0 else ():
+        for shown in self.rollouts.shown if at.iteration == 0 else ():
             self.samples.write({"update": update, **shown})
         self.console.update(line, self.state.last.get("em"))
 
     def _line(
-        self, experience: Experience, at: Position, step: Step, lr: float, update_s: float
+        self, rollouts: RolloutBatch, at: Position, step: Step, lr: float, update_s: float
     ) -> Line:
-        drawn = dict(experience.figures)
+        drawn = dict(rollouts.figures)
         if at.iteration > 0:
             # Drawn and paid for by an earlier update.
             drawn |= {"rollout_s": 0.0, "reward_s": 0.0}
@@ -455,7 +456,7 @@ class Run:
             self.path,
             state,
             self.learner.optimizer.arrays(),
-            to_json(self.experience) if following.iteration and self.experience else None,
+            to_json(self.rollouts) if following.iteration and self.rollouts else None,
             lambda folder: self.policy.save(folder, cfg),
         )
         checkpoint.rotate(

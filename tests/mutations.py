@@ -26,12 +26,12 @@ TIMEOUT_S = 900
 ORACLE = "tests/unit/grpo_core/update/test_oracle.py"
 GRADIENT = "tests/integration/test_gradient.py"
 SAMPLING = "tests/integration/test_sampling.py"
-EXPERIENCE = "tests/integration/test_experience.py"
+ROLLOUT_BATCH = "tests/integration/test_rollout_batch.py"
 RUN = "tests/integration/test_run_oracle.py"
 KILL = "tests/crash/test_trainer_kill.py::test_killed_run_ends_as_the_whole_one"
 LOSS, ROLLOUT = "grpo_core/update/loss.py", "grpo_core/rollout/generate.py"
 SAMPLES, SAMPLING_CODE = "grpo_core/update/micro_batches.py", "grpo_core/rollout/sampling.py"
-UPDATE, TRAINER = "grpo_core/update/gradient.py", "grpo_core/trainer.py"
+PASSES, TRAINER = "grpo_core/update/group_passes.py", "grpo_core/trainer.py"
 
 WORKER = "tests/integration/test_worker.py"
 CONTROL = "tests/integration/test_control.py"
@@ -155,15 +155,15 @@ MUTATIONS = (
     ),
     Mutation(
         "log-probs at temperature 1",
-        UPDATE,
+        PASSES,
         "temperature=cfg.temperature,",
         "temperature=1.0,",
         (GRADIENT,),
     ),
     Mutation(
         "the prompt's own backward pass left out",
-        UPDATE,
-        "        yield _Share(mx.grad(before)(weights), {}, [])\n",
+        PASSES,
+        "        yield Share(mx.grad(before)(weights), {}, [])\n",
         "",
         (GRADIENT,),
     ),
@@ -210,34 +210,34 @@ MUTATIONS = (
         "        row.finished = True\n",
         (SAMPLING,),
     ),
-    # -- experience.py, learn.py, optimizer.py, schedule.py
+    # -- rollout_batch.py, learner.py, optimizer.py, schedule.py
     Mutation(
         "overlong completions are paid for",
-        "grpo_core/update/rollout_batch.py",
+        "grpo_core/update/judged_groups.py",
         "cost: np.ndarray = -cfg.overlong_penalty * over",
         "cost: np.ndarray = cfg.overlong_penalty * over",
-        (EXPERIENCE,),
+        (ROLLOUT_BATCH,),
     ),
     Mutation(
         "advantages of another group",
         "grpo_core/update/rollout_batch.py",
         "_samples(j, weights[p], p, cfg)",
         "_samples(j, weights[p - 1], p, cfg)",
-        (EXPERIENCE,),
+        (ROLLOUT_BATCH,),
     ),
     Mutation(
         "keys without the update",
         "grpo_core/update/rollout_batch.py",
         "sample_key(cfg.seed, update, prompt.example.index, sample, round)",
         "sample_key(cfg.seed, 0, prompt.example.index, sample, round)",
-        (EXPERIENCE,),
+        (ROLLOUT_BATCH,),
     ),
     Mutation(
         "skipped groups out of the means",
         "grpo_core/update/learner.py",
-        "skipped=experience.skipped",
-        "skipped=type(experience.skipped)()",
-        (EXPERIENCE,),
+        "skipped=rollouts.skipped",
+        "skipped=type(rollouts.skipped)()",
+        (ROLLOUT_BATCH,),
     ),
     Mutation(
         "gradient not clipped",
@@ -292,22 +292,22 @@ MUTATIONS = (
     Mutation(
         "rollouts drawn anew in each iteration",
         TRAINER,
-        "        if at.iteration == 0 or self.experience is None:\n",
+        "        if at.iteration == 0 or self.rollouts is None:\n",
         "        if True:\n",
         (RUN,),
     ),
     Mutation(
         "neither old policy nor reference scored",
         TRAINER,
-        "            self.experience = self.learner.score(self.experience)\n",
+        "            self.rollouts = self.learner.score(self.rollouts)\n",
         "            pass\n",
         (RUN,),
     ),
     Mutation(
         "every iteration counts as the first",
         TRAINER,
-        "self.learner.step(self.experience, number, at.iteration, lr, self.stop)",
-        "self.learner.step(self.experience, number, 0, lr, self.stop)",
+        "self.learner.step(self.rollouts, number, at.iteration, lr, self.stop)",
+        "self.learner.step(self.rollouts, number, 0, lr, self.stop)",
         (RUN,),
     ),
     Mutation(

@@ -36,7 +36,7 @@ from grpo_core.update.gradient import score
 from grpo_core.update.learner import Learner
 from grpo_core.update.memory_plan import plan_memory
 from grpo_core.update.micro_batches import NOTHING, Sample
-from grpo_core.update.rollout_batch import Experience
+from grpo_core.update.rollout_batch import RolloutBatch
 
 ROUNDS, FLOOR_ROUNDS = 3, 7
 GREEDY = Sampling(temperature=0, max_tokens=64)
@@ -85,8 +85,8 @@ class Engine:
     def learn(self, **changes: Any) -> None:
         """One step on the samples, with the plan changed so."""
         self.learner.plan = dataclasses.replace(self.plan, **changes)
-        experience = Experience([self.samples], NOTHING, {}, 0, [])
-        step = self.learner.step(experience, 1, 0, 1e-6, lambda: False)
+        rollouts = RolloutBatch([self.samples], NOTHING, {}, 0, [])
+        step = self.learner.step(rollouts, 1, 0, 1e-6, lambda: False)
         assert step.moved, "an update that changes nothing is no update"
 
     def score(self) -> None:
@@ -194,7 +194,7 @@ def shares(engine: Engine) -> list[Share]:
         return lambda: engine.learn(**changes)
 
     slow = instead("grpo_core.model.cpu.has_slow_exp", lambda: False)
-    plain_head = instead("grpo_core.update.gradient.token_stats", plain_stats)
+    plain_head = instead("grpo_core.update.group_passes.token_stats", plain_stats)
     joined = instead("grpo_core.model.shared_prefix.DecodeCache.update_and_fetch", joining)
     every_token = instead("grpo_core.rollout.generate.LOOK_EVERY", 1)
     return [

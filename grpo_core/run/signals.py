@@ -9,10 +9,13 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from grpo_core.errors import Interrupted
+
+ShouldStop = Callable[[], bool]
+"""Whether a signal came; long work asks it now and then."""
 
 
 class StopNow(BaseException):

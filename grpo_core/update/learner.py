@@ -18,14 +18,13 @@ import numpy as np
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.model.policy import Policy
 from grpo_core.run.exceptions import can_shrink
+from grpo_core.run.signals import ShouldStop
 from grpo_core.update.gradient import Gradient, gradient, score
 from grpo_core.update.memory_plan import MemoryPlan
-from grpo_core.update.micro_batches import Sample
+from grpo_core.update.micro_batches import Groups, Sample
 from grpo_core.update.optimizer import AdamW, clip, global_norm
-from grpo_core.update.rollout_batch import Experience
+from grpo_core.update.rollout_batch import RolloutBatch
 
-ShouldStop = Callable[[], bool]
-Groups = Sequence[Sequence[Sample]]
 T = TypeVar("T")
 
 
@@ -56,13 +55,13 @@ class Learner:
         self._check = check
         self._say = say
 
-    def score(self, experience: Experience) -> Experience:
+    def score(self, rollouts: RolloutBatch) -> RolloutBatch:
         """The samples with the log-probs that later steps compare with.
 
         Of the reference with kl_coeff > 0; of the policy as it is with num_iterations > 1, since
         only the first step is taken by the policy that sampled.
         """
-        groups: Groups = experience.groups
+        groups: Groups = rollouts.groups
         if self.cfg.num_iterations > 1:
             old = self._logprobs(groups)
             groups = [
@@ -76,7 +75,7 @@ class Learner:
                 [replace(s, ref_logprobs=own) for s, own in zip(group, given, strict=True)]
                 for group, given in zip(groups, ref, strict=True)
             ]
-        return replace(experience, groups=[list(group) for group in groups])
+        return replace(rollouts, groups=[list(group) for group in groups])
 
     def _logprobs(self, groups: Groups) -> list[list[np.ndarray]]:
         found = []
@@ -90,10 +89,10 @@ class Learner:
         return [scores.logprobs for scores in scored]
 
     def step(
-        self, experience: Experience, update: int, iteration: int, lr: float, stop: ShouldStop
+        self, rollouts: RolloutBatch, update: int, iteration: int, lr: float, stop: ShouldStop
     ) -> Step:
         """One update at rate `lr`; raises Interrupted before anything has changed."""
-        groups = experience.groups if iteration else _on_policy(experience.groups)
+        groups = rollouts.groups if iteration else _on_policy(rollouts.groups)
         if not self._has_signal(groups):
             return Step(_NO_FIGURES, moved=False)
         found = self._shrinking(
@@ -102,7 +101,7 @@ class Learner:
                 groups,
                 self.cfg,
                 plan,
-                skipped=experience.skipped,
+                skipped=rollouts.skipped,
                 dropout_key=(self.cfg.seed, update),
                 should_stop=stop,
             )

@@ -3,7 +3,7 @@
 The head is the memory hog: T x V logits in fp32. So it sees completion positions only, and beyond
 one chunk neither logits nor softmax outlive their chunk: the backward pass computes them again
 (the idea of Liger's and Unsloth's fused losses, by `mx.custom_function`). The hidden states come
-from `gradient.py`, by way of `trunk_head.py`.
+from `group_passes.py`, by way of `trunk_head.py`.
 """
 
 from collections.abc import Callable

@@ -35,6 +35,10 @@ class Sample:
     group: int = 0
 
 
+Groups = Sequence[Sequence[Sample]]
+"""The samples of an update, by prompt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Count:
     """How many completions, and how many of their tokens are in the loss."""

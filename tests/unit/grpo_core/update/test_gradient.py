@@ -8,7 +8,7 @@ import pytest
 
 from grpo_core.errors import Interrupted
 from grpo_core.model.adapters import KeyedDropout, adapter_modules
-from grpo_core.update import gradient as update
+from grpo_core.update import group_passes
 from grpo_core.update.gradient import gradient, score
 from grpo_core.update.memory_plan import MemoryPlan
 from grpo_core.update.micro_batches import Sample, cut
@@ -125,12 +125,12 @@ def test_compiled_parts_give_the_same_gradient_in_few_shapes(plan, monkeypatch):
     """As on a GPU: lengths are padded to multiples, and the padding changes nothing."""
     policy, cfg = toy_policy("lora"), config(entropy_coef=0.1, kl_coeff=0.0)
     plain = gradient(policy, [group()], cfg, plan)
-    monkeypatch.setattr(update, "compiles", lambda cfg: True)
+    monkeypatch.setattr(group_passes, "compiles", lambda cfg: True)
     found = gradient(policy, [group()], cfg, plan)
     assert found.stats == pytest.approx(plain.stats, rel=1e-5)
     for name, grad in plain.grads.items():
         np.testing.assert_allclose(found.grads[name], grad, atol=1e-6, err_msg=name)
-    assert {rows.length for rows in cut(group(), 2, update.COMPILED_MULTIPLE)} == {32}
+    assert {rows.length for rows in cut(group(), 2, group_passes.COMPILED_MULTIPLE)} == {32}
 
 
 def test_small_micro_batches_take_less_memory():

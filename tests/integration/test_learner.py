@@ -16,7 +16,8 @@ from grpo_core.rewards.builtin import Rewards
 from grpo_core.update import learner
 from grpo_core.update.learner import Learner
 from grpo_core.update.memory_plan import plan_memory
-from grpo_core.update.rollout_batch import from_json, gain_experience, to_json
+from grpo_core.update.rollout_batch import draw_batch
+from grpo_core.update.rollout_json import from_json, to_json
 
 LR = 1e-3
 
@@ -55,7 +56,7 @@ def constant(text, answer):
 
 
 class Scene:
-    """A policy, its learner and one experience."""
+    """A policy, its learner and one rollouts."""
 
     def __init__(self, reward, **fields):
         self.said = []
@@ -65,13 +66,13 @@ class Scene:
         plan = plan_memory(self.policy, cfg)
         self.learner = Learner(self.policy, cfg, plan, lambda: None, self.said.append)
         judge = Rewards({"r": reward}, [], "", False)
-        self.experience = self.learner.score(
-            gain_experience(self.policy, judge, data.train, cfg, 1, never)
+        self.rollouts = self.learner.score(
+            draw_batch(self.policy, judge, data.train, cfg, 1, never)
         )
 
     def step(self, update=1, iteration=0):
         """One step of the learner."""
-        return self.learner.step(self.experience, update, iteration, LR, never)
+        return self.learner.step(self.rollouts, update, iteration, LR, never)
 
     def snapshot(self):
         """Weights and optimizer state, to the last bit."""
@@ -93,15 +94,15 @@ def test_constant_reward_leaves_everything_bit_identical(train_type, zero_varian
     assert not step.moved
     assert step.finite
     assert (step.figures["loss"], step.figures["grad_norm"]) == (0.0, 0.0)
-    assert scene.experience.figures["frac_reward_zero_std"] == 1.0
+    assert scene.rollouts.figures["frac_reward_zero_std"] == 1.0
     assert same(scene.snapshot(), before)
 
 
 def test_masked_completions_alone_leave_everything_bit_identical():
     """Rewards differ, but every completion was cut and is masked: weight decay does not act."""
     scene = Scene(by_letters, mask_truncated=True, max_new_tokens=6, weight_decay=0.1)
-    assert scene.experience.figures["truncated_frac"] == 1.0
-    assert scene.experience.groups
+    assert scene.rollouts.figures["truncated_frac"] == 1.0
+    assert scene.rollouts.groups
     before = scene.snapshot()
     assert not scene.step().moved
     assert same(scene.snapshot(), before)
@@ -128,8 +129,8 @@ def test_kept_groups_without_variance_learn_from_kl():
 def replace_experience(scene, reward):
     judge = Rewards({"r": reward}, [], "", False)
     data = load_data(scene.cfg, scene.policy.tokenizer)
-    drawn = gain_experience(scene.policy, judge, data.train, scene.cfg, 2, never)
-    scene.experience = scene.learner.score(drawn)
+    drawn = draw_batch(scene.policy, judge, data.train, scene.cfg, 2, never)
+    scene.rollouts = scene.learner.score(drawn)
     return scene
 
 
@@ -201,12 +202,12 @@ def test_other_failures_are_not_tried_again(fields, text, monkeypatch):
     assert len(sizes) == 1
 
 
-def test_experience_survives_a_checkpoint_to_the_last_bit():
+def test_rollouts_survive_a_checkpoint_to_the_last_bit():
     """Through JSON: the second step from it is the same step."""
 
     scene = Scene(by_length, num_iterations=2, kl_coeff=0.1, rollout_is="token_truncate", top_p=0.9)
     other = Scene(by_length, num_iterations=2, kl_coeff=0.1, rollout_is="token_truncate", top_p=0.9)
-    other.experience = from_json(json.loads(json.dumps(to_json(other.experience))))
+    other.rollouts = from_json(json.loads(json.dumps(to_json(other.rollouts))))
     for one in (scene, other):
         one.step(1, 0)
         one.step(2, 1)

@@ -9,7 +9,7 @@ from grpo_core.rewards.builtin import Rewards
 from grpo_core.update import gradient as update
 from grpo_core.update.learner import Learner
 from grpo_core.update.memory_plan import MemoryPlan
-from grpo_core.update.rollout_batch import gain_experience
+from grpo_core.update.rollout_batch import draw_batch
 from tests import oracle
 from tests.toy import EOS, LIMIT, config, toy_policy, weights_of
 
@@ -39,10 +39,10 @@ def rare(text, _):
     return float(text.startswith(("B", "C", "D", "E")))
 
 
-def experience(rewards, weights, number=5, **more):
+def rollouts(rewards, weights, number=5, **more):
     cfg = config(num_generations=8, **more)
     judge = Rewards(rewards, weights, "", False)
-    return gain_experience(toy_policy(), judge, prompts(), cfg, number, lambda: False)
+    return draw_batch(toy_policy(), judge, prompts(), cfg, number, lambda: False)
 
 
 def expected_rewards(groups, weight, penalty):
@@ -73,7 +73,7 @@ def expected_rewards(groups, weight, penalty):
 def test_samples_carry_the_oracles_advantages(loss_type, scale, expected, penalty):
     """Each sample's own reward, against its own group: weights, penalty and order included."""
     more = {"overlong_buffer": BUFFER, "overlong_penalty": penalty} if penalty else {}
-    found = experience(
+    found = rollouts(
         {"early": early, "same": same}, [0.5, 0.0], loss_type=loss_type, scale_rewards=scale, **more
     )
     rewards = expected_rewards(found.groups, 0.5, penalty)
@@ -87,7 +87,7 @@ def test_samples_carry_the_oracles_advantages(loss_type, scale, expected, penalt
 
 def test_a_sample_knows_whether_it_was_cut():
     """Truncated is what has no end token: it hit the limit."""
-    found = experience({"early": early}, [1.0])
+    found = rollouts({"early": early}, [1.0])
     samples = [sample for group in found.groups for sample in group]
     for sample in samples:
         assert sample.truncated == (sample.completion_ids[-1] != EOS)
@@ -98,10 +98,10 @@ def test_a_sample_knows_whether_it_was_cut():
 
 def test_flat_groups_are_left_out_or_kept_without_advantage():
     """Equal rewards say nothing: `skip` drops the group, `keep` keeps it with advantages 0."""
-    skipped = experience({"same": same}, [1.0], zero_variance="skip")
+    skipped = rollouts({"same": same}, [1.0], zero_variance="skip")
     assert skipped.groups == []
     assert (skipped.skipped.sequences, skipped.skipped.tokens) == (24, skipped.tokens)
-    kept = experience({"same": same}, [1.0], zero_variance="keep")
+    kept = rollouts({"same": same}, [1.0], zero_variance="keep")
     assert [len(group) for group in kept.groups] == [8, 8, 8]
     assert not any(sample.advantage for group in kept.groups for sample in group)
     assert kept.skipped.sequences == kept.skipped.tokens == 0
@@ -109,8 +109,8 @@ def test_flat_groups_are_left_out_or_kept_without_advantage():
 
 def test_truncated_completions_of_a_skipped_group_count_without_their_tokens():
     """With `mask_truncated` they are in the means as those of any other group are."""
-    found = experience({"same": same}, [1.0], zero_variance="skip", mask_truncated=True)
-    kept = experience({"same": same}, [1.0], zero_variance="keep")
+    found = rollouts({"same": same}, [1.0], zero_variance="skip", mask_truncated=True)
+    kept = rollouts({"same": same}, [1.0], zero_variance="keep")
     samples = [sample for group in kept.groups for sample in group]
     ended = [sample for sample in samples if not sample.truncated]
     assert found.skipped.sequences == len(samples) > len(ended) > 0
@@ -124,7 +124,7 @@ def test_skipping_flat_groups_changes_no_gradient(loss_type, mask_truncated):
 
     def step(zero_variance):
         more = {"loss_type": loss_type, "mask_truncated": mask_truncated}
-        found = experience({"rare": rare}, [1.0], zero_variance=zero_variance, **more)
+        found = rollouts({"rare": rare}, [1.0], zero_variance=zero_variance, **more)
         cfg, plan = config(**more), MemoryPlan(8, 64, False, True)
         gradient = update.gradient(toy_policy(), found.groups, cfg, plan, skipped=found.skipped)
         return len(found.groups), gradient
@@ -142,7 +142,7 @@ def test_a_step_over_skipped_groups_is_the_step_over_kept_ones():
     """The same norm in the log and the same weights afterwards."""
     weights, norms = [], []
     for zero_variance in ("skip", "keep"):
-        found = experience({"rare": rare}, [1.0], zero_variance=zero_variance)
+        found = rollouts({"rare": rare}, [1.0], zero_variance=zero_variance)
         policy, plan = toy_policy(), MemoryPlan(8, 64, False, True)
         learner = Learner(policy, config(), plan, lambda: None, print)
         norms.append(learner.step(found, 1, 0, 1e-3, lambda: False).figures["grad_norm"])
@@ -156,7 +156,7 @@ def test_a_step_over_skipped_groups_is_the_step_over_kept_ones():
 
 def test_the_log_of_an_update_is_over_what_was_run():
     """Entropy and ratio are means over the tokens that were run, however many were skipped."""
-    found = experience({"rare": rare}, [1.0], zero_variance="skip")
+    found = rollouts({"rare": rare}, [1.0], zero_variance="skip")
     cfg, plan = config(), MemoryPlan(8, 64, False, True)
     with_skipped = update.gradient(toy_policy(), found.groups, cfg, plan, skipped=found.skipped)
     without = update.gradient(toy_policy(), found.groups, cfg, plan)
@@ -169,7 +169,7 @@ def test_resampled_groups_are_drawn_with_other_keys():
     """A flat group is drawn again, and other groups stay as they are."""
 
     def tokens(zero_variance, **more):
-        found = experience({"rare": rare}, [1.0], zero_variance=zero_variance, **more)
+        found = rollouts({"rare": rare}, [1.0], zero_variance=zero_variance, **more)
         return {g[0].prompt_ids: [s.completion_ids for s in g] for g in found.groups}, found
 
     (skipped, _), (drawn, again) = tokens("skip"), tokens("resample", resample_rounds=8)
@@ -181,10 +181,7 @@ def test_resampled_groups_are_drawn_with_other_keys():
 def test_another_update_draws_other_completions():
     """The same rows in a later epoch are not answered with the same draws."""
     first, second = (
-        [
-            [s.completion_ids for s in g]
-            for g in experience({"early": early}, [1.0], number=u).groups
-        ]
+        [[s.completion_ids for s in g] for g in rollouts({"early": early}, [1.0], number=u).groups]
         for u in (5, 6)
     )
     assert first != second
@@ -193,7 +190,7 @@ def test_another_update_draws_other_completions():
 @pytest.mark.parametrize("rollout_is", ["none", "token_truncate"])
 def test_sampler_logprobs_come_along_where_they_are_needed(rollout_is):
     """With a filter and `rollout_is` each sample knows what it was drawn with."""
-    found = experience({"early": early}, [1.0], rollout_is=rollout_is, top_k=4)
+    found = rollouts({"early": early}, [1.0], rollout_is=rollout_is, top_k=4)
     for sample in (s for group in found.groups for s in group):
         if rollout_is == "none":
             assert sample.sampling_logprobs is None

@@ -1,0 +1,67 @@
+"""Groups of completions -> their rewards, less the penalty for overlong completions.
+
+What a completion earns is in `rewards`; here the rewards of a batch are called once and given back
+to their groups.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from grpo_core.config import MLXGRPOConfig
+from grpo_core.data.prompts import Prompt
+from grpo_core.rewards.builtin import Rewards, combine
+from grpo_core.rollout.generate import Group
+from grpo_core.run.signals import ShouldStop
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedGroup:
+    """A group and its rewards: `values` [R, G], `total` [G] with weights and penalty; NaN: none."""
+
+    prompt: Prompt
+    group: Group
+    values: np.ndarray
+    total: np.ndarray
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the rewards tell no completion from another."""
+        known = self.total[~np.isnan(self.total)]
+        return known.size < 2 or bool(known.max() == known.min())
+
+
+def judge_groups(
+    rewards: Rewards,
+    prompts: Sequence[Prompt],
+    groups: Sequence[Group],
+    cfg: MLXGRPOConfig,
+    should_stop: ShouldStop,
+) -> list[JudgedGroup]:
+    """The groups with their rewards, in order. Raises RewardError, and Interrupted."""
+    n = cfg.num_generations
+    values = rewards(
+        [text for group in groups for text in group.texts],
+        [ids for group in groups for ids in group.completions],
+        [prompt.example for prompt in prompts for _ in range(n)],
+        should_stop,
+    )
+    parts = np.split(values, len(groups), axis=1)
+    return [
+        JudgedGroup(prompt, group, part, combine(part, rewards.weights) + overlong(group, cfg))
+        for prompt, group, part in zip(prompts, groups, parts, strict=True)
+    ]
+
+
+def overlong(group: Group, cfg: MLXGRPOConfig) -> np.ndarray:
+    """The cost [G] of the last `overlong_buffer` tokens before the limit; 0 and below.
+
+    DAPO, eq. 13: linear from 0 at limit - buffer to -overlong_penalty at the limit.
+    """
+    lengths = np.array([len(ids) for ids in group.completions], dtype=np.float64)
+    if not cfg.overlong_buffer:
+        return np.zeros_like(lengths)
+    over = np.maximum(lengths - (cfg.completion_limit - cfg.overlong_buffer), 0.0)
+    cost: np.ndarray = -cfg.overlong_penalty * over / cfg.overlong_buffer
+    return cost

@@ -1,0 +1,66 @@
+"""What training_log.jsonl and samples.jsonl say of the groups that an update drew.
+
+Names and averages only; how a group was drawn and judged is decided elsewhere.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from grpo_core.update.judged_groups import JudgedGroup
+
+
+def rollout_figures(judged: Sequence[JudgedGroup], names: Sequence[str]) -> dict[str, float]:
+    """What the log says of the first draw of each group: further draws are a choice, not a sample.
+
+    `reward_std` is the mean over the groups of their sample deviation.
+    """
+    total = np.stack([j.total for j in judged])
+    values = np.stack([j.values for j in judged])  # [P, R, G]
+    lengths = [len(ids) for j in judged for ids in j.group.completions]
+    finished = [done for j in judged for done in j.group.finished]
+    by_name = {f"reward/{name}": _mean(values[:, r]) for r, name in enumerate(names)}
+    return {
+        "reward_mean": _mean(total),
+        "reward_std": _mean(np.array([_deviation(j.total) for j in judged])),
+        **by_name,
+        "completion_length": float(np.mean(lengths)),
+        "truncated_frac": 1 - float(np.mean(finished)),
+        "frac_reward_zero_std": float(np.mean([j.is_flat for j in judged])),
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of what is there; NaN where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _deviation(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.std(ddof=1)) if known.size > 1 else 0.0
+
+
+def shown_completions(
+    judged: JudgedGroup, names: Sequence[str], weights: np.ndarray, count: int
+) -> list[dict[str, Any]]:
+    """The first `count` completions of a group, as samples.jsonl has them.
+
+    `weights` are their advantages.
+    """
+    group, example = judged.group, judged.prompt.example
+    return [
+        {
+            "row": example.line,
+            "prompt": judged.prompt.text,
+            "completion": group.texts[s],
+            "answer": example.answer,
+            "reward": float(judged.total[s]),
+            "rewards": {name: float(judged.values[r, s]) for r, name in enumerate(names)},
+            "advantage": float(weights[s]),
+            "completion_length": len(group.completions[s]),
+            "finished": group.finished[s],
+        }
+        for s in range(min(count, len(group.texts)))
+    ]
