@@ -52,12 +52,12 @@ class FieldValues:
         """Whether a spec may give this field a value; else the fault is noted."""
         if name in RESERVED:
             self.faults.add(path, RESERVED[name])
+        elif name in FIELDS:  # First: `stop` is a field, and a table of the spec.
+            return True
         elif name in (*TOP_KEYS, *TABLES):
             self.faults.add(path, f"unknown field; {name} belongs to the top of the spec")
-        elif name not in FIELDS:
-            self.faults.add(path, f"unknown field{did_you_mean(name, FIELDS)}")
         else:
-            return True
+            self.faults.add(path, f"unknown field{did_you_mean(name, FIELDS)}")
         return False
 
     def axis(self, path: KeyPath, name: str, values: Any) -> tuple[Any, ...]:

@@ -110,6 +110,13 @@ def test_keep_is_said_in_the_trainers_own_fields(folder, rule, means):
     assert read_spec(write(f'[keep]\ncheckpoints = "{rule}"\n')).fixed == means
 
 
+def test_a_field_that_is_called_like_a_table_can_be_varied(folder):
+    """`stop` is a field, the texts that end a completion, and a table of the spec."""
+    spec = read_spec(write('[stop]\nrule = "median"\n[params]\nstop = [[], ["\\n\\n"]]\n'))
+    assert spec.faults.lines() == ()
+    assert (spec.stop.rule, spec.axes) == ("median", {"stop": ([], ["\n\n"])})
+
+
 @pytest.mark.parametrize(
     ("file", "name"),
     [
