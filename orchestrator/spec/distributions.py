@@ -47,9 +47,23 @@ _OPTIONAL = {("int", "step"), ("normal", "min"), ("normal", "max"), ("choice", "
 DISTRIBUTIONS = tuple(DISTRIBUTION_KEYS)
 
 
+# Those that give whole numbers, and those that a whole-number field can be drawn from.
+ON_WHOLE_NUMBERS = ("int", "logint")
+_WHOLE = (*ON_WHOLE_NUMBERS, "quniform")
+# Those on a logarithmic scale, which begins above 0.
+LOGARITHMIC = ("loguniform", "logint")
+
+
 def is_optional(dist: str, key: str) -> bool:
     """Whether a distribution can do without a key."""
     return (dist, key) in _OPTIONAL
+
+
+def distributions_of(kind: str) -> tuple[str, ...]:
+    """What a field of this type can be drawn from."""
+    if kind == "float":
+        return DISTRIBUTIONS
+    return (*_WHOLE, "choice") if kind == "int" else ("choice",)
 
 
 # What other tools call them.
@@ -149,7 +163,7 @@ class _DomainReader:
     def _suits(self, dist: str) -> bool:
         """Whether the field can take what the distribution gives."""
         kind = FIELDS[self.name].type
-        if dist == "choice" or kind == "float" or (kind == "int" and dist in _WHOLE):
+        if dist in distributions_of(kind):
             return True
         fitting = f"{', '.join(_WHOLE)} or choice" if kind == "int" else "choice"
         self._fault("dist", f"{dist!r}: {self.name} is {_KINDS[kind]}; use {fitting}")
@@ -280,7 +294,6 @@ class _DomainReader:
             return value
 
 
-_WHOLE = ("int", "logint", "quniform")
 _KINDS = {
     "int": "a whole number",
     "bool": "true or false",

@@ -3,11 +3,12 @@
 Knows TOML and places, nothing of sweeps: what the keys mean is `spec.py`'s business.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from grpo_core.config import did_you_mean
+from orchestrator.spec.keys import Key
 from orchestrator.spec.positions import KeyPath, Position, key_text
 
 # What a lookup gives where there is no value, or none that can stand.
@@ -96,18 +97,15 @@ class Document:
                 self.faults.add((key, name), f"unknown key{did_you_mean(name, names)}")
         return {name: value for name, value in table.items() if name in names}
 
-    def checked(
-        self, table: str, values: Mapping[str, Any], name: str, check: Callable[[Any], str]
-    ) -> Any:
-        """The value of a key, or MISSING where it is not given or `check` says what it must be."""
-        value = values.get(name, MISSING)
-        if value is MISSING:
-            return MISSING
-        fault = check(value)
-        if fault:
-            self.faults.add((table, name), f"{value!r}: must be {fault}", " = ")
-            return MISSING
-        return value
+    def read(self, table: str, keys: Mapping[str, Key]) -> dict[str, Any]:
+        """What the table `[table]` gives; a value that cannot stand is left out, and is a fault."""
+        given = self.known(table, tuple(keys))
+        for name, value in list(given.items()):
+            fault = keys[name].fault(value)
+            if fault:
+                self.faults.add((table, name), f"{value!r}: must be {fault}", " = ")
+                del given[name]
+        return given
 
     def refuse_huge_numbers(self) -> None:
         """TOML promises 64 bits; more has no text that Python would print."""

@@ -24,6 +24,11 @@ RESERVED = {
     "output_dir": "each run gets its own; say where with `output` at the top of the spec",
     "run_name": "each run gets its own; say how with `run_name` at the top of the spec",
 }
+# What a sweep cannot give to a run, and why.
+FORBIDDEN = {
+    "log_jsonl": (False, "a sweep reads its results from the training log; leave log_jsonl on"),
+    "dry_run": (True, "a dry run trains nothing; use `grpo-sweep submit --dry-run`"),
+}
 
 
 @dataclass
@@ -118,10 +123,8 @@ def _list_hint(path: KeyPath, name: str, value: Any) -> str:
 
 
 def _sweep_fault(name: str, value: Any) -> str:
-    if name == "log_jsonl" and value is False:
-        return "a sweep reads its results from the training log; leave log_jsonl on"
-    if name == "dry_run" and value is True:
-        return "a dry run trains nothing; use `grpo-sweep submit --dry-run`"
+    if name in FORBIDDEN and value is FORBIDDEN[name][0]:
+        return FORBIDDEN[name][1]
     texts = value if isinstance(value, list) else [value]
     if any(isinstance(text, str) and "\0" in text for text in texts):
         return "holds a NUL character, which cannot be passed to a process"

@@ -1,6 +1,5 @@
 """Health rules: a condition on the training log that ends a run, whatever the rule of the sweep."""
 
-import math
 import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -62,12 +61,22 @@ _SIGNS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
+# Between 1e-99 and 1e99, so that what is shown can be read again.
+_NUMBER = r"[-+]?(?:[0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,20})(?:[eE][-+]?0{0,2}[0-7]?[0-9])?"
+_UPDATES = "0{0,8}[1-9][0-9]{0,8}"
 _HEALTH = re.compile(
-    r"(?:(?P<nan>nan)|(?P<metric>[\w/.-]+)\s*(?P<sign>==|!=|<=|>=|<|>)\s*(?P<bound>[-+.\w]+))"
-    r"(?:\s+for\s+(?P<updates>[0-9]{1,9}))?",
+    r" *(?:(?P<nan>nan)|(?P<metric>[\w/.-]+) *(?P<sign>==|!=|<=|>=|<|>) *(?P<bound>[-+.\w]+))"
+    r"(?: +for +(?P<updates>[0-9]+))? *",
     re.ASCII,
 )
 _GRAMMAR = "write nan, or METRIC > NUMBER for UPDATES, such as 'frac_reward_zero_std == 1 for 20'"
+
+
+def health_pattern(metrics: Collection[str]) -> str:
+    """What `parse_health` reads, as one pattern for editors."""
+    names = "|".join([*metrics, "reward/[a-zA-Z0-9_/.-]+"])
+    condition = f"({names}) *(==|!=|<=|>=|<|>) *{_NUMBER}"
+    return f"^ *(nan|{condition})( +for +{_UPDATES})? *$"
 
 
 def parse_health(text: str, metrics: Collection[str]) -> HealthRule:
@@ -76,29 +85,21 @@ def parse_health(text: str, metrics: Collection[str]) -> HealthRule:
     `metrics` are the keys of the log that can be named, beside reward/NAME; `nan` alone means three
     updates in a row, which the trainer skips too. Raises SpecError.
     """
-    found = _HEALTH.fullmatch(text.strip())
+    found = _HEALTH.fullmatch(text)
     if found is None:
         raise SpecError(f"{text!r}: cannot be read; {_GRAMMAR}")
-    updates = int(found["updates"] or (NAN_UPDATES if found["nan"] else 1))
-    if updates < 1:
-        raise SpecError(f"{text!r}: must hold for at least 1 update")
+    updates = found["updates"] or str(NAN_UPDATES if found["nan"] else 1)
+    if not re.fullmatch(_UPDATES, updates):
+        raise SpecError(f"{text!r}: must hold for at least 1 update, and for 999,999,999 at most")
     if found["nan"]:
-        return HealthRule("nan", "", 0.0, updates)
+        return HealthRule("nan", "", 0.0, int(updates))
     metric = found["metric"]
-    if metric not in metrics and not metric.startswith("reward/"):
+    if metric not in metrics and not re.fullmatch("reward/.+", metric):
         near = did_you_mean(metric, metrics)
         raise SpecError(f"{text!r}: {metric} is no key of the training log{near}")
-    return HealthRule(metric, found["sign"], _bound(text, found["bound"]), updates)
-
-
-def _bound(text: str, bound: str) -> float:
-    try:
-        number = float(bound)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise SpecError(f"{text!r}: {bound} is no number; {_GRAMMAR}")
-    return number
+    if not re.fullmatch(_NUMBER, found["bound"]):
+        raise SpecError(f"{text!r}: {found['bound']} is no number; {_GRAMMAR}")
+    return HealthRule(metric, found["sign"], float(found["bound"]), int(updates))
 
 
 NAN = HealthRule("nan", "", 0.0, NAN_UPDATES)

@@ -14,6 +14,14 @@ from orchestrator.stopping.health import NAN, HealthRule
 
 RULES = ("none", "median", "halving")
 
+# A share of a run as JSON Schema says it: the editor's grammar and `parse_share` are one.
+SHARE_NUMBER = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+SHARE_TEXT = {
+    "type": "string",
+    "pattern": r"^ *(?=[0-9.]*[1-9])[0-9]{1,2}(\.[0-9]{1,6})? *% *$",
+}
+SHARE_WORDS = 'a share above 0% and below 100%, such as "30%"'
+
 
 @dataclass(frozen=True)
 class StopRule:
@@ -37,12 +45,11 @@ class StopRule:
 
 def parse_share(value: Any) -> float:
     """A share of a run from `"30%"` or 0.3, above 0 and below 1; SpecError otherwise."""
-    number = value
-    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,3}(\.\d+)?\s*%\s*", value, re.ASCII):
-        number = float(value.strip().rstrip("%")) / 100
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < 1:
-        raise SpecError(f'{value!r}: must be a share above 0% and below 100%, such as "30%"')
-    return float(number)
+    if isinstance(value, str) and re.fullmatch(SHARE_TEXT["pattern"], value):
+        return float(value.rstrip("% ")) / 100
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    raise SpecError(f"{value!r}: must be {SHARE_WORDS}")
 
 
 def stop_rule(stored: Mapping[str, Any]) -> StopRule:

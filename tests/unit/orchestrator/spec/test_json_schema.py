@@ -1,7 +1,6 @@
 """The JSON Schema of specs: it takes what the reader takes, and refuses what a schema can."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -11,51 +10,9 @@ from grpo_core.config import FIELDS
 from orchestrator.spec.distributions import DISTRIBUTIONS
 from orchestrator.spec.fields import RESERVED, TABLES, TOP_KEYS
 from orchestrator.spec.json_schema import grammar
+from tests.schema_oracle import fits
 
 SWEEPS = sorted((Path(__file__).parents[4] / "sweeps").glob("*.toml"))
-TYPES = {
-    "object": dict, "array": list, "string": str, "boolean": bool, "integer": int,
-    "number": (int, float),
-}  # fmt: skip
-
-
-def is_type(value, name):
-    if isinstance(value, bool):
-        return name == "boolean"
-    return isinstance(value, TYPES[name])
-
-
-def fits(value, schema):
-    """The part of JSON Schema that ours uses, by the specification."""
-    kinds = schema.get("type", [])
-    if kinds and not any(is_type(value, k) for k in ([kinds] if isinstance(kinds, str) else kinds)):
-        return False
-    if "anyOf" in schema and not any(fits(value, each) for each in schema["anyOf"]):
-        return False
-    if "const" in schema and value != schema["const"]:
-        return False
-    if "enum" in schema and value not in schema["enum"]:
-        return False
-    if isinstance(value, str) and not re.search(schema.get("pattern", ""), value):
-        return False
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        low, high = schema.get("minimum", value), schema.get("maximum", value)
-        above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
-        if not low <= value <= high or (above is not None and value <= above):
-            return False
-        if below is not None and value >= below:
-            return False
-    if isinstance(value, list):
-        return all(fits(v, schema.get("items", {})) for v in value) and len(value) >= schema.get(
-            "minItems", 0
-        )
-    if isinstance(value, dict):
-        known = schema.get("properties", {})
-        if schema.get("additionalProperties") is False and set(value) - set(known):
-            return False
-        whole = set(schema.get("required", ())) <= set(value)
-        return whole and all(fits(v, known.get(k, {})) for k, v in value.items())
-    return True
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
