@@ -7,18 +7,14 @@ from typing import Any
 
 from grpo_core.config import MLXGRPOConfig, apply_overrides
 from grpo_core.errors import GRPOError
+from orchestrator.queue.kinds import kind_of
 from orchestrator.run import Plan, Run, Sweep
 from orchestrator.spec.base_config import resolved_base
 from orchestrator.system.files import folder_bytes
 
-# Runs that share these take about as long; those that share the first of them write as much.
+# Runs that share these write as much.
 _DISK_KEYS = ("model_name", "train_type", "lora_rank", "lora_keys", "lora_layers")
 _KEEP_KEYS = ("save_steps", "save_total_limit", "save_best")
-_TIME_KEYS = (
-    *("model_name", "train_type", "dataset", "batch_size", "gradient_accumulation_steps"),
-    *("num_epochs", "max_train_samples", "num_generations", "num_iterations"),
-    *("max_new_tokens", "max_completion_length", "eval_steps", "eval_samples"),
-)
 
 
 @dataclass(frozen=True)
@@ -38,11 +34,11 @@ def forecast(plan: Plan, past: Iterable[tuple[Run, Sweep]]) -> Forecast:
         config = _resolved(sweep, run.set, bases)
         if config is None or run.wall_s <= 0:
             continue
-        times.setdefault(_key(config, _TIME_KEYS), []).append(run.wall_s)
+        times.setdefault(kind_of(config), []).append(run.wall_s)
         size = sizes.get(_key(config, (*_DISK_KEYS, *_KEEP_KEYS))) or folder_bytes(run.folder)
         sizes[_key(config, (*_DISK_KEYS, *_KEEP_KEYS))] = size
     configs = [_resolved(plan, run.set, bases) for run in plan.runs]
-    seconds = [_mean(times, c and _key(c, _TIME_KEYS)) for c in configs]
+    seconds = [_mean(times, c and kind_of(c)) for c in configs]
     bytes_ = [c and sizes.get(_key(c, (*_DISK_KEYS, *_KEEP_KEYS))) for c in configs]
     return Forecast(
         None if any(s is None for s in seconds) else math.fsum(s for s in seconds if s),
@@ -56,7 +52,7 @@ def _mean(times: Mapping[tuple[Any, ...], list[float]], key: Any) -> float | Non
 
 
 def _key(config: MLXGRPOConfig, names: Sequence[str]) -> tuple[Any, ...]:
-    return (*(str(getattr(config, name)) for name in names), config.kl_coeff > 0)
+    return tuple(str(getattr(config, name)) for name in names)
 
 
 def _resolved(

@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.errors import QueueError
 from orchestrator.queue.connection import Connection
+from orchestrator.queue.kinds import kind_sql
 
 # "gswp": so that another program's database is told apart (PRAGMA application_id).
 APPLICATION_ID = 0x67737770
@@ -165,8 +166,8 @@ _SEARCH = (
     "CREATE INDEX sweeps_to_ask ON sweeps (id) WHERE to_ask > 0",
 )
 
-# What decides how long a run takes: runs that share these take about as long. Computed from the
-# overrides, so that no writer can forget it.
+# What decides how long a run takes (see kinds.py; this is the list of version 3). Computed from
+# the overrides, so that no writer can forget it.
 _KIND = """
     CASE WHEN json_valid(overrides) THEN json_extract(overrides,
         '$.model_name', '$.train_type', '$.dataset', '$.batch_size',
@@ -186,6 +187,17 @@ _COUNT_OUT = """
     WHERE sweep_id = OLD.sweep_id AND state = OLD.state AND kind = OLD.kind;
 """
 
+_COUNTED = (
+    """
+    INSERT INTO totals
+    SELECT sweep_id, state, kind, count(*), sum(wall_s > 0), sum(wall_s) FROM runs GROUP BY 1, 2, 3
+    """,
+    f"CREATE TRIGGER totals_insert AFTER INSERT ON runs BEGIN {_COUNT_IN} END",
+    f"CREATE TRIGGER totals_delete AFTER DELETE ON runs BEGIN {_COUNT_OUT} END",
+    "CREATE TRIGGER totals_update AFTER UPDATE OF state, wall_s ON runs"
+    f" BEGIN {_COUNT_OUT} {_COUNT_IN} END",
+)
+
 # A status must not count a hundred thousand runs: the database keeps the counts itself, in the
 # transaction that changes a run, whoever changes it.
 _TOTALS = (
@@ -201,14 +213,7 @@ _TOTALS = (
         PRIMARY KEY (sweep_id, state, kind)
     ) STRICT, WITHOUT ROWID
     """,
-    """
-    INSERT INTO totals
-    SELECT sweep_id, state, kind, count(*), sum(wall_s > 0), sum(wall_s) FROM runs GROUP BY 1, 2, 3
-    """,
-    f"CREATE TRIGGER totals_insert AFTER INSERT ON runs BEGIN {_COUNT_IN} END",
-    f"CREATE TRIGGER totals_delete AFTER DELETE ON runs BEGIN {_COUNT_OUT} END",
-    "CREATE TRIGGER totals_update AFTER UPDATE OF state, wall_s ON runs"
-    f" BEGIN {_COUNT_OUT} {_COUNT_IN} END",
+    *_COUNTED,
     # The first and the last runs of each state, which a status shows.
     "CREATE INDEX runs_by_state ON runs (sweep_id, state, position)",
     "DROP INDEX runs_counts",
@@ -294,6 +299,15 @@ _CODES = (
     """,
 )
 
+# Evaluation takes time too: runs that differ in it are of different kinds.
+_KINDS = (
+    *(f"DROP TRIGGER totals_{change}" for change in ("insert", "delete", "update")),
+    "DELETE FROM totals",
+    "ALTER TABLE runs DROP COLUMN kind",
+    f"ALTER TABLE runs ADD COLUMN kind TEXT GENERATED ALWAYS AS ({kind_sql()}) VIRTUAL",
+    *_COUNTED,
+)
+
 # One entry a version: version N is reached by running the first N of them.
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("m001_initial", _INITIAL),
@@ -301,6 +315,7 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("m003_totals", _TOTALS),
     ("m004_frozen", _FROZEN),
     ("m005_codes", _CODES),
+    ("m006_kinds", _KINDS),
 )
 VERSION = len(MIGRATIONS)
 
