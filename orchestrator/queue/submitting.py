@@ -154,7 +154,7 @@ class Submissions:
             if not sweep.to_ask or any(r.state in ("queued", "running") for r in runs):
                 return []
             proposed = propose(sweep, runs)
-            crashpoint("store.asking")
+            crashpoint("store.suggesting")
             first = 1 + max((run.position for run in runs), default=-1)
             self._insert_runs(sweep_id, proposed, sweep.cwd, sweep.priority, first)
             self._db.execute(
@@ -163,7 +163,7 @@ class Submissions:
             )
             told = f"{len(proposed)} runs" if proposed else "nothing is left to try"
             self._history.add("asked", told, sweep_id)
-        crashpoint("store.asked")
+        crashpoint("store.suggested")
         self._duplicates.read_values(sweep_id=sweep_id)
         return [run for run in self._queries.runs(sweep_id) if run.position >= first]
 

@@ -24,8 +24,8 @@ POINTS = (
 
 # These are reached only where a search asks for its next setting.
 SEARCH_POINTS = (
-    "store.asking",  # the next setting is known, its runs are not written
-    "store.asked",  # committed, nothing else done
+    "store.suggesting",  # the next setting is known, its runs are not written
+    "store.suggested",  # committed, nothing else done
 )
 
 # This one only where the next trainer has been prepared.

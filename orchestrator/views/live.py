@@ -26,7 +26,7 @@ from orchestrator.views.now import (
 )
 from orchestrator.views.overview import gather
 from orchestrator.views.tables import STATE_STYLES, left_words
-from orchestrator.worker.events import Event
+from orchestrator.worker.events import Event, EventKind
 
 # In a file every tenth of a run is told, not every update.
 _STEPS = 10
@@ -106,17 +106,17 @@ class Lines:
     def __call__(self, event: Event) -> None:
         """Say what has happened."""
         run = event.run
-        if event.kind == "empty":
+        if event.kind is EventKind.EMPTY:
             self._write(end_words(self._home))
         elif run is None:
             self._write(event.text)
-        elif event.kind == "progress":
+        elif event.kind is EventKind.PROGRESS:
             self._progress(run, event.progress or Progress())
-        elif event.kind == "ended":
+        elif event.kind is EventKind.ENDED:
             self._write(f"run {run.id} {run.name}: {ended_words(run, event.progress)}")
         else:
             # Not at other news: the next trainer gets ready while this run goes on.
-            if event.kind in ("started", "adopted"):
+            if event.kind in (EventKind.STARTED, EventKind.ADOPTED):
                 self._step = 0
             self._write(f"run {run.id} {run.name}: {event.kind}, {event.text}")
 
@@ -168,17 +168,19 @@ class LiveView:
 
     def __call__(self, event: Event) -> None:
         """Take what has happened into the picture."""
-        if event.kind != "progress":
-            self._status = event.text if event.kind in ("stopping", "waiting") else ""
-        if event.kind == "empty":
+        if event.kind is not EventKind.PROGRESS:
+            self._status = (
+                event.text if event.kind in (EventKind.STOPPING, EventKind.WAITING) else ""
+            )
+        if event.kind is EventKind.EMPTY:
             self._console.print(end_words(self._home), style="dim", soft_wrap=True)
-        if event.kind == "ended" and event.run is not None:
+        if event.kind is EventKind.ENDED and event.run is not None:
             self._print_ended(event.run, event.progress)
             self._run = None
-        elif event.kind in ("started", "adopted", "progress"):
+        elif event.kind in (EventKind.STARTED, EventKind.ADOPTED, EventKind.PROGRESS):
             self._run, self._progress = event.run, event.progress or Progress()
             self._seen_at = time.monotonic()
-        self._recount(force=event.kind != "progress")
+        self._recount(force=event.kind is not EventKind.PROGRESS)
 
     def _print_ended(self, run: Run, progress: Progress | None) -> None:
         mark = {RunState.COMPLETED: "✓", RunState.QUEUED: "↻"}.get(run.state, "✗")

@@ -1,20 +1,33 @@
-"""What a worker reports as it goes: events, for the terminal and for notices."""
+"""What a worker reports as it goes, to whoever listens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from orchestrator.run import Progress, Run
 
 
+class EventKind(StrEnum):
+    """What a worker did or saw."""
+
+    SUGGESTED = "suggested"
+    CHANGED = "changed"
+    STARTED = "started"
+    ADOPTED = "adopted"
+    PROGRESS = "progress"
+    PREPARED = "prepared"
+    STOPPING = "stopping"
+    ENDED = "ended"
+    WAITING = "waiting"
+    EMPTY = "empty"
+    STOPPED = "stopped"
+
+
 @dataclass(frozen=True)
 class Event:
-    """Something that the worker did or saw.
+    """Something that the worker did or saw, of a run or of the whole queue."""
 
-    `kind` is asked, changed, started, adopted, progress, prepared, stopping, ended, waiting, empty
-    or stopped.
-    """
-
-    kind: str
+    kind: EventKind
     text: str
     run: Run | None = None
     progress: Progress | None = None

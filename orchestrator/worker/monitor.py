@@ -13,7 +13,7 @@ from orchestrator.run import Attempt, Progress, Run, StopRequest, Sweep
 from orchestrator.system import processes
 from orchestrator.system.files import folder_bytes
 from orchestrator.worker.attempt_log import read_tail
-from orchestrator.worker.events import Event, Listener
+from orchestrator.worker.events import Event, EventKind, Listener
 from orchestrator.worker.stop_monitor import StopMonitor
 from orchestrator.worker.termination import Terminator
 
@@ -117,7 +117,7 @@ class RunMonitor:
         if progress != self._seen:
             self._seen = progress
             text = f"update {progress.update}"
-            self._listen(Event("progress", text, self._run, progress))
+            self._listen(Event(EventKind.PROGRESS, text, self._run, progress))
 
     def _show_wait(self) -> None:
         """Say what the trainer itself waits for (the GPU), as it says it in its log."""
@@ -125,4 +125,4 @@ class RunMonitor:
         words = lines[-1].removeprefix("[lock] ") if lines else ""
         if words.startswith("waiting for") and words != self._lock_words:
             self._lock_words = words
-            self._listen(Event("waiting", words, self._run))
+            self._listen(Event(EventKind.WAITING, words, self._run))

@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from orchestrator.errors import SweepError, UsageError
 from orchestrator.queue.store import Store
@@ -26,9 +26,7 @@ from orchestrator.run import HoldCode, Objective, Run, RunState, Sweep
 from orchestrator.system.paths import Home
 from orchestrator.system.processes import boot_id
 from orchestrator.text import counts, metric, settings
-
-if TYPE_CHECKING:
-    from orchestrator.worker.events import Event
+from orchestrator.worker.events import Event, EventKind
 
 # The command, for workers that nobody gives one: in the background, or by `submit --start`. Set but
 # empty: no notice at all.
@@ -44,6 +42,12 @@ _OSASCRIPT = (
     "on run argv",
     "display notification (item 2 of argv) with title (item 1 of argv)",
     "end run",
+)
+
+# Events after which a sweep may be done, failed for the first time or stand still.
+_MAY_BE_NEWS = frozenset(
+    {EventKind.STARTED, EventKind.ADOPTED, EventKind.ENDED}
+    | {EventKind.SUGGESTED, EventKind.WAITING, EventKind.EMPTY}
 )
 
 
@@ -93,14 +97,14 @@ class Watcher:
     def _open_queue(self) -> Store:
         return Store.open(self._home.db, readonly=True)
 
-    def notices(self, event: "Event") -> list[Notice]:
+    def notices(self, event: Event) -> list[Notice]:
         """What has happened since the last event."""
-        if event.kind not in ("started", "adopted", "ended", "asked", "waiting", "empty"):
+        if event.kind not in _MAY_BE_NEWS:
             return []
-        self._worked |= event.kind in ("started", "adopted")
+        self._worked |= event.kind in (EventKind.STARTED, EventKind.ADOPTED)
         with self._open_queue() as store:
             found = self._failure(store, event) + self._done(store)
-            if event.run is None and event.kind in ("waiting", "empty"):
+            if event.run is None and event.kind in (EventKind.WAITING, EventKind.EMPTY):
                 found += self._stopped(store)
         return found
 
@@ -114,9 +118,9 @@ class Watcher:
         ]
         return [_done_notice(sweep, store.queries.runs(sweep.id)) for sweep in sweeps]
 
-    def _failure(self, store: Store, event: "Event") -> list[Notice]:
+    def _failure(self, store: Store, event: Event) -> list[Notice]:
         run = event.run
-        if event.kind != "ended" or run is None or run.state is not RunState.FAILED:
+        if event.kind is not EventKind.ENDED or run is None or run.state is not RunState.FAILED:
             return []
         sweep = next((s for s in store.queries.sweeps(all=True) if s.id == run.sweep_id), None)
         first = sweep is not None and sweep.counts.get(RunState.FAILED) == 1
@@ -246,7 +250,7 @@ class Notifier:
             # Each command has its own time-out; a hundred of them shall not keep the worker.
             self._thread.join(2 * self._timeout_s)
 
-    def __call__(self, event: "Event") -> None:
+    def __call__(self, event: Event) -> None:
         """Take one event of the worker."""
         try:
             notices = self._watcher.notices(event)

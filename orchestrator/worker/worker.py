@@ -40,7 +40,7 @@ from orchestrator.system.crashpoints import crashpoint
 from orchestrator.system.files import freeze
 from orchestrator.system.paths import Home, RunPaths
 from orchestrator.worker.attempt_log import read_tail
-from orchestrator.worker.events import Event, Listener
+from orchestrator.worker.events import Event, EventKind, Listener
 from orchestrator.worker.launcher import (
     TRAINER,
     Adopted,
@@ -91,7 +91,7 @@ def work(
             # A sweep that came while we let go of the lock was told that a worker is there.
             if stops.count or not worker.has_work():
                 break
-        listen(Event("empty" if not stops.count else "stopped", "the worker ends"))
+        listen(Event(EventKind.STOPPED if stops.count else EventKind.EMPTY, "the worker ends"))
     return ExitCode.INTERRUPTED if stops.count else 0
 
 
@@ -176,7 +176,9 @@ class _Worker:
                 continue
             asked |= bool(chosen)
             words = chosen[0].name if chosen else "nothing is left to try"
-            self._tell("asked", f"sweep {sweep.name}: {sweep.search.method} tries {words}")
+            self._tell(
+                EventKind.SUGGESTED, f"sweep {sweep.name}: {sweep.search.method} tries {words}"
+            )
         return asked
 
     def _promote_from_rung(self) -> None:
@@ -188,7 +190,7 @@ class _Worker:
                 if run.rung is not None and run.id in steps:
                     changed = self._claims.leave_rung(run.id, steps[run.id].decision)
                     if changed is not None and changed.state is RunState.PRUNED:
-                        self._tell("ended", f"pruned: {changed.reason}", changed)
+                        self._tell(EventKind.ENDED, f"pruned: {changed.reason}", changed)
 
     def tidy(self) -> None:
         """Settle a running run that has ended, or that is asked to end."""
@@ -214,7 +216,7 @@ class _Worker:
         attempt = self._queries.attempts(run.id)[-1]
         trainer = Adopted(attempt, self._home)
         if not trainer.wait(0):
-            self._tell("adopted", f"trains on (pid {trainer.pid})", run)
+            self._tell(EventKind.ADOPTED, f"trains on (pid {trainer.pid})", run)
         self._follow(run, attempt, trainer)
 
     def _train(self, run: Run, attempt: Attempt) -> None:
@@ -230,7 +232,7 @@ class _Worker:
             return
         crashpoint("worker.started")
         words = f"attempt {attempt.n}, pid {trainer.pid}"
-        self._tell("started", "; ".join(filter(None, (words, low_memory))), run)
+        self._tell(EventKind.STARTED, "; ".join(filter(None, (words, low_memory))), run)
         self._follow(run, attempt, trainer, sweep)
 
     def _launch(self, run: Run, attempt: Attempt, sweep: Sweep) -> tuple[Launched, Attempt]:
@@ -264,7 +266,7 @@ class _Worker:
             return
         pid = self._slot.put(run, self._queries.sweep_of(run))
         if pid is not None:
-            self._tell("prepared", f"standby (pid {pid})", run)
+            self._tell(EventKind.PREPARED, f"standby (pid {pid})", run)
 
     def _is_as_submitted(self, run: Run, attempt: Attempt, sweep: Sweep) -> bool:
         """Say what has changed since the submit; False where that holds a frozen sweep."""
@@ -276,7 +278,7 @@ class _Worker:
         with open(attempt.log, "a", encoding="utf-8") as log:
             log.writelines(f"[frozen] {line}\n" for line in lines)
         for line in lines:
-            self._tell("changed", line, run)
+            self._tell(EventKind.CHANGED, line, run)
         if not held:
             return True
         words = f"frozen: {lines[0]}"
@@ -292,7 +294,7 @@ class _Worker:
         sweep = sweep or self._queries.sweep_of(run)
         watch = RunMonitor(run, attempt, sweep, self._store, self._listen)
         terminator = Terminator(
-            trainer, self._stops, lambda text: self._tell("stopping", text, run)
+            trainer, self._stops, lambda text: self._tell(EventKind.STOPPING, text, run)
         )
         while not trainer.wait(_TICK_S):
             if watch.look(terminator):
@@ -338,17 +340,19 @@ class _Worker:
             value=read_value(run.folder, self._queries.sweep_of(run).objective),
         )
         if ended is not None:
-            self._tell("ended", f"{ended.state}: {ended.reason or outcome.reason}", ended, progress)
+            self._tell(
+                EventKind.ENDED, f"{ended.state}: {ended.reason or outcome.reason}", ended, progress
+            )
 
     def _idle(self) -> None:
         waiting = self._queries.waiting(self._boot_id)
         words = "; ".join(waiting.held) if waiting.queued else "nothing is queued"
         if words and words != self._idle_words:
             self._idle_words = words
-            self._tell("waiting", words)
+            self._tell(EventKind.WAITING, words)
         time.sleep(_IDLE_S)
 
     def _tell(
-        self, kind: str, text: str, run: Run | None = None, progress: Progress | None = None
+        self, kind: EventKind, text: str, run: Run | None = None, progress: Progress | None = None
     ) -> None:
         self._listen(Event(kind, text, run, progress))

@@ -66,7 +66,7 @@ def test_fifty_kills_between_ask_and_insert(folder, monkeypatch):
         assert served_in_a_child(point) == signal.SIGKILL
         kills[point] += 1
         # Killed before the commit nothing is there; after it exactly one setting more.
-        assert len(tried()) - before == (point == "store.asked")
+        assert len(tried()) - before == (point == "store.suggested")
     assert sum(kills.values()) == 50
     with Store.open() as store:
         assert store.queries.sweep("s").to_ask == total - 10 - 25

@@ -13,7 +13,7 @@ from orchestrator.queue.store import Store
 from orchestrator.run import HoldCode, Limits, Objective, Outcome, RunState, Verdict
 from orchestrator.system.paths import home
 from orchestrator.worker import worker
-from orchestrator.worker.events import Event
+from orchestrator.worker.events import Event, EventKind
 from orchestrator.worker.notices import (
     ENV,
     Notice,
@@ -99,7 +99,7 @@ def test_the_first_failure_of_a_sweep_is_told_and_no_other(tmp_path, told):
 def fail_next(watcher):
     """Let the next run fail; what the watcher finds worth a notice."""
     run = finish_next(Outcome(Verdict.OOM, "out of memory", None, 4), value=0.0)
-    return [notice.event for notice in watcher.notices(Event("ended", "", run))]
+    return [notice.event for notice in watcher.notices(Event(EventKind.ENDED, "", run))]
 
 
 def test_a_failure_after_a_retry_is_not_the_first(tmp_path):
@@ -120,9 +120,9 @@ def test_a_queue_that_stands_still_is_told_once_until_something_runs_again(tmp_p
     watcher = Watcher(home())
     with Store.open() as store:
         store.holds.hold_sweep(1, HoldCode.WALL, "paused")
-    waits = Event("waiting", "sweep s is held")
+    waits = Event(EventKind.WAITING, "sweep s is held")
     assert watcher.notices(waits) == []
-    watcher.notices(Event("started", ""))
+    watcher.notices(Event(EventKind.STARTED, ""))
     (notice,) = watcher.notices(waits)
     assert notice.event == "queue_stopped"
     assert watcher.notices(waits) == []
@@ -144,8 +144,8 @@ def test_a_queue_that_stands_still_by_itself_is_told(tmp_path, told):
         store.control.resume_sweep(1)
         store.control.pause_sweep(1)
         watcher = Watcher(home())
-        watcher.notices(Event("started", ""))
-        assert watcher.notices(Event("waiting", "sweep lr is held: paused")) == []
+        watcher.notices(Event(EventKind.STARTED, ""))
+        assert watcher.notices(Event(EventKind.WAITING, "sweep lr is held: paused")) == []
 
 
 def test_a_sweep_of_shared_results_is_done_with_the_other(tmp_path, told):
@@ -157,7 +157,7 @@ def test_a_sweep_of_shared_results_is_done_with_the_other(tmp_path, told):
         store._db.execute("UPDATE runs SET same_as = 1 WHERE id = 2")
         watcher = Watcher(home())
         store.control.cancel([3])
-        assert watcher.notices(Event("started", "")) == []
+        assert watcher.notices(Event(EventKind.STARTED, "")) == []
     work(told.command)
     assert {found["SWEEP"] for found in told()} == {"one", "two"}
     assert states() == ["completed", "completed", "cancelled"]
@@ -199,8 +199,8 @@ def test_a_database_that_cannot_be_read_is_no_failure_of_the_worker(tmp_path):
     said = []
     with Notifier(home(), None, said.append) as notify:
         home().db.write_bytes(b"not a database" * 100)
-        notify(Event("started", ""))
-        notify(Event("started", ""))
+        notify(Event(EventKind.STARTED, ""))
+        notify(Event(EventKind.STARTED, ""))
     assert len(said) == 1
     assert "queue.db" in said[0]
 

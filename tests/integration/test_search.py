@@ -15,6 +15,6 @@ def test_a_worker_carries_a_search_to_its_end(folder, tmp_path):
     found = runs()
     assert [str(run.state) for run in found] == ["completed"] * 12
     assert all(run.value == 1 / 3 for run in found)
-    assert len(worker.events("asked")) == 2
+    assert len(worker.events("suggested")) == 2
     with Store.open(readonly=True) as store:
         assert store.queries.sweep("s").state == "completed"

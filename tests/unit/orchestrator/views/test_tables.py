@@ -30,7 +30,7 @@ from orchestrator.views.results import best_table, result_rows, results_table
 from orchestrator.views.status import rows_for, status_picture
 from orchestrator.views.story import Story
 from orchestrator.views.tables import runs_table
-from orchestrator.worker.events import Event
+from orchestrator.worker.events import Event, EventKind
 from tests.records import a_done_run, a_sweep, an_attempt
 
 RUN = a_done_run(name="r", overrides={"learning_rate": 1e-5}, output_dir="o", metrics={"em": 0.5})
@@ -342,15 +342,15 @@ def test_a_worker_tells_a_tenth_of_a_run_at_a_time(tmp_path):
     run = replace(logged(tmp_path), state=RunState.RUNNING)
     said = []
     lines = Lines(said.append)
-    lines(Event("started", "attempt 1, pid 5", run))
+    lines(Event(EventKind.STARTED, "attempt 1, pid 5", run))
     for update in range(1, 101):
-        lines(Event("progress", "", run, Progress(update, 100, {}, 2.0)))
+        lines(Event(EventKind.PROGRESS, "", run, Progress(update, 100, {}, 2.0)))
     assert len(said) == 11
     assert said[0] == "run 1 r: started, attempt 1, pid 5"
     assert said[-1] == "run 1 r: update 100/100, about 0s left"
     # Other news in between do not make it tell the same tenth again.
-    lines(Event("prepared", "standby (pid 6)", replace(run, id=2)))
-    lines(Event("progress", "", run, Progress(100, 100, {}, 2.0)))
+    lines(Event(EventKind.PREPARED, "standby (pid 6)", replace(run, id=2)))
+    lines(Event(EventKind.PROGRESS, "", run, Progress(100, 100, {}, 2.0)))
     assert said[-1] == "run 2 r: prepared, standby (pid 6)"
 
 
