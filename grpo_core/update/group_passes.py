@@ -1,4 +1,4 @@
-"""One group through the model: its gradient share by share, and its scores.
+"""One group through the model, its prompt run once: its share of the gradient, and its log-probs.
 
 The prompt of a group runs once and its keys and values serve all completions. If the group fits
 into one micro-batch, that is one graph. If not, each micro-batch gives its gradient by the prompt's

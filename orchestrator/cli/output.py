@@ -1,4 +1,4 @@
-"""Where the commands print: data on stdout, messages on stderr; and a sign that time passes."""
+"""Where the commands print: data on stdout, messages on stderr; and a spinner for long waits."""
 
 import contextlib
 import json

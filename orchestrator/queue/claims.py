@@ -1,4 +1,4 @@
-"""What the worker writes: claim, start, finish; every write is one transaction.
+"""The SQL by which the worker writes: claim, start, finish; each one transaction.
 
 What an outcome means for a run is decided in `next_state.py`.
 """

@@ -1,4 +1,4 @@
-"""What users ask of runs, sweeps and the queue: cancel, pause, resume, retry, move, remove.
+"""The SQL of what users ask for: cancel, pause, resume, retry, move, remove.
 
 Each is one transaction, and changes what may be changed: see TRANSITIONS in `run.py`.
 """

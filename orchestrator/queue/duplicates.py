@@ -1,4 +1,4 @@
-"""Runs of one setting: one of them, the owner, is trained, and the others show its result.
+"""A setting that was trained before, or waits twice: one run is trained, all show its result.
 
 A row that shows another one's result says so in `same_as`. Triggers in `schema.py` complete those
 rows when their owner completes, and let one of them be trained where the owner comes to nothing.

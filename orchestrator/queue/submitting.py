@@ -1,4 +1,4 @@
-"""How runs come into the queue, and which of them were trained before and need no training.
+"""How runs come into the queue: a submit, a search's next setting, an extension; all or nothing.
 
 A setting that was trained before, or waits in another sweep, is not trained twice: see
 `duplicates.py`.

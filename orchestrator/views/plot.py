@@ -1,4 +1,4 @@
-"""A curve as text for a terminal: braille dots, or stars where the terminal has none; pure."""
+"""A curve in the terminal: braille dots, or stars where the terminal has none; pure."""
 
 import itertools
 import math
