@@ -11,13 +11,13 @@ from orchestrator.plan.next_runs import importance_of
 from orchestrator.results import stats
 from orchestrator.results.leaderboard import (
     RankedSetting,
+    best_over_time,
     by_parameter,
     differing_keys,
     first_against_second,
     ranking,
 )
 from orchestrator.results.objective import completed_scores
-from orchestrator.results.stats import best_so_far
 from orchestrator.run import Run, RunState, Sweep
 from orchestrator.spec.base_config import base_values
 from orchestrator.text import bar, counts, duration, metric, percent, plural
@@ -61,7 +61,7 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
         # Of all runs: the first to be done would have nothing to differ from.
         keys = differing_keys(run.overrides for run in runs)
         out.print(best_table(rows, found.objective, out.width >= WIDE, keys))
-        _print_duel(found, rows)
+        _print_duel(found, rows, duel)
     _say_what_is_missing(found, runs, sum(row.n for row in rows))
 
 
@@ -71,9 +71,8 @@ def _sweep_and_runs(ref: str) -> tuple[Sweep, list[Run]]:
         return sweep, store.queries.runs(sweep.id)
 
 
-def _print_duel(sweep: Sweep, rows: list[RankedSetting]) -> None:
+def _print_duel(sweep: Sweep, rows: list[RankedSetting], duel: stats.Comparison | None) -> None:
     """Whether the best setting is better than the next, in words, and what to do about it."""
-    duel = first_against_second(rows, sweep.objective)
     if duel is None:
         return
     print()
@@ -115,11 +114,9 @@ def _say_what_is_missing(sweep: Sweep, runs: list[Run], ranked: int) -> None:
 
 def _history(sweep: Sweep, runs: list[Run]) -> list[tuple[float, float]]:
     """(GPU hours, best value) after each run, in the order in which they ended."""
-    trained = (run for run in runs if run.ended and run.attempt)
-    ended = sorted(trained, key=lambda run: run.ended or "")
-    reached = {score.run.id: score.value for score in completed_scores(ended, sweep.objective)}
-    values = [(run.wall_s / 3600, reached.get(run.id)) for run in ended]
-    return best_so_far(values, sweep.objective.goal)
+    scores = completed_scores(runs, sweep.objective)
+    points = best_over_time(runs, scores, sweep.objective)
+    return [(seconds / 3600, value) for seconds, value in points]
 
 
 def _print_history(sweep: Sweep, points: list[tuple[float, float]]) -> None:

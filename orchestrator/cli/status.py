@@ -11,7 +11,7 @@ from orchestrator.queue.store import Store
 from orchestrator.system.paths import home
 from orchestrator.views.json_shapes import status_shape
 from orchestrator.views.now import last_words
-from orchestrator.views.overview import Overview, gather
+from orchestrator.views.overview import Overview, read_overview
 from orchestrator.views.status import TABLE_MOST, rows_for, status_picture
 from orchestrator.views.tables import runs_lines
 from orchestrator.worker.serving import worker_alive
@@ -61,9 +61,9 @@ def status(
         sweeps = [store.queries.sweep(sweep)] if sweep else store.queries.sweeps(all=show_all)
         # Programs get every run; a person one screen, or a page of the sweep that is named.
         if as_json or (sweep and show_all):
-            view = gather(store, sweeps, None)
+            view = read_overview(store, sweeps, None)
         else:
-            view = gather(
+            view = read_overview(
                 store, sweeps, 0, rows_for(sweeps, _RUNS_OF_ONE if sweep else _RUNS_SHOWN)
             )
     pid = worker_alive()

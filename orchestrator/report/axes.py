@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.report.groups import is_numeric
+from orchestrator.report.groups import is_numeric, value_words
 from orchestrator.text import metric, setting_value
 
 # More values than these on an axis become a scale.
@@ -57,7 +57,7 @@ def axis_of(name: str, values: Iterable[Any]) -> Axis:
         keys = sorted(unique, key=lambda key: (unique[key] is None, key))
     places = {key: i / (len(keys) - 1) if len(keys) > 1 else 0.5 for i, key in enumerate(keys)}
     step = math.ceil(len(keys) / (2 * _VALUES_APART))
-    ticks = tuple((places[key], value_words(unique[key])) for key in keys[::step])
+    ticks = tuple((places[key], tick_text(unique[key])) for key in keys[::step])
     return Axis(name, places, ticks, apart=len(keys) <= _VALUES_APART + 1)
 
 
@@ -74,9 +74,9 @@ def objective_axis(name: str, values: Sequence[float]) -> Axis:
     return Axis(name, places, tuple(ticks), apart=False)
 
 
-def value_words(value: Any) -> str:
+def tick_text(value: Any) -> str:
     """A value at its tick, clipped where it is long."""
-    text = "not set" if value is None else setting_value(value)
+    text = value_words(value)
     return text if len(text) <= _TICK_CHARS else text[: _TICK_CHARS - 1] + "…"
 
 

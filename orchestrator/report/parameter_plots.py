@@ -12,7 +12,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from orchestrator.report.axes import Axis, axis_of, objective_axis, value_words
+from orchestrator.report.axes import Axis, axis_of, objective_axis, tick_text
 from orchestrator.report.colours import ACCENT, MUTED, RISING, rgba
 from orchestrator.report.draw import bare_figure, literal, rounded, run_hover, value_axis
 from orchestrator.report.gather import Facts
@@ -54,7 +54,7 @@ def parallel_figure(facts: Facts) -> Parallel | None:
     ]
     figure = bare_figure(lines, 400)
     _draw_axes(figure, [*axes, goal])
-    words = tuple({key: value_words(row.params.get(key)) for key in keys} for row in rows)
+    words = tuple({key: tick_text(row.params.get(key)) for key in keys} for row in rows)
     values = {axis.name: tuple(text for _, text in axis.ticks) for axis in axes if axis.apart}
     return Parallel(figure, words, values)
 
@@ -66,7 +66,7 @@ def _line(row: RankedSetting, axes: Sequence[Axis], goal: Axis, facts: Facts, sh
     better = end if facts.objective.goal == "max" else 1 - end
     best = row.rank == 1
     hover = [f"#{row.rank}  {metric(facts.objective.metric, row.mean)}"]
-    hover += [f"{key} {value_words(row.params.get(key))}" for key in facts.keys]
+    hover += [f"{key} {tick_text(row.params.get(key))}" for key in facts.keys]
     return go.Scatter(
         x=[i / _STEPS for i in range(_STEPS * (len(nodes) - 1) + 1)],
         y=rounded(_through(nodes)),
@@ -134,7 +134,7 @@ def slice_figure(facts: Facts, key: str) -> go.Figure:
             marker={"color": rgba(MUTED, 0.6), "size": 6},
             hovertext=[
                 f"{run_hover(score.run.name, facts.objective, score.value)}"
-                f"<br>{literal(f'{key} {value_words(value)}')}"
+                f"<br>{literal(f'{key} {tick_text(value)}')}"
                 for value, score in dots
             ],
             hoverinfo="text",

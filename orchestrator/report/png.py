@@ -12,7 +12,7 @@ from orchestrator.report.colours import ACCENT, MUTED, STRONG
 from orchestrator.report.gather import CURVES, Facts, evaluation_interval
 from orchestrator.report.groups import Grouping, groupings
 from orchestrator.results.curves import band, thin
-from orchestrator.results.stats import best_so_far
+from orchestrator.results.leaderboard import best_over_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,12 +111,15 @@ def _curves(facts: Facts, by: Grouping, name: str) -> bytes:
 
 
 def _best(facts: Facts) -> bytes:
-    values = {score.run.id: score.value for score in facts.scores}
-    ended = sorted((f.run for f in facts.runs if f.run.ended), key=lambda run: run.ended or "")
-    found = [(run.wall_s / 3600, values.get(run.id)) for run in ended]
+    points = best_over_time((f.run for f in facts.runs), facts.scores, facts.objective)
     figure, axes = _axes(7, 3.6)
-    points = best_so_far(found, facts.objective.goal)
-    axes.step([x for x, _ in points], [y for _, y in points], where="post", color=ACCENT, lw=2)
+    axes.step(
+        [seconds / 3600 for seconds, _ in points],
+        [y for _, y in points],
+        where="post",
+        color=ACCENT,
+        lw=2,
+    )
     axes.set_xlim(left=0)
     axes.set_xlabel("hours of training")
     axes.set_ylabel(_literal(facts.objective.metric))

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from orchestrator.report.colours import ACCENT, BAD, GOOD, MUTED, WAIT, rgba
 from orchestrator.report.draw import bare_figure, literal, rounded, run_hover, value_axis
 from orchestrator.report.gather import Facts, RunFacts
-from orchestrator.results.stats import best_so_far
+from orchestrator.results.leaderboard import best_over_time, by_end
 from orchestrator.run import Attempt
 from orchestrator.text import duration
 
@@ -47,15 +47,13 @@ def best_so_far_figure(facts: Facts) -> go.Figure | None:
     if not values:
         return None
     unit, _ = time_unit(facts.wall_s)
-    ended = sorted((f.run for f in facts.runs if f.run.ended), key=lambda run: run.ended or "")
+    ended = by_end(f.run for f in facts.runs)
     spent = itertools.accumulate(run.wall_s / unit for run in ended)
     dots = [(x, run) for x, run in zip(spent, ended, strict=True) if run.id in values]
-    best = best_so_far(
-        ((run.wall_s / unit, values.get(run.id)) for run in ended), facts.objective.goal
-    )
+    best = best_over_time(ended, facts.scores, facts.objective)
     traces = [
         go.Scatter(
-            x=rounded(x for x, _ in best),
+            x=rounded(x / unit for x, _ in best),
             y=rounded(y for _, y in best),
             mode="lines",
             line={"color": ACCENT, "width": 2.5, "shape": "hv"},

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.results import stats
 from orchestrator.results.objective import Score, setting_key
-from orchestrator.run import Objective
+from orchestrator.run import Objective, Run
 
 Statistic = Callable[[Sequence[float]], float]
 
@@ -66,6 +66,23 @@ def ranking(
         )
         for value, group in found
     ]
+
+
+def best_over_time(
+    runs: Iterable[Run], scores: Iterable[Score], objective: Objective
+) -> list[tuple[float, float]]:
+    """(seconds trained, best value) after each of the runs, in the order in which they ended.
+
+    A run without a score, such as a failed one, takes its time all the same.
+    """
+    reached = {score.run.id: score.value for score in scores}
+    spent = [(run.wall_s, reached.get(run.id)) for run in by_end(runs)]
+    return stats.best_so_far(spent, objective.goal)
+
+
+def by_end(runs: Iterable[Run]) -> list[Run]:
+    """The runs that have ended, in the order in which they did."""
+    return sorted((run for run in runs if run.ended), key=lambda run: run.ended or "")
 
 
 def first_against_second(

@@ -256,15 +256,15 @@ def _beta_fraction(x: float, a: float, b: float, terms: int = 300) -> float:
 def best_so_far(
     runs: Iterable[tuple[float, float | None]], goal: str = "max"
 ) -> list[tuple[float, float]]:
-    """The best value after each run against the hours spent until then.
+    """The best value after each run against the time spent until then.
 
-    `runs` are (GPU hours, value) in the order in which they ended; a run without a value spends
-    its hours too. Nothing comes out before the first value.
+    `runs` are (time, value) in the order in which they ended; a run without a value spends its time
+    too. Nothing comes out before the first value.
     """
     better = max if goal == "max" else min
     spent, best, points = 0.0, None, []
-    for hours, value in runs:
-        spent += hours
+    for time, value in runs:
+        spent += time
         if value is not None and math.isfinite(value):
             best = value if best is None else better(best, value)
         if best is not None:

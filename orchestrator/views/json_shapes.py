@@ -134,7 +134,7 @@ def comparison_shape(found: Comparison) -> Shape:
     return {
         "verdict": found.verdict,
         "probability": found.probability,
-        "probability_ci95": _span(found.probability_ci95),
+        "probability_ci95": interval_shape(found.probability_ci95),
         "difference": found.difference,
         "p": found.p,
         "paired": found.paired,
@@ -152,7 +152,7 @@ def levels_shape(objective: Objective, key: str, levels: Sequence[Level]) -> Sha
                 "value": level.value,
                 "n": level.n,
                 "mean": level.mean,
-                "ci95": _span(level.ci95),
+                "ci95": interval_shape(level.ci95),
                 "best_against": None if level.against is None else comparison_shape(level.against),
                 "pairs": level.matched,
             }
@@ -170,7 +170,8 @@ def history_shape(objective: Objective, points: Sequence[tuple[float, float]]) -
     }
 
 
-def _span(interval: tuple[float, float] | None) -> list[float] | None:
+def interval_shape(interval: tuple[float, float] | None) -> list[float] | None:
+    """Low and high; null where one run says nothing about the spread."""
     return None if interval is None else list(interval)
 
 
@@ -180,7 +181,7 @@ def _row_shape(row: RankedSetting) -> Shape:
         "params": row.params,
         "n": row.n,
         "mean": row.mean,
-        "ci95": None if row.ci95 is None else list(row.ci95),
+        "ci95": interval_shape(row.ci95),
         "runs": [
             {"id": s.run.id, "name": s.run.name, "seed": s.run.seed, "value": s.value}
             for s in row.scores

@@ -24,7 +24,7 @@ from orchestrator.views.now import (
     run_lines,
     updates_text,
 )
-from orchestrator.views.overview import gather
+from orchestrator.views.overview import read_overview
 from orchestrator.views.tables import STATE_STYLES, left_words
 from orchestrator.worker.events import Event, EventKind
 
@@ -216,7 +216,7 @@ def _queue_line(home: Home) -> Text:
         open_sweeps = [
             s for s in store.queries.sweeps(latest=0) if s.state in ("queued", "running")
         ]
-        view = gather(store, open_sweeps)
+        view = read_overview(store, open_sweeps)
     line = Text(overflow="ellipsis", no_wrap=True)
     line.append(_sweep_words(open_sweeps))
     if open_sweeps and view.whole is not None:

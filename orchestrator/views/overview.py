@@ -50,7 +50,7 @@ class ProgressReaders:
 
 
 @dataclass(frozen=True)
-class Facts:
+class SweepStatus:
     """What the store tells about a sweep: the `runs` to show, and what tells how long it takes."""
 
     sweep: Sweep
@@ -80,7 +80,7 @@ class Overview:
     halted: str | None = None
 
 
-def gather(
+def read_overview(
     store: Store,
     sweeps: Sequence[Sweep],
     most: int | None = 0,
@@ -93,11 +93,11 @@ def gather(
     shows, and those that have begun: a queue may hold very many.
     """
     boot = _boot_id()
-    facts = [_facts(store, sweep, (rows or {}).get(sweep.id, most)) for sweep in sweeps]
+    statuses = [_status_of(store, sweep, (rows or {}).get(sweep.id, most)) for sweep in sweeps]
     shown = {sweep.id for sweep in sweeps}
-    others = [_facts(store, s, 0) for s in store.queries.sweeps(latest=0) if s.id not in shown]
+    others = [_status_of(store, s, 0) for s in store.queries.sweeps(latest=0) if s.id not in shown]
     return overview(
-        facts,
+        statuses,
         others,
         store.queries.running(),
         store.status.next_runs(boot, _NEXT_SHOWN),
@@ -110,12 +110,12 @@ def _boot_id() -> str:
     return boot_id()
 
 
-def _facts(store: Store, sweep: Sweep, most: int | None) -> Facts:
+def _status_of(store: Store, sweep: Sweep, most: int | None) -> SweepStatus:
     shown = (
         store.queries.runs(sweep.id) if most is None else store.status.summary_rows(sweep.id, most)
     )
     best = store.status.best_run(sweep) if sum(sweep.counts.values()) <= _BEST_OF else None
-    return Facts(sweep, shown, _work(store, sweep), store.status.sweep_waits_for(sweep), best)
+    return SweepStatus(sweep, shown, _work(store, sweep), store.status.sweep_waits_for(sweep), best)
 
 
 def _work(store: Store, sweep: Sweep) -> Work:
@@ -133,28 +133,28 @@ def _work(store: Store, sweep: Sweep) -> Work:
 
 
 def overview(
-    facts: Sequence[Facts],
-    others: Sequence[Facts] = (),
+    statuses: Sequence[SweepStatus],
+    others: Sequence[SweepStatus] = (),
     running: Run | None = None,
     next_runs: Sequence[Run] = (),
     halted: str | None = None,
     read: Callable[[Run], Progress] = progress_of,
 ) -> Overview:
     """Everything that a status shows about some sweeps; the `others` only take their time."""
-    every = (*facts, *others)
+    every = (*statuses, *others)
     known = {run.id: run for of in every for run in (*of.runs, *of.work.begun)}
     if running is not None:
         known[running.id] = running
     progress = {run_id: read(run) for run_id, run in known.items()}
     until, whole = _until(every, progress)
     return Overview(
-        sweeps=tuple(of.sweep for of in facts),
-        runs={of.sweep.id: tuple(of.runs) for of in facts},
+        sweeps=tuple(of.sweep for of in statuses),
+        runs={of.sweep.id: tuple(of.runs) for of in statuses},
         progress=progress,
         left=until,
         whole=whole,
-        waits_for={of.sweep.id: of.waits_for for of in facts},
-        best={of.sweep.id: of.best for of in facts},
+        waits_for={of.sweep.id: of.waits_for for of in statuses},
+        best={of.sweep.id: of.best for of in statuses},
         running=running,
         next_runs=tuple(next_runs),
         halted=halted,
@@ -162,12 +162,12 @@ def overview(
 
 
 def _until(
-    facts: Sequence[Facts], progress: Mapping[int, Progress]
+    statuses: Sequence[SweepStatus], progress: Mapping[int, Progress]
 ) -> tuple[dict[int, Span | None], Span | None]:
     """The time until each sweep is done, one after the other, and until all of them are."""
     ahead: Span | None = NOTHING
-    until: dict[int, Span | None] = {of.sweep.id: None for of in facts}
-    for of in sorted(facts, key=lambda of: (-of.sweep.priority, of.sweep.id)):
+    until: dict[int, Span | None] = {of.sweep.id: None for of in statuses}
+    for of in sorted(statuses, key=lambda of: (-of.sweep.priority, of.sweep.id)):
         if of.sweep.state in ("queued", "running") and not of.sweep.paused:
             own = left(of.work, progress)
             ahead = None if ahead is None or own is None else ahead + own

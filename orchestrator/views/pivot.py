@@ -9,6 +9,7 @@ from rich.text import Text
 from orchestrator.results.pivot import Cell, order
 from orchestrator.run import Objective
 from orchestrator.text import UNKNOWN, counts, metric, setting_value
+from orchestrator.views.json_shapes import interval_shape
 from orchestrator.views.tables import plain_table
 
 
@@ -23,7 +24,7 @@ def pivot_shape(objective: Objective, keys: Sequence[str], cells: Sequence[Cell]
                 "values": dict(zip(keys, cell.values, strict=True)),
                 "n": cell.n,
                 "mean": cell.mean,
-                "ci95": None if cell.ci95 is None else list(cell.ci95),
+                "ci95": interval_shape(cell.ci95),
                 "best": cell.best,
                 "runs": [run.id for run in cell.runs],
                 "others": {str(state): n for state, n in cell.others.items()},

@@ -23,7 +23,7 @@ from orchestrator.queue.store import Store
 from orchestrator.run import Run
 from orchestrator.system.paths import Home
 from orchestrator.views.now import CurveCache, is_open, last_words
-from orchestrator.views.overview import Overview, ProgressReaders, gather
+from orchestrator.views.overview import Overview, ProgressReaders, read_overview
 from orchestrator.views.status import rows_for, status_picture
 from orchestrator.worker.serving import worker_alive
 
@@ -57,7 +57,7 @@ class StatusReader:
                 else store.queries.sweeps(latest=2)
             )
             rows = rows_for(sweeps, _rows(lines, len(sweeps)))
-            view = gather(store, sweeps, 0, rows, self._readers.of)
+            view = read_overview(store, sweeps, 0, rows, self._readers.of)
         return Snapshot(self._home, view, worker_alive(self._home), self._cache)
 
 

@@ -4,7 +4,7 @@ import re
 
 from orchestrator.queue.store import Store
 from orchestrator.run import Progress
-from orchestrator.views.overview import gather
+from orchestrator.views.overview import read_overview
 from tests.queue_kit import (
     DONE,
     OOM,
@@ -42,7 +42,7 @@ def test_a_status_reads_only_what_it_shows(tmp_path):
     with Store.open(readonly=True) as store:
         store._db.raw.set_trace_callback(asked.append)
         for sweep in store.queries.sweeps():
-            gather(store, [sweep], 12)
+            read_overview(store, [sweep], 12)
         store._db.raw.set_trace_callback(None)
         assert len(asked) > 8
         plans = [

@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator.results import stats
 from orchestrator.results.leaderboard import (
+    best_over_time,
     by_parameter,
     differing_keys,
     first_against_second,
@@ -20,6 +21,21 @@ def score(value, run_id=1, **overrides):
 
 def seeded(value, seed, **overrides):
     return Score(a_done_run(seed=seed, overrides=overrides), value)
+
+
+def test_the_best_over_time_counts_the_time_of_all_runs_and_the_results_of_those_that_have_one():
+    """In the order of their ends: a failed run takes 20 s, a result of an earlier sweep none."""
+    ends = [f"2026-01-01T00:00:0{n}Z" for n in range(5)]
+    failed = a_done_run(id=1, ended=ends[1], wall_s=20.0)
+    first, shared, late = (
+        Score(a_done_run(id=2, ended=ends[2], wall_s=30.0), 0.4),
+        Score(a_done_run(id=3, ended=ends[3], wall_s=0.0, attempt=0), 0.6),
+        Score(a_done_run(id=4, ended=ends[4], wall_s=10.0), 0.5),
+    )
+    waiting = a_done_run(id=5, ended=None)
+    runs = [late.run, waiting, shared.run, failed, first.run]
+    points = best_over_time(runs, [late, first, shared], Objective())
+    assert points == [(50.0, 0.4), (50.0, 0.6), (60.0, 0.6)]
 
 
 def test_settings_are_ranked_by_their_mean_over_seeds():

@@ -24,7 +24,7 @@ from orchestrator.run import (
 from orchestrator.views.json_shapes import best_shape, show_shape, status_shape, submit_shape
 from orchestrator.views.live import Lines, ended_words, progress_words
 from orchestrator.views.now import flow
-from orchestrator.views.overview import Facts, overview, progress_of
+from orchestrator.views.overview import SweepStatus, overview, progress_of
 from orchestrator.views.plan import plan_table
 from orchestrator.views.results import best_table, result_rows, results_table
 from orchestrator.views.status import rows_for, status_picture
@@ -44,12 +44,12 @@ def logged(tmp_path, *lines, torn=""):
     return replace(RUN, cwd=str(tmp_path), output_dir=".")
 
 
-def facts_of(sweep, runs):
+def status_of(sweep, runs):
     """What a store would tell about a sweep of these runs."""
     runs = [replace(run, kind=json.dumps(run.overrides.get("num_generations"))) for run in runs]
     shares = [Share(r.state, r.kind, 1, int(r.wall_s > 0), r.wall_s) for r in runs]
     begun = [run for run in runs if run.attempt and run.state not in END_STATES]
-    return Facts(sweep, runs, Work(shares, begun))
+    return SweepStatus(sweep, runs, Work(shares, begun))
 
 
 def drawn(renderable, width=200):
@@ -103,7 +103,7 @@ def test_a_sweep_waits_for_those_before_it():
         2: [replace(RUN, id=i, **queued) for i in (3, 4)] + [replace(RUN, id=5, wall_s=30.0)],
         3: [replace(RUN, id=6, **queued)],
     }
-    facts = [facts_of(sweep, runs[sweep.id]) for sweep in (first, second, held)]
+    facts = [status_of(sweep, runs[sweep.id]) for sweep in (first, second, held)]
     view = overview(facts)
     likely = {i: None if span is None else span.likely_s for i, span in view.left.items()}
     assert likely == {1: pytest.approx(20.0), 2: pytest.approx(80.0), 3: None}
@@ -135,7 +135,7 @@ RUN_KEYS = [
 
 def test_status_json_is_as_the_design_says():
     """Worker, sweeps with every count, runs."""
-    view = overview([facts_of(SWEEP, [RUN])])
+    view = overview([status_of(SWEEP, [RUN])])
     shape = status_shape(None, view)
     assert list(shape) == ["worker", "queue", "sweeps", "runs"]
     assert list(shape["queue"]) == ["halted", "next", "eta_s", "eta_range_s"]
@@ -208,7 +208,7 @@ def test_best_json_has_null_where_one_run_gives_no_interval():
 def test_the_status_shows_every_run_on_a_line_of_its_own():
     """A narrow terminal gets fewer columns, never a folded row."""
     runs = [replace(RUN, id=i, name=f"lr1e-5-g{i}", metrics={"em": 0.5}) for i in (1, 2, 3)]
-    view = overview([facts_of(SWEEP, runs)])
+    view = overview([status_of(SWEEP, runs)])
     narrow = drawn(runs_table(runs, view, 60), width=60).splitlines()
     assert len(narrow) == 4
     assert all(len(line) <= 60 for line in narrow)
@@ -221,7 +221,7 @@ def test_the_status_shows_every_run_on_a_line_of_its_own():
 def test_a_long_name_is_cut_and_no_figure(width):
     """What a narrow terminal has no room for goes from the name of the run."""
     run = replace(RUN, name="n" * 200, metrics={"em": 0.5, "reward_mean": 1.25})
-    lines = drawn(runs_table([run], overview([facts_of(SWEEP, [run])]), width), width).splitlines()
+    lines = drawn(runs_table([run], overview([status_of(SWEEP, [run])]), width), width).splitlines()
     assert len(lines) == 2
     assert len(lines[1]) <= width
     assert {"completed", "10/10", "1.250", "50.0%"} <= set(lines[1].split())
@@ -272,7 +272,7 @@ def test_a_status_is_one_picture_for_every_width():
     waiting = replace(RUN, id=3, name="n" * 90, state=RunState.QUEUED, attempt=0, wall_s=0.0)
     counted = {RunState.COMPLETED: 1, RunState.RUNNING: 1, RunState.QUEUED: 1}
     sweep = replace(SWEEP, counts=counted)
-    of = replace(facts_of(sweep, [RUN, running, waiting]), best=replace(RUN, value=0.5))
+    of = replace(status_of(sweep, [RUN, running, waiting]), best=replace(RUN, value=0.5))
     view = overview([of], (), running, [waiting])
     for width in (60, 80, 120):
         text = drawn(status_picture(view, 7, width, now, note="hello"), width)
@@ -282,7 +282,7 @@ def test_a_status_is_one_picture_for_every_width():
                       "s · running · 1 completed, 1 running, 1 queued",
                       "best so far: em 50.0%, run 1 r"):  # fmt: skip
             assert words in text, (words, text)
-    unknown = overview([facts_of(replace(SWEEP, counts={RunState.QUEUED: 1}), [waiting])])
+    unknown = overview([status_of(replace(SWEEP, counts={RunState.QUEUED: 1}), [waiting])])
     text = drawn(status_picture(unknown, None, 80, now))
     assert "no worker runs; start one with: grpo-sweep work" in text
     assert "all done unknown: nothing like what is left was measured yet" in text
@@ -292,7 +292,7 @@ def test_one_reason_of_many_runs_is_told_once():
     """Three runs that failed alike are one line, another reason another one."""
     failed = replace(RUN, state=RunState.FAILED, reason="no such model")
     runs = [replace(failed, id=n) for n in (1, 2, 3)] + [replace(failed, id=4, reason="disk full")]
-    view = overview([facts_of(replace(SWEEP, counts={RunState.FAILED: 4}), runs)])
+    view = overview([status_of(replace(SWEEP, counts={RunState.FAILED: 4}), runs)])
     text = drawn(status_picture(view, 7, 80, datetime(2026, 1, 1, tzinfo=UTC)))
     assert "runs 1-3: no such model\nrun 4: disk full\n" in text
     assert text.count("no such model") == 1
@@ -312,7 +312,7 @@ def test_a_held_sweep_has_no_time_left_though_a_run_of_it_still_trains():
     sweep = replace(SWEEP, paused=True, counts={RunState.RUNNING: 1, RunState.QUEUED: 1})
     running = replace(RUN, state=RunState.RUNNING, update=4)
     assert sweep.state == "running"
-    assert overview([facts_of(sweep, [RUN, running])]).left == {1: None}
+    assert overview([status_of(sweep, [RUN, running])]).left == {1: None}
 
 
 def test_before_its_first_update_a_run_says_what_it_waits_for():
