@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from grpo_core.model import tiny
+from grpo_core.model import gated_delta, tiny
 from grpo_core.model.policy import Policy
 from grpo_core.model.shared_prefix import abilities
 from grpo_core.model.trunk_head import SplitModel
@@ -335,12 +335,13 @@ def _scaled(config, scale, vocab):
 
 
 def zoo_model(make, seed=0, scale=1, vocab=VOCAB):
-    """A model of that make with random weights.
+    """A model of that make with random weights, with the arithmetic that `load_policy` installs.
 
     From here on MLX compiles nothing in this process: on a CPU each of mlx-lm's small compiled
     functions would call a C++ compiler for seconds.
     """
     mx.disable_compile()
+    gated_delta.install()
     module = importlib.import_module(f"mlx_lm.models.{make}")
     args = module.ModelArgs.from_dict(zoo_config(make, scale, vocab))
     model = module.Model(args)

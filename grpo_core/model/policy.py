@@ -29,7 +29,7 @@ from mlx_lm.utils import (
 
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.errors import ModelError
-from grpo_core.model import tiny
+from grpo_core.model import gated_delta, tiny
 from grpo_core.model.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -138,6 +138,7 @@ class Policy:
 
 def load_policy(cfg: MLXGRPOConfig) -> Policy:
     """The model to train, as configured. Raises ModelError with what is wrong and what to try."""
+    gated_delta.install()
     path = _base_folder(cfg.model_name, cfg.model_revision)
     model, config = _load_base(path, cfg)
     bits = _bits(config)
