@@ -102,13 +102,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _prepare(cfg: MLXGRPOConfig, standby: StandbyInput, stop: StopFlag) -> "Data | None":
     """Do as a standby what needs neither GPU nor folder, then wait; None where that failed."""
-    from grpo_core.trainer import prepare
+    from grpo_core.trainer import prepare_data
 
     data = None
     with stop.at_once():
         # Whatever goes wrong, the run meets it again when its turn has come, and tells of it then.
         with contextlib.suppress(Exception):
-            data = prepare(cfg)
+            data = prepare_data(cfg)
         standby.wait_for_turn()
     return data
 

@@ -15,7 +15,7 @@ from grpo_core.config import (
     format_value,
 )
 from grpo_core.data.splits import Data, load_data
-from grpo_core.model.policy import load_tokenizer_of, read_model_config
+from grpo_core.model.base_model import load_tokenizer_of, read_model_config
 from grpo_core.rewards.builtin import load_rewards
 from grpo_core.run.folder import Standing, choose
 from grpo_core.update.memory_estimate import Estimate, Part, estimate, model_shape

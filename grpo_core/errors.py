@@ -94,3 +94,9 @@ class Interrupted(GRPOError):
     """Stopped by a signal, or the GPU lock is held elsewhere: run the same command to go on."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message without its full stop; else its type's name."""
+    lines = (line.strip().rstrip(" .") for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)

@@ -31,7 +31,7 @@ RUN = "tests/integration/test_run_oracle.py"
 KILL = "tests/crash/test_trainer_kill.py::test_killed_run_ends_as_the_whole_one"
 LOSS, ROLLOUT = "grpo_core/update/loss.py", "grpo_core/rollout/generate.py"
 SAMPLES, SAMPLING_CODE = "grpo_core/update/micro_batches.py", "grpo_core/rollout/sampling.py"
-PASSES, TRAINER = "grpo_core/update/group_passes.py", "grpo_core/trainer.py"
+PASSES, TRAINER = "grpo_core/update/group_passes.py", "grpo_core/training_loop.py"
 
 WORKER = "tests/integration/test_worker.py"
 CONTROL = "tests/integration/test_control.py"

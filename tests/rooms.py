@@ -21,8 +21,8 @@ ORDER = {
         *("text", "names", "errors"),
     ),
     "grpo_core": (
-        *("__main__", "dry_run", "trainer", "update", "evaluate", "rollout", "model", "rewards"),
-        *("data", "run", "config", "blas", "errors"),
+        *("__main__", "dry_run", "trainer", "training_loop", "update", "evaluate", "rollout"),
+        *("model", "rewards", "data", "run", "config", "blas", "errors"),
     ),
 }
 

@@ -9,7 +9,8 @@ from mlx_lm.models import qwen2
 
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.model.adapters import add_adapters
-from grpo_core.model.policy import Policy, quantize_base
+from grpo_core.model.base_model import quantize_base
+from grpo_core.model.policy import Policy
 from grpo_core.model.trunk_head import SplitModel
 from tests.oracle_model import Shape, with_dora_norms
 

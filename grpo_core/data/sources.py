@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grpo_core.config import did_you_mean
-from grpo_core.errors import DataError
+from grpo_core.errors import DataError, first_line
 
 Row = Mapping[str, Any]
 
@@ -151,7 +151,9 @@ def _read_parquet(path: Path, name: str) -> list[Entry]:
     try:
         table = pyarrow.parquet.read_table(os.fspath(path))
     except (pyarrow.ArrowException, OSError) as e:
-        raise DataError(f"{name}: cannot be read as Parquet: {_first_line(e)}") from None
+        raise DataError(
+            f"{name}: cannot be read as Parquet: {first_line(e).rstrip('. ')}"
+        ) from None
     return _numbered(name, table.to_pylist())
 
 
@@ -202,7 +204,7 @@ def _hub_fault(dataset: str, error: Exception) -> str:
             "check the name and the network (offline, only what was downloaded before can be had)"
         )
     return (
-        f"dataset {dataset}: cannot be loaded: {_first_line(error)}; {hint}, "
+        f"dataset {dataset}: cannot be loaded: {first_line(error).rstrip('. ')}; {hint}, "
         'or name a local file, dataset = "path.jsonl"'
     )
 
@@ -216,8 +218,3 @@ def _from_hub(dataset: str, splits: Any, config: str, split: str) -> Source:
     else:
         raise _no_split(dataset, split, splits)
     return Source(name, _numbered(name, rows.to_list()))
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(". ")

@@ -18,7 +18,7 @@ from mlx_lm.utils import _get_classes
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import ModelError
 from grpo_core.model.adapters import add_adapters
-from grpo_core.model.policy import BASE_BITS, GROUP_SIZE, quantize_base
+from grpo_core.model.base_model import BASE_BITS, GROUP_SIZE, quantize_base
 from grpo_core.model.shared_prefix import ROOM
 from grpo_core.rollout.generate import LOOK_EVERY, MAX_ROWS
 

@@ -16,8 +16,8 @@ from benchmarks._trainer.flops import fewest
 from benchmarks._trainer.work import COMMON, SHAPES, Setting
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.model import tiny
-from grpo_core.model.policy import load_tokenizer_of
-from grpo_core.trainer import prepare
+from grpo_core.model.base_model import load_tokenizer_of
+from grpo_core.trainer import prepare_data
 from grpo_core.update.gradient import gradient
 from grpo_core.update.logprobs import Head, token_stats
 
@@ -78,7 +78,7 @@ def test_a_given_model_gets_the_prompts_that_the_trainer_makes(tmp_path):
     setting = work.GIVEN_SETTING
     cfg = MLXGRPOConfig(**setting.config(tmp_path))
     known = json.loads((tmp_path / "prompts.json").read_text())
-    assert known == [list(prompt.ids) for prompt in prepare(cfg).train]
+    assert known == [list(prompt.ids) for prompt in prepare_data(cfg).train]
     tokenizer = load_tokenizer_of(cfg)
     assert tokenizer.eos_token_ids == {work.model_config(tmp_path)["vocab_size"]}
 

@@ -1,0 +1,320 @@
+"""The loop over updates: draw, learn, log, evaluate, save.
+
+A run is a walk over updates. After each update and each evaluation its state is whole and can be
+saved; what follows is a function of that state alone, so a run that is killed and started again
+ends with the same weights and the same log.
+"""
+
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+from grpo_core.config import MLXGRPOConfig
+from grpo_core.data.prompts import Prompt
+from grpo_core.data.splits import Data
+from grpo_core.errors import (
+    Diverged,
+    Interrupted,
+    ModelError,
+)
+from grpo_core.evaluate import Evaluation, evaluate, truncation_warning
+from grpo_core.model.device import peak_bytes, reset_peak
+from grpo_core.model.policy import Policy
+from grpo_core.model.random_keys import shuffled
+from grpo_core.rewards.builtin import Rewards
+from grpo_core.run import checkpoint
+from grpo_core.run.atomic import new_folder
+from grpo_core.run.checkpoint import Checkpoint, RunState
+from grpo_core.run.console import Console
+from grpo_core.run.folder import RunFolder
+from grpo_core.run.logs import JsonLines, Line, is_measure, stands_at
+from grpo_core.run.protocol import FINAL_FOLDER, LOG_FILE, SAMPLES_FILE
+from grpo_core.run.signals import StopFlag
+from grpo_core.run.stopwatch import Stopwatch
+from grpo_core.update.learner import Learner, Step
+from grpo_core.update.memory_plan import MemoryPlan, plan_memory
+from grpo_core.update.rollout_batch import RolloutBatch, draw_batch
+from grpo_core.update.rollout_json import from_json, to_json
+from grpo_core.update.schedule import Position, crossed, learning_rate, make_schedule
+
+# Counters, not figures: they say where the run is, not how it does.
+_COUNTERS = frozenset({"update", "batch_step", "updates_total"})
+
+
+class TrainingLoop:
+    """The updates of one run. All that a checkpoint must hold is in `state` and `learner`."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        state: RunState,
+        data: Data,
+        rewards: Rewards,
+        policy: Policy,
+        stop: StopFlag,
+        watch: Stopwatch,
+        console: Console,
+    ) -> None:
+        self.cfg = folder.cfg
+        self.path = folder.path
+        self.state = state
+        self.rewards = rewards
+        self.policy = policy
+        self.stop = stop
+        self.watch = watch
+        self.console = console
+        self.train_prompts = data.train
+        self.held_out: dict[str, list[Prompt]] = {"test": data.test, "train": data.train_eval}
+        self.schedule = make_schedule(self.cfg, len(data.train))
+        plan = _plan(self.cfg, policy, state, console)
+        self.learner = Learner(policy, self.cfg, plan, stop.check, console.line)
+        self.rollouts: RolloutBatch | None = None
+        self.log = JsonLines(self.path / LOG_FILE, self.cfg.log_jsonl)
+        self.samples = JsonLines(self.path / SAMPLES_FILE, self.cfg.log_completions > 0)
+        self._changed = False
+        self._saved_at = time.monotonic()
+        self._warned: set[str] = set()
+        self._order: tuple[int, list[int]] = (-1, [])
+        console.begin(self.schedule.updates, len(data.train), data.dropped)
+        console.detail(f"[memory] {plan}")
+        if self.cfg.prefix_sharing and not policy.can_share_prefix:
+            console.line(
+                "[model] sliding windows or recurrent layers: prompts are not shared within a "
+                "group, which takes more time and memory"
+            )
+
+    def run(self, found: Checkpoint | None) -> None:
+        """From the state as it is to the end. Raises Interrupted with the state saved."""
+        self._restore(found)
+        try:
+            self._evaluate_if_due()
+            while self.state.update < self.schedule.updates:
+                self._update()
+                self._evaluate_if_due()
+                self._save_if_due()
+        except Interrupted:
+            if self._changed:
+                self._save()
+            raise
+        self._save_final()
+
+    def _restore(self, found: Checkpoint | None) -> None:
+        """Weights, moments and rollouts as saved; the log cut back to where the state is."""
+        keep = stands_at(self.state.update, self.state.evaluated)
+        self.log.cut(keep)
+        self.samples.cut(keep)
+        if found is None:
+            return
+        try:
+            masters = self.learner.optimizer.restore(found.arrays, self.state.optimizer_steps)
+        except KeyError as error:
+            raise ModelError(f"{found.path} does not fit the model: no {error} in it") from None
+        self.policy.set_trainable(masters)
+        if found.rollouts is not None:
+            self.rollouts = from_json(found.rollouts)
+        # Else the checkpoint's arrays stay alive beside those that training makes of them.
+        found.arrays.clear()
+
+    # --- one update
+
+    def _update(self) -> None:
+        """Draw, learn, count, log. Until `_count` nothing has changed that a checkpoint holds."""
+        self.stop.check()
+        reset_peak()
+        number = self.state.update + 1
+        at = self.schedule.position(number)
+        if at.iteration == 0 or self.rollouts is None:
+            self.rollouts = self._draw(number, at)
+        lr = learning_rate(self.cfg, number, self.schedule.updates)
+        started = time.perf_counter()
+        if at.iteration == 0:
+            self.rollouts = self.learner.score(self.rollouts)
+        step = self.learner.step(self.rollouts, number, at.iteration, lr, self.stop)
+        update_s = time.perf_counter() - started
+        self._count(number, at, step)
+        self._log_update(at, step, lr, update_s)
+        self._check_health()
+
+    def _draw(self, number: int, at: Position) -> RolloutBatch:
+        order = self._order_of(at.epoch)
+        prompts = [self.train_prompts[row] for row in order[at.start : at.stop]]
+        return draw_batch(self.policy, self.rewards, prompts, self.cfg, number, self.stop)
+
+    def _order_of(self, epoch: int) -> list[int]:
+        """The rows as this epoch goes through them: made of seed and epoch alone."""
+        if self._order[0] != epoch:
+            rows = len(self.train_prompts)
+            draw = (
+                shuffled(rows, "order", self.cfg.seed, epoch) if self.cfg.shuffle else range(rows)
+            )
+            self._order = epoch, list(draw)
+        return self._order[1]
+
+    def _count(self, number: int, at: Position, step: Step) -> None:
+        """The update has happened: from here on it is part of the state."""
+        state = self.state
+        state.update = number
+        state.batch_step += self.schedule.micro_steps(number)
+        state.optimizer_steps = self.learner.optimizer.steps
+        state.evaluated = []
+        state.skipped_updates += not step.finite
+        state.bad_in_a_row = 0 if step.finite else state.bad_in_a_row + 1
+        state.silent_in_a_row = 0 if step.moved or not step.finite else state.silent_in_a_row + 1
+        if at.iteration == 0 and self.rollouts is not None:
+            state.tokens += self.rollouts.tokens
+        state.peak_bytes = max(state.peak_bytes, peak_bytes())
+        self._changed = True
+
+    def _log_update(self, at: Position, step: Step, lr: float, update_s: float) -> None:
+        assert self.rollouts is not None
+        line = self._line(self.rollouts, at, step, lr, update_s)
+        figures = {k: v for k, v in line.items() if not is_measure(k) and k not in _COUNTERS}
+        self.state.last |= figures
+        update = self.state.update
+        if update % self.cfg.logging_steps and update != self.schedule.updates:
+            return
+        self.log.write(line)
+        for shown in self.rollouts.shown if at.iteration == 0 else ():
+            self.samples.write({"update": update, **shown})
+        self.console.update(line, self.state.last.get("em"))
+
+    def _line(
+        self, rollouts: RolloutBatch, at: Position, step: Step, lr: float, update_s: float
+    ) -> Line:
+        drawn = dict(rollouts.figures)
+        if at.iteration > 0:
+            # Drawn and paid for by an earlier update.
+            drawn |= {"rollout_s": 0.0, "reward_s": 0.0}
+        return {
+            "update": self.state.update,
+            "batch_step": self.state.batch_step,
+            "lr": lr,
+            **step.figures,
+            **drawn,
+            "update_s": update_s,
+            "peak_bytes": peak_bytes(),
+            "skipped_updates": self.state.skipped_updates,
+            "updates_total": self.schedule.updates,
+        }
+
+    def _check_health(self) -> None:
+        """End a run that does not come back; Diverged says why, and what to try."""
+        state, cfg = self.state, self.cfg
+        if state.bad_in_a_row >= cfg.max_bad_updates:
+            raise Diverged(
+                f"{state.bad_in_a_row} updates in a row with a loss or gradient that is not "
+                f"finite, up to update {state.update}; lower learning_rate "
+                f"({cfg.learning_rate!r}), or max_grad_norm ({cfg.max_grad_norm!r}; 0 is no limit)"
+            )
+        if 0 < cfg.abort_inactive_window <= state.silent_in_a_row:
+            raise Diverged(
+                f"no learning signal in {state.silent_in_a_row} updates in a row, up to update "
+                f"{state.update}: within each group all rewards are equal; try a higher "
+                f"temperature ({cfg.temperature!r}), more num_generations "
+                f"({cfg.num_generations}), or rewards that tell answers apart"
+            )
+
+    # --- evaluation
+
+    def _evaluate_if_due(self) -> None:
+        for split, prompts in self.held_out.items():
+            if prompts and self._is_due(split) and split not in self.state.evaluated:
+                self._evaluate(split, prompts)
+
+    def _is_due(self, split: str) -> bool:
+        """At the start, at the end, on cadence; a cadence of 0 switches the split off."""
+        cfg, update, step = self.cfg, self.state.update, self.state.batch_step
+        every = cfg.eval_steps if split == "test" else cfg.eval_every_updates
+        if every == 0:
+            return False
+        if update == 0:
+            return cfg.eval_at_start
+        if update == self.schedule.updates and cfg.eval_at_end:
+            return True
+        if split == "train":
+            return update % every == 0
+        return crossed(every, step - self.schedule.micro_steps(update), step)
+
+    def _evaluate(self, split: str, prompts: list[Prompt]) -> None:
+        reset_peak()
+        started = time.perf_counter()
+        with self.console.busy(f"evaluating {len(prompts)} rows ({split})"):
+            done = evaluate(self.policy, prompts, self.cfg, split, self.stop)
+        eval_s = time.perf_counter() - started
+        self.state.peak_bytes = max(self.state.peak_bytes, peak_bytes())
+        line = {
+            "update": self.state.update,
+            **done.line(),
+            "updates_total": self.schedule.updates,
+            "eval_s": eval_s,
+        }
+        self.log.write(line)
+        self._note_score(done)
+        self.state.evaluated.append(split)
+        self._changed = True
+        self.console.evaluation(line)
+        warning = truncation_warning(done, self.cfg)
+        if warning and split not in self._warned:
+            self.console.line(warning)
+            self._warned.add(split)
+
+    def _note_score(self, done: Evaluation) -> None:
+        """Exact match of held-out rows is the run's score; that of training rows stands beside."""
+        if done.split != "test":
+            self.state.last["em_train"] = done.em
+            return
+        figures: dict[str, Any] = {k: v for k, v in done.line().items() if k in ("em", "n", "ci95")}
+        self.state.last |= figures
+        if done.em > self.state.best.get("em", -1.0):
+            self.state.best = {"update": self.state.update, **figures}
+
+    # --- files
+
+    def _save_if_due(self) -> None:
+        """By updates, by the clock, and when held-out exact match is the best so far."""
+        cfg, state = self.cfg, self.state
+        by_updates = cfg.save_steps > 0 and state.update % cfg.save_steps == 0
+        by_clock = 0 < cfg.save_every_s <= time.monotonic() - self._saved_at
+        is_best = cfg.save_best and state.best.get("update") == state.update
+        if self._changed and (by_updates or by_clock or is_best):
+            self._save()
+
+    def _save(self) -> None:
+        state, cfg = self.state, self.cfg
+        # First the log: it must never be older than a checkpoint.
+        self.log.sync()
+        self.samples.sync()
+        self.watch.lap()
+        state.plan = asdict(self.learner.plan)
+        following = self.schedule.position(state.update + 1)
+        path = checkpoint.save(
+            self.path,
+            state,
+            self.learner.optimizer.arrays(),
+            to_json(self.rollouts) if following.iteration and self.rollouts else None,
+            lambda folder: self.policy.save(folder, cfg),
+        )
+        checkpoint.rotate(
+            self.path, cfg.save_total_limit, state.best.get("update") if cfg.save_best else None
+        )
+        self._changed = False
+        self._saved_at = time.monotonic()
+        self.console.detail(f"[save] {path}")
+
+    def _save_final(self) -> None:
+        self.log.sync()
+        self.samples.sync()
+        with new_folder(self.path / FINAL_FOLDER) as folder:
+            self.policy.save(folder, self.cfg)
+
+
+def _plan(cfg: MLXGRPOConfig, policy: Policy, state: RunState, console: Console) -> MemoryPlan:
+    """How updates are cut: what the run chose by itself before stays, the config's word counts."""
+    plan = plan_memory(policy, cfg, console.line)
+    chosen = {
+        "micro_batch_size": cfg.micro_batch_size == 0,
+        "logprob_chunk_tokens": cfg.logprob_chunk_tokens == 0,
+        "grad_checkpoint": cfg.grad_checkpoint == "auto",
+    }
+    kept = {name: state.plan[name] for name, auto in chosen.items() if auto and name in state.plan}
+    return replace(plan, **kept)
