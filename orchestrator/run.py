@@ -293,7 +293,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One launch of a run. `pid_started` is in seconds since the epoch, as the system tells it.
+    """One launch of a run. `pid_started` is in seconds, as `processes.start_time` counts them.
 
     `checkpoint` is the newest one when the attempt began (-1: none) and `result_before` the
     identity of the result.json that lay there, so that an old one is never taken for new.

@@ -211,7 +211,7 @@ def network_type(folder: Path) -> str | None:
 
 
 def filesystem_type(folder: Path) -> str | None:
-    """The type of the file system that holds `folder` (ext4, apfs, nfs, ...), where it is told."""
+    """The type of the file system that holds `folder` (ext4, apfs, nfs, ...), if it is known."""
     real = os.path.realpath(folder)
     holding = [(m, kind) for m, kind in _mounts() if _contains(m, real)]
     # The last mount on the longest path wins: it covers the earlier ones.

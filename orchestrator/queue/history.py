@@ -18,7 +18,7 @@ class HistoryEvent:
 
 
 class History:
-    """Adds events inside the transaction that changes what they are about; tells the time."""
+    """Adds events inside the transaction that changes what they are about, and reads them."""
 
     def __init__(self, db: Connection, now: Callable[[], datetime]) -> None:
         self._db = db

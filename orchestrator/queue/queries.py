@@ -257,7 +257,7 @@ class Queries:
         )
 
     def damage(self) -> str | None:
-        """What SQLite finds wrong with the file, in its words; None where it is whole.
+        """What SQLite reports as wrong with the file; None where it is whole.
 
         QueueError where it cannot even be read.
         """

@@ -16,7 +16,7 @@ from orchestrator.errors import QueueError
 from orchestrator.queue.connection import Connection
 from orchestrator.queue.kinds import kind_sql
 
-# "gswp": so that another program's database is told apart (PRAGMA application_id).
+# "gswp": so that another program's database is recognised (PRAGMA application_id).
 APPLICATION_ID = 0x67737770
 
 _INITIAL = (

@@ -13,7 +13,7 @@ from orchestrator.queue.queries import HALTED, HELD, Queries
 from orchestrator.queue.rows import RUN, run_of
 from orchestrator.run import HoldCode, Run, RunState, Share, Sweep, stamp
 
-# So many of the latest ended runs tell how much the times of equal runs differ.
+# So many of the latest ended runs show how much the times of equal runs differ.
 _SAMPLE = 64
 
 _ENDED_WELL = (RunState.COMPLETED, RunState.PRUNED, RunState.CANCELLED)
@@ -161,7 +161,7 @@ class StatusQueries:
         return f"waits until sweep {rows[0][0]} is done" if rows else None
 
     def run_waits_for(self, run: Run, boot_id: str) -> list[str]:
-        """Everything that keeps a queued or paused run from starting now, in words."""
+        """Everything that keeps a queued or paused run from starting now, a sentence each."""
         if run.state is RunState.PAUSED:
             return [_paused_words(run)]
         if run.state is not RunState.QUEUED:

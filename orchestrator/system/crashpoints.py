@@ -30,7 +30,7 @@ SEARCH_POINTS = (
 
 # This one only where the next trainer has been prepared.
 STANDBY_POINTS = (
-    "worker.standby",  # the pid is recorded, the trainer is not told to go
+    "worker.standby",  # the pid is recorded, the trainer has not got its go
 )
 
 _reached: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Processes as the system tells them apart: boot, identity, groups, and what memory was left.
+"""What identifies a process, and how it is ended: boot, identity, groups, and what memory was left.
 
 A pid alone means nothing after a reboot or a long night: a process is its pid, its start time and
 the boot in which it lives. Signals go to whole groups, or a trainer's children would survive it.

@@ -54,7 +54,7 @@ class RunMonitor:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds that the run will still take, once that can be told."""
+        """Seconds that the run will still take, once that is known."""
         return self._seen.left_s
 
     def look(self, terminator: Terminator) -> bool:

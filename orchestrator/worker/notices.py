@@ -51,7 +51,7 @@ _MAY_BE_NEWS = frozenset(
 )
 
 
-# --- what to tell
+# --- what is worth a notice
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def best_words(runs: Sequence[Run], objective: Objective) -> str:
     return f"{told}: {result} (n={n})" if told else f"{result} (n={n})"
 
 
-# --- how to tell it
+# --- how a notice is given
 
 
 def parse_command(text: str) -> tuple[str, ...]:

@@ -146,7 +146,7 @@ class StandbySlot:
         if standby is None:
             return None
         fits = standby.serves(run, attempt.n, self._command(run)) and standby.lives()
-        # A log that is there tells what has changed since the submit.
+        # The log is there already where it lists what has changed since the submit.
         told = Path(attempt.log).exists()
         if not fits or told or standby.read != stamps(sweep.provenance, sweep.cwd):
             self.clear()

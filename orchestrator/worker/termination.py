@@ -1,7 +1,7 @@
 """How a trainer is brought to its end: by the user's signals to the worker, or by a request.
 
-Asked first (it checkpoints), then told, then killed: each further signal goes one step on, and so
-does the end of a request's grace.
+An interrupt first (it checkpoints and ends), then SIGTERM to its group, then a kill: each further
+signal goes one step on, and so does the end of a request's grace.
 """
 
 import signal
@@ -55,7 +55,7 @@ def stop_signals() -> Iterator[Stops]:
 
 
 class Terminator:
-    """How a trainer is brought to its end: asked, then told, then killed."""
+    """Ends a trainer: an interrupt first, then a signal to its group, then a kill."""
 
     def __init__(self, trainer: Trainer, stops: Stops, tell: Callable[[str], None]) -> None:
         self._trainer = trainer

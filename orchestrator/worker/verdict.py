@@ -23,7 +23,7 @@ _BY_EXIT_CODE: dict[int, Verdict] = {
     ExitCode.DISK_FULL: Verdict.DISK_FULL,
 }
 
-# The first that a line of the log tells of. Any other fault of the GPU has no verdict of its own.
+# The first that a line of the log shows. Any other fault of the GPU has no verdict of its own.
 _BY_FAULT = {
     MachineFault.GPU_HANG: Verdict.GPU_HANG,
     MachineFault.GPU_WATCHDOG: Verdict.GPU_WATCHDOG,

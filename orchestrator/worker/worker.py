@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grpo_core.errors import ExitCode
-from orchestrator.errors import SpecError, WorkerBusy
+from orchestrator.errors import WorkerBusy
 from orchestrator.plan.provenance import changes, reads_the_same
 from orchestrator.queue.claims import Before
 from orchestrator.queue.store import Store
@@ -29,12 +29,10 @@ from orchestrator.run import (
     Outcome,
     Progress,
     Run,
-    RunState,
     StopRequest,
     Sweep,
     Verdict,
 )
-from orchestrator.stopping.halving import halving_steps
 from orchestrator.system import paths, processes
 from orchestrator.system.crashpoints import crashpoint
 from orchestrator.system.files import freeze
@@ -50,6 +48,7 @@ from orchestrator.worker.launcher import (
     launch,
 )
 from orchestrator.worker.monitor import RunMonitor
+from orchestrator.worker.searching import promote_from_rungs, suggest_next
 from orchestrator.worker.serving import serve_alone
 from orchestrator.worker.standby import StandbySlot, affordable
 from orchestrator.worker.termination import Stops, Terminator, stop_signals
@@ -88,7 +87,7 @@ def work(
         while True:
             with serve_alone(home):
                 worker.serve(until_empty)
-            # A sweep that came while we let go of the lock was told that a worker is there.
+            # A sweep that came while we let go of the lock has seen that a worker is there.
             if stops.count or not worker.has_work():
                 break
         listen(Event(EventKind.STOPPED if stops.count else EventKind.EMPTY, "the worker ends"))
@@ -143,16 +142,16 @@ class _Worker:
 
     def _serve(self, until_empty: bool) -> None:
         while not self._stops.count:
-            self._promote_from_rung()
-            asked = self._ask()
+            promote_from_rungs(self._store, self._listen)
+            suggested = suggest_next(self._store, self._listen)
             claimed = self._claims.claim(self._host, self._boot_id, self._before)
             if claimed is not None:
                 self._idle_words = ""
                 self._train(*claimed)
             elif until_empty and not self.has_work():
                 return
-            # What it chose may have been trained before: then it chooses again.
-            elif not asked:
+            # What a search chose may have been trained before: then it chooses again.
+            elif not suggested:
                 self._slot.clear()
                 self._idle()
 
@@ -160,37 +159,6 @@ class _Worker:
         """Whether a run can be claimed, now or after its back-off, or a search has more to try."""
         ready = self._queries.waiting(self._boot_id).ready_at is not None
         return ready or bool(self._queries.awaiting_suggestion() or self._queries.at_rung())
-
-    def _ask(self) -> bool:
-        """Let each search whose runs are all done choose its next setting; whether one did."""
-        asked = False
-        for sweep in self._queries.awaiting_suggestion():
-            # The grammar takes time to import, and a status asks this module whether it runs.
-            from orchestrator.plan.next_runs import next_runs, prepare
-
-            prepare()
-            try:
-                chosen = self._store.submissions.suggest(sweep.id, next_runs)
-            except SpecError as e:
-                self._store.holds.hold_sweep(sweep.id, HoldCode.SEARCH, f"search: {e}")
-                continue
-            asked |= bool(chosen)
-            words = chosen[0].name if chosen else "nothing is left to try"
-            self._tell(
-                EventKind.SUGGESTED, f"sweep {sweep.name}: {sweep.search.method} tries {words}"
-            )
-        return asked
-
-    def _promote_from_rung(self) -> None:
-        """Where all runs of a sweep wait at a rung, let the best go on and prune the others."""
-        for sweep in self._queries.at_rung():
-            runs = self._queries.runs(sweep.id)
-            steps = halving_steps(sweep, runs)
-            for run in runs:
-                if run.rung is not None and run.id in steps:
-                    changed = self._claims.leave_rung(run.id, steps[run.id].decision)
-                    if changed is not None and changed.state is RunState.PRUNED:
-                        self._tell(EventKind.ENDED, f"pruned: {changed.reason}", changed)
 
     def tidy(self) -> None:
         """Settle a running run that has ended, or that is asked to end."""
@@ -216,7 +184,7 @@ class _Worker:
         attempt = self._queries.attempts(run.id)[-1]
         trainer = Adopted(attempt, self._home)
         if not trainer.wait(0):
-            self._tell(EventKind.ADOPTED, f"trains on (pid {trainer.pid})", run)
+            self._report(EventKind.ADOPTED, f"trains on (pid {trainer.pid})", run)
         self._follow(run, attempt, trainer)
 
     def _train(self, run: Run, attempt: Attempt) -> None:
@@ -232,7 +200,7 @@ class _Worker:
             return
         crashpoint("worker.started")
         words = f"attempt {attempt.n}, pid {trainer.pid}"
-        self._tell(EventKind.STARTED, "; ".join(filter(None, (words, low_memory))), run)
+        self._report(EventKind.STARTED, "; ".join(filter(None, (words, low_memory))), run)
         self._follow(run, attempt, trainer, sweep)
 
     def _launch(self, run: Run, attempt: Attempt, sweep: Sweep) -> tuple[Launched, Attempt]:
@@ -266,7 +234,7 @@ class _Worker:
             return
         pid = self._slot.put(run, self._queries.sweep_of(run))
         if pid is not None:
-            self._tell(EventKind.PREPARED, f"standby (pid {pid})", run)
+            self._report(EventKind.PREPARED, f"standby (pid {pid})", run)
 
     def _is_as_submitted(self, run: Run, attempt: Attempt, sweep: Sweep) -> bool:
         """Say what has changed since the submit; False where that holds a frozen sweep."""
@@ -278,7 +246,7 @@ class _Worker:
         with open(attempt.log, "a", encoding="utf-8") as log:
             log.writelines(f"[frozen] {line}\n" for line in lines)
         for line in lines:
-            self._tell(EventKind.CHANGED, line, run)
+            self._report(EventKind.CHANGED, line, run)
         if not held:
             return True
         words = f"frozen: {lines[0]}"
@@ -294,7 +262,7 @@ class _Worker:
         sweep = sweep or self._queries.sweep_of(run)
         watch = RunMonitor(run, attempt, sweep, self._store, self._listen)
         terminator = Terminator(
-            trainer, self._stops, lambda text: self._tell(EventKind.STOPPING, text, run)
+            trainer, self._stops, lambda text: self._report(EventKind.STOPPING, text, run)
         )
         while not trainer.wait(_TICK_S):
             if watch.look(terminator):
@@ -340,7 +308,7 @@ class _Worker:
             value=read_value(run.folder, self._queries.sweep_of(run).objective),
         )
         if ended is not None:
-            self._tell(
+            self._report(
                 EventKind.ENDED, f"{ended.state}: {ended.reason or outcome.reason}", ended, progress
             )
 
@@ -349,10 +317,10 @@ class _Worker:
         words = "; ".join(waiting.held) if waiting.queued else "nothing is queued"
         if words and words != self._idle_words:
             self._idle_words = words
-            self._tell(EventKind.WAITING, words)
+            self._report(EventKind.WAITING, words)
         time.sleep(_IDLE_S)
 
-    def _tell(
+    def _report(
         self, kind: EventKind, text: str, run: Run | None = None, progress: Progress | None = None
     ) -> None:
         self._listen(Event(kind, text, run, progress))
