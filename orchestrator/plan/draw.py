@@ -7,7 +7,7 @@ draw comes next is decided in `search/suggest.py`, when a sweep asks for one in 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.plan.runs import Setting
+from orchestrator.plan.runs import PlannedSetting
 from orchestrator.run import RunState
 from orchestrator.search.suggest import STARTUP, Suggested, suggest
 from orchestrator.search.trials import Trial
@@ -45,13 +45,13 @@ class Sampler:
             self.space, self.rules, trials, n, seed=search.seed, method=search.method, goal=goal
         )
 
-    def setting(self, drawn: dict[str, object]) -> Setting:
+    def setting(self, drawn: dict[str, object]) -> PlannedSetting:
         """A suggestion as a setting of the sweep."""
         overrides = {**self.spec.fixed, **drawn}
-        return Setting(overrides, _seed(overrides), (), ("params",))
+        return PlannedSetting(overrides, _seed(overrides), (), ("params",))
 
 
-def trial_of(setting: Setting, state: RunState = RunState.QUEUED) -> Trial:
+def trial_of(setting: PlannedSetting, state: RunState = RunState.QUEUED) -> Trial:
     """A setting that was tried, or will be, without a result."""
     seed = {} if setting.seed is None else {"seed": setting.seed}
     return Trial({**setting.overrides, **seed}, state)

@@ -18,7 +18,7 @@ from grpo_core.config import FIELDS, MLXGRPOConfig, format_value, validate
 from grpo_core.errors import ConfigError
 from orchestrator.errors import SpecError
 from orchestrator.plan.draw import Sampler, trial_of
-from orchestrator.plan.runs import Setting, check_templates, planned_runs, setting_config
+from orchestrator.plan.runs import PlannedSetting, check_templates, planned_runs, setting_config
 from orchestrator.run import Plan, PlannedRun, Submitted
 from orchestrator.space.constraints import Rule, Rules
 from orchestrator.spec.document import Faults
@@ -43,7 +43,7 @@ class Expansion:
     """
 
     spec: Spec
-    settings: tuple[Setting, ...]
+    settings: tuple[PlannedSetting, ...]
     runs: tuple[PlannedRun, ...]
     merged: int
     dropped: dict[str, int]
@@ -116,7 +116,7 @@ def expand(spec: Spec) -> Expansion:
 
 
 def _runs(
-    spec: Spec, settings: Sequence[Setting], differing: Sequence[str], name: str
+    spec: Spec, settings: Sequence[PlannedSetting], differing: Sequence[str], name: str
 ) -> tuple[PlannedRun, ...]:
     faults = Faults(spec.source, spec.faults.positions)
     runs = tuple(planned_runs(spec, settings, differing, name, faults))
@@ -136,7 +136,7 @@ def _too_many(size: int) -> str:
 class _Found:
     """The settings so far, with what became of the others."""
 
-    settings: tuple[Setting, ...]
+    settings: tuple[PlannedSetting, ...]
     merged: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     to_ask: int = 0
@@ -161,7 +161,7 @@ def _has_grid(spec: Spec) -> bool:
     return bool(spec.axes or spec.zips or not spec.explicit)
 
 
-def _settings(spec: Spec) -> Iterator[Setting]:
+def _settings(spec: Spec) -> Iterator[PlannedSetting]:
     for run in spec.explicit:
         yield _setting(spec.fixed, run.overrides, run.tags, ("run", run.index))
     if _has_grid(spec):
@@ -181,16 +181,16 @@ def _rows(spec: Spec) -> Iterator[list[dict[str, Any]]]:
 
 def _setting(
     fixed: Mapping[str, Any], own: Mapping[str, Any], tags: tuple[str, ...], origin: KeyPath
-) -> Setting:
+) -> PlannedSetting:
     overrides = {**fixed, **own}
-    return Setting(overrides, overrides.pop("seed", None), tags, origin)
+    return PlannedSetting(overrides, overrides.pop("seed", None), tags, origin)
 
 
 def _gone_through(spec: Spec, faults: Faults) -> _Found:
     """Explicit runs and the grid with what is derived, without what a rule refuses or repeats."""
     rules = _rules(spec, faults)
     most = None if spec.search.runs is None else spec.search.runs + len(spec.explicit)
-    kept: dict[str, Setting] = {}
+    kept: dict[str, PlannedSetting] = {}
     dropped: Counter[str] = Counter()
     looked = 0
     for setting in itertools.islice(_settings(spec), MAX_COMBINATIONS):
@@ -219,8 +219,8 @@ def _rules(spec: Spec, faults: Faults) -> Rules | None:
 
 
 def _ruled(
-    rules: Rules | None, setting: Setting, dropped: Counter[str], faults: Faults
-) -> Setting | None:
+    rules: Rules | None, setting: PlannedSetting, dropped: Counter[str], faults: Faults
+) -> PlannedSetting | None:
     """The setting with what is derived; None where a rule refuses it, which is counted."""
     if rules is None:
         return setting
@@ -235,7 +235,7 @@ def _ruled(
     return replace(setting, overrides=whole)
 
 
-def _judged(rules: Rules, setting: Setting) -> tuple[dict[str, Any], Rule | None]:
+def _judged(rules: Rules, setting: PlannedSetting) -> tuple[dict[str, Any], Rule | None]:
     """The whole overrides of a setting, and the first rule that refuses it."""
     seed = {} if setting.seed is None else {"seed": setting.seed}
     whole = rules.complete({**setting.overrides, **seed})
@@ -259,7 +259,7 @@ def _add_labelled(error: SpecError, faults: Faults) -> None:
         faults.add(path, text[found.end() :])
 
 
-def _merge(spec: Spec, kept: dict[str, Setting], setting: Setting) -> None:
+def _merge(spec: Spec, kept: dict[str, PlannedSetting], setting: PlannedSetting) -> None:
     """Equal settings once, with the tags of all; equal is what resolves to the same values."""
     base = vars(spec.base.config)
     changed = {key: v for key, v in setting.overrides.items() if v != base[key]}
@@ -292,7 +292,7 @@ def _with_drawn(spec: Spec, explicit: _Found, faults: Faults) -> _Found:
     )
 
 
-def differing_names(spec: Spec, settings: Sequence[Setting]) -> tuple[str, ...]:
+def differing_names(spec: Spec, settings: Sequence[PlannedSetting]) -> tuple[str, ...]:
     """The keys that tell the runs apart; in a sweep of one run, those that it was asked for."""
     asked = [
         *(name for parameter in spec.parameters for name in parameter.names),
@@ -313,10 +313,10 @@ def differing_names(spec: Spec, settings: Sequence[Setting]) -> tuple[str, ...]:
 
 
 def _check_settings(
-    spec: Spec, base: MLXGRPOConfig, settings: Sequence[Setting], faults: Faults
+    spec: Spec, base: MLXGRPOConfig, settings: Sequence[PlannedSetting], faults: Faults
 ) -> None:
     """Faults that show when the base and the overrides come together, each said once."""
-    found: dict[str, list[Setting]] = {}
+    found: dict[str, list[PlannedSetting]] = {}
     for setting in settings:
         try:
             validate(setting_config(spec, setting))
@@ -327,7 +327,7 @@ def _check_settings(
     for text, hit in found.items():
         named = set(re.findall(r"\w+", text))
         if named & broken:
-            continue  # A consequence of a fault that is told already.
+            continue  # A consequence of a fault that is reported already.
         share = "" if len(hit) == len(settings) else f" (in {len(hit)} of {len(settings)} settings)"
         _add_contradiction(spec, hit[0], text, share, faults)
     for key, fault in (("log_jsonl", not base.log_jsonl), ("dry_run", base.dry_run)):
@@ -338,7 +338,9 @@ def _check_settings(
             )
 
 
-def _add_contradiction(spec: Spec, setting: Setting, text: str, share: str, faults: Faults) -> None:
+def _add_contradiction(
+    spec: Spec, setting: PlannedSetting, text: str, share: str, faults: Faults
+) -> None:
     name = text[: re.match(r"\w*", text).end()]  # type: ignore[union-attr]
     for path in ((*setting.origin, name), ("set", name)):
         if path in faults.positions:

@@ -42,7 +42,7 @@ def identified(
 ) -> list[PlannedRun]:
     """The runs of a sweep with their identities: two of one identity would train the same.
 
-    That is an equal configuration with equal local files, as `known` tells them; a file that is not
+    That is an equal configuration with equal local files, as `known` has them; a file that is not
     among those is looked at now.
     """
     base, files = vars(resolved_base(sweep)), dict((known or {}).get("files", {}))
@@ -62,8 +62,8 @@ def _widened(known: Provenance, names: Iterable[str], cwd: str) -> Provenance:
 def _identity(config: str | None, names: Iterable[str], files: Mapping[str, Any]) -> str | None:
     if config is None:
         return None
-    told = json.dumps([config, sorted((name, files[name]) for name in names)])
-    return hashlib.sha256(told.encode()).hexdigest()
+    parts = json.dumps([config, sorted((name, files[name]) for name in names)])
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def _inputs(values: Mapping[str, Any], cwd: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from grpo_core.config import FIELDS, MLXGRPOConfig, did_you_mean, format_value
 from orchestrator.names import MAX_NAME_BYTES, cut, folded, free_name, safe_name, without_unsafe
 from orchestrator.text import SHORT_NAMES, short_number
 
-# A prompt in a name is told apart by its beginning.
+# The beginning of a prompt is enough to tell it from others.
 MAX_VALUE_BYTES = 40
 # Width and precision of at most two digits: a name, not a page.
 _FORMAT_SPEC = re.compile(
@@ -54,7 +54,7 @@ def default_names(
 
 
 def _part(key: str, value: Any) -> str:
-    if isinstance(value, str):  # Of a path or a repository the last part tells the most.
+    if isinstance(value, str):  # The last part of a path or a repository says the most.
         value = os.path.basename(value.rstrip("/"))
     text = value_text(value)
     return f"{SHORT_NAMES[key]}{text}" if key in SHORT_NAMES else f"{key}={text}"

@@ -21,7 +21,7 @@ from orchestrator.spec.spec import Spec
 
 
 @dataclass(frozen=True)
-class Setting:
+class PlannedSetting:
     """One point that a sweep tries: `overrides` in the order in which they are passed, no seed.
 
     `seed` is the setting's own, where the spec gives one outside of `seeds`.
@@ -46,7 +46,7 @@ class Taken:
     known: Callable[[str, Mapping[str, Any]], bool] = lambda config_hash, overrides: False
 
 
-def setting_config(spec: Spec, setting: Setting, seed: int | None = None) -> MLXGRPOConfig:
+def setting_config(spec: Spec, setting: PlannedSetting, seed: int | None = None) -> MLXGRPOConfig:
     """The whole configuration of a setting; without `seed` its own, else the base's counts."""
     base = spec.base.config
     assert base is not None  # expand() refuses a spec without one.
@@ -56,7 +56,7 @@ def setting_config(spec: Spec, setting: Setting, seed: int | None = None) -> MLX
 
 def planned_runs(
     spec: Spec,
-    settings: Sequence[Setting],
+    settings: Sequence[PlannedSetting],
     differing: Sequence[str],
     sweep: str,
     faults: Faults,
@@ -97,11 +97,11 @@ def planned_runs(
         )
 
 
-def _is_known(spec: Spec, setting: Setting, seed: int | None, taken: Taken) -> bool:
+def _is_known(spec: Spec, setting: PlannedSetting, seed: int | None, taken: Taken) -> bool:
     return taken.known(config_hash(setting_config(spec, setting, seed)), setting.overrides)
 
 
-def _named_values(spec: Spec, setting: Setting, config: MLXGRPOConfig) -> Mapping[str, Any]:
+def _named_values(spec: Spec, setting: PlannedSetting, config: MLXGRPOConfig) -> Mapping[str, Any]:
     """What a default name is made of; of a draw what it has drawn, to three digits."""
     if spec.search.method == "grid":
         return vars(config)

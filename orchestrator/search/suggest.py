@@ -2,7 +2,7 @@
 
 No state but the queue's own rows: the same space, rules, rows and seed give the same suggestion, so
 a crash before a commit changes nothing. No setting that a rule forbids and none twice ever comes
-out. The estimator itself (Optuna's, asked by replay) is `tpe.py`'s business.
+out. The estimator itself (Optuna's, asked by replay) is in `tpe.py`.
 """
 
 from collections import Counter
@@ -157,26 +157,26 @@ class _Source:
 
     def estimated(self, trials: Sequence[Trial], goal: str, startup: int) -> Setting | None:
         """What TPE proposes; None where it is a draw's turn, or all proposals are refused."""
-        told = by_setting(self.rules, trials)
-        enough = sum(trial.observed for trial in told) >= startup
-        if not enough or len(told) % EVEN_EVERY == EVEN_EVERY - 1:
+        tried = by_setting(self.rules, trials)
+        enough = sum(trial.observed for trial in tried) >= startup
+        if not enough or len(tried) % EVEN_EVERY == EVEN_EVERY - 1:
             return None
-        proposed = proposals(self.space, self.rules, told, self.seed, goal)
+        proposed = proposals(self.space, self.rules, tried, self.seed, goal)
         admitted = (self.admit(setting) for setting in proposed)
         return next((setting for setting in admitted if setting is not None), None)
 
     def shortfall(self) -> str:
         """Why there is no further setting, with what each rule refused."""
-        told = "; ".join(
+        refusals = "; ".join(
             f"{count:,} refused by {self.reasons[rule]}"
             for rule, count in self.refused.most_common()
         )
         if self.exhausted and not self.known:
-            return f"no setting of the space passes the rules: of all draws {told}"
+            return f"no setting of the space passes the rules: of all draws {refusals}"
         if self.exhausted:
             return f"all {len(self.known):,} settings that there are have been tried"
         share = sum(self.refused.values()) / max(1, sum(self.refused.values()) + self.repeated)
         return (
             f"{MAX_TRIES:,} draws in a row gave no new setting; of all draws {share:.1%} were "
-            f"refused: {told or 'none'}"
+            f"refused: {refusals or 'none'}"
         )

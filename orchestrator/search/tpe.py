@@ -102,7 +102,7 @@ def _encoded(
 ) -> list[tuple[Parameter, float]] | None:
     """Each parameter that counts in a setting, encoded; None where a value is not of its domain.
 
-    An explicit run may lie anywhere; one outside of the space has nothing to tell about it.
+    An explicit run may lie anywhere; one outside of the space says nothing about it.
     """
     env = rules.env(setting)
     encoded = []

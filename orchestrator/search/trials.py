@@ -1,7 +1,6 @@
 """What is known of the settings that were tried, taken together over their seeds; pure.
 
-Where the values come from is the queue's business, what is made of them `search.py`'s and
-`importance.py`'s.
+The values come from the queue; `suggest.py` and `importance.py` use them.
 """
 
 import math

@@ -40,14 +40,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a setting cannot run; `rule` is the same for all settings that the same thing refuses.
-
-    `by_rule` tells an `[[exclude]]` or `[[require]]` from a config that contradicts itself.
-    """
+    """Why a setting cannot run; `rule` is the same for all settings that the same thing refuses."""
 
     rule: str
     reason: str
-    by_rule: bool
 
 
 @dataclass(frozen=True)
@@ -108,13 +104,13 @@ class Rules:
         try:
             for rule in self.checks:
                 if not rule.allows(env):
-                    return Refusal(rule.label, str(rule), by_rule=True)
+                    return Refusal(rule.label, str(rule))
         except SpecError as e:
             return _refused(e)
         try:
             validate(_config(env))
         except ConfigError as e:
-            return Refusal(_field_of(e.faults[0]), e.faults[0], by_rule=False)
+            return Refusal(_field_of(e.faults[0]), e.faults[0])
         return None
 
     def admit(self, setting: Mapping[str, Any]) -> Setting | Refusal:
@@ -139,7 +135,7 @@ def _fitted(name: str, value: Any) -> Any:
 
 
 def _refused(e: SpecError) -> Refusal:
-    return Refusal(e.faults[0].partition(": ")[0], e.faults[0], by_rule=False)
+    return Refusal(e.faults[0].partition(": ")[0], e.faults[0])
 
 
 def _config(env: Mapping[str, Any]) -> MLXGRPOConfig:

@@ -87,7 +87,7 @@ _OTHER_NAMES = {
 
 
 def read_domain(name: str, table: Mapping[str, Any], fault: Fault) -> Domain | None:
-    """The distribution of the field `name`; None after telling `fault` each key and reason.
+    """The distribution of the field `name`; None after giving `fault` each key and reason.
 
     Fits it to the field: whole numbers for whole numbers, and every value within its range.
     """
@@ -97,7 +97,7 @@ def read_domain(name: str, table: Mapping[str, Any], fault: Fault) -> Domain | N
 def read_parameter(name: str, table: Mapping[str, Any], fault: Fault) -> Parameter | None:
     """The parameter that a table such as `{ dist = "uniform", min = 0, max = 1 }` describes.
 
-    None after telling `fault` the path below the table and the reason, for each that there is.
+    None after giving `fault` the path below the table and the reason, for each that there is.
     """
     domain = read_domain(name, table, fault)
     if "when" not in table:
@@ -119,7 +119,7 @@ def read_parameter(name: str, table: Mapping[str, Any], fault: Fault) -> Paramet
 class _DomainReader:
     name: str
     table: Mapping[str, Any]
-    tell: Fault
+    note: Fault
     sound: bool = True
 
     def domain(self) -> Domain | None:
@@ -134,7 +134,7 @@ class _DomainReader:
 
     def _fault(self, key: str, text: str) -> None:
         self.sound = False
-        self.tell((key,) if key else (), text)
+        self.note((key,) if key else (), text)
 
     def _dist(self) -> str | None:
         if "dist" not in self.table:
@@ -248,7 +248,7 @@ class _DomainReader:
         for i, weight in enumerate(weights):
             if not is_number(weight) or not math.isfinite(weight) or weight <= 0:
                 self.sound = False
-                self.tell(("weights", i), f"{weight!r}: must be a number above 0")
+                self.note(("weights", i), f"{weight!r}: must be a number above 0")
         return tuple(weights)
 
     # --- numbers
@@ -290,7 +290,7 @@ class _DomainReader:
             return check_value(self.name, value)
         except ConfigError as e:
             self.sound = False
-            self.tell(path, e.faults[0].removeprefix(f"{self.name} = "))
+            self.note(path, e.faults[0].removeprefix(f"{self.name} = "))
             return value
 
 

@@ -1,6 +1,6 @@
 """A spec's TOML document with its faults: tables and texts taken out of it, each fault placed.
 
-Knows TOML and places, nothing of sweeps: what the keys mean is `spec.py`'s business.
+Knows TOML and places, nothing of sweeps: `spec.py` and `tables.py` give the keys their meaning.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _END = Position(2**31, 0)
 
 @dataclass
 class Faults:
-    """The faults of one spec, told in the order of the file."""
+    """The faults of one spec, reported in the order of the file."""
 
     source: str
     positions: Mapping[KeyPath, Position] = field(default_factory=dict)

@@ -1,6 +1,6 @@
-"""What one key of a spec can hold, said once: for the reader, for messages and for editors; pure.
+"""What one key of a spec can hold: one table for the reader, for messages and for editors; pure.
 
-The part of JSON Schema that is read here is the part that `Key` needs for single values and lists.
+`fits` understands the part of JSON Schema that single values and lists of them need.
 """
 
 import math
@@ -16,7 +16,10 @@ Schema = dict[str, Any]
 
 @dataclass(frozen=True)
 class Key:
-    """What a key can hold: as a JSON Schema, and in words. Of `known` names the nearest is told."""
+    """What a key can hold: as a JSON Schema, and in words for a message.
+
+    The message names the nearest of the `known` names.
+    """
 
     schema: Schema
     words: str

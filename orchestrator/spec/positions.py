@@ -1,8 +1,8 @@
 """Where each key of a TOML text stands: line and column, for messages.
 
-Reads positions only; what the values are is tomli's business, which gives no positions. The text
-must be valid TOML (https://toml.io/en/v1.0.0); where the scanner cannot follow it stops, and the
-keys after that have no position.
+Reads positions only; tomli reads the values, but gives no positions. The text must be valid TOML
+(https://toml.io/en/v1.0.0); where the scanner cannot follow it stops, and the keys after that have
+no position.
 """
 
 import re

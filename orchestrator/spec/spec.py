@@ -1,7 +1,7 @@
 """A sweep's TOML file -> a validated Spec; every fault found at once, each with its place.
 
-Reads the grammar of docs/specs.md. Crossing the axes, naming the runs and checking what
-only shows in a whole run (fields that contradict each other) is `expand.py`'s business.
+Reads the grammar of docs/specs.md. `plan/expand.py` crosses the axes, names the runs, and checks
+what only shows in a whole run (fields that contradict each other).
 """
 
 from collections.abc import Mapping, Sequence

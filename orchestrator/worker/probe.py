@@ -15,7 +15,7 @@ from pathlib import Path
 from grpo_core.config import MLXGRPOConfig, format_override
 from grpo_core.errors import ExitCode
 from orchestrator.errors import SweepError
-from orchestrator.plan.runs import Setting, setting_config
+from orchestrator.plan.runs import PlannedSetting, setting_config
 from orchestrator.results.training_log import read_log, read_result
 from orchestrator.spec.spec import Spec
 from orchestrator.worker.attempt_log import read_tail
@@ -27,16 +27,16 @@ from orchestrator.worker.verdict import Ending, judge
 class ProbeResult:
     """What one update took: bytes at the peak, seconds without and with the model's loading."""
 
-    setting: Setting
+    setting: PlannedSetting
     peak_bytes: int | None
     update_s: float
     wall_s: float
     completion_tokens: float | None
 
 
-def heaviest(spec: Spec, settings: Sequence[Setting]) -> list[Setting]:
+def heaviest(spec: Spec, settings: Sequence[PlannedSetting]) -> list[PlannedSetting]:
     """Of each model the setting that needs the most memory, in the order of the sweep."""
-    found: dict[str, Setting] = {}
+    found: dict[str, PlannedSetting] = {}
     for setting in settings:
         config = setting_config(spec, setting)
         best = found.get(config.model_name)
@@ -59,7 +59,9 @@ def _weight(config: MLXGRPOConfig) -> tuple[float, ...]:
     )
 
 
-def check(spec: Spec, setting: Setting, cwd: str, trainer: Sequence[str] = TRAINER) -> ProbeResult:
+def check(
+    spec: Spec, setting: PlannedSetting, cwd: str, trainer: Sequence[str] = TRAINER
+) -> ProbeResult:
     """Train one update of a setting in a folder that is gone afterwards; SweepError if it fails."""
     with tempfile.TemporaryDirectory(prefix="grpo-sweep-check-") as folder:
         base, log = Path(folder, "base.toml"), Path(folder, "check.log")
@@ -74,7 +76,7 @@ def check(spec: Spec, setting: Setting, cwd: str, trainer: Sequence[str] = TRAIN
         return _probe_result(setting, out, wall_s)
 
 
-def _overrides(spec: Spec, setting: Setting, folder: str) -> list[str]:
+def _overrides(spec: Spec, setting: PlannedSetting, folder: str) -> list[str]:
     config = setting_config(spec, setting)
     small = {
         "max_train_samples": config.batch_size * config.gradient_accumulation_steps,
@@ -107,7 +109,7 @@ def _failure(code: int, out: Path, log: Path) -> str:
     return f"the check failed, nothing was queued: {outcome.reason}\n{outcome.evidence or ''}"
 
 
-def _probe_result(setting: Setting, out: Path, wall_s: float) -> ProbeResult:
+def _probe_result(setting: PlannedSetting, out: Path, wall_s: float) -> ProbeResult:
     lines = [line for line in read_log(out) if "loss" in line]
     line = lines[-1] if lines else {}
     peak = (read_result(out) or {}).get("peak_bytes", line.get("peak_bytes"))

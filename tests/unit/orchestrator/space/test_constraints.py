@@ -65,7 +65,6 @@ def test_the_first_rule_that_forbids_a_setting_is_told(setting, rule):
         assert isinstance(admitted, Refusal)
         assert admitted.rule == rule
         assert admitted.reason.startswith(rule)
-        assert admitted.by_rule == ("[" in rule)
 
 
 def test_rules_see_what_is_derived():
@@ -82,7 +81,6 @@ def test_a_rule_without_a_value_refuses_the_setting_and_says_which():
     assert admitted == Refusal(
         "exclude[0]",
         "exclude[0]: '1 / kl_coeff > 3', column 1: division by zero (kl_coeff = 0.0)",
-        by_rule=False,
     )
 
 

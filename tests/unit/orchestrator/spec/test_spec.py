@@ -1,46 +1,13 @@
 """Sweep specs: what is read, and that every fault is found, named and placed."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from grpo_core.config import MLXGRPOConfig
 from orchestrator.errors import SpecError
-from orchestrator.plan.expand import expand
 from orchestrator.run import Limits, Objective, Retry, Search
-from orchestrator.space.distributions import Uniform
 from orchestrator.spec.spec import read_spec
-from orchestrator.stopping.health import NAN, HealthRule
-from orchestrator.stopping.rules import StopRule, stop_rule
-
-BASE = 'model_name = "builtin/tiny"\nnum_generations = 4\nlearning_rate = 2e-5\n'
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder with configs/base.toml, in which the process stands."""
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "base.toml").write_text(BASE)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def write(text, name="s.toml", base=True):
-    """A spec file with the base config named in its first line."""
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(('config = "configs/base.toml"\n' if base else "") + text)
-    return path
-
-
-def faults(text, *overrides, **where):
-    """Every fault of a spec, as a submit would show them."""
-    with pytest.raises(SpecError) as e:
-        expand(read_spec(write(text, **where), overrides))
-    assert e.value.exit_code == 2
-    return list(e.value.faults)
+from tests.spec_kit import faults, write
 
 
 def test_everything_that_a_spec_says_is_read(folder):
@@ -67,47 +34,6 @@ def test_everything_that_a_spec_says_is_read(folder):
     assert spec.limits == Limits(5, wall_s=172800.0, run_wall_s=5400.0, disk_bytes=1_500_000_000)
     assert spec.retry == Retry(max=0, on=("lost",))
     assert spec.search == Search("grid", None, 0)
-
-
-def test_what_a_stop_table_says_is_read(folder):
-    """Rule, warm-up and health; without it, only what is not finite stops a run."""
-    spec = read_spec(
-        write('[stop]\nrule = "median"\nwarmup = "20%"\nhealth = ["nan", "kl > 0.5 for 4"]\n')
-    )
-    kl = HealthRule("kl", ">", 0.5, 4)
-    assert spec.stop == StopRule("median", 0.2, (NAN, kl))
-    assert stop_rule(json.loads(json.dumps(asdict(spec.stop)))) == spec.stop
-    assert read_spec(write("")).stop == StopRule("none", 0.3, (NAN,)) == stop_rule({})
-
-
-def test_what_a_search_says_is_read(folder):
-    """Lists, zips and distributions become parameters in the order of the file."""
-    spec = read_spec(
-        write(
-            '[search]\nmethod = "tpe"\nruns = 7\nseed = 3\n'
-            "[[zip]]\nbatch_size = [1, 2]\nlora_rank = [4, 8]\n[params]\n"
-            'kl_coeff = { dist = "uniform", min = 0, max = 1, when = "batch_size == 1" }\n'
-            "temperature = [0.5, 1.0]\n"
-        )
-    )
-    assert spec.faults.lines() == ()
-    assert spec.search == Search("tpe", 7, 3)
-    assert [p.key for p in spec.parameters] == ["batch_size+lora_rank", "kl_coeff", "temperature"]
-    assert spec.parameters[1].domain == Uniform(0.0, 1.0)
-    assert spec.parameters[1].when.text == "batch_size == 1"
-
-
-@pytest.mark.parametrize(
-    ("rule", "means"),
-    [
-        ("best+last", {"save_best": True, "save_total_limit": 1}),
-        ("last:3", {"save_best": False, "save_total_limit": 3}),
-        ("all", {"save_total_limit": 0}),
-    ],
-)
-def test_keep_is_said_in_the_trainers_own_fields(folder, rule, means):
-    """A rule for checkpoints is two fields of the config."""
-    assert read_spec(write(f'[keep]\ncheckpoints = "{rule}"\n')).fixed == means
 
 
 def test_a_field_that_is_called_like_a_table_can_be_varied(folder):
@@ -139,26 +65,6 @@ def test_what_a_spec_leaves_out_has_the_documented_default(folder):
     assert spec.output == "outputs/{sweep}/{run}"
     assert (spec.seeds, spec.fixed, spec.explicit) == ((), {}, ())
     assert (spec.objective, spec.limits, spec.retry) == (Objective(), Limits(), Retry())
-
-
-def test_the_base_is_frozen_as_it_stands(folder):
-    """Path from the working folder, text word for word, values resolved."""
-    spec = read_spec(write('config = "../configs/base.toml"\n', name="sweeps/a.toml", base=False))
-    assert spec.base.source == "configs/base.toml"
-    assert spec.base.text == BASE
-    assert spec.base.config == MLXGRPOConfig(
-        model_name="builtin/tiny", num_generations=4, learning_rate=2e-5
-    )
-
-
-def test_without_config_the_environment_then_the_default_file_counts(folder, monkeypatch):
-    """MLX_GRPO_CONFIG, then configs/default.toml, both from the working folder."""
-    text = "[params]\nseed = [1, 2]\n"
-    assert "configs/default.toml does not exist" in faults(text, base=False)[0]
-    (folder / "configs" / "default.toml").write_text("batch_size = 3\n")
-    assert read_spec(write(text, base=False)).base.config.batch_size == 3
-    monkeypatch.setenv("MLX_GRPO_CONFIG", "configs/base.toml")
-    assert read_spec(write(text, base=False)).base.config.num_generations == 4
 
 
 def test_set_on_the_command_line_goes_over_the_set_table(folder):
@@ -256,44 +162,6 @@ ONE_FAULT = [
     ('output = "."', "output = '.': runs need a folder of their own"),
     ('output = "a\\tb/{run}"', "holds a control character"),
     ("output = 'o'\nseeds = [0, 1]", "2:1: output: 2 runs would share the folder 'o'"),
-    (
-        '[objective]\nmetric = "reward_men"',
-        "3:1: objective.metric = 'reward_men': must be a key of",
-    ),
-    ('[objective]\ngoal = "up"', "objective.goal = 'up': must be max or min"),
-    ('[objective]\nreduce = "last:0"', "objective.reduce = 'last:0': must be last, best or last:N"),
-    ("[objective]\nmetrics = 1", "objective.metrics: unknown key; did you mean metric?"),
-    ("[limits]\nmax_failures = -1", "limits.max_failures = -1: must be a whole number, 0 or more"),
-    ('[limits]\nwall = "0h"', "3:1: limits.wall = '0h': must be a time above 0, such as"),
-    ('[limits]\ndisk = "40"', "3:1: limits.disk = '40': must be a size above 0, such as"),
-    ('[limits]\nrun_wall = "3"', "3:1: limits.run_wall = '3': must be a time above 0, such as"),
-    ("[limits]\nrun_wall = 3", "3:1: limits.run_wall = 3: must be a time above 0"),
-    ('[retry]\non = ["oom"]', "retry.on = ['oom']: must be a list out of crash, lost"),
-    ("[retry]\nmax = true", "retry.max = True: must be a whole number"),
-    ('[search]\nmethod = "grid"\nseed = 1', "search.seed: a grid draws nothing; drop it"),
-    (
-        '[search]\nmethod = "rondom"\nruns = 1',
-        "search.method = 'rondom': must be one of grid, rand",
-    ),
-    ("[search]\nruns = 0", "3:1: search.runs = 0: must be a whole number, 1 or more"),
-    ("[search]\nrun = 4", "3:1: search.run: unknown key; did you mean runs?"),
-    ('[search]\nmethod = "tpe"\n[params]\nseed = [1]', "2:1: search: needs runs: how many"),
-    ('[search]\nmethod = "tpe"\nruns = 4', "2:1: search: there is nothing to search; give [par"),
-    (
-        '[stop]\nrule = "hyperband"',
-        "3:1: stop.rule = 'hyperband': must be one of none, median",
-    ),
-    ('[stop]\nwarmup = "30"', "3:1: stop.warmup = '30': must be a share above 0% and below 100%"),
-    ('[stop]\nhealth = "nan"', "3:1: stop.health = 'nan': must be a list"),
-    ('[stop]\nhealth = ["nan", "klx > 1"]', "3:18: stop.health[1] = 'klx > 1': klx is no key of"),
-    ("[stop]\nhealth = [1]", "3:11: stop.health[0] = 1: must be text"),
-    ("[stop]\nwarmups = 1", "3:1: stop.warmups: unknown key; did you mean warmup?"),
-    (
-        '[stop]\nrule = "halving"\n[search]\nmethod = "tpe"\nruns = 4\n[params]\nseed = [1]',
-        "3:1: stop.rule: halving compares settings that are known from the start",
-    ),
-    ('[keep]\ncheckpoints = "best"', "3:1: keep.checkpoints = 'best': must be best+last, last,"),
-    ('[set]\nsave_best = true\n[keep]\ncheckpoints = "last"', "keep.checkpoints: save_best is giv"),
     (RANDOM + 'kl_coeff = { dist = "unifrm" }', "params.kl_coeff.dist: 'unifrm': must be one of"),
     (RANDOM + "kl_coeff = { min = 0, max = 1 }", "params.kl_coeff: needs dist, one of uniform,"),
     (
@@ -391,26 +259,6 @@ def test_fields_that_contradict_each_other_are_found_at_submit(folder):
         "s.toml:3:1: set.importance_sampling_level: importance_sampling_level = 'token': gspo is "
         "defined for sequence ratios; leave it at auto (in 2 of 4 settings)"
     ]
-
-
-def test_a_base_config_with_faults_is_refused(folder):
-    """Strictly: unknown keys, values that do not fit, and what a sweep cannot use."""
-    (folder / "configs" / "base.toml").write_text(
-        'learning_rat = 1\nbatch_size = "x"\nlog_jsonl = false\n'
-    )
-    assert faults("seeds = [0]") == [
-        "configs/base.toml: learning_rat: unknown field; did you mean learning_rate?",
-        "configs/base.toml: batch_size = 'x': must be a whole number",
-        "configs/base.toml: log_jsonl = false: cannot be used in a sweep, which reads the "
-        "training log of every run",
-    ]
-
-
-def test_a_base_fault_that_every_run_overrides_is_none(folder):
-    """Only what a run resolves to counts."""
-    (folder / "configs" / "base.toml").write_text("num_generations = 1\n")
-    assert "num_generations = 1: must be at least 2" in faults("seeds = [0]")[0]
-    expand(read_spec(write("[params]\nnum_generations = [2, 4]\n")))
 
 
 def test_files_that_cannot_be_read_are_refused_with_the_nearest_name(folder):
