@@ -1,0 +1,74 @@
+"""Commands beside workers and trainers, each a real process."""
+
+import json
+import os
+import re
+import signal
+
+from tests.cli_kit import slow, start
+from tests.queue_kit import DEADLINE_S, eventually, runs, states
+
+
+def test_logs_follow_from_run_to_run(folder, say):
+    """`logs -f` without a run hops to the next one and ends with the queue."""
+    say("submit", "lr.toml")
+    follower = start("logs", "-f")
+    assert "no worker runs" in follower.stderr.readline()
+    working = start("work", "--until-empty", trainer=slow("update_s=0.3"))
+    out, err = follower.communicate(timeout=DEADLINE_S)
+    assert follower.returncode == 0
+    assert re.findall(r"== attempt 1 of run (\d)", out) == ["1", "2", "3", "4"]
+    assert err.count("--- run ") == 4
+    assert working.wait(DEADLINE_S) == 0
+
+
+def test_a_running_run_is_cancelled_and_a_worker_interrupted(folder, say):
+    """A wish reaches the trainer; SIGTERM puts the next one back; the worker exits with 75."""
+    say("submit", "lr.toml")
+    working = start("work", trainer=slow("update_s=0.1", "updates=1000"))
+    eventually(lambda: states()[0] == "running" and (runs()[0].folder / "checkpoint-1").exists())
+    found = json.loads(say("status", "--json")[1])
+    assert found["worker"] == {"alive": True, "pid": working.pid}
+    assert found["runs"][0]["update"] >= 1
+    assert "run 1 lr1e-5-g4: asked to stop" in say("cancel", "1")[2]
+    eventually(lambda: states()[:2] == ["cancelled", "running"])
+    working.send_signal(signal.SIGTERM)
+    assert working.wait(DEADLINE_S) == 75
+    assert states() == ["cancelled", "queued", "queued", "queued"]
+
+
+def test_a_second_worker_is_refused(folder, say):
+    """One worker a queue; the message names it."""
+    say("submit", "lr.toml")
+    working = start("work", trainer=slow("update_s=60"))
+    eventually(lambda: states()[0] == "running")
+    code, _, err = say("work", "--until-empty")
+    assert code == 3
+    assert str(working.pid) in err
+    assert "a worker runs already" in say("submit", "lr.toml", "--start")[2]
+    working.send_signal(signal.SIGTERM)
+    assert working.wait(DEADLINE_S) == 75
+
+
+def test_a_worker_in_the_background_outlives_the_command(folder, say):
+    """`work --detach` returns at once and names the worker's pid."""
+    code, out, err = say("work", "--detach")
+    assert (code, out) == (0, "")
+    pid = int(re.search(r"pid (\d+)", err)[1])
+    try:
+        assert json.loads(say("status", "--json")[1])["worker"] == {"alive": True, "pid": pid}
+        assert os.getsid(pid) == pid
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    eventually(lambda: not json.loads(say("status", "--json")[1])["worker"]["alive"])
+
+
+def test_without_a_worker_a_cancel_still_ends_the_trainer(folder, say):
+    """kill -9 of the worker leaves the trainer; a cancel then settles it by itself."""
+    say("submit", "lr.toml")
+    working = start("work", trainer=slow("update_s=0.1", "updates=1000"))
+    eventually(lambda: states()[0] == "running" and (runs()[0].folder / "checkpoint-1").exists())
+    working.kill()
+    working.wait(DEADLINE_S)
+    assert say("cancel", "1")[0] == 0
+    assert states()[0] == "cancelled"

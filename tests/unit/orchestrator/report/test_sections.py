@@ -1,0 +1,182 @@
+"""What the report says of a sweep, and what it says where something is missing."""
+
+import re
+import shlex
+
+from orchestrator.queue.store import Store
+from orchestrator.run import Objective, Outcome, Verdict
+from orchestrator.system.paths import home
+from tests.queue_kit import nothing_before
+from tests.report_kit import THREE, facts_of, figures, read
+from tests.sweep_kit import (
+    add_sweep,
+    finish_next,
+    finished_sweep,
+    lines_of,
+    planned_run,
+    write_lines,
+    write_run,
+)
+
+
+def test_a_report_tells_the_best_setting_its_interval_and_what_it_was_before(tmp_path):
+    """The numbers are those of the logs: gain 0.9 ends near 0.3 + 0.4 * 0.98 * 0.9."""
+    reader = read(finished_sweep(tmp_path, THREE, seeds=(0, 1, 2)))
+    head = reader.words("header")
+    assert "Best setting: learning_rate 1e-3" in head
+    assert re.search(
+        r"exact match 6[3-7]\.\d% 95% interval 6\d\.\d% –\u2060 6\d\.\d%, 3 seeds", head
+    )
+    assert re.search(r"before training (29|30|31)\.\d%", head)
+    assert "runs 9 9 completed trained 9m 00s" in head
+    ranking = reader.words("ranking")
+    assert [m[1] for m in re.finditer(r"(1e-5|1e-3|0\.1) \d\d\.\d%", ranking)] == [
+        "1e-3", "0.1", "1e-5",
+    ]  # fmt: skip
+    assert "The first is told apart from every other setting" in ranking
+
+
+def test_one_run_a_setting_is_said_to_prove_little(tmp_path):
+    """No interval over seeds is invented; the evaluation's own is named as such."""
+    reader = read(finished_sweep(tmp_path, THREE))
+    assert "Every setting ran once." in reader.words("ranking")
+    assert "one run; " in reader.words("header")
+    assert reader.words("ranking").count("one run") == 3
+
+
+def test_settings_that_seeds_cannot_tell_apart_are_counted(tmp_path):
+    """Two settings of the same gain, one far below."""
+    near = [(0.8, {"lora_rank": 8}), (0.805, {"lora_rank": 16}), (0.1, {"lora_rank": 2})]
+    words = read(finished_sweep(tmp_path, near, seeds=(0, 1, 2))).words("ranking")
+    assert "These seeds do not tell the first apart from 1 other setting " in words
+
+
+def test_a_lower_objective_can_be_the_better_one(tmp_path):
+    """The run with the shortest completions leads, and is the best run of the samples."""
+    runs = [planned_run(f"r{gain}", 0, {"kl_coeff": gain}) for gain in (0.9, 0.1)]
+    name = add_sweep(tmp_path, runs, objective=Objective("completion_length", "min", "last:3"))
+    for gain in (0.9, 0.1):
+        finish_next(write=lambda run, gain=gain: write_run(run.folder, gain, 20))
+    reader = read(name)
+    assert "Best setting: kl_coeff 0.1" in reader.words("header")
+    assert "mean of the last 3, lower is better" in reader.words("header")
+    assert "before training" not in reader.words("header")  # The first length is that of update 1.
+    assert reader.words("samples").startswith("What the model wrote Best run r0.1")
+    assert "curve/setting/completion_length" in figures(reader)
+
+
+def test_every_command_is_the_one_that_trains_the_run(tmp_path):
+    """Folder, config and each --set, as a shell takes them."""
+    facts = facts_of(finished_sweep(tmp_path / "it's", THREE))
+    for run in facts.runs:
+        words = shlex.split(run.command)
+        assert words[:3] == ["cd", str(tmp_path / "it's"), "&&"]
+        assert words[4:7] == ["-P", "-m", "grpo_core"]
+        assert [words[i + 1] for i, word in enumerate(words) if word == "--set"] == list(
+            run.run.set
+        )
+
+
+def test_failures_are_told_with_their_evidence(tmp_path):
+    """Which run, why, and the line that proves it; its time counts as lost."""
+    name = add_sweep(tmp_path, [planned_run("a", 0, {"lora_rank": 8}), planned_run("b", 0, {})])
+    diverged = Outcome(Verdict.DIVERGED, "loss is not a number", "update 7: loss nan", 6)
+    finish_next(diverged, 90.0, lambda run: write_run(run.folder, 1.0, 20))
+    finish_next(write=lambda run: write_run(run.folder, 0.5, 20))
+    reader = read(name)
+    assert [score.run.name for score in facts_of(name).scores] == ["b"]
+    words = reader.words("not-well")
+    assert "a failed loss is not a number" in words.replace("diverged: ", "")
+    assert "update 7: loss nan" in words
+    assert "1m 30s of it in runs that failed" in reader.words("header")
+    kinds = {trace["name"]: trace for trace in figures(reader)["timeline"]["data"]}
+    assert set(kinds) == {"completed", "failed"}
+
+
+def test_a_long_curve_says_how_many_updates_a_point_stands_for(tmp_path):
+    """1,000 updates on 200 points; twenty-one evaluations stay as they are."""
+    reader = read(finished_sweep(tmp_path, THREE[:2], updates=1000))
+    drawn = figures(reader)
+    assert reader.words("curves").count("each point is the mean of 5 updates") == 4
+    assert len(drawn["curve/setting/reward_mean"]["data"][0]["x"]) == 200
+    assert drawn["curve/setting/em"]["data"][0]["x"] == [*range(0, 1001, 50)]
+
+
+def test_importance_is_told_where_there_are_enough_settings(tmp_path):
+    """Twenty-four settings of which the rate alone decides."""
+    rates = [10.0**-power for power in range(2, 8)]
+    settings = [
+        (1 - number / 6, {"learning_rate": rate, "lora_rank": rank})
+        for number, rate in enumerate(rates)
+        for rank in (2, 4, 8, 16)
+    ]
+    spec = f"config = 'base.toml'\n[params]\nlearning_rate = {rates}\nlora_rank = [2, 4, 8, 16]\n"
+    drawn = figures(read(finished_sweep(tmp_path, settings, spec=spec)))
+    bars = drawn["importance"]["data"][0]
+    assert bars["y"] == ["lora_rank", "learning_rate"]
+    assert bars["x"][1] > 0.8
+
+
+def test_importance_is_never_made_up(tmp_path):
+    """Too few settings, or a spec that can no longer be read: the reason, and all the rest."""
+    few = read(finished_sweep(tmp_path / "few", THREE)).words("parameters")
+    assert "Not estimated: needs 20 finished settings, there are " in few
+    bad = read(finished_sweep(tmp_path / "bad", THREE, name="bad", spec="[params"))
+    assert "Not estimated: " in bad.words("parameters")
+    assert "Best setting" in bad.words("header")
+
+
+def test_a_sweep_without_results_says_so_and_what_to_do(tmp_path):
+    """No run has started: no ranking, no curves, but spec and commands."""
+    name = add_sweep(tmp_path, [planned_run("a", 0, {"lora_rank": 8})])
+    reader = read(name)
+    assert "No run has a value of em yet (1 queued)" in reader.words("ranking")
+    assert "No result yet" in reader.words("header")
+    assert not reader.texts.keys() & {"curves", "parameters", "time", "samples", "not-well"}
+    assert "learning_rate = [1e-5, 1e-3]" in reader.words("spec")
+    assert "grpo_core" in reader.words("runs")
+
+
+def test_a_running_sweep_shows_what_is_logged_so_far(tmp_path):
+    """A torn last line and a run without a folder are passed over."""
+    name = add_sweep(tmp_path, [planned_run(n, 0, {"lora_rank": n}) for n in (2, 4, 8)])
+    finish_next(write=lambda run: write_run(run.folder, 0.5, 20))
+    with Store.open(home().db) as store:
+        run, _ = store.claims.claim("host", "boot", nothing_before)
+    write_run(run.folder, 0.5, 20)
+    for file in ("training_log.jsonl", "samples.jsonl"):
+        with open(run.folder / file, "a") as log:
+            log.write('{"update": 21, "reward_mean": 3')
+    reader = read(name)
+    lines = figures(reader)["curve/setting/reward_mean"]["data"]
+    assert [max(line["x"]) for line in lines] == [20, 20]
+    assert "runs 3 1 completed, 1 running, 1 queued" in reader.words("header")
+
+
+def test_a_flat_metric_is_words_instead_of_an_empty_plot(tmp_path):
+    """KL without a reference, and a metric that nobody logged."""
+
+    def write(run):
+        lines = [{**line, "kl": 0.0, "entropy": None} for line in lines_of(Still(), 0.5, 20)]
+        write_lines(run.folder / "training_log.jsonl", lines)
+
+    name = add_sweep(tmp_path, [planned_run("a", 0, {"lora_rank": 8})])
+    finish_next(write=write)
+    reader = read(name)
+    words = reader.words("curves")
+    assert "0 in every run, at every update; with kl_coeff = 0 there is no reference" in words
+    assert "Entropy nats a token not logged" in words
+    assert "curve/setting/kl" not in figures(reader)
+    assert "This run kept no completions (log_completions = 0)." in reader.words("samples")
+
+
+class Still:
+    """A random source that never moves."""
+
+    def gauss(self, center, _):
+        """The center."""
+        return center
+
+    def random(self):
+        """The middle."""
+        return 0.5

@@ -1,0 +1,44 @@
+"""What a worker says as it works, a line an event."""
+
+from dataclasses import replace
+
+from orchestrator.run import (
+    Progress,
+    RunState,
+)
+from orchestrator.views.live import Lines, ended_words, progress_words
+from orchestrator.worker.events import Event, EventKind
+from tests.view_kit import RUN, logged
+
+
+def test_a_worker_tells_a_tenth_of_a_run_at_a_time(tmp_path):
+    """A log file gets some lines a run, not one an update."""
+    run = replace(logged(tmp_path), state=RunState.RUNNING)
+    said = []
+    lines = Lines(said.append)
+    lines(Event(EventKind.STARTED, "attempt 1, pid 5", run))
+    for update in range(1, 101):
+        lines(Event(EventKind.PROGRESS, "", run, Progress(update, 100, {}, 2.0)))
+    assert len(said) == 11
+    assert said[0] == "run 1 r: started, attempt 1, pid 5"
+    assert said[-1] == "run 1 r: update 100/100, about 0s left"
+    # Other news in between do not make it tell the same tenth again.
+    lines(Event(EventKind.PREPARED, "standby (pid 6)", replace(run, id=2)))
+    lines(Event(EventKind.PROGRESS, "", run, Progress(100, 100, {}, 2.0)))
+    assert said[-1] == "run 2 r: prepared, standby (pid 6)"
+
+
+def test_the_end_of_a_run_is_told_with_its_result(tmp_path):
+    """Completed with figures, otherwise with the reason."""
+    run = logged(
+        tmp_path,
+        {"update": 0, "em": 0.25, "split": "test"},
+        {"update": 9, "em": 0.5, "split": "test"},
+    )
+    now = Progress(10, 10, {"reward_mean": 0.5})
+    assert ended_words(run, now) == ("completed 10/10, reward 0.5000, em 25.0% → 50.0%, in 20s")
+    failed = replace(RUN, state=RunState.FAILED, reason="out of memory")
+    assert ended_words(failed, None) == "failed: out of memory"
+    back = replace(RUN, state=RunState.QUEUED, reason="interrupted")
+    assert ended_words(back, None) == "goes back into the queue: interrupted"
+    assert progress_words(RUN, Progress(5, 10, {}, 2.0)).endswith("about 10s left")

@@ -1,0 +1,72 @@
+"""The status as one picture, for every width and height."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from orchestrator.run import (
+    RunState,
+)
+from orchestrator.views.overview import overview
+from orchestrator.views.status import rows_for, status_picture
+from tests.view_kit import RUN, SWEEP, drawn, status_of
+
+
+def test_a_status_is_one_picture_for_every_width():
+    """What runs with its figures, what comes next, when it is over, and no line too long."""
+    now = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+    found = {"reward_mean": 0.5, "em": 0.25, "tokens_per_s": 1414.2, "peak_bytes": 12_400_000_000}
+    running = replace(RUN, id=2, name="lr1e-4-g8", state=RunState.RUNNING, metrics=found, update=4)
+    waiting = replace(RUN, id=3, name="n" * 90, state=RunState.QUEUED, attempt=0, wall_s=0.0)
+    counted = {RunState.COMPLETED: 1, RunState.RUNNING: 1, RunState.QUEUED: 1}
+    sweep = replace(SWEEP, counts=counted)
+    of = replace(status_of(sweep, [RUN, running, waiting]), best=replace(RUN, value=0.5))
+    view = overview([of], (), running, [waiting])
+    for width in (60, 80, 120):
+        text = drawn(status_picture(view, 7, width, now, note="hello"), width)
+        assert max(map(len, text.splitlines())) <= width
+        for words in ("worker runs (pid 7)", "2 lr1e-4-g8 of s", "4/10", "reward 0.5000",
+                      "em 25.0%", "1,414 tokens/s", "peak 12.4 GB", "next 3 nnn", "all done in",
+                      "s · running · 1 completed, 1 running, 1 queued",
+                      "best so far: em 50.0%, run 1 r"):  # fmt: skip
+            assert words in text, (words, text)
+    unknown = overview([status_of(replace(SWEEP, counts={RunState.QUEUED: 1}), [waiting])])
+    text = drawn(status_picture(unknown, None, 80, now))
+    assert "no worker runs; start one with: grpo-sweep work" in text
+    assert "all done unknown: nothing like what is left was measured yet" in text
+
+
+def test_one_reason_of_many_runs_is_told_once():
+    """Three runs that failed alike are one line, another reason another one."""
+    failed = replace(RUN, state=RunState.FAILED, reason="no such model")
+    runs = [replace(failed, id=n) for n in (1, 2, 3)] + [replace(failed, id=4, reason="disk full")]
+    view = overview([status_of(replace(SWEEP, counts={RunState.FAILED: 4}), runs)])
+    text = drawn(status_picture(view, 7, 80, datetime(2026, 1, 1, tzinfo=UTC)))
+    assert "runs 1-3: no such model\nrun 4: disk full\n" in text
+    assert text.count("no such model") == 1
+
+
+def test_a_held_sweep_has_no_time_left_though_a_run_of_it_still_trains():
+    """Nobody knows when it goes on."""
+    sweep = replace(SWEEP, paused=True, counts={RunState.RUNNING: 1, RunState.QUEUED: 1})
+    running = replace(RUN, state=RunState.RUNNING, update=4)
+    assert sweep.state == "running"
+    assert overview([status_of(sweep, [RUN, running])]).left == {1: None}
+
+
+def test_before_its_first_update_a_run_says_what_it_waits_for():
+    """The line that its trainer said last."""
+    running = replace(RUN, state=RunState.RUNNING, update=None, updates_total=None)
+    view = overview([], (), running)
+    told = "[lock] waiting for the GPU: pid 5"
+    text = drawn(status_picture(view, 1, 80, datetime.now(UTC), note=told))
+    assert "1 r of s  starting\n  [lock] waiting for the GPU: pid 5" in text
+
+
+def test_a_screen_is_shared_by_the_sweeps():
+    """The one that runs gets most rows, other open ones three, what is over none."""
+    over = replace(SWEEP, id=1, counts={RunState.COMPLETED: 9})
+    runs = replace(SWEEP, id=2, counts={RunState.RUNNING: 1, RunState.QUEUED: 90})
+    waits = replace(SWEEP, id=3, counts={RunState.QUEUED: 9})
+    assert rows_for([over, runs, waits], 12) == {2: 9, 3: 3}
+    assert rows_for([over, over], 12) == {1: 12}
+    assert rows_for([], 12) == {}
