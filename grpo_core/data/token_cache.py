@@ -8,21 +8,22 @@ whatever is wrong with a file or its folder, the texts are tokenised anew.
 import contextlib
 import hashlib
 import importlib.metadata
+import io
 import os
-import tempfile
 from collections.abc import Sequence
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
+
+from grpo_core.run.atomic import write_atomically
 
 # Fewer texts are tokenised sooner than a file is looked up.
 MIN_TEXTS = 500
 # A sweep over models or prompts needs a few; each is some 8 MB for GSM8K.
 MAX_FILES = 16
-
-DIGEST_BYTES = 32
 
 Ids = list[list[int]]
 
@@ -35,8 +36,8 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], folder: Path | None = Non
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if len(texts) < MIN_TEXTS or backend is None:
         return _encode(tokenizer, texts)
-    path = (folder or cache_folder()) / f"{_key(backend.to_str(), texts)}.ids"
-    ids = _read(path, len(texts))
+    path = (folder or cache_folder()) / f"{_key(backend.to_str(), texts)}.npz"
+    ids = _read(path)
     if ids is None:
         ids = _encode(tokenizer, texts)
         _write(path, ids)
@@ -66,48 +67,31 @@ def _key(tokenizer: str, texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-# A file is the SHA-256 of what follows, the length of each text in tokens, and all ids, the last
-# two as little-endian int32: nothing to parse, so nothing to go wrong in parsing.
-_INT = np.dtype("<i4")
+# A file is numpy's npz of two arrays: the length of each text in tokens, and all ids. The zip holds
+# a checksum of each, so what is damaged cannot be read.
 
 
-def _read(path: Path, count: int) -> Ids | None:
+def _read(path: Path) -> Ids | None:
     """The ids in a file; None where it is not there, cut or changed."""
     try:
-        content = path.read_bytes()
+        with np.load(path, allow_pickle=False) as arrays:
+            lengths, ids = arrays["lengths"].tolist(), arrays["ids"].tolist()
         os.utime(path)  # used just now: the last to be pruned
-    except OSError:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
         return None
-    digest, body = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-    if hashlib.sha256(body).digest() != digest:
-        return None
-    numbers = np.frombuffer(body, dtype=_INT)
-    lengths, ids = numbers[:count].tolist(), numbers[count:].tolist()
     ends = accumulate(lengths)
     return [ids[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 def _write(path: Path, ids: Ids) -> None:
-    lengths = np.array([len(row) for row in ids], dtype=_INT)
-    body = lengths.tobytes() + np.fromiter(chain.from_iterable(ids), dtype=_INT).tobytes()
+    content = io.BytesIO()
+    lengths = np.array([len(row) for row in ids], np.int32)
+    np.savez(content, lengths=lengths, ids=np.fromiter(chain.from_iterable(ids), np.int32))
     # A full disk, or a folder without permission: then without a cache.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, hashlib.sha256(body).digest() + body)
+        write_atomically(path, content.getvalue())
         _prune(path.parent)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Beside under a name of our own, since another run may write the same file, and renamed."""
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        Path(beside).unlink(missing_ok=True)
 
 
 def _prune(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Tokenised texts, remembered, and never wrong."""
 
-import hashlib
-
+import numpy as np
 import pytest
 
 from grpo_core.data.token_cache import MAX_FILES, MIN_TEXTS, cache_folder, encode_texts
@@ -10,6 +9,12 @@ from tests.byte_tokenizer import byte_tokenizer
 TOKENIZER = byte_tokenizer()
 TEXTS = [f"é{n}" for n in range(MIN_TEXTS)]
 IDS = [TOKENIZER.encode(text, add_special_tokens=False) for text in TEXTS]
+
+
+def stored(path):
+    """The two arrays of a file."""
+    with np.load(path) as arrays:
+        return arrays["lengths"].tolist(), arrays["ids"].tolist()
 
 
 def files(folder):
@@ -21,9 +26,8 @@ def test_what_was_tokenised_is_remembered(tmp_path):
     assert encode_texts(TOKENIZER, TEXTS, tmp_path) == IDS
     (path,) = files(tmp_path)
     assert encode_texts(TOKENIZER, TEXTS, tmp_path) == IDS
-    body = bytearray(path.read_bytes()[32:])
-    body[4 * MIN_TEXTS] += 1  # the first id, after the lengths
-    path.write_bytes(hashlib.sha256(body).digest() + body)
+    lengths, ids = stored(path)
+    np.savez(path, lengths=lengths, ids=[ids[0] + 1, *ids[1:]])
     assert encode_texts(TOKENIZER, TEXTS, tmp_path)[0] == [IDS[0][0] + 1, *IDS[0][1:]]
     assert files(tmp_path) == [path]
 
@@ -57,7 +61,8 @@ def test_the_files_lie_in_the_users_cache_folder():
         lambda whole: whole[:-4],
         lambda whole: whole + whole[-4:],
         lambda whole: b"x" * len(whole),
-        lambda whole: whole[:100] + bytes([whole[100] ^ 1]) + whole[101:],
+        lambda whole: whole[:150] + bytes([whole[150] ^ 1]) + whole[151:],
+        lambda whole: whole[: len(whole) // 2] + b"\xff" + whole[len(whole) // 2 + 1 :],
     ],
 )
 def test_a_damaged_file_is_made_anew(tmp_path, damage):
@@ -67,7 +72,7 @@ def test_a_damaged_file_is_made_anew(tmp_path, damage):
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     assert encode_texts(TOKENIZER, TEXTS, tmp_path) == IDS
-    assert path.read_bytes() == whole
+    assert stored(path) == ([len(ids) for ids in IDS], [token for ids in IDS for token in ids])
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(tmp_path):
