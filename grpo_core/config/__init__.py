@@ -19,6 +19,7 @@ from grpo_core.config.resolve import (
     config_hash,
     config_path,
     load_toml_config,
+    nearest_toml,
     parse_config,
     parse_toml,
     resolve_config,
@@ -34,6 +35,7 @@ from grpo_core.config.values import (
     did_you_mean,
     format_override,
     format_value,
+    nearest_file,
 )
 
 __all__ = [
@@ -53,6 +55,8 @@ __all__ = [
     "format_override",
     "format_value",
     "load_toml_config",
+    "nearest_file",
+    "nearest_toml",
     "parse_config",
     "parse_toml",
     "resolve_config",

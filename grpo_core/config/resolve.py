@@ -5,7 +5,6 @@ text stands for in `values.py`, what is refused in `validation.py`. The lines on
 users of MLX-GRPO know, word for word.
 """
 
-import difflib
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from grpo_core.config.values import (
     did_you_mean,
     fit,
     jsonable,
+    nearest_file,
     parse_text,
     tag_value,
     type_label,
@@ -212,10 +212,10 @@ def resolve_config(
         data = load_toml_config(path)
         update_config_from_dict(cfg, data, _strict_warn(faults, path) if strict else _say)
     elif strict:
-        faults.append(f"{path}: config file not found{_nearest_words(path, '; the nearest is ')}")
+        faults.append(f"{path}: config file not found{_nearest_message(path, '; the nearest is ')}")
     else:
         _say(f"[config] file not found, using defaults: {path}")
-        _say(f"[config] {_nearest_words(path, 'nearest file: ') or 'no .toml file is near'}")
+        _say(f"[config] {_nearest_message(path, 'nearest file: ') or 'no .toml file is near'}")
     if overrides:
         _say(f"[config] applying overrides: {list(overrides)}")
         _apply(cfg, overrides, _strict_warn(faults, "--set") if strict else _say)
@@ -230,22 +230,15 @@ def resolve_config(
     return cfg
 
 
-def _nearest_words(path: str, lead: str) -> str:
-    near = _nearest_file(Path(path))
+def _nearest_message(path: str, lead: str) -> str:
+    near = nearest_toml(Path(path), Path("configs"), Path())
     return f"{lead}{near}" if near else ""
 
 
-def _nearest_file(path: Path) -> Path | None:
-    """The TOML file whose name is most like the missing one, beside it or in `configs/`."""
-    found = [p for folder in (path.parent, Path("configs"), Path()) for p in _toml_files(folder)]
-    if not found:
-        return None
-    return max(found, key=lambda p: difflib.SequenceMatcher(None, p.name, path.name).ratio())
-
-
-def _toml_files(folder: Path) -> list[Path]:
-    skip = {"pyproject.toml"}
-    return sorted(p for p in folder.glob("*.toml") if p.name not in skip)
+def nearest_toml(path: Path, *folders: Path) -> Path | None:
+    """The TOML file whose name is most like the missing one, beside it or in one of `folders`."""
+    found = [p for folder in (path.parent, *folders) for p in sorted(folder.glob("*.toml"))]
+    return nearest_file(path, (p for p in found if p.name != "pyproject.toml"))
 
 
 # --- the final configuration as data

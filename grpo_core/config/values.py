@@ -3,10 +3,11 @@
 Pure. Which key belongs to which field, and what is said about it, is decided in `resolve.py`.
 """
 
-import difflib
 import json
 from collections.abc import Iterable
 from datetime import date, datetime, time
+from difflib import SequenceMatcher, get_close_matches
+from pathlib import Path
 from typing import Any
 
 import tomli
@@ -18,8 +19,13 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?`, or nothing where no known name is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    near = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def nearest_file(path: Path, files: Iterable[Path]) -> Path | None:
+    """The file whose name is most like that of the missing `path`; None where there are none."""
+    return max(files, key=lambda f: SequenceMatcher(None, f.name, path.name).ratio(), default=None)
 
 
 def type_label(kind: str) -> str:

@@ -5,7 +5,6 @@ in the list as its fault, so that all faults of a file are reported in one messa
 imports what it needs by itself: a JSONL file must not cost the two seconds of `import datasets`.
 """
 
-import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from grpo_core.config import did_you_mean
+from grpo_core.config import did_you_mean, nearest_file
 from grpo_core.errors import DataError, first_line
 
 Row = Mapping[str, Any]
@@ -93,18 +92,17 @@ def _not_empty(source: Source) -> Source:
 def _read_file(path: Path, name: str) -> Source:
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "no such file"
-        raise DataError(f"dataset {name}: {what}{_nearest_file(path)} (looked in {Path.cwd()})")
+        raise DataError(f"dataset {name}: {what}{_nearest_message(path)} (looked in {Path.cwd()})")
     read = _read_parquet if path.suffix.lower() == ".parquet" else _read_jsonl
     return Source(name, read(path, name))
 
 
-def _nearest_file(path: Path) -> str:
+def _nearest_message(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"; the folder {folder} is not there either"
-    names = [p.name for p in folder.iterdir() if is_file(p.name)]
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0)
-    return f"; the nearest is {folder / near[0]}" if near else ""
+    near = nearest_file(path, (p for p in sorted(folder.iterdir()) if is_file(p.name)))
+    return f"; the nearest is {near}" if near else ""
 
 
 def _read_bytes(path: Path, name: str) -> bytes:

@@ -9,18 +9,14 @@ never meet: `test`, which a sweep selects by, and `confirm`, which no selection 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from grpo_core.config import MLXGRPOConfig
-from grpo_core.data.examples import Example, Message, to_examples
+from grpo_core.data.examples import Example, to_examples
 from grpo_core.data.prompts import Prompt, make_prompts
-from grpo_core.data.sources import Row, Source, read_source, read_with_test
+from grpo_core.data.sources import Source, read_source, read_with_test
 from grpo_core.errors import DataError
-
-__all__ = ["Data", "Example", "Message", "Part", "Prompt", "Row", "held_out", "load_data"]
-
-Part = Literal["test", "confirm"]
 
 # Without a test split: a tenth is held out, or more where eval_samples asks for it, up to a third.
 HELD_OUT_SHARE = 10
@@ -73,17 +69,6 @@ def load_data(cfg: MLXGRPOConfig, tokenizer: Any) -> Data:
         fingerprint=splits.fingerprint,
         notes=(*splits.notes, *_notes(cfg, drawn, drawn_test)),
     )
-
-
-def held_out(cfg: MLXGRPOConfig, tokenizer: Any, part: Part) -> list[Prompt]:
-    """Every held-out row of a part, in the fixed order; `confirm` rows are never in `test`.
-
-    Raises DataError as `load_data` does, or where the part has no rows.
-    """
-    examples = _part(_read_splits(cfg), replace(cfg, eval_part=part))
-    if not examples:
-        raise _too_few(cfg, part)
-    return _fitting(make_prompts(examples, cfg, tokenizer), cfg.max_prompt_length)
 
 
 def _part(splits: "_Splits", cfg: MLXGRPOConfig) -> list[Example]:

@@ -24,7 +24,7 @@ from grpo_core.errors import RewardError
 from grpo_core.rewards.plugins import Plugin, PluginFault, Value
 
 if TYPE_CHECKING:
-    from grpo_core.data.splits import Example
+    from grpo_core.data.examples import Example
 
 __all__ = ["BUILTINS", "Rewards", "combine", "is_correct", "load_rewards"]
 

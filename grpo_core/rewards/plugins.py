@@ -6,7 +6,6 @@ killed where it gives no answer in time. What its values mean is decided in `bui
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo_core.config import did_you_mean
+from grpo_core.config import did_you_mean, nearest_file
 from grpo_core.errors import Interrupted, RewardError
 from grpo_core.rewards import plugin_host
 
@@ -177,10 +176,9 @@ def _locate(target: str) -> Target:
 
 
 def _nearest(path: Path) -> str:
-    names = [p.name for p in path.parent.glob("*.py")]
-    near = difflib.get_close_matches(path.name, names, n=1)
+    near = nearest_file(path, sorted(path.parent.glob("*.py")))
     place = f" (looked from {Path.cwd()})"
-    return f"; did you mean {path.parent / near[0]}?{place}" if near else place
+    return f"; the nearest is {near}{place}" if near else place
 
 
 # -- the process ------------------------------------------------------------------------------

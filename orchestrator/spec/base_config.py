@@ -1,6 +1,5 @@
 """The base config of a sweep: found, read strictly, and kept word for word with the sweep."""
 
-import difflib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from grpo_core.config import (
     config_path,
     did_you_mean,
     load_toml_config,
+    nearest_toml,
     parse_config,
     update_config_from_dict,
 )
@@ -121,16 +121,11 @@ def _add_missing(document: Document, file: Path, given: str) -> None:
 
 def nearest_file(path: Path) -> str:
     """`; the nearest is X` for a missing TOML file, or nothing."""
-    folders = dict.fromkeys((path.parent, Path("sweeps"), Path("configs"), Path()))
     try:
-        names = [p for folder in folders for p in sorted(folder.glob("*.toml"))]
+        best = nearest_toml(path, Path("sweeps"), Path("configs"), Path())
     except (OSError, ValueError):  # A folder that cannot be listed, or no path at all.
         return ""
-    near = [p for p in names if p.name != "pyproject.toml"]
-    if not near:
-        return ""
-    best = max(near, key=lambda p: difflib.SequenceMatcher(None, p.name, path.name).ratio())
-    return f"; the nearest is {best}"
+    return f"; the nearest is {best}" if best else ""
 
 
 def shown_path(file: Path) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_core.config import MLXGRPOConfig
-from grpo_core.data.splits import Example, _divide, _hold_out, _in_fixed_order, held_out, load_data
+from grpo_core.data.examples import Example
+from grpo_core.data.splits import _divide, _hold_out, _in_fixed_order, load_data
 from grpo_core.errors import DataError
 from tests.byte_tokenizer import byte_tokenizer
 
@@ -33,6 +35,12 @@ def write_rows(path, questions, answer="#### 1"):
 def rows(tmp_path):
     """A file of 600 rows, `q0` to `q599`."""
     return write_rows(tmp_path / "rows.jsonl", [f"q{n}" for n in range(600)])
+
+
+def confirm_rows(cfg):
+    """Every row that is kept for `confirm`."""
+    every_one = replace(cfg, eval_part="confirm", eval_samples=10**6)
+    return load_data(every_one, TOKENIZER).test
 
 
 def questions(prompts):
@@ -134,7 +142,7 @@ def test_the_built_in_task_has_both_splits():
     cfg = config("builtin/arithmetic", eval_samples=400, eval_subset_size=5)
     data = load_data(cfg, TOKENIZER)
     assert (len(data.train), len(data.test), len(data.train_eval)) == (2000, 300, 5)
-    assert len(held_out(cfg, TOKENIZER, "confirm")) == 100
+    assert len(confirm_rows(cfg)) == 100
     assert all(prompt.example.answer.isdigit() for prompt in data.train + data.test)
     assert data.train[0].example.line == "builtin/arithmetic[train][0]"
     assert data.notes == ("eval_samples = 400: there are 300 held-out rows",)
@@ -159,7 +167,7 @@ def test_without_a_test_split_a_tenth_is_held_out(rows):
     """600 rows: 60 held out, a third of them (20) for confirm."""
     cfg = config(rows, eval_samples=40)
     data = load_data(cfg, TOKENIZER)
-    confirm = held_out(cfg, TOKENIZER, "confirm")
+    confirm = confirm_rows(cfg)
     assert (len(data.train), len(data.test), len(confirm)) == (540, 40, 20)
     parts = questions(data.train) + questions(data.test) + questions(confirm)
     fresh = load_data(config(rows, eval_samples=40, eval_part="confirm"), TOKENIZER)
@@ -232,7 +240,7 @@ def test_an_evaluation_file_is_held_out_instead(tmp_path, rows):
     test = write_rows(tmp_path / "test.jsonl", [f"t{n}" for n in range(100)])
     cfg = config(rows, eval_dataset=str(test))
     data = load_data(cfg, TOKENIZER)
-    confirm = held_out(cfg, TOKENIZER, "confirm")
+    confirm = confirm_rows(cfg)
     assert (len(data.train), len(data.test), len(confirm)) == (600, 75, 25)
     assert set(questions(data.test) + questions(confirm)) == {f"t{n}" for n in range(100)}
 
@@ -248,4 +256,4 @@ def test_confirm_without_rows_is_an_error(tmp_path):
     """With the way out."""
     path = write_rows(tmp_path / "a.jsonl", ["a", "b", "c"])
     with pytest.raises(DataError, match=r"too few rows for the part 'confirm'; .*eval_dataset"):
-        held_out(config(path), TOKENIZER, "confirm")
+        confirm_rows(config(path))

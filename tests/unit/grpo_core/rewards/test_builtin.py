@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_core.config import REWARD_NAMES, MLXGRPOConfig
-from grpo_core.data.splits import Example
+from grpo_core.data.examples import Example
 from grpo_core.errors import RewardError
 from grpo_core.rewards.builtin import BUILTINS, combine, load_rewards
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from grpo_core.config import MLXGRPOConfig
-from grpo_core.data.splits import Example
+from grpo_core.data.examples import Example
 from grpo_core.errors import Interrupted, RewardError
 from grpo_core.rewards.builtin import load_rewards
 
@@ -221,7 +221,7 @@ number = 3
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("scor.py:score_length", r"no file scor\.py; did you mean score\.py\?.*looked from"),
+        ("scor.py:score_length", r"no file scor\.py; the nearest is score\.py.*looked from"),
         ("score.py:score_lenght", r"no function 'score_lenght'.*did you mean score_length\?"),
         ("score.py:number", "number is not a function but of type int"),
         ("score.py:only_by_position", "must take its arguments by name, but for 'completions'"),
