@@ -91,7 +91,6 @@ def _candidates() -> Iterator[str]:
 
 def open_library(path: str) -> Library:
     """Open the library at a path, or of that name; UnusableError says why it cannot be used."""
-    os.environ.setdefault("MKL_CBWR", _MKL_CBWR)
     try:
         with _one_thread():
             library = ctypes.CDLL(path)
@@ -130,10 +129,11 @@ def _known(library: Any, path: str, prefix: str) -> Library:
         set_threads = getattr(library, f"{prefix}openblas_set_num_threads")
         return Library(path, f"{' '.join(config.split()[:2])} {core}", address, set_threads)
     if hasattr(library, "MKL_Get_Version_String"):
+        mode = os.environ.setdefault("MKL_CBWR", _MKL_CBWR)
         buffer = ctypes.create_string_buffer(200)
         library.MKL_Get_Version_String(buffer, len(buffer))
-        found = re.search(r"Version (\S+)", buffer.value.decode())
-        version = f"MKL {found[1] if found else '?'} {os.environ['MKL_CBWR']}"
+        found = re.search(r"Version ([\d.]+)", buffer.value.decode())
+        version = f"MKL {found[1] if found else '?'} {mode}"
         return Library(path, version, address, library.MKL_Set_Num_Threads)
     return Library(path, Path(path).name, address, None)
 
