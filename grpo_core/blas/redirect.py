@@ -110,7 +110,7 @@ def place_of(address: int) -> tuple[str, str]:
 def _must_be_the_function(address: int, libmlx: Path) -> None:
     """What a pointer holds is the function, or the library's own stub that looks it up."""
     file, function = place_of(address)
-    is_stub = bool(file) and Path(file).samefile(libmlx)
+    is_stub = bool(file) and Path(file).resolve() == libmlx.resolve()
     if not is_stub and not function.endswith(FUNCTION):
         raise UnusableError(f"where {FUNCTION} is expected lies {function or 'nothing known'}")
 

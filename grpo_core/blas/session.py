@@ -50,7 +50,8 @@ def _installed(found: Library | str) -> Blas:
         return Blas(OWN, why_own=found)
     try:
         redirect(Path(mx.__file__).parent / "lib" / "libmlx.so", found)
-    except UnusableError as error:
+    # OSError: what Linux says of the process's memory cannot be read.
+    except (UnusableError, OSError) as error:
         return Blas(OWN, why_own=f"{found.version} cannot take its place: {error}")
     return Blas(found.version, found)
 

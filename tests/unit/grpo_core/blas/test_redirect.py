@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from grpo_core.blas import redirect
+from grpo_core.blas.library import UnusableError
 
 ROOT = Path(__file__).parents[4]
 ON_LINUX = sys.platform.startswith("linux")
@@ -154,6 +155,26 @@ print(json.dumps([said, worst()]))
 """)
     assert any(part in said for part in reason.split("|")), said
     assert worst < 1e-3
+
+
+def test_a_program_that_is_named_without_its_folder_is_no_fault(monkeypatch):
+    """The loader knows the main program by the name that it was called by."""
+    monkeypatch.setattr(redirect, "place_of", lambda address: ("python3", "PyMain"))
+    with pytest.raises(UnusableError, match="lies PyMain"):
+        redirect._must_be_the_function(0, Path("libmlx.so"))
+
+
+def test_a_machine_that_tells_nothing_of_its_memory_keeps_mlxs_own():
+    """As where /proc is not mounted: a reason, and no traceback."""
+    version, why_own = child("""
+def hidden(path):
+    raise FileNotFoundError(2, "No such file", "/proc/self/maps")
+redirect._is_writable = hidden
+blas = session.install(find())
+print(json.dumps([blas.version, blas.why_own]))
+""")
+    assert version == "MLX's own"
+    assert "cannot take its place" in why_own and "/proc/self/maps" in why_own
 
 
 def test_a_gpu_and_macos_are_left_alone():
