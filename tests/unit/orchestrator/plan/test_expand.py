@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_core.config import MLXGRPOConfig, apply_overrides, config_hash, format_override
@@ -175,6 +175,7 @@ FLOATS = st.lists(st.floats(1e-9, 1.0), min_size=1, max_size=4)
 INTS = st.lists(st.integers(2, 99), min_size=1, max_size=4)
 
 
+@settings(deadline=None)  # It writes files.
 @given(FLOATS, INTS, st.lists(st.integers(0, 9), max_size=3, unique=True), st.booleans())
 def test_any_grid_is_the_plain_product_without_doubles(tmp_path_factory, lrs, gens, seeds, base):
     """Against a product written down independently, order and all."""
