@@ -31,7 +31,7 @@ from orchestrator.spec.positions import KeyPath
 # A draw has 53 bits; a wider range would leave values that can never come up.
 MAX_SIZE = 2**53
 
-Fault = Callable[[KeyPath, str], None]
+NoteFault = Callable[[KeyPath, str], None]
 
 _COMMON = ("dist", "when")
 DISTRIBUTION_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -86,7 +86,7 @@ _OTHER_NAMES = {
 }
 
 
-def read_domain(name: str, table: Mapping[str, Any], fault: Fault) -> Domain | None:
+def read_domain(name: str, table: Mapping[str, Any], fault: NoteFault) -> Domain | None:
     """The distribution of the field `name`; None after giving `fault` each key and reason.
 
     Fits it to the field: whole numbers for whole numbers, and every value within its range.
@@ -94,7 +94,7 @@ def read_domain(name: str, table: Mapping[str, Any], fault: Fault) -> Domain | N
     return _DomainReader(name, table, fault).domain()
 
 
-def read_parameter(name: str, table: Mapping[str, Any], fault: Fault) -> Parameter | None:
+def read_parameter(name: str, table: Mapping[str, Any], fault: NoteFault) -> Parameter | None:
     """The parameter that a table such as `{ dist = "uniform", min = 0, max = 1 }` describes.
 
     None after giving `fault` the path below the table and the reason, for each that there is.
@@ -119,7 +119,7 @@ def read_parameter(name: str, table: Mapping[str, Any], fault: Fault) -> Paramet
 class _DomainReader:
     name: str
     table: Mapping[str, Any]
-    note: Fault
+    note: NoteFault
     sound: bool = True
 
     def domain(self) -> Domain | None:

@@ -30,7 +30,7 @@ class Halt:
     evidence: str | None = None
 
 
-def judge(
+def stop_decision(
     curve: RunCurve, peers: Iterable[RunCurve], rule: StopRule, objective: Objective
 ) -> Decision | None:
     """Whether a run stops now, by its health or by the median of its peers.
@@ -70,7 +70,7 @@ class StopMonitor:
 
     def _judge(self, curve: RunCurve) -> Halt | None:
         peers = self._peers() if self._rule.rule == "median" else []
-        decision = judge(curve, peers, self._rule, self._sweep.objective)
+        decision = stop_decision(curve, peers, self._rule, self._sweep.objective)
         if decision is not None:
             # Not finite is what the trainer itself ends with as diverged; all else is a choice.
             diverged = decision.code is StopCode.NOT_FINITE

@@ -9,7 +9,7 @@ from orchestrator.stopping.curves import Decision, RunCurve, StopCode
 from orchestrator.stopping.health import HealthRule
 from orchestrator.stopping.rules import StopRule
 from orchestrator.worker import stop_monitor
-from orchestrator.worker.stop_monitor import StopMonitor, judge
+from orchestrator.worker.stop_monitor import StopMonitor, stop_decision
 from tests.records import a_run, a_sweep
 from tests.run_curves import EM
 
@@ -19,7 +19,7 @@ def test_health_comes_before_the_median():
     curve = RunCurve(1, "s", [{"update": u, "kl": 9.0, "em": 0.9} for u in (1, 2)], 4)
     for rule in ("none", "median", "halving"):
         stop = StopRule(rule, health=(HealthRule("kl", ">", 1.0, 2),))
-        assert judge(curve, [], stop, EM).reason.startswith("health: kl > 1 for 2")
+        assert stop_decision(curve, [], stop, EM).reason.startswith("health: kl > 1 for 2")
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,8 @@ def test_what_is_not_finite_fails_whatever_the_reason_says(
     run = a_run(cwd=str(tmp_path))
     run.folder.mkdir(parents=True)
     (run.folder / "training_log.jsonl").write_text(json.dumps({"update": 1, "loss": 1.0}) + "\n")
-    monkeypatch.setattr(stop_monitor, "judge", lambda *_: Decision(1, 1, code, reason, "a line"))
+    monkeypatch.setattr(
+        stop_monitor, "stop_decision", lambda *_: Decision(1, 1, code, reason, "a line")
+    )
     halt = StopMonitor(run, a_sweep(), list).look()
     assert (halt.ask, halt.reason) == (request_made, reason)
