@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.queue import queries
+from orchestrator.queue import store as queue_store
 from orchestrator.queue.store import Store
 from orchestrator.system.paths import home
 from tests.queue_kit import TESTS, planned, runs, states, submit
@@ -110,7 +110,7 @@ def test_a_queue_locked_by_another_program_is_said(say, args, monkeypatch):
 
 def test_a_full_disk_queues_nothing(say, folder, monkeypatch):
     """All of a sweep or nothing: exit 2, and the queue as it was."""
-    connect = queries.connect
+    connect = queue_store.connect
 
     def on_a_full_disk(*args, **kwargs):
         db = connect(*args, **kwargs)
@@ -121,7 +121,7 @@ def test_a_full_disk_queues_nothing(say, folder, monkeypatch):
     (folder / "lr.toml").write_text(f'config = "base.toml"\nseeds = {list(range(500))}\n')
     before = content()
     with monkeypatch.context() as patch:
-        patch.setattr(queries, "connect", on_a_full_disk)
+        patch.setattr(queue_store, "connect", on_a_full_disk)
         code, err = say("submit", "lr.toml")
     assert (code, "the disk is full; nothing was changed" in err) == (2, True)
     assert content() == before
