@@ -213,11 +213,11 @@ def _device() -> Iterator[Finding]:
     yield device_finding(json.loads(out.splitlines()[-1]), sys.platform)
 
 
-def device_finding(told: dict[str, Any], system: str) -> Finding:
+def device_finding(found: dict[str, Any], system: str) -> Finding:
     """What MLX says of its default device."""
-    name = f" ({told['name']})" if told.get("name") else ""
-    if "cpu" not in told["device"].lower():
-        advised = told.get("advised")
+    name = f" ({found['name']})" if found.get("name") else ""
+    if "cpu" not in found["device"].lower():
+        advised = found.get("advised")
         room = f", {advised / GB:.1f} GB for training" if advised else ""
         return Finding("device", Severity.OK, f"GPU{name}{room}")
     if system == "darwin":
@@ -238,19 +238,19 @@ def _blas() -> Iterator[Finding]:
         yield Finding("matrix products", Severity.FAIL, f"not measured: {_last_line(err)}")
 
 
-def blas_finding(told: dict[str, Any]) -> Iterator[Finding]:
+def blas_finding(found: dict[str, Any]) -> Iterator[Finding]:
     """How fast the CPU multiplies; nothing where a GPU does, or macOS, whose own is good."""
-    if not told["blas"]:
+    if not found["blas"]:
         return
-    text = f"{told['gflops']:.0f} GFLOP/s in fp32 with one thread by {told['blas']}"
-    if not told["why_own"] or told["gflops"] >= _SLOW_GFLOPS:
+    text = f"{found['gflops']:.0f} GFLOP/s in fp32 with one thread by {found['blas']}"
+    if not found["why_own"] or found["gflops"] >= _SLOW_GFLOPS:
         yield Finding("matrix products", Severity.OK, text)
     elif os.environ.get("GRPO_BLAS"):
         advice = "unset GRPO_BLAS: training chooses a faster one by itself"
         yield Finding("matrix products", Severity.WARN, text, advice)
     else:
         advice = "install a faster one with: pip install -U scipy-openblas32"
-        yield Finding("matrix products", Severity.WARN, f"{text} ({told['why_own']})", advice)
+        yield Finding("matrix products", Severity.WARN, f"{text} ({found['why_own']})", advice)
 
 
 # A whole run of the embedded model, as short as one can be: load, roll out, one update, save.

@@ -204,7 +204,7 @@ def holds_another(folder: Path, wanted_hash: str | None) -> bool:
         traces = (paths.log, paths.result, paths.final)
         return any(trace.exists() for trace in traces) or bool(paths.checkpoints())
     except (OSError, ValueError, KeyError, TypeError):
-        return True  # Something lies there that cannot be told from another run's.
+        return True  # Something lies there that may well be another run's.
 
 
 def is_done(folder: Path) -> bool:

@@ -1,7 +1,8 @@
 """The `grpo-sweep` command: thin click commands over store, spec and views.
 
-Data goes to stdout, talk to stderr. Exit codes: 0 done, 2 usage, spec or database, 3 nothing was
-affected, 130 Ctrl-C. Each command imports what it needs when it runs, so that `--help` is instant.
+Data goes to stdout, messages to stderr. Exit codes: 0 done, 2 usage, spec or database, 3 nothing
+was affected, 130 Ctrl-C. The module of a command is loaded when it runs, so that `--help` is
+instant.
 """
 
 import errno

@@ -177,15 +177,17 @@ def importance(sweep: str, as_json: bool) -> None:
       grpo-sweep importance lr
     """
     found, runs = _sweep_and_runs(sweep)
-    told = importance_of(found, runs)
+    measured = importance_of(found, runs)
     if as_json:
-        shares = [{"param": name, "share": share} for name, share in told.shares.items()]
-        print_json({"settings": told.settings, "params": shares, "reason": told.reason or None})
-    elif told.reason:
-        say(f"sweep {found.name}: {told.reason}")
+        shares = [{"param": name, "share": share} for name, share in measured.shares.items()]
+        print_json(
+            {"settings": measured.settings, "params": shares, "reason": measured.reason or None}
+        )
+    elif measured.reason:
+        say(f"sweep {found.name}: {measured.reason}")
     else:
         table = plain_table("parameter", "share", "", right=("share",))
-        for name, share in told.shares.items():
+        for name, share in measured.shares.items():
             table.add_row(name, percent(share), bar(share, 20))
         console().print(table)
-        say(f"over {told.settings} settings; it says what mattered, not which way to turn it")
+        say(f"over {measured.settings} settings; it says what mattered, not which way to turn it")

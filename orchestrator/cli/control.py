@@ -158,13 +158,13 @@ def wait(refs: tuple[str, ...]) -> int:
     with open_queue(readonly=True) as store:
         found = find_all(store, refs or ("@",))
         sweeps = {sweep.id for ref in refs or ("@",) if (sweep := only_sweep(store, ref))}
-        told: set[str] = set()
+        said: set[str] = set()
         while True:
             runs = _as_they_stand(store, found, sweeps)
             to_come = any(store.queries.sweep(str(sweep_id)).to_ask for sweep_id in sweeps)
             if not to_come and all(run.state in END_STATES for run in runs):
                 return _verdict(runs)
-            _say_why_it_waits(store, runs, told)
+            _say_why_it_waits(store, runs, said)
             time.sleep(_POLL_S)
 
 
@@ -183,7 +183,7 @@ def _verdict(runs: Sequence[Run]) -> int:
     return 1 if lost else 0
 
 
-def _say_why_it_waits(store: Store, runs: Sequence[Run], told: set[str]) -> None:
+def _say_why_it_waits(store: Store, runs: Sequence[Run], said: set[str]) -> None:
     """What may make the wait endless, each thing once."""
     reasons = [no_worker_hint()]
     for run in {run.sweep_id: run for run in runs if run.state == "queued"}.values():
@@ -192,8 +192,8 @@ def _say_why_it_waits(store: Store, runs: Sequence[Run], told: set[str]) -> None
             reasons.append(f"sweep {sweep.name} is paused: {sweep.reason}")
     reasons += [f"run {run.id} is paused" for run in runs if run.state == "paused" and not run.rung]
     for reason in reasons:
-        if reason and reason not in told:
-            told.add(reason)
+        if reason and reason not in said:
+            said.add(reason)
             say(reason)
 
 

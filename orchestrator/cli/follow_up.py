@@ -196,9 +196,9 @@ def extend(sweep: str, spec: Path, overrides: tuple[str, ...], as_json: bool) ->
     """
     with open_queue() as store:
         found = store.queries.sweep(sweep)
-        told = overrides or found.submitted.overrides
+        sets = overrides or found.submitted.overrides
         added = store.submissions.extend(
-            found.id, lambda now, runs: extension(now, runs, spec, told)
+            found.id, lambda now, runs: extension(now, runs, spec, sets)
         )
         after = store.queries.sweep(found.name)
         known = recognised(store, added)

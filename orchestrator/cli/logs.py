@@ -83,7 +83,7 @@ def _follow(store: Store, ref: str | None, lines: int) -> None:
 
 def _next_running(store: Store, seen: set[tuple[int, int]]) -> Run | None:
     """The run that runs now, waiting for one; None when nothing waits any more."""
-    told = False
+    said = False
     while True:
         run = store.queries.running()
         if run is not None and (run.id, run.attempt) not in seen:
@@ -92,10 +92,10 @@ def _next_running(store: Store, seen: set[tuple[int, int]]) -> Run | None:
             if not seen:
                 say("nothing runs and nothing is queued")
             return None
-        hint = "" if told else no_worker_hint()
+        hint = "" if said else no_worker_hint()
         if hint:
             say(hint)
-            told = True
+            said = True
         time.sleep(_POLL_S)
 
 

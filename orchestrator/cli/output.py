@@ -22,7 +22,7 @@ WIDE = 100
 
 
 def say(text: str) -> None:
-    """Talk: what a person wants to know, on stderr."""
+    """A message for a person, on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 

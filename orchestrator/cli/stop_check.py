@@ -99,8 +99,8 @@ def _print(results: dict[str, Replay], runs: list[Run], sweep: Sweep, rule: Stop
         for decision in next(iter(results.values())).stopped:
             where = f"run {decision.run} {names[decision.run]}, update {decision.update}"
             out.print(f"{where}: {decision.reason}", soft_wrap=True, markup=False)
-    told = ", ".join(map(str, rule.health)) or "no rule"
-    say(f"warm-up {rule.warmup:.0%}; health in each: {told}")
+    health = ", ".join(map(str, rule.health)) or "no rule"
+    say(f"warm-up {rule.warmup:.0%}; health in each: {health}")
 
 
 def _winner_words(result: Replay, sweep: Sweep) -> str:

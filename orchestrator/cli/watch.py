@@ -36,7 +36,7 @@ def watch(sweep: str | None, tick_s: float) -> int:
       grpo-sweep watch | tee morning.txt
     """
     out = console()
-    # Else a terminal that is told to end would stay without its cursor and its lines.
+    # Else a terminal whose command is ended would stay without its cursor and its lines.
     signal.signal(signal.SIGTERM, _leave)
     try:
         reader = StatusReader(home(), sweep)

@@ -1,4 +1,4 @@
-"""Everything that a report tells about a sweep, read once from the queue and the runs' folders.
+"""Everything that a report says about a sweep, read once from the queue and the runs' folders.
 
 Reads only; what is missing or torn is left out. How it looks is decided in `sections.py`
 and `page.py`.

@@ -10,7 +10,7 @@ from orchestrator.report.gather import Facts
 from orchestrator.results.objective import setting_key
 from orchestrator.text import setting_value
 
-# More values of a key than these cannot be told apart by colour.
+# More values of a key than these cannot be distinguished by colour.
 _GROUPS_UP_TO = 12
 
 

@@ -275,12 +275,12 @@ def _parameters(facts: Facts, figures: Context) -> Context | None:
 
 
 def _importance(facts: Facts, figures: Context) -> Context:
-    told = facts.importance
-    if told.shares:
-        figure = parameter_plots.importance_figure(told.shares)
+    importance = facts.importance
+    if importance.shares:
+        figure = parameter_plots.importance_figure(importance.shares)
         figures["importance"] = figure.to_plotly_json()
-    listed = ", ".join(f"{key} {share:.0%}" for key, share in told.shares.items())
-    return {"shares": listed, "settings": told.settings, "reason": told.reason}
+    listed = ", ".join(f"{key} {share:.0%}" for key, share in importance.shares.items())
+    return {"shares": listed, "settings": importance.settings, "reason": importance.reason}
 
 
 # --- time

@@ -1,7 +1,7 @@
 """The objective of a sweep by the values of one or two parameters, over all others; pure.
 
 A cell is the mean over the completed runs with these values, whatever their seeds and other
-parameters are. Comparing the values with each other, pair by pair, is `compare`'s business.
+parameters are. Values are compared with each other, pair by pair, in `leaderboard.by_parameter`.
 """
 
 import json
@@ -75,8 +75,8 @@ def _values(run: Run, keys: Sequence[str], base: Mapping[str, Any]) -> Values:
 
 
 def _cell(values: Values, group: Sequence[Run], value_of: Callable[[Run], float | None]) -> Cell:
-    told = [(run, value_of(run)) for run in group if run.state is RunState.COMPLETED]
-    known = [(run, value) for run, value in told if value is not None and math.isfinite(value)]
+    reached = [(run, value_of(run)) for run in group if run.state is RunState.COMPLETED]
+    known = [(run, value) for run, value in reached if value is not None and math.isfinite(value)]
     done = {run.id for run, _ in known}
     numbers = [value for _, value in known]
     return Cell(

@@ -4,7 +4,7 @@ Interquartile mean, percentile bootstrap within each group and probability of im
 rliable (Agarwal et al., NeurIPS 2021). With the few seeds that a sweep can afford the plain
 percentile interval is too narrow, so it is expanded (T. Hesterberg, What Teachers Should Know About
 the Bootstrap, 2015, section 3.3), and the verdict rests on Student's t. Numbers only: which runs
-they belong to is `leaderboard.py`'s business.
+they belong to is handled in `leaderboard.py`.
 """
 
 import functools
@@ -19,7 +19,7 @@ from typing import Literal
 # As many resamples are listed one by one (five values: 5 ** 5), beyond it 4,000 are drawn.
 MAX_LISTED = 3125
 RESAMPLES = 4000
-# Below this probability of chance a difference is told as one.
+# Below this probability of chance a difference is reported as one.
 ALPHA = 0.05
 
 Interval = tuple[float, float]

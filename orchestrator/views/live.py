@@ -1,6 +1,6 @@
 """What a worker does, as it does it: one line an event, or a live view in a terminal.
 
-Listens to the worker's events and reads the runs' logs; decides nothing. Everything here is talk
+Listens to the worker's events and reads the runs' logs; decides nothing. All of it is messages
 and goes to stderr.
 """
 
@@ -28,7 +28,7 @@ from orchestrator.views.overview import read_overview
 from orchestrator.views.tables import STATE_STYLES, left_words
 from orchestrator.worker.events import Event, EventKind
 
-# In a file every tenth of a run is told, not every update.
+# In a file every tenth of a run is a line, not every update.
 _STEPS = 10
 # Counting a long queue costs; it moves slowly.
 _RECOUNT_S = 2.0

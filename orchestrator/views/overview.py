@@ -51,7 +51,7 @@ class ProgressReaders:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """What the store tells about a sweep: the `runs` to show, and what tells how long it takes."""
+    """What the queue knows of a sweep: the `runs` to show, and by what its time is estimated."""
 
     sweep: Sweep
     runs: Sequence[Run]
@@ -64,7 +64,7 @@ class SweepStatus:
 class Overview:
     """Sweeps with runs to show, how far those are, and how long everything will take.
 
-    `left` is the time until a sweep is done, with those before it; None where nothing tells, or
+    `left` is the time until a sweep is done, with those before it; None where it is unknown, or
     where it is held or over. `whole` is the time until the queue is done; held sweeps left out.
     """
 
@@ -89,7 +89,7 @@ def read_overview(
 ) -> Overview:
     """An overview with at most `most` runs of each sweep (None: all), the most telling ones.
 
-    `rows` says so for single sweeps; `read` tells how far a run is. Reads no more runs than it
+    `rows` says so for single sweeps; `read` gives the progress of a run. Reads no more runs than it
     shows, and those that have begun: a queue may hold very many.
     """
     boot = _boot_id()

@@ -129,8 +129,8 @@ def _reasons(runs: Sequence[Run]) -> list[RenderableType]:
     for run in runs:
         if run.reason and run.state not in ("completed", "cancelled"):
             of.setdefault(run.reason, []).append(run.id)
-    told = list(of.items())
-    lines = [Text(f"{run_ids(ids)}: {why}", style="yellow") for why, ids in told[:_REASONS]]
-    if more := sum(len(ids) for _, ids in told[_REASONS:]):
+    reasons = list(of.items())
+    lines = [Text(f"{run_ids(ids)}: {why}", style="yellow") for why, ids in reasons[:_REASONS]]
+    if more := sum(len(ids) for _, ids in reasons[_REASONS:]):
         lines.append(Text(f"… {more} more have a reason: grpo-sweep show RUN"))
     return list(lines)

@@ -15,8 +15,8 @@ _TELLING = (
     *("em", "reward_mean", "loss", "kl", "entropy", "completion_length", "truncated_frac"),
     *("tokens_per_s", "peak_bytes"),
 )
-# What attempts tell already, better.
-_TOLD_BY_ATTEMPTS = ("started", "completed", "failed", "pruned")
+# What the list of attempts shows already, and better.
+_SHOWN_BY_ATTEMPTS = ("started", "completed", "failed", "pruned")
 _HISTORY_MOST = 20
 
 
@@ -123,10 +123,12 @@ def _attempt(attempt: Attempt, story: Story) -> list[str]:
 
 def _history(story: Story) -> list[str]:
     """What else happened to it: what users asked, and what came of it."""
-    told = [event for event in story.history if event.kind not in _TOLD_BY_ATTEMPTS]
-    shown = told[-_HISTORY_MOST:]
+    events = [event for event in story.history if event.kind not in _SHOWN_BY_ATTEMPTS]
+    shown = events[-_HISTORY_MOST:]
     lines = (
-        [f"  history    … {len(told) - len(shown)} more: --json"] if len(shown) < len(told) else []
+        [f"  history    … {len(events) - len(shown)} more: --json"]
+        if len(shown) < len(events)
+        else []
     )
     for event in shown:
         head = "" if lines else "history"

@@ -47,10 +47,12 @@ def plain_table(*columns: str, right: Iterable[str] = ()) -> Table:
 
 def sweep_words(sweep: Sweep, left: Span | None) -> list[Text]:
     """`demo`, `running`, `2 completed, 3 queued`, `1m 40s – 2m 10s left`: the pieces of a line."""
-    told = counts(sweep.counts)
+    states = counts(sweep.counts)
     if sweep.to_ask:
-        told = ", ".join(filter(None, [told, f"{plural(sweep.to_ask, 'setting')} to be chosen"]))
-    words = [Text(sweep.name, style="bold"), Text(str(sweep.state)), Text(told)]
+        states = ", ".join(
+            filter(None, [states, f"{plural(sweep.to_ask, 'setting')} to be chosen"])
+        )
+    words = [Text(sweep.name, style="bold"), Text(str(sweep.state)), Text(states)]
     if left is not None and sweep.state in ("queued", "running"):
         words.append(Text(left_words(left), style="cyan"))
     return words

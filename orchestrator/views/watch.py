@@ -30,7 +30,7 @@ from orchestrator.worker.serving import worker_alive
 EMPTY = "the queue is empty; try: grpo-sweep demo   or: grpo-sweep submit SPEC"
 _FOOTER = "q leaves; the training goes on"
 _CTRL_D = "\x04"
-# What is printed anew in a pipe is told apart by tenths of a run, not by updates.
+# In a pipe the status is printed again after each tenth of a run, not by updates.
 _STEPS = 10
 _PIPE_WIDTH = 100
 # Lines that a sweep takes beside its runs: its name, heads, what else there is, and an empty one.
