@@ -29,7 +29,7 @@ from grpo_core.config import (
 )
 from grpo_core.config.help import fields_help
 from grpo_core.errors import ExitCode, GRPOError
-from grpo_core.run.folder import RunFolder, claim
+from grpo_core.run.folder import RunFolder, claim_folder
 from grpo_core.run.protocol import PREWARM
 from grpo_core.run.signals import StopFlag
 from grpo_core.run.standby import StandbyInput
@@ -106,7 +106,7 @@ def _prepare(cfg: MLXGRPOConfig, standby: StandbyInput, stop: StopFlag) -> "Data
 
     data = None
     with stop.at_once():
-        # Whatever goes wrong, the run meets it again when its turn has come, and tells of it then.
+        # Whatever goes wrong, the run meets it again when its turn has come, and reports it then.
         with contextlib.suppress(Exception):
             data = prepare_data(cfg)
         standby.wait_for_turn()
@@ -116,9 +116,9 @@ def _prepare(cfg: MLXGRPOConfig, standby: StandbyInput, stop: StopFlag) -> "Data
 def _train(
     cfg: MLXGRPOConfig, strict: bool, stop: StopFlag, wait: bool, data: "Data | None"
 ) -> None:
-    folder = claim(cfg, strict, stop.wait, wait)
+    folder = claim_folder(cfg, strict, stop.wait, wait)
     if folder.lock is None:
-        _say(_completed_words(folder))
+        _say(_completed_message(folder))
         return
     with folder.lock:
         # Late, as it takes mlx, transformers and datasets along.
@@ -127,7 +127,7 @@ def _train(
         train(folder, stop, strict, wait, data)
 
 
-def _completed_words(folder: RunFolder) -> str:
+def _completed_message(folder: RunFolder) -> str:
     result = folder.result
     em = result.get("final", {}).get("em")
     score = f", em {em:.3f}" if isinstance(em, float) else ""

@@ -17,13 +17,11 @@ from grpo_core.config import (
 from grpo_core.data.splits import Data, load_data
 from grpo_core.model.base_model import load_tokenizer_of, read_model_config
 from grpo_core.rewards.builtin import load_rewards
-from grpo_core.run.folder import Standing, choose
+from grpo_core.run.console import MB
+from grpo_core.run.folder import Standing, choose_folder
 from grpo_core.update.memory_estimate import Estimate, Part, estimate, model_shape
-from grpo_core.update.memory_plan import budget_bytes
-from grpo_core.update.memory_plan import choose as plan_for
+from grpo_core.update.memory_plan import budget_bytes, choose_plan
 from grpo_core.update.schedule import make_schedule
-
-MB = 1e6
 
 _STANDING = {
     Standing.FREE: "a new run",
@@ -39,14 +37,14 @@ def describe(cfg: MLXGRPOConfig, strict: bool) -> Iterator[str]:
     """
     yield from _config_lines(replace(cfg, dry_run=False))
     yield f"\n# hash: {config_hash(cfg)}"
-    path, standing = choose(cfg, strict)
+    path, standing = choose_folder(cfg, strict)
     yield f"# output: {path} ({_STANDING[standing]})"
     load_rewards(cfg).close()
     data = load_data(cfg, load_tokenizer_of(cfg))
     yield from _length_lines(cfg, data)
     shape = model_shape(read_model_config(cfg), cfg)
     longest = max(len(prompt.ids) for prompt in data.train)
-    plan = plan_for(shape, cfg, budget_bytes(cfg))
+    plan = choose_plan(shape, cfg, budget_bytes(cfg))
     settled = replace(cfg, **plan.settings)  # type: ignore[arg-type]
     yield f"# cut: {', '.join(f'{name} = {value}' for name, value in plan.settings.items())}"
     yield from _memory_lines(estimate(shape, settled, longest), longest)

@@ -54,7 +54,7 @@ def train(
     wait: bool = True,
     data: Data | None = None,
 ) -> None:
-    """Train in a claimed folder, going on where it stopped; result.json tells how it ended.
+    """Train in a claimed folder, going on where it stopped; result.json says how it ended.
 
     `strict` refuses to go on where bits would differ. `data` is that of a standby.
     Raises an error of our tree for every end but the good one. Anything else is a bug.

@@ -309,7 +309,7 @@ class TrainingLoop:
 
 
 def _plan(cfg: MLXGRPOConfig, policy: Policy, state: RunState, console: Console) -> MemoryPlan:
-    """How updates are cut: what the run chose by itself before stays, the config's word counts."""
+    """How updates are cut: as the config says, else as the run chose by itself before."""
     plan = plan_memory(policy, cfg, console.line)
     chosen = {
         "micro_batch_size": cfg.micro_batch_size == 0,

@@ -170,7 +170,7 @@ def _planned(
 ) -> tuple[float, memory.MemoryPlan]:
     """The estimated peak of a config in bytes, and how its update is cut."""
     cfg, shape = _sized(name, model, items)
-    plan = memory.choose(shape, cfg, budget)
+    plan = memory.choose_plan(shape, cfg, budget)
     settled = replace(cfg, **plan.settings)  # type: ignore[arg-type]
     return estimate(shape, settled, cfg.max_prompt_length).peak_bytes, plan
 

@@ -46,7 +46,7 @@ class FieldInfo:
 
     @property
     def allowed(self) -> str:
-        """The range or the choices in words; empty where every value of the type will do."""
+        """The range or the choices as text; empty where every value of the type will do."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         bounds = (
@@ -55,7 +55,7 @@ class FieldInfo:
             ("at most", self.max),
             ("below", self.below),
         )
-        return " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+        return " and ".join(f"{label} {bound:g}" for label, bound in bounds if bound is not None)
 
 
 def _f(default: Any, group: str, help: str, **more: Any) -> Any:

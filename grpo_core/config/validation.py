@@ -43,7 +43,7 @@ def find_faults(cfg: MLXGRPOConfig) -> list[Fault]:
             # Types were settled on the way in; what still does not fit was kept as its text.
             fit(value, info.type)
         except (ValueError, OverflowError):
-            faults.append(Fault(name, f"{name} = {value!r}: must be {kind_words(info.type)}"))
+            faults.append(Fault(name, f"{name} = {value!r}: must be {kind_message(info.type)}"))
             continue
         text = range_fault(info, value)
         if text:
@@ -56,9 +56,9 @@ def find_faults(cfg: MLXGRPOConfig) -> list[Fault]:
     ]
 
 
-def kind_words(kind: str) -> str:
-    """What a field of this type wants, in words for a person."""
-    words = {
+def kind_message(kind: str) -> str:
+    """What a field of this type takes, as a part of a message."""
+    known = {
         "int": "a whole number",
         "float": "a number",
         "bool": "true or false (also 1/0, yes/no, on/off)",
@@ -66,7 +66,7 @@ def kind_words(kind: str) -> str:
         "list[str]": 'a list of texts, such as ["a", "b"]',
         "list[float]": "a list of numbers, such as [1.0, 0.5]",
     }
-    return words[kind]
+    return known[kind]
 
 
 def range_fault(info: FieldInfo, value: Any) -> str:
@@ -213,7 +213,7 @@ def check_value(name: str, value: Any) -> Any:
     try:
         fitted = fit(value, info.type)
     except (ValueError, OverflowError):
-        raise ConfigError(f"{name} = {value!r}: must be {kind_words(info.type)}") from None
+        raise ConfigError(f"{name} = {value!r}: must be {kind_message(info.type)}") from None
     fault = range_fault(info, fitted)
     if fault:
         raise ConfigError(fault)

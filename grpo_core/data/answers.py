@@ -12,6 +12,9 @@ from fractions import Fraction
 
 OPEN, CLOSE = "<answer>", "</answer>"
 
+TAGS = ("<reasoning>", "</reasoning>", OPEN, CLOSE)
+"""The layout of a completion: what led to the answer, and the answer."""
+
 # Longer than any number that is meant; bounds the arithmetic that a completion can ask of us.
 MAX_NUMBER_CHARS = 64
 

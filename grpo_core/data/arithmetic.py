@@ -90,7 +90,7 @@ class Problem:
         return int.from_bytes(digest[:8], "big")
 
     def ask(self, wording: Wording, name: str) -> str:
-        """The question in these words."""
+        """The question, asked in this wording."""
         return wording.text.format(a=self.a, b=self.b, name=name)
 
 

@@ -1,8 +1,8 @@
 """Where rows come from: JSONL and Parquet files, hub repositories, builtin/arithmetic.
 
-Reads; does not judge columns, which is `examples.py`'s business. A row that cannot be read stands
-in the list as its fault, so that all faults of a file are reported in one message. Each source
-imports what it needs by itself: a JSONL file must not cost the two seconds of `import datasets`.
+Reads only; columns are checked in `examples.py`. A row that cannot be read stands in the list as
+its fault, so that all faults of a file are reported in one message. Each source imports what it
+needs by itself: a JSONL file must not cost the two seconds of `import datasets`.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Which rows train and which are held out; a run's data as prompts.
 
-Where rows come from is `sources.py`'s business, what is in them `examples.py`'s, how one becomes
-token ids `prompts.py`'s. Every choice follows a fixed order, a digest of the prompt: so runs of a
-sweep train and evaluate on the same rows, whatever their seed. Held-out rows are in two parts that
-never meet: `test`, which a sweep selects by, and `confirm`, which no selection sees.
+`sources.py` reads the rows, `examples.py` checks them, `prompts.py` makes token ids of them. Every
+choice follows a fixed order, a digest of the prompt: so runs of a sweep train and evaluate on the
+same rows, whatever their seed. Held-out rows are in two parts that never meet: `test`, which a
+sweep selects by, and `confirm`, which no selection sees.
 """
 
 import hashlib

@@ -51,7 +51,7 @@ class KeyedDropout(nn.Module):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """The shape of adapters, in mlx-lm's words."""
+    """The shape of adapters, as mlx-lm describes it."""
 
     layers: int  # blocks, from the last; -1: all
     parameters: dict[str, Any]  # rank, scale, dropout, perhaps keys
@@ -92,8 +92,8 @@ def _first_lora_a(like: Any, name: str, seed: int) -> Any:
         return [_first_lora_a(one, f"{name}.{i}", seed) for i, one in enumerate(like)]
     fan_in = like.shape[-1] if like.ndim == 3 else like.shape[0]  # experts: [E, r, in]
     bound = 1 / math.sqrt(fan_in)
-    word = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
-    key = mx.array(derive_key("adapter", seed, word), mx.uint32)
+    number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+    key = mx.array(derive_key("adapter", seed, number), mx.uint32)
     return mx.random.uniform(-bound, bound, like.shape, mx.float32, key=key)
 
 

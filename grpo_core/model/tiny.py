@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grpo_core.data.answers import TAGS
 from grpo_core.data.arithmetic import arithmetic_rows, lessons
 from grpo_core.errors import ConfigError, GRPOError
 from grpo_core.run.atomic import new_folder
@@ -51,8 +52,6 @@ def model_path() -> Path:
 # -- the tokenizer ----------------------------------------------------------------------------
 
 PAD, START, END = SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-# Not special, so that they survive `decode(skip_special_tokens=True)`.
-TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 MAX_VOCAB = 500
 
 CHAT_TEMPLATE = (
@@ -69,7 +68,7 @@ def chat_prompt(question: str) -> str:
 
 
 def build_tokenizer() -> Tokenizer:
-    """A byte-level BPE over the task's own words: it encodes any text and loses none.
+    """A byte-level BPE trained on the task's own texts: it encodes any text and loses none.
 
     A digit is a token, and so is each tag.
     """
@@ -89,6 +88,7 @@ def build_tokenizer() -> Tokenizer:
     )
     tokenizer.train_from_iterator(_words(), trainer)
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL])
+    # Not special, so that they survive `decode(skip_special_tokens=True)`.
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in TAGS])
     return tokenizer
 
@@ -151,11 +151,11 @@ def _lesson_loss(model: nn.Module, ids: mx.array, where: mx.array, mask: mx.arra
     return mx.sum(losses * mask) / mx.sum(mask)
 
 
-Ids = list[int]
-Batch = tuple[list[Ids], list[Ids], list[Ids]]
+TokenIds = list[int]
+LessonBatch = tuple[list[TokenIds], list[TokenIds], list[TokenIds]]
 
 
-def _batches(tokenizer: Tokenizer, seed: int) -> Iterator[Batch]:
+def _batches(tokenizer: Tokenizer, seed: int) -> Iterator[LessonBatch]:
     """Batches for `_lesson_loss`; lessons of like length stand together, to save padding."""
     source = lessons(seed)
     draw = random.Random(seed)
@@ -170,7 +170,7 @@ def _batches(tokenizer: Tokenizer, seed: int) -> Iterator[Batch]:
             yield _pad(pairs[start : start + BUILD_BATCH], pad)
 
 
-def _pad(pairs: Sequence[tuple[Ids, Ids]], pad: int) -> Batch:
+def _pad(pairs: Sequence[tuple[TokenIds, TokenIds]], pad: int) -> LessonBatch:
     """Prompts and answers -> `ids`, `where` and `mask` of `_lesson_loss`."""
     width = max(len(prompt) + len(answer) for prompt, answer in pairs)
     longest = max(len(answer) for _, answer in pairs)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grpo_core.config import MLXGRPOConfig, did_you_mean
-from grpo_core.data.answers import CLOSE, OPEN, extract_answer, is_correct, is_whole_number
+from grpo_core.data.answers import CLOSE, OPEN, TAGS, extract_answer, is_correct, is_whole_number
 from grpo_core.errors import RewardError
 from grpo_core.rewards.plugins import Plugin, PluginFault, Value
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from grpo_core.data.examples import Example
 
 __all__ = ["BUILTINS", "Rewards", "combine", "is_correct", "load_rewards"]
-
-TAGS = ("<reasoning>", "</reasoning>", OPEN, CLOSE)
-
 
 # -- built-in rewards: (text, reference answer) -> float ----------------------------------------
 
@@ -101,7 +98,7 @@ BUILTINS: dict[str, Builtin] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ExampleCompletions:
     """The completions of one example: their texts with the assistant prefix, and their ids."""
 
     example: Example
@@ -180,13 +177,17 @@ class Rewards:
         completions: Sequence[str],
         completion_ids: Sequence[Sequence[int]],
         examples: Sequence[Example],
-    ) -> Iterator[Group]:
+    ) -> Iterator[ExampleCompletions]:
         rows = zip(completions, completion_ids, examples, strict=True)
         for _, group in groupby(rows, key=lambda row: row[2].line):
             texts, ids, same = zip(*group, strict=True)
-            yield Group(same[0], [self._prefix + text for text in texts], [list(i) for i in ids])
+            yield ExampleCompletions(
+                same[0], [self._prefix + text for text in texts], [list(i) for i in ids]
+            )
 
-    def _score(self, name: str, group: Group, should_stop: Callable[[], bool]) -> list[float]:
+    def _score(
+        self, name: str, group: ExampleCompletions, should_stop: Callable[[], bool]
+    ) -> list[float]:
         reward = self._rewards[name]
         if not isinstance(reward, Plugin):
             return [reward(text, group.example.answer) for text in group.texts]
@@ -199,7 +200,7 @@ class Rewards:
             self._missing_or_raise(name, group, str(e))
             return [math.nan] * len(group.texts)
 
-    def _number(self, name: str, group: Group, i: int, value: Value) -> float:
+    def _number(self, name: str, group: ExampleCompletions, i: int, value: Value) -> float:
         """A plug-in's value as a reward; None is missing, as in TRL."""
         if value is None:
             return math.nan
@@ -210,7 +211,7 @@ class Rewards:
         self._missing_or_raise(name, group, f"returned {shown} {where}, not a finite number")
         return math.nan
 
-    def _missing_or_raise(self, name: str, group: Group, fault: str) -> None:
+    def _missing_or_raise(self, name: str, group: ExampleCompletions, fault: str) -> None:
         if not self._missing_on_error:
             raise RewardError(
                 f"reward {name!r}: {fault}; on row {group.example.line} "
@@ -218,7 +219,7 @@ class Rewards:
             )
 
 
-def _of_length(values: list[Value], group: Group) -> list[Value]:
+def _of_length(values: list[Value], group: ExampleCompletions) -> list[Value]:
     if len(values) != len(group.texts):
         raise PluginFault(f"returned {len(values)} values for {len(group.texts)} completions")
     return values

@@ -158,7 +158,7 @@ class Target:
 
     @property
     def file_name(self) -> str:
-        """The plug-in's own file, as far as its name tells."""
+        """The plug-in's own file, guessed from its name."""
         return Path(self.file).name if self.file else f"{str(self.module).rpartition('.')[2]}.py"
 
 

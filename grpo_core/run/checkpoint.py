@@ -2,7 +2,7 @@
 
 Weights in the form that mlx_lm loads, masters and moments, counters and figures, rollouts that are
 not used up. Whole or not there: a manifest holds size and SHA-256 of every file, and a folder that
-does not match it is passed over. Which state belongs in it is the trainer's business.
+does not match it is passed over. What state belongs in it is decided in `training_loop.py`.
 """
 
 import hashlib
@@ -106,7 +106,7 @@ def damage(folder: Path) -> str:
 
 
 def newest(output_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest whole checkpoint. Newer ones that are torn are removed, and `say` hears why."""
+    """The newest whole checkpoint. Newer ones that are torn are removed, and `say` reports why."""
     for _, path in checkpoints(output_dir):
         wrong = damage(path)
         if not wrong:

@@ -33,8 +33,8 @@ class Console:
     def begin(self, updates: int, prompts: int, dropped: int) -> None:
         """How long the run is."""
         self._total = updates
-        words = f", {dropped} dropped as too long" if dropped else ""
-        self.line(f"[run] {updates} updates over {prompts} prompts{words}")
+        note = f", {dropped} dropped as too long" if dropped else ""
+        self.line(f"[run] {updates} updates over {prompts} prompts{note}")
 
     def line(self, text: str) -> None:
         """As it stands."""
@@ -75,14 +75,14 @@ class Console:
     def update(self, line: Mapping[str, Any], em: float | None) -> None:
         """One update, by its line of the log."""
         seconds = line["rollout_s"] + line["reward_s"] + line["update_s"]
-        words = [
+        parts = [
             f"update {self._count(line['update'])}",
             f"reward {_number(line['reward_mean'], 6, 3)}",
             f"em {_number(em, 5, 3)}",
             f"{seconds:6.1f} s",
         ]
         if self._verbose:
-            words += [
+            parts += [
                 f"loss {_number(line['loss'], 9, 5)}",
                 f"kl {_number(line['kl'], 7, 4)}",
                 f"norm {_number(line['grad_norm'], 8, 4)}",
@@ -91,7 +91,7 @@ class Console:
                 f"{line['tokens_per_s']:6.0f} tokens/s",
                 f"{line['peak_bytes'] / MB:6.0f} MB",
             ]
-        self.line("  ".join(words))
+        self.line("  ".join(parts))
 
     def evaluation(self, line: Mapping[str, Any]) -> None:
         """One evaluation, by its line of the log."""
@@ -103,11 +103,11 @@ class Console:
 
     def completed(self, state: RunState, folder: Path) -> None:
         """The last line of a whole run."""
-        words = f"[run] completed: {state.update} updates in {state.wall_s:.1f} s"
+        text = f"[run] completed: {state.update} updates in {state.wall_s:.1f} s"
         if state.best:
             em, best = state.last["em"], state.best
-            words += f", em {em:.3f} (best {best['em']:.3f} after update {best['update']})"
-        self.line(f"{words}; {folder / FINAL_FOLDER}")
+            text += f", em {em:.3f} (best {best['em']:.3f} after update {best['update']})"
+        self.line(f"{text}; {folder / FINAL_FOLDER}")
 
     def _count(self, update: int) -> str:
         width = len(str(self._total))

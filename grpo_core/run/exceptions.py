@@ -1,6 +1,6 @@
 """Out of memory, GPU faults, a full disk: raw exceptions -> our tree of errors, with advice.
 
-Which text tells of what is in `protocol`. An exception that is not known is a bug, and stays what
+Which texts mean what is in `protocol.py`. An exception that is not known is a bug, and stays what
 it is.
 """
 

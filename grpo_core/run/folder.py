@@ -52,7 +52,7 @@ class RunFolder:
     """result.json of a finished run, else empty."""
 
 
-def look(path: Path, wanted_hash: str) -> Standing:
+def standing_of(path: Path, wanted_hash: str) -> Standing:
     """What `path` is to the configuration with that hash; reads only."""
     if not (path / CONFIG_FILE).exists():
         return Standing.OTHERS if _has_traces(path) else Standing.FREE
@@ -69,7 +69,7 @@ def _has_traces(path: Path) -> bool:
     return any(p.exists() for p in named) or bool(checkpoints(path))
 
 
-def candidates(output_dir: str) -> Iterator[Path]:
+def candidate_folders(output_dir: str) -> Iterator[Path]:
     """DIR, DIR-2, DIR-3, ..."""
     first = Path(output_dir)
     yield first
@@ -79,14 +79,14 @@ def candidates(output_dir: str) -> Iterator[Path]:
         yield first.with_name(f"{first.name}-{number}")
 
 
-def choose(cfg: MLXGRPOConfig, strict: bool) -> tuple[Path, Standing]:
+def choose_folder(cfg: MLXGRPOConfig, strict: bool) -> tuple[Path, Standing]:
     """The folder that the run would take now, and what it is; touches nothing.
 
     Raises ConfigError in strict mode where `output_dir` holds another configuration.
     """
     wanted = config_hash(cfg)
-    for path in candidates(cfg.output_dir):
-        standing = look(path, wanted)
+    for path in candidate_folders(cfg.output_dir):
+        standing = standing_of(path, wanted)
         if standing is not Standing.OTHERS:
             return path, standing
         if strict:
@@ -97,7 +97,7 @@ def choose(cfg: MLXGRPOConfig, strict: bool) -> tuple[Path, Standing]:
     raise AssertionError("there is always a free folder")
 
 
-def claim(
+def claim_folder(
     cfg: MLXGRPOConfig,
     strict: bool,
     should_stop: Callable[[float], bool],
@@ -108,7 +108,7 @@ def claim(
     Raises ConfigError for a folder that cannot be used, and Interrupted as `lock.acquire` does.
     """
     while True:
-        path, standing = choose(cfg, strict)
+        path, standing = choose_folder(cfg, strict)
         if standing is Standing.DONE:
             result = read_json(path / RESULT_FILE) or {}
             return RunFolder(path, _with_folder(cfg, path), None, result)
@@ -122,7 +122,7 @@ def claim(
 
 
 def _is_lost(path: Path, wanted_hash: str) -> bool:
-    return look(path, wanted_hash) in (Standing.OTHERS, Standing.DONE)
+    return standing_of(path, wanted_hash) in (Standing.OTHERS, Standing.DONE)
 
 
 def _settle(cfg: MLXGRPOConfig, path: Path, lock: Lock) -> RunFolder:
@@ -160,10 +160,10 @@ def _difference(path: Path, cfg: MLXGRPOConfig) -> str:
         for name, info in FIELDS.items()
         if info.hashed and name in there and there[name] != getattr(cfg, name)
     ]
-    words = [f"{name} = {there[name]!r}, not {getattr(cfg, name)!r}" for name in names[:3]]
+    parts = [f"{name} = {there[name]!r}, not {getattr(cfg, name)!r}" for name in names[:3]]
     if len(names) > 3:
-        words.append(f"and {len(names) - 3} more")
-    return f" ({'; '.join(words)})" if words else ""
+        parts.append(f"and {len(names) - 3} more")
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def versions() -> dict[str, str]:

@@ -147,7 +147,7 @@ def acquire(
     """Take `lock`, waiting for it if need be, and saying on stderr who holds it.
 
     `name` is what is waited for ("the GPU"); `should_stop(seconds)` sleeps at most so long and
-    tells whether a signal came. False as soon as waiting is `pointless`. Raises Interrupted on a
+    returns whether a signal came. False as soon as waiting is `pointless`. Raises Interrupted on a
     signal, and without `wait` instead of waiting.
     """
     said: Holder | None = None

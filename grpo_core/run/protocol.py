@@ -132,6 +132,6 @@ _TEXTS: dict[MachineFault, tuple[str, ...]] = {
 
 
 def machine_fault(text: str) -> MachineFault | None:
-    """The fault that an exception's message or a line of a log tells of; None for any other."""
+    """The fault that an exception's message or a line of a log reports; None if it reports none."""
     low = text.lower()
     return next((f for f, texts in _TEXTS.items() if any(known in low for known in texts)), None)

@@ -27,7 +27,7 @@ class JudgedGroup:
 
     @property
     def is_flat(self) -> bool:
-        """Whether the rewards tell no completion from another."""
+        """Whether all rewards are equal, so that nothing can be learnt from them."""
         known = self.total[~np.isnan(self.total)]
         return known.size < 2 or bool(known.max() == known.min())
 

@@ -58,7 +58,7 @@ def plan_memory(
         shape = model_shape(policy.config, cfg)
     except ModelError:
         shape = None  # an architecture that the estimate does not know trains all the same
-    plan = choose(shape, cfg, budget_bytes(cfg), policy.can_share_prefix)
+    plan = choose_plan(shape, cfg, budget_bytes(cfg), policy.can_share_prefix)
     if not plan.grad_checkpoint or keeps_gradient(policy.model):
         return plan
     if cfg.grad_checkpoint == "on":
@@ -71,10 +71,10 @@ def plan_memory(
         "of this model"
     )
     without = replace(cfg, grad_checkpoint="off")
-    return choose(shape, without, budget_bytes(cfg), policy.can_share_prefix)
+    return choose_plan(shape, without, budget_bytes(cfg), policy.can_share_prefix)
 
 
-def choose(
+def choose_plan(
     shape: Shape | None, cfg: MLXGRPOConfig, budget: int, can_share_prefix: bool = True
 ) -> MemoryPlan:
     """The plan for a model of that shape and so many bytes of memory.

@@ -8,7 +8,13 @@ import pytest
 from grpo_core.config import MLXGRPOConfig, config_hash
 from grpo_core.errors import ConfigError, Interrupted
 from grpo_core.run.atomic import write_json
-from grpo_core.run.folder import Standing, candidates, choose, claim, look
+from grpo_core.run.folder import (
+    Standing,
+    candidate_folders,
+    choose_folder,
+    claim_folder,
+    standing_of,
+)
 
 
 def config(folder, **fields):
@@ -21,7 +27,7 @@ def never(seconds):
 
 def take(cfg, strict=False):
     """Claim a folder and let it go again, as a run does that ends."""
-    folder = claim(cfg, strict, never)
+    folder = claim_folder(cfg, strict, never)
     if folder.lock is not None:
         folder.lock.release()
     return folder
@@ -65,7 +71,7 @@ def test_completed_folder_is_left_alone(tmp_path):
     """No lock is held, and the result is handed over."""
     cfg = config(tmp_path / "out")
     finish(take(cfg))
-    done = claim(cfg, strict=True, should_stop=never)
+    done = claim_folder(cfg, strict=True, should_stop=never)
     assert done.lock is None
     assert done.result["updates"] == 4
 
@@ -92,7 +98,7 @@ def test_strict_refuses_and_says_what_differs(tmp_path):
     take(config(tmp_path / "out"))
     other = config(tmp_path / "out", seed=1, num_generations=8, top_k=5, top_p=0.5)
     with pytest.raises(ConfigError) as caught:
-        claim(other, strict=True, should_stop=never)
+        claim_folder(other, strict=True, should_stop=never)
     words = str(caught.value)
     assert "num_generations = 64, not 8" in words
     assert "and 1 more" in words
@@ -105,25 +111,25 @@ def test_strict_refuses_and_says_what_differs(tmp_path):
 def test_traces_without_a_configuration_are_somebodys(tmp_path, trace):
     """Nobody knows whose: it is not written to."""
     (tmp_path / trace).mkdir()
-    assert look(tmp_path, "h") is Standing.OTHERS
+    assert standing_of(tmp_path, "h") is Standing.OTHERS
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
 def test_torn_configuration_is_somebodys(tmp_path, text):
     """It was written whole once; what it is now is not ours."""
     (tmp_path / "config.resolved.json").write_text(text)
-    assert look(tmp_path, "h") is Standing.OTHERS
+    assert standing_of(tmp_path, "h") is Standing.OTHERS
 
 
 def test_folder_with_other_files_is_free(tmp_path):
     """Notes beside a run are nobody's run."""
     (tmp_path / "notes.txt").touch()
-    assert look(tmp_path, "h") is Standing.FREE
+    assert standing_of(tmp_path, "h") is Standing.FREE
 
 
 def test_choosing_touches_nothing(tmp_path):
     """A dry run asks, and no folder is made."""
-    assert choose(config(tmp_path / "out"), strict=True) == (tmp_path / "out", Standing.FREE)
+    assert choose_folder(config(tmp_path / "out"), strict=True) == (tmp_path / "out", Standing.FREE)
     assert not list(tmp_path.iterdir())
 
 
@@ -138,17 +144,17 @@ def test_file_in_the_way_is_refused(tmp_path, where):
 def test_folder_in_use_is_waited_for_or_not(tmp_path):
     """A second trainer of the same run does not start: it waits, or gives up at once."""
     cfg = config(tmp_path / "out")
-    folder = claim(cfg, False, never)
+    folder = claim_folder(cfg, False, never)
     with pytest.raises(Interrupted, match="is held by pid"):
-        claim(cfg, False, never, wait=False)
+        claim_folder(cfg, False, never, wait=False)
     with pytest.raises(Interrupted, match="stopped while waiting"):
-        claim(cfg, False, lambda seconds: True)
+        claim_folder(cfg, False, lambda seconds: True)
     folder.lock.release()
 
 
 def test_waiting_ends_when_the_folder_turns_out_to_be_anothers(tmp_path):
     """Two configurations begin at once in one folder: the second one moves on."""
-    theirs = claim(config(tmp_path / "out", seed=1), False, never)
+    theirs = claim_folder(config(tmp_path / "out", seed=1), False, never)
     signed = theirs.path / "config.resolved.json"
     content = signed.read_bytes()
     signed.unlink()
@@ -157,7 +163,7 @@ def test_waiting_ends_when_the_folder_turns_out_to_be_anothers(tmp_path):
         signed.write_bytes(content)
         return False
 
-    ours = claim(config(tmp_path / "out", seed=2), False, they_sign)
+    ours = claim_folder(config(tmp_path / "out", seed=2), False, they_sign)
     assert ours.path == tmp_path / "out-2"
     for folder in (ours, theirs):
         folder.lock.release()
@@ -166,20 +172,20 @@ def test_waiting_ends_when_the_folder_turns_out_to_be_anothers(tmp_path):
 def test_waiting_ends_when_the_run_completes(tmp_path):
     """The one that waited finds it done."""
     cfg = config(tmp_path / "out")
-    theirs = claim(cfg, False, never)
+    theirs = claim_folder(cfg, False, never)
 
     def they_finish(seconds):
         finish(theirs)
         return False
 
-    assert claim(cfg, False, they_finish).lock is None
+    assert claim_folder(cfg, False, they_finish).lock is None
     theirs.lock.release()
 
 
 @pytest.mark.parametrize("name", ["runs/a", "runs/a/", "./runs/a"])
 def test_numbers_go_behind_the_name(name):
     """A trailing slash does not make a folder within."""
-    found = candidates(name)
+    found = candidate_folders(name)
     assert [str(next(found)) for _ in range(3)] == ["runs/a", "runs/a-2", "runs/a-3"]
 
 
@@ -187,6 +193,6 @@ def test_dot_has_neighbours_too(tmp_path, monkeypatch):
     """`output_dir=.`: the next one is beside this folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    found = candidates(".")
+    found = candidate_folders(".")
     next(found)
     assert next(found) == tmp_path / "here-2"

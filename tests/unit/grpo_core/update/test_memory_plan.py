@@ -6,7 +6,7 @@ import pytest
 
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.update.memory_estimate import estimate, model_shape
-from grpo_core.update.memory_plan import MemoryPlan, budget_bytes, choose
+from grpo_core.update.memory_plan import MemoryPlan, budget_bytes, choose_plan
 
 QWEN = {
     "model_type": "qwen2",
@@ -29,7 +29,7 @@ def config(**more):
 
 def plan(budget, **more):
     cfg = config(**more)
-    return choose(model_shape(QWEN, cfg), cfg, round(budget))
+    return choose_plan(model_shape(QWEN, cfg), cfg, round(budget))
 
 
 def need(chosen, cfg):
@@ -82,7 +82,7 @@ def test_the_configuration_has_the_last_word():
 
 def test_a_model_that_cannot_be_estimated_still_gets_a_plan():
     """Nothing is known of it, so nothing is shrunk; and what it cannot share it does not."""
-    chosen = choose(None, config(), 10 * GB, can_share_prefix=False)
+    chosen = choose_plan(None, config(), 10 * GB, can_share_prefix=False)
     assert chosen.micro_batch_size == 8
     assert not chosen.prefix_sharing
     assert 16 <= chosen.logprob_chunk_tokens < 10**5
