@@ -43,7 +43,7 @@ def find_faults(cfg: MLXGRPOConfig) -> list[Fault]:
             # Types were settled on the way in; what still does not fit was kept as its text.
             fit(value, info.type)
         except (ValueError, OverflowError):
-            faults.append(Fault(name, f"{name} = {value!r}: must be {kind_message(info.type)}"))
+            faults.append(Fault(name, f"{name} = {value!r}: must be {type_description(info.type)}"))
             continue
         text = range_fault(info, value)
         if text:
@@ -56,7 +56,7 @@ def find_faults(cfg: MLXGRPOConfig) -> list[Fault]:
     ]
 
 
-def kind_message(kind: str) -> str:
+def type_description(kind: str) -> str:
     """What a field of this type takes, as a part of a message."""
     known = {
         "int": "a whole number",
@@ -213,7 +213,7 @@ def check_value(name: str, value: Any) -> Any:
     try:
         fitted = fit(value, info.type)
     except (ValueError, OverflowError):
-        raise ConfigError(f"{name} = {value!r}: must be {kind_message(info.type)}") from None
+        raise ConfigError(f"{name} = {value!r}: must be {type_description(info.type)}") from None
     fault = range_fault(info, fitted)
     if fault:
         raise ConfigError(fault)

@@ -6,31 +6,19 @@ killed where it gives no answer in time. What its values mean is decided in `bui
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import select
 import signal
-import subprocess
-import sys
-import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from grpo_core.config import did_you_mean, nearest_file
 from grpo_core.errors import Interrupted, RewardError
-from grpo_core.rewards import plugin_host
+from grpo_core.rewards.plugin_process import PluginProcess
 
 # An import may bring a framework along; a call is bounded by reward_timeout_s.
 LOAD_TIMEOUT_S = 120.0
-# How often a wait looks at the stop flag.
-TICK_S = 0.1
-# What a process gets to say where it hangs, and to end by itself.
-GRACE_S = 1.0
-READ_BYTES = 1 << 16
 
 Value = float | dict[str, str] | None
 
@@ -46,7 +34,7 @@ class Plugin:
         self.name = target
         self._timeout_s = timeout_s
         self._target = _locate(target)
-        self._host: _Host | None = None
+        self._host: PluginProcess | None = None
         self._start()
 
     def __call__(
@@ -79,8 +67,8 @@ class Plugin:
             self._host.close()
             self._host = None
 
-    def _start(self, should_stop: Callable[[], bool] = lambda: False) -> _Host:
-        self._host = host = _Host()
+    def _start(self, should_stop: Callable[[], bool] = lambda: False) -> PluginProcess:
+        self._host = host = PluginProcess()
         try:
             reply = self._ask(host, asdict(self._target), LOAD_TIMEOUT_S, "the limit", should_stop)
             fault = self._load_fault(reply)
@@ -109,7 +97,7 @@ class Plugin:
 
     def _ask(
         self,
-        host: _Host,
+        host: PluginProcess,
         request: Mapping[str, Any],
         timeout_s: float,
         limit: str,
@@ -128,7 +116,7 @@ class Plugin:
             self._drop(host)
             raise
 
-    def _drop(self, host: _Host) -> None:
+    def _drop(self, host: PluginProcess) -> None:
         host.kill()
         self._host = None
 
@@ -179,110 +167,3 @@ def _nearest(path: Path) -> str:
     near = nearest_file(path, sorted(path.parent.glob("*.py")))
     place = f" (looked from {Path.cwd()})"
     return f"; the nearest is {near}{place}" if near else place
-
-
-# -- the process ------------------------------------------------------------------------------
-
-
-class _Host:
-    """The child process and its three pipes: requests, replies and stacks."""
-
-    def __init__(self) -> None:
-        self._stacks, stack_end = os.pipe()
-        script = str(Path(plugin_host.__file__))
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", script, str(os.getpid()), str(stack_end)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=(stack_end,),
-                bufsize=0,
-            )
-        finally:
-            os.close(stack_end)
-        assert self._process.stdin and self._process.stdout
-        self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
-        os.set_blocking(self._in, False)
-        self._end = weakref.finalize(self, _end_process, self._process, self._stacks)
-
-    def ask(
-        self, request: Mapping[str, Any], timeout_s: float, should_stop: Callable[[], bool]
-    ) -> dict[str, Any]:
-        """One request, one reply. Raises TimeoutError, EOFError if it died, Interrupted."""
-        deadline = time.monotonic() + timeout_s
-        # Parquet and hub rows hold values that JSON does not know, such as dates: sent as text.
-        out = memoryview(json.dumps(request, default=str).encode() + b"\n")
-        reply = bytearray()
-        while not reply.endswith(b"\n"):
-            readable, writable = self._wait(bool(out), deadline, should_stop)
-            if writable:
-                out = out[self._write(out) :]
-            if readable:
-                part = os.read(self._out, READ_BYTES)
-                if not part:
-                    raise EOFError
-                reply += part
-        answer: dict[str, Any] = json.loads(reply)
-        return answer
-
-    def _wait(
-        self, has_output: bool, deadline: float, should_stop: Callable[[], bool]
-    ) -> tuple[bool, bool]:
-        while True:
-            if should_stop():
-                raise Interrupted("stopped while a reward was at work")
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise TimeoutError
-            readable, writable, _ = select.select(
-                [self._out], [self._in] if has_output else [], [], min(TICK_S, left_s)
-            )
-            if readable or writable:
-                return bool(readable), bool(writable)
-
-    def _write(self, data: memoryview) -> int:
-        try:
-            return os.write(self._in, data)
-        except BrokenPipeError:
-            raise EOFError from None
-
-    def where(self, file: str) -> str | None:
-        """`file:line` at which the process is just now, by its own dump of the stack."""
-        self._process.send_signal(plugin_host.WHERE_SIGNAL)
-        dump, wait_s = b"", GRACE_S
-        while select.select([self._stacks], [], [], wait_s)[0]:
-            part = os.read(self._stacks, READ_BYTES)
-            if not part:
-                break
-            dump, wait_s = dump + part, TICK_S
-        return _stack_place(dump.decode(errors="replace"), file)
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self._process.kill()
-        self.close()
-
-    def close(self) -> int:
-        """End the process, by force if need be; its exit code."""
-        self._end()
-        return self._process.returncode
-
-
-def _end_process(process: subprocess.Popen[bytes], stacks: int) -> None:
-    assert process.stdin and process.stdout
-    process.stdin.close()
-    try:
-        process.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    process.stdout.close()
-    os.close(stacks)
-
-
-def _stack_place(dump: str, file: str) -> str | None:
-    """The innermost frame of `file` in faulthandler's dump, else the innermost of all."""
-    frames: Sequence[tuple[str, str]] = re.findall(r'File "(.*)", line (\d+) in ', dump)
-    own = [frame for frame in frames if Path(frame[0]).name == file]
-    path, line = (own or frames or [("", "")])[0]
-    return f"{path}:{line}" if path else None
