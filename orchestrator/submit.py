@@ -20,7 +20,8 @@ from orchestrator.plan.forecast import Forecast, forecast
 from orchestrator.plan.provenance import with_provenance
 from orchestrator.queue.store import Store
 from orchestrator.results.training_log import read_result
-from orchestrator.run import END_STATES, Plan, PlannedRun, Run, RunState, Sweep
+from orchestrator.run import Plan, PlannedRun, Run, RunState, Sweep
+from orchestrator.system.output_folders import RunFolders
 from orchestrator.system.paths import RunPaths
 
 # Past runs that are looked at: the latest sweeps tell what the machine does now.
@@ -53,6 +54,7 @@ def queue_sweep(
         if name != first.name:  # In use: the folders of its runs are others.
             plan = with_provenance(expansion.plan(name, folder), first.provenance)
         refuse_taken_folders(plan, expansion.spec.source, again)
+        refuse_nested_folders(store, plan, expansion.spec.source)
         return replace(plan, frozen=frozen)
 
     sweep = store.submissions.add_sweep(wanted, make, priority=priority, after=after, again=again)
@@ -64,6 +66,7 @@ def previewed_plan(store: Store, expansion: Expansion) -> Plan:
     taken = {folded(sweep.name) for sweep in store.queries.sweeps(all=True)}
     plan = expansion.plan(free_name(expansion.spec.name, taken), os.getcwd())
     refuse_taken_folders(plan, expansion.spec.source)
+    refuse_nested_folders(store, plan, expansion.spec.source)
     return plan
 
 
@@ -159,13 +162,14 @@ def _free_folder(store: Store, config: MLXGRPOConfig, again: bool) -> str:
 
     With `again` it holds no completed run either: the trainer would leave that as it is.
     """
-    unfinished = store.queries.runs(states=set(RunState) - END_STATES)
-    waiting = {folded(str(run.folder)) for run in unfinished}
+    in_use = store.queries.folders_in_use()
+    waiting, folders = set(map(folded, in_use)), RunFolders(in_use)
     first = os.path.normpath(config.output_dir)
     names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
     for name in names:
         folder = Path(os.getcwd(), name)
         taken = folded(str(folder)) in waiting or holds_another(folder, config_hash(config))
+        taken = taken or folders.clash(str(folder)) is not None
         if not taken and not (again and is_done(folder)):
             return name
     raise AssertionError("there is always a free folder")
@@ -192,6 +196,14 @@ def refuse_taken_folders(plan: Plan, source: str, again: bool = False) -> None:
             f"{source}: output: {done[0].output_dir} holds the same run, completed; to train it "
             "--again, put {sweep} into `output`, or move the folder away"
         )
+
+
+def refuse_nested_folders(store: Store, plan: Plan, source: str) -> None:
+    """SpecError where a run's folder lies in another run's, or another's in it."""
+    planned = [os.path.normpath(os.path.join(plan.cwd, run.output_dir)) for run in plan.runs]
+    folders = RunFolders((*store.queries.folders_in_use(), *planned))
+    if fault := next(filter(None, map(folders.clash, planned)), None):
+        raise SpecError(f"{source}: output: {fault}; give the sweep another `output`")
 
 
 def holds_another(folder: Path, wanted_hash: str | None) -> bool:

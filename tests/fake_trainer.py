@@ -59,7 +59,7 @@ def save(folder, update):
     beside = folder / f".tmp-checkpoint-{update}"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
-    (beside / "state.json").write_text(json.dumps({"update": update}))
+    (beside / "trainer_state.json").write_text(json.dumps({"update": update}))
     if not (folder / f"checkpoint-{update}").exists():
         os.rename(beside, folder / f"checkpoint-{update}")
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from pathlib import Path
 
+from grpo_core.run.atomic import REPLACED, TEMPORARY
+
 # --- the files in a run's output folder
 
 CONFIG_FILE = "config.resolved.json"
@@ -40,6 +42,35 @@ def checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
         return []
     named = [(int(m[1]), path) for m, path in found if m and path.is_dir()]
     return sorted(named, reverse=True)
+
+
+RUN_FILES = frozenset({CONFIG_FILE, LOG_FILE, SAMPLES_FILE, RESULT_FILE, LOCK_FILE})
+"""All files that a trainer leaves in an output folder, beside its folders of weights."""
+
+_WEIGHTS = re.compile(
+    r"(model|adapters|optimizer)(-\d+-of-\d+)?\.safetensors"
+    r"|model\.safetensors\.index\.json"
+    r"|(config|generation_config|adapter_config|(pre)?processor_config)\.json"
+    r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json"
+    r"|chat_template\.jinja|tokenizer\.model|merges\.txt|vocab\.txt|README\.md"
+    r"|(manifest|trainer_state|rollouts)\.json"
+)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder of that name is half made, or about to be replaced."""
+    return name.startswith((TEMPORARY, REPLACED))
+
+
+def is_weights_folder(name: str) -> bool:
+    """Whether a trainer makes a folder of that name in an output folder, whole or half made."""
+    name = name.removeprefix(TEMPORARY).removeprefix(REPLACED)
+    return name == FINAL_FOLDER or _CHECKPOINT.fullmatch(name) is not None
+
+
+def is_weights_file(name: str) -> bool:
+    """Whether a trainer, mlx-lm or a tokenizer writes a file of that name into such a folder."""
+    return _WEIGHTS.fullmatch(name) is not None
 
 
 # --- a trainer that prepares itself and waits for its turn

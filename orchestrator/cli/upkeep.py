@@ -1,6 +1,5 @@
 """`rm` and `backup`: what is done to the queue as a whole and to the files that runs leave."""
 
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import click
 from orchestrator.cli.output import say
 from orchestrator.cli.references import Ref, find_all, open_queue
 from orchestrator.run import Run
-from orchestrator.system.paths import RunPaths
+from orchestrator.system.output_folders import delete_run
 
 # What is asked about is listed, but not by the thousand.
 _LISTED = 5
@@ -19,10 +18,13 @@ _LISTED = 5
     epilog="REF is a run's id, a range such as 3-7, a sweep's name, or @ for the latest sweep."
 )
 @click.argument("refs", nargs=-1, required=True, metavar="REF...", type=Ref(runs=True))
-@click.option("--files", is_flag=True, help="Delete their output folders too, after asking.")
+@click.option("--files", is_flag=True, help="Delete what they wrote too, after asking.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm(refs: tuple[str, ...], files: bool, yes: bool) -> None:
     """Forget runs that are not running; their output folders stay, unless --files is given.
+
+    With --files what the trainer wrote is deleted and nothing else: other files stay, and so does
+    a folder in which a trainer is at work or that holds another run.
 
     \b
     Examples:
@@ -38,7 +40,7 @@ def rm(refs: tuple[str, ...], files: bool, yes: bool) -> None:
     one = f"run {gone[0].id} {gone[0].name}: forgotten"
     say(one if len(gone) == 1 else f"{len(gone)} runs forgotten")
     if files:
-        _delete((run.folder for run in gone), shared)
+        _delete(gone, shared)
 
 
 def _ask(runs: Sequence[Run]) -> None:
@@ -48,33 +50,25 @@ def _ask(runs: Sequence[Run]) -> None:
         say(f"  {folder}")
     if len(folders) > _LISTED:
         say(f"  … and {len(folders) - _LISTED} more")
-    click.confirm(f"Delete {len(folders)} output folders for good?", abort=True, err=True)
+    words = f"Delete what runs have written in {len(folders)} output folders for good?"
+    click.confirm(words, abort=True, err=True)
 
 
-def _delete(folders: Iterable[Path], shared: set[Path]) -> None:
-    """Delete what runs have written; what is not a run's own folder stays, and is named."""
+def _delete(runs: Iterable[Run], shared: set[Path]) -> None:
+    """Delete what these runs have written; each folder that stays is named, and why."""
     deleted = 0
-    for folder in folders:
-        why = "shown by a run of another sweep" if folder in shared else _not_ours(folder)
+    for run in runs:
+        if run.folder in shared:
+            why = "shown by a run of another sweep"
+        elif run.attempt == 0 and not run.folder.exists():
+            continue  # Nothing was ever written.
+        else:
+            why = delete_run(run.folder, run.hash)
         if why:
-            say(f"{folder}: stays: {why}")
-        elif folder.is_dir():
-            shutil.rmtree(folder)
+            say(f"{run.folder}: stays: {why}")
+        else:
             deleted += 1
     say(f"{deleted} output folders deleted")
-
-
-def _not_ours(folder: Path) -> str:
-    """Why a folder cannot be taken for one that a run has made; empty where it can."""
-    if not folder.is_dir():
-        return ""
-    if folder.is_symlink():
-        return "a link"
-    if Path.cwd().resolve().is_relative_to(folder.resolve()):
-        return "the current folder lies in it"
-    paths = RunPaths(folder)
-    known = (paths.resolved_config, paths.log, paths.result)
-    return "" if any(path.exists() for path in known) else "holds no run"
 
 
 @click.command()

@@ -208,6 +208,11 @@ class Queries:
         sql = "SELECT folder FROM runs WHERE sweep_id = ? AND attempt > 0"
         return [Path(row[0]) for row in self._db.read(sql, (sweep_id,))]
 
+    def folders_in_use(self) -> list[str]:
+        """The output folders of all runs that are still to be trained."""
+        sql = "SELECT folder FROM runs WHERE state IN ('queued', 'running', 'paused')"
+        return [row[0] for row in self._db.read(sql)]
+
     def halted(self, boot_id: str) -> str | None:
         """Why the whole queue stands still, if it does."""
         rows = self._db.read(

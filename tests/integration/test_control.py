@@ -90,6 +90,8 @@ def test_files_are_removed_after_a_yes_only(tmp_path, say, monkeypatch):
     for path in (tmp_path / "out/c").iterdir():
         path.rename(tmp_path / f"kept-{path.name}")
     (tmp_path / "out/c/thesis.txt").write_text("not a run's")
+    for mark in tmp_path.glob("out/*/starts"):  # The fake trainer's own.
+        mark.unlink()
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     assert say("rm", "s", "--files")[0] != 0
     assert len(runs()) == 3
@@ -97,6 +99,19 @@ def test_files_are_removed_after_a_yes_only(tmp_path, say, monkeypatch):
     assert (code, runs()) == (0, [])
     assert "holds no run" in err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["c"]
+
+
+def test_another_sweep_s_runs_below_a_folder_are_not_deleted(tmp_path, say):
+    """`outputs/tiny` and `outputs/tiny/RUN`: the worst that `rm` could do, and did."""
+    submit(tmp_path, planned("tiny", updates=1))
+    submit(tmp_path, planned("tiny/inner", updates=1), name="t")
+    WorkerProcess(tmp_path / "log").wait()
+    assert states() == ["completed"] * 2
+    code, _, err = say("rm", "1", "--files", "--yes")
+    assert code == 0
+    assert "what it did not write: inner, starts" in err
+    assert (tmp_path / "out/tiny/inner/result.json").exists()
+    assert not (tmp_path / "out/tiny/result.json").exists()
 
 
 def test_without_files_the_folders_stay(tmp_path, say):
@@ -117,3 +132,20 @@ def test_a_backup_is_a_whole_queue(tmp_path, say):
     code, _, err = say("backup", "copy.db")
     assert (code, "exists" in err) == (2, True)
     assert say("backup", "no/such/folder.db")[0] == 2
+
+
+def test_folders_of_runs_never_lie_in_each_other(say, tmp_path):
+    """A sweep is refused before anything is queued; a single run takes the next free folder."""
+    submit(tmp_path, planned("a"))
+    (tmp_path / "base.toml").write_text('model_name = "builtin/tiny"\n')
+    for output in ("out/a/deeper/{run}", "out"):
+        (tmp_path / "in.toml").write_text(
+            f'config = "base.toml"\noutput = "{output}"\n[params]\nseed = [1]\n'
+        )
+        code, _, err = say("submit", "in.toml")
+        assert code == 2
+        assert "the folder of another run" in err
+        assert say("submit", "in.toml", "--dry-run")[0] == 2
+    assert len(runs()) == 1
+    assert say("run", "--queue", "--config", "base.toml", "--set", "output_dir=out")[0] == 0
+    assert runs()[-1].output_dir == "out-2"
