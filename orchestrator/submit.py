@@ -20,7 +20,7 @@ from orchestrator.plan.forecast import Forecast, forecast
 from orchestrator.plan.provenance import with_provenance
 from orchestrator.queue.store import Store
 from orchestrator.results.training_log import read_result
-from orchestrator.run import Plan, PlannedRun, Run, RunState, Sweep
+from orchestrator.run import END_STATES, Plan, PlannedRun, Run, RunState, Sweep
 from orchestrator.system.output_folders import RunFolders
 from orchestrator.system.paths import RunPaths
 
@@ -68,6 +68,18 @@ def previewed_plan(store: Store, expansion: Expansion) -> Plan:
     refuse_taken_folders(plan, expansion.spec.source)
     refuse_nested_folders(store, plan, expansion.spec.source)
     return plan
+
+
+def unfinished_sweep(store: Store, spec_text: str) -> Sweep | None:
+    """The latest sweep of just this text that was submitted in this folder and is not finished."""
+    here = [
+        sweep
+        for sweep in store.queries.sweeps(all=True)
+        if sweep.spec_text == spec_text
+        and sweep.cwd == os.getcwd()
+        and any(sweep.counts.get(state) for state in set(RunState) - END_STATES)
+    ]
+    return here[-1] if here else None
 
 
 def forecast_of(store: Store, plan: Plan) -> Forecast:

@@ -11,7 +11,7 @@ from orchestrator.plan.expand import expand
 from orchestrator.queue.store import Store
 from orchestrator.run import END_STATES, Run, RunState, Sweep
 from orchestrator.spec.spec import read_spec
-from orchestrator.submit import queue_sweep
+from orchestrator.submit import queue_sweep, unfinished_sweep
 from orchestrator.system import paths
 from orchestrator.system.paths import Home, home, shipped
 from orchestrator.views.live import worker_view
@@ -34,7 +34,7 @@ def demo() -> int:
     """
     home = _choose_queue()
     with Store.open(home.db) as store:
-        sweep = _unfinished(store) or _submit(store)
+        sweep = unfinished_sweep(store, _spec_text()) or _submit(store)
     out = console(stderr=True)
     with worker_view(home, out) as listen:
         code = worker.work(home, until_empty=True, on_event=listen)
@@ -59,7 +59,7 @@ def _choose_queue() -> Home:
     own = home()
     with Store.open(own.db, readonly=True) as store:
         waiting = store.queries.runs(states=set(RunState) - END_STATES)
-        ours = _unfinished(store)
+        ours = unfinished_sweep(store, _spec_text())
     busy = worker_alive(own) is not None
     if not busy and all(ours is not None and run.sweep_id == ours.id for run in waiting):
         return own
@@ -67,17 +67,8 @@ def _choose_queue() -> Home:
     return Home(Path(OWN_QUEUE).absolute())
 
 
-def _unfinished(store: Store) -> Sweep | None:
-    """The demo that was started here and not finished."""
-    text = shipped(SPEC).read_text(encoding="utf-8-sig")
-    here = [
-        sweep
-        for sweep in store.queries.sweeps(all=True)
-        if sweep.spec_text == text
-        and sweep.cwd == os.getcwd()
-        and any(sweep.counts.get(state) for state in set(RunState) - END_STATES)
-    ]
-    return here[-1] if here else None
+def _spec_text() -> str:
+    return shipped(SPEC).read_text(encoding="utf-8-sig")
 
 
 def _submit(store: Store) -> Sweep:

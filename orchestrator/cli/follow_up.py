@@ -5,23 +5,17 @@ from typing import Any
 
 import click
 
-from grpo_core.config import MLXGRPOConfig, apply_overrides
 from orchestrator.cli.background import say_no_worker, start_worker
 from orchestrator.cli.options import json_option, set_option
 from orchestrator.cli.output import print_json, say
 from orchestrator.cli.queued import print_queued
 from orchestrator.cli.references import Ref, one_run, open_queue
-from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.plan.expand import expand
 from orchestrator.plan.extend import extension
-from orchestrator.plan.follow_up import confirm_spec, fork_spec
-from orchestrator.results.leaderboard import RankedSetting, ranking
-from orchestrator.results.objective import completed_scores
-from orchestrator.run import Run, Sweep
-from orchestrator.spec.base_config import resolved_base
+from orchestrator.plan.follow_up import confirm_spec, finalists, fork_spec
+from orchestrator.run import Sweep
 from orchestrator.spec.spec import Spec
 from orchestrator.submit import queue_sweep, recognised
-from orchestrator.system.paths import RunPaths
 from orchestrator.text import plural
 from orchestrator.views.json_shapes import submit_shape
 from orchestrator.views.plan import recognised_words, set_line
@@ -73,25 +67,11 @@ def confirm(
     with open_queue(readonly=True) as store:
         found = store.queries.sweep(sweep)
         runs = store.queries.runs(found.id)
-    rows = _finalists(found, runs, top)
-    used = sorted({run.seed for run in runs if run.seed is not None} & set(seeds))
-    if used:
-        raise UsageError(
-            f"--seeds: {', '.join(map(str, used))} stands in sweep {found.name} already; "
-            "fresh seeds tell more than those that the settings were chosen by"
-        )
-    spec = confirm_spec(found, [row.params for row in rows], seeds, [row.rank for row in rows])
+    best = finalists(found, runs, top)
+    if len(best) < top:
+        say(f"sweep {found.name} has only {plural(len(best), 'setting')} with a result")
+    spec = confirm_spec(found, runs, best, seeds)
     _submit(spec, found, dry_run, start, as_json)
-
-
-def _finalists(sweep: Sweep, runs: list[Run], top: int) -> list[RankedSetting]:
-    rows = ranking(completed_scores(runs, sweep.objective), sweep.objective)
-    if not rows:
-        metric = sweep.objective.metric
-        raise NothingAffected(f"sweep {sweep.name} has no completed run with {metric} yet")
-    if len(rows) < top:
-        say(f"sweep {sweep.name} has only {len(rows)} settings with a result")
-    return rows[:top]
 
 
 @click.command()
@@ -120,42 +100,8 @@ def fork(
     with open_queue(readonly=True) as store:
         parent = one_run(store, run)
         sweep = store.queries.sweep_of(parent)
-    at, folder = _checkpoint(parent, update)
-    key = "model_name" if _trains_all(sweep, parent, overrides) else "adapter_path"
-    spec = fork_spec(parent, sweep, at, {key: str(folder)}, _changed(overrides))
+    spec = fork_spec(parent, sweep, update, overrides)
     _submit(spec, sweep, dry_run, start, as_json)
-
-
-def _checkpoint(run: Run, update: int | None) -> tuple[int, Path]:
-    """The checkpoint to start from; NothingAffected where it is not there."""
-    if run.state == "running":
-        raise NothingAffected(
-            f"run {run.id} is running, and its checkpoints come and go; pause it first"
-        )
-    there = dict(RunPaths(run.folder).checkpoints())
-    at = max(there, default=None) if update is None else update
-    if at is None or at not in there:
-        found = ", ".join(map(str, there)) or "none"
-        raise NothingAffected(f"run {run.id} has no checkpoint {at or ''}; there are: {found}")
-    return at, there[at].resolve()
-
-
-def _trains_all(sweep: Sweep, run: Run, overrides: tuple[str, ...]) -> bool:
-    """Whether the run's checkpoints are whole models; UsageError where the fork's are not."""
-    config = apply_overrides(resolved_base(sweep), run.set, strict=True)
-    whole = config.train_type == "full"
-    changed = apply_overrides(config, overrides, strict=True)
-    if (changed.train_type == "full") is not whole:
-        raise UsageError("--set train_type: a fork trains the same kind of weights as its parent")
-    return whole
-
-
-def _changed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """The values of `--set` as the spec writes them."""
-    config = apply_overrides(MLXGRPOConfig(), overrides, strict=True)
-    return {
-        key: getattr(config, key) for key in (item.partition("=")[0].strip() for item in overrides)
-    }
 
 
 def _submit(spec: Spec, sweep: Sweep, dry_run: bool, start: bool, as_json: bool) -> None:

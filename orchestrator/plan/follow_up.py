@@ -1,7 +1,7 @@
-"""Sweeps that come from another one's runs: finalists on fresh seeds, forks of a run; pure.
+"""Sweeps that come from another one's runs: finalists on fresh seeds, forks of a run.
 
 Each is a spec of explicit runs over the frozen base of the first sweep, so that it is read, checked
-and kept like any other.
+and kept like any other. Nothing is queued here.
 """
 
 import json
@@ -9,31 +9,98 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo_core.config import format_value
+from grpo_core.config import MLXGRPOConfig, apply_overrides, format_value
+from orchestrator.errors import NothingAffected, UsageError
+from orchestrator.results.leaderboard import RankedSetting, ranking
+from orchestrator.results.objective import completed_scores
 from orchestrator.run import Objective, Run, Sweep
-from orchestrator.spec.base_config import FrozenBase
+from orchestrator.spec.base_config import FrozenBase, resolved_base
 from orchestrator.spec.spec import Spec, parse_spec
+from orchestrator.system.paths import RunPaths
+
+# --- confirm
+
+
+def finalists(sweep: Sweep, runs: Sequence[Run], top: int) -> list[RankedSetting]:
+    """The best settings of a sweep, at most `top`; NothingAffected where it has no result yet."""
+    rows = ranking(completed_scores(runs, sweep.objective), sweep.objective)
+    if not rows:
+        metric = sweep.objective.metric
+        raise NothingAffected(f"sweep {sweep.name} has no completed run with {metric} yet")
+    return rows[:top]
 
 
 def confirm_spec(
-    sweep: Sweep, settings: Sequence[Mapping[str, Any]], seeds: Sequence[int], ranks: Sequence[int]
+    sweep: Sweep, runs: Iterable[Run], best: Iterable[RankedSetting], seeds: Sequence[int]
 ) -> Spec:
-    """The finalists of a sweep on fresh seeds, scored on rows that no selection has seen."""
-    runs = [
-        _table("[[run]]", {**setting, "eval_part": "confirm", "tags": [f"rank {rank}"]})
-        for setting, rank in zip(settings, ranks, strict=True)
+    """The best settings on fresh seeds, scored on rows that no selection has seen.
+
+    UsageError where one of the sweep's `runs` has used one of the seeds.
+    """
+    used = sorted({run.seed for run in runs if run.seed is not None} & set(seeds))
+    if used:
+        raise UsageError(
+            f"--seeds: {', '.join(map(str, used))} stands in sweep {sweep.name} already; "
+            "fresh seeds say more than those that the settings were chosen by"
+        )
+    tables = [
+        _table("[[run]]", {**row.params, "eval_part": "confirm", "tags": [f"rank {row.rank}"]})
+        for row in best
     ]
-    return _spec(sweep, f"{sweep.name}-confirm", [f"seeds = {list(seeds)}"], sweep.objective, runs)
+    seeds_line = f"seeds = {list(seeds)}"
+    return _spec(sweep, f"{sweep.name}-confirm", [seeds_line], sweep.objective, tables)
 
 
-def fork_spec(
-    run: Run, sweep: Sweep, update: int, start: Mapping[str, Any], changed: Mapping[str, Any]
-) -> Spec:
-    """One run that starts from the checkpoint of another, with some values changed."""
-    tags = [f"fork of run {run.id} at {update}"]
-    values = {**run.overrides, "seed": run.seed, **start, **changed, "tags": tags}
+# --- fork
+
+
+def fork_spec(run: Run, sweep: Sweep, update: int | None, overrides: Sequence[str]) -> Spec:
+    """One run that starts from the weights of another's checkpoint, with some values changed.
+
+    Without an `update` from the newest checkpoint. NothingAffected where the checkpoint is not
+    there, UsageError where the overrides change what kind of weights is trained.
+    """
+    at, folder = _checkpoint(run, update)
+    start = "model_name" if _trains_whole_model(sweep, run, overrides) else "adapter_path"
+    values = {**run.overrides, "seed": run.seed, start: str(folder), **_values(overrides)}
+    values["tags"] = [f"fork of run {run.id} at {at}"]
     text = _table("[[run]]", values)
-    return _spec(sweep, f"{run.name}-at{update}", [], sweep.objective, [text])
+    return _spec(sweep, f"{run.name}-at{at}", [], sweep.objective, [text])
+
+
+def _checkpoint(run: Run, update: int | None) -> tuple[int, Path]:
+    """The update and the folder of the checkpoint to start from."""
+    if run.state == "running":
+        raise NothingAffected(
+            f"run {run.id} is running, and its checkpoints come and go; pause it first"
+        )
+    there = dict(RunPaths(run.folder).checkpoints())
+    at = max(there, default=None) if update is None else update
+    if at is None or at not in there:
+        found = ", ".join(map(str, there)) or "none"
+        asked = "" if at is None else f" {at}"
+        raise NothingAffected(f"run {run.id} has no checkpoint{asked}; there are: {found}")
+    return at, there[at].resolve()
+
+
+def _trains_whole_model(sweep: Sweep, run: Run, overrides: Sequence[str]) -> bool:
+    """Whether the run's checkpoints are whole models; UsageError where the fork's are not."""
+    config = apply_overrides(resolved_base(sweep), run.set, strict=True)
+    whole = config.train_type == "full"
+    changed = apply_overrides(config, overrides, strict=True)
+    if (changed.train_type == "full") is not whole:
+        raise UsageError("--set train_type: a fork trains the same kind of weights as its parent")
+    return whole
+
+
+def _values(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of `--set` as a spec writes them."""
+    config = apply_overrides(MLXGRPOConfig(), overrides, strict=True)
+    keys = (item.partition("=")[0].strip() for item in overrides)
+    return {key: getattr(config, key) for key in keys}
+
+
+# --- both
 
 
 def _spec(
