@@ -22,6 +22,7 @@ from grpo_core.model.device import peak_bytes, reset_peak
 from grpo_core.model.policy import Policy
 from grpo_core.model.random_keys import shuffled
 from grpo_core.rewards.builtin import Rewards
+from grpo_core.rollout.generate import must_still_give_numbers
 from grpo_core.run import checkpoint
 from grpo_core.run.atomic import new_folder
 from grpo_core.run.checkpoint import Checkpoint, RunState
@@ -302,6 +303,7 @@ class TrainingLoop:
         self.console.detail(f"[save] {path}")
 
     def _save_final(self) -> None:
+        must_still_give_numbers(self.policy, self.train_prompts[0].ids)
         self.log.sync()
         self.samples.sync()
         with new_folder(self.path / FINAL_FOLDER) as folder:

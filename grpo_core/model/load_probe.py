@@ -15,12 +15,16 @@ from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.errors import ModelError
+from grpo_core.model.finite import first_fault, gives_numbers
 from grpo_core.model.gradient_checkpointing import probe_gradient
 from grpo_core.model.shared_prefix import Abilities, abilities, log_softmax
 from grpo_core.model.trunk_head import SplitModel
 
 # What mlx-lm's models raise where something does not fit them.
 FAULTS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
+# Tokens that a model reads to show that it gives numbers.
+READ = 16
 
 # Tokens that are decoded after the others have been taken in at once.
 DECODED = 4
@@ -51,11 +55,23 @@ def examine(split: SplitModel, cfg: MLXGRPOConfig, mend: Callable[[], bool]) -> 
         if not mend():
             raise _failure(cfg, "on a few tokens", error) from error
         vocab = tried(cfg, "on a few tokens", lambda: _width(split.model, some))
+    must_give_numbers(split.model, vocab, cfg)
     split.check(some)
     can = abilities(split, vocab) if cfg.prefix_sharing else Abilities(False, False)
     if not can.share_prefix:
         _must_decode_as_it_learns(split.model, vocab, cfg)
     return Findings(vocab, can)
+
+
+def must_give_numbers(model: nn.Module, vocab: int, cfg: MLXGRPOConfig) -> None:
+    """Reads some tokens. Raises ModelError, with the first layer that overflows or is broken."""
+    ids = [(7 * i + 1) % vocab for i in range(READ)]
+    if tried(cfg, "on a few tokens", lambda: gives_numbers(model(mx.array([ids])))):
+        return
+    raise ModelError(
+        f"{cfg.model_name}: the model gives no numbers (NaN or infinite logits): "
+        f"{first_fault(model, ids)}; weights made for bfloat16 overflow in float16"
+    )
 
 
 def must_learn(model: nn.Module, cfg: MLXGRPOConfig) -> None:

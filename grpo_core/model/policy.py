@@ -41,7 +41,7 @@ from grpo_core.model.base_model import (
     quantize_base,
     read_tokenizer,
 )
-from grpo_core.model.load_probe import Findings, examine, must_learn
+from grpo_core.model.load_probe import Findings, examine, must_give_numbers, must_learn
 from grpo_core.model.trunk_head import Params, SplitModel
 
 
@@ -182,6 +182,7 @@ def _policy(
         )
     mx.eval(split.model.parameters())
     must_learn(split.model, cfg)
+    must_give_numbers(split.model, found.vocab_size, cfg)  # with its adapters, too
     tokenizer = read_tokenizer(base.path, base.config, cfg)
     _ = split.head_names
     keeps_initial = cfg.train_type == "full" and cfg.kl_coeff > 0

@@ -14,7 +14,8 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
-from grpo_core.errors import Interrupted
+from grpo_core.errors import Diverged, Interrupted
+from grpo_core.model.finite import first_fault, gives_numbers
 from grpo_core.model.policy import Policy
 from grpo_core.model.random_keys import Key, to_array
 from grpo_core.model.shared_prefix import DecodeCache, run_prompts
@@ -183,11 +184,27 @@ def _look(policy: Policy, rows: list[_Row], drawn: list[Drawn], sampling: Sampli
         keep = _length(policy, row.tokens, ids.tolist(), sampling)
         row.finished = keep is not None
         keep = len(ids) if keep is None else keep
+        if not np.isfinite(own[:keep]).all():
+            raise _no_numbers(policy, [*row.prompt_ids, *row.tokens])
         row.tokens += ids[:keep].tolist()
         row.logps += own[:keep].tolist()
         if sampling.filters:
             row.sampler_logps += sampled[:keep].tolist()
         row.done = row.finished or before + keep >= sampling.max_tokens
+
+
+def must_still_give_numbers(policy: Policy, ids: Sequence[int]) -> None:
+    """Reads `ids` as the policy is now. Raises Diverged."""
+    policy.model.eval()
+    if not gives_numbers(policy.model(mx.array([list(ids)]))):
+        raise _no_numbers(policy, ids)
+
+
+def _no_numbers(policy: Policy, ids: Sequence[int]) -> Diverged:
+    return Diverged(
+        "the policy gives no numbers any more (its log-probs are NaN): "
+        f"{first_fault(policy.model, ids)}; lower learning_rate"
+    )
 
 
 def _length(policy: Policy, old: list[int], new: list[int], sampling: Sampling) -> int | None:

@@ -16,6 +16,8 @@ import mlx.core as mx
 import numpy as np
 
 from grpo_core.config import MLXGRPOConfig
+from grpo_core.errors import Diverged
+from grpo_core.model.finite import all_finite
 from grpo_core.model.policy import Policy
 from grpo_core.run.exceptions import can_shrink
 from grpo_core.run.signals import ShouldStop
@@ -91,7 +93,10 @@ class Learner:
     def step(
         self, rollouts: RolloutBatch, update: int, iteration: int, lr: float, stop: ShouldStop
     ) -> Step:
-        """One update at rate `lr`; raises Interrupted before anything has changed."""
+        """One update at rate `lr`; raises Interrupted before anything has changed.
+
+        Raises Diverged where it leaves weights that are not finite.
+        """
         groups = rollouts.groups if iteration else _on_policy(rollouts.groups)
         if not self._has_signal(groups):
             return Step(_NO_FIGURES, moved=False)
@@ -114,7 +119,19 @@ class Learner:
             return Step(figures, moved=False)
         clipped = clip(found.grads, norm, self.cfg.max_grad_norm)
         self.policy.set_trainable(self.optimizer.step(clipped, lr))
+        self._must_be_finite(update, lr)
         return Step(figures, moved=True)
+
+    def _must_be_finite(self, update: int, lr: float) -> None:
+        """Weights that are not finite stay so: Diverged, with the first of them."""
+        weights = self.policy.trainable()
+        if all_finite(weights):
+            return
+        broken = next(name for name, array in weights.items() if not all_finite({name: array}))
+        raise Diverged(
+            f"update {update} at rate {lr!r} left {broken} ({weights[broken].dtype}) without "
+            "finite numbers; lower learning_rate"
+        )
 
     def _has_signal(self, groups: Groups) -> bool:
         """Whether the gradient can be anything but 0."""

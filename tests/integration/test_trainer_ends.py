@@ -91,15 +91,39 @@ def test_halved_micro_batch_is_kept_over_a_restart(tmp_path):
 
 
 def test_diverged_run_ends_with_6_and_null_in_its_log(tmp_path):
-    """A rate that blows the weights up: three bad updates in a row, each logged, then the end."""
+    """A loss past what fp32 holds: three bad updates in a row, each logged, then the end."""
     folder = tmp_path / "out"
-    settings = FEW | {"train_type": "full", "learning_rate": 1e38, "max_grad_norm": 0.0}
-    settings |= {"num_epochs": 4, "zero_variance": "keep", "entropy_coef": 0.1}
+    settings = FEW | {"num_epochs": 4, "zero_variance": "keep", "entropy_coef": 3e38}
     done = train(folder, **settings)
     assert_failed(done, folder, 6, "not finite")
     lines = [line for line in log_of(folder) if "lr" in line]
     assert [line["skipped_updates"] for line in lines[-3:]] == [1, 2, 3]
     assert all(line["loss"] is None or line["grad_norm"] is None for line in lines[-3:])
+
+
+@pytest.mark.parametrize("train_type", ["lora", "full"])
+def test_a_policy_that_breaks_ends_with_6(tmp_path, train_type):
+    """Weights so large that it gives NaN: it used to draw token 0 for ever and complete."""
+    folder = tmp_path / "out"
+    settings = FEW | {"train_type": train_type, "learning_rate": 1e20, "num_epochs": 4}
+    done = train(folder, **settings)
+    assert_failed(done, folder, 6, "no numbers")
+    assert "is the first layer that is not finite" in done.stderr
+    assert result_of(folder)["updates"] >= 1
+
+
+def test_a_policy_that_breaks_in_its_last_update_ends_with_6(tmp_path):
+    """Nothing is drawn after it, not even by an evaluation."""
+    folder = tmp_path / "out"
+    settings = FEW | {"learning_rate": 1e20, "eval_steps": 0, "warmup_ratio": 0.0}
+    settings |= {
+        "max_train_samples": 2,
+        "gradient_accumulation_steps": 1,
+        "lr_scheduler_type": "constant",
+    }
+    done = train(folder, **settings)
+    assert_failed(done, folder, 6, "no numbers")
+    assert not (folder / "final").exists()
 
 
 def test_run_without_any_signal_ends_if_asked_to(tmp_path):

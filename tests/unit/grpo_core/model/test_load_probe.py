@@ -1,6 +1,7 @@
 """What is tried at load: families that need a hand get it, those that would mislead are refused."""
 
 import json
+import shutil
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -8,6 +9,7 @@ import pytest
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import ModelError
+from grpo_core.model import tiny
 from grpo_core.model.policy import load_policy
 from tests.zoo import zoo_folder
 
@@ -66,3 +68,45 @@ def test_what_transformers_finds_wrong_in_a_config_is_one_message(tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"n_group": "one"}))
     with pytest.raises(ModelError, match="n_group"):
         load(folder)
+
+
+def rewrite(folder, change):
+    """A copy of the tiny model whose arrays went through `change(name, array)`."""
+    shutil.copytree(tiny.model_path(), folder)
+    (file,) = folder.glob("model*.safetensors")
+    mx.save_safetensors(str(file), {n: change(n, a) for n, a in mx.load(str(file)).items()})
+    return folder
+
+
+def test_a_layer_that_overflows_in_float16_is_named(tmp_path):
+    """The weights are finite, its output is not: with NaN every completion would be token 0."""
+
+    def change(name, array):
+        big = 6e4 if name == "model.layers.1.mlp.down_proj.weight" else 1
+        return mx.clip(array * big, -6e4, 6e4).astype(mx.float16)
+
+    folder = rewrite(tmp_path / "model", change)
+    with pytest.raises(ModelError, match=r"NaN.*: model\.layers\.1\.mlp\.down_proj is the first.*"):
+        load(folder)
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    """One NaN in one norm."""
+
+    def change(name, array):
+        return array * mx.nan if name == "model.norm.weight" else array
+
+    with pytest.raises(ModelError, match=r"weights of model\.norm\.weight are not finite"):
+        load(rewrite(tmp_path / "model", change))
+
+
+def test_adapters_that_are_not_finite_are_named(tmp_path):
+    """A base that is whole under adapters of an earlier run that diverged."""
+    cfg = MLXGRPOConfig(model_name="builtin/tiny", quantize_for_rollouts=False, lora_rank=2)
+    policy = load_policy(cfg)
+    broken = dict(policy.trainable())
+    name = next(name for name in broken if "layers.1" in name)
+    policy.set_trainable(broken | {name: broken[name] * mx.inf})
+    policy.save(tmp_path / "adapters", cfg)
+    with pytest.raises(ModelError, match=f"weights of {name} are not finite"):
+        load("builtin/tiny", adapter_path=str(tmp_path / "adapters"))

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from grpo_core.errors import Interrupted
+from grpo_core.errors import Diverged, Interrupted
 from grpo_core.model.random_keys import sample_key
 from grpo_core.rollout import generate
 from grpo_core.rollout.generate import decode_text, generate_groups
@@ -153,3 +153,12 @@ def test_text_of_nothing_is_nothing(policy):
     """An end token alone, and no token at all."""
     assert decode_text(policy, [EOS]) == ""
     assert decode_text(policy, []) == ""
+
+
+def test_a_policy_that_gives_nan_is_no_policy():
+    """NaN logits draw token 0 for ever; greedy decoding, as in evaluation, is no better."""
+    broken = toy_policy()
+    broken.model.model.layers[1].mlp.up_proj.weight *= mx.inf
+    for temperature in (0.0, 1.0):
+        with pytest.raises(Diverged, match=r"weights of model\.layers\.1\.mlp\.up_proj\.weight"):
+            sample(broken, temperature=temperature)
