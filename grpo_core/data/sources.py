@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grpo_core.config import did_you_mean, nearest_file
+from grpo_core.data.arithmetic import arithmetic_rows
 from grpo_core.errors import DataError, first_line
 
 Row = Mapping[str, Any]
@@ -163,8 +164,6 @@ def _numbered(name: str, rows: Iterable[Row]) -> list[Entry]:
 
 
 def _read_builtin(dataset: str, split: str) -> Source:
-    from grpo_core.data.arithmetic import arithmetic_rows
-
     if dataset != BUILTIN:
         raise DataError(f"dataset {dataset}: no such built-in; there is {BUILTIN}")
     splits: tuple[Literal["train", "test"], ...] = ("train", "test")

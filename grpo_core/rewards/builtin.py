@@ -14,17 +14,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from grpo_core.config import MLXGRPOConfig, did_you_mean
 from grpo_core.data.answers import CLOSE, OPEN, TAGS, extract_answer, is_correct, is_whole_number
+from grpo_core.data.examples import Example
 from grpo_core.errors import RewardError
 from grpo_core.rewards.plugins import Plugin, PluginFault, Value
-
-if TYPE_CHECKING:
-    from grpo_core.data.examples import Example
 
 __all__ = ["BUILTINS", "Rewards", "combine", "is_correct", "load_rewards"]
 
