@@ -4,7 +4,7 @@ The data are read and the prompts counted, the model's sizes come from its confi
 is printed is a TOML file: the resolved configuration, and what is known about the run as comments.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from grpo_core.config import (
@@ -14,6 +14,7 @@ from grpo_core.config import (
     config_hash,
     format_value,
 )
+from grpo_core.data.prompts import Prompt
 from grpo_core.data.splits import Data, load_data
 from grpo_core.model.base_model import load_tokenizer_of, read_model_config
 from grpo_core.rewards.builtin import load_rewards
@@ -44,7 +45,7 @@ def describe(cfg: MLXGRPOConfig, strict: bool) -> Iterator[str]:
     yield from _length_lines(cfg, data)
     shape = model_shape(read_model_config(cfg), cfg)
     longest = max(len(prompt.ids) for prompt in data.train)
-    plan = choose_plan(shape, cfg, budget_bytes(cfg))
+    plan = choose_plan(shape, cfg, budget_bytes(cfg), shape.can_share_prefix)
     settled = replace(cfg, **plan.settings)  # type: ignore[arg-type]
     yield f"# cut: {', '.join(f'{name} = {value}' for name, value in plan.settings.items())}"
     yield from _memory_lines(estimate(shape, settled, longest), longest)
@@ -76,9 +77,15 @@ def _length_lines(cfg: MLXGRPOConfig, data: Data) -> list[str]:
         f"{per_update} prompts x {cfg.num_generations} completions in each)",
         f"# completions: up to {completions}",
         f"# prompts dropped as too long: {data.dropped}",
-        f"# evaluation rows: {len(data.test)} test, {len(data.train_eval)} train",
+        f"# evaluation rows: {_rows(data.test, cfg.eval_steps)} test, "
+        f"{_rows(data.train_eval, cfg.eval_every_updates)} train",
     ]
     return lines + [f"# note: {note}" for note in data.notes]
+
+
+def _rows(prompts: Sequence[Prompt], every: int) -> str:
+    """How many rows an evaluation takes; a cadence of 0 switches it off at start and end too."""
+    return str(len(prompts)) if every else "0 (off)"
 
 
 def _memory_lines(found: Estimate, longest: int) -> list[str]:

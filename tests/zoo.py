@@ -14,6 +14,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from grpo_core.model import gated_delta, tiny
+from grpo_core.model.base_model import call_constructor
 from grpo_core.model.policy import Policy
 from grpo_core.model.shared_prefix import abilities
 from grpo_core.model.trunk_head import SplitModel
@@ -345,6 +346,7 @@ def zoo_model(make, seed=0, scale=1, vocab=VOCAB):
     module = importlib.import_module(f"mlx_lm.models.{make}")
     args = module.ModelArgs.from_dict(zoo_config(make, scale, vocab))
     model = module.Model(args)
+    call_constructor(model)
     draw = np.random.default_rng(seed)
     for name, value in tree_flatten(model.parameters()):
         if value.ndim >= 2:
@@ -365,12 +367,12 @@ def zoo_folder(make, folder, seed=0, scale=1, vocab=512):
     return folder
 
 
-def zoo_policy(make, seed=0):
+def zoo_policy(make, seed=0, scale=1, vocab=VOCAB):
     """A model of that make with random weights, all of them trained."""
-    model = zoo_model(make, seed)
+    model = zoo_model(make, seed, scale, vocab)
     split = SplitModel(model)
     split.check(mx.arange(4)[None])
-    can = abilities(split, VOCAB)
+    can = abilities(split, vocab)
     return Policy(
         model=model,
         tokenizer=Letters(),
@@ -381,8 +383,8 @@ def zoo_policy(make, seed=0):
         base_bits=0,
         quantized_here=False,
         adapter=None,
-        config=zoo_config(make),
-        vocab_size=VOCAB,
+        config=zoo_config(make, scale, vocab),
+        vocab_size=vocab,
         split=split,
         can_share_prefix=can.share_prefix,
         initial=None,

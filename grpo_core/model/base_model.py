@@ -95,7 +95,7 @@ def load_base(path: Path, cfg: MLXGRPOConfig) -> tuple[nn.Module, dict[str, Any]
     except (FileNotFoundError, ValueError, KeyError, TypeError, RuntimeError) as error:
         # What mlx-lm raises on missing weights, unknown types, missing config keys, torn files.
         raise ModelError(f"{path}: mlx-lm cannot load it: {_explain(error)}") from error
-    _complete(model)
+    call_constructor(model)
     return model, config
 
 
@@ -107,7 +107,7 @@ def _explain(error: Exception) -> str:
     return first_line(error)
 
 
-def _complete(model: nn.Module) -> None:
+def call_constructor(model: nn.Module) -> None:
     """Some models (recurrent_gemma) do not call the constructor of their class; this does."""
     if not hasattr(model, "_no_grad"):
         nn.Module.__init__(model)

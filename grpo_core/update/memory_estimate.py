@@ -6,6 +6,7 @@ attention that is fused on a GPU takes less.
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,21 +14,35 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.models.cache import ArraysCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import _get_classes
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import ModelError
-from grpo_core.model.adapters import add_adapters
-from grpo_core.model.base_model import BASE_BITS, GROUP_SIZE, quantize_base
-from grpo_core.model.shared_prefix import ROOM
+from grpo_core.model import gated_delta
+from grpo_core.model.adapters import add_adapters, replace_modules
+from grpo_core.model.base_model import BASE_BITS, GROUP_SIZE, call_constructor, quantize_base
+from grpo_core.model.load_probe import FAULTS
+from grpo_core.model.shared_prefix import ROOM, has_plain_caches
 from grpo_core.rollout.generate import LOOK_EVERY, MAX_ROWS
 
 FP32 = 4
 
-# Copies of a token's activations that a layer keeps for its backward pass.
-PER_HIDDEN, PER_KV, PER_INNER = (12.0, 8.0, 6.3)
-PER_HIDDEN_FULL, PER_KV_FULL, PER_INNER_FULL = (7.0, 4.0, 4.0)
+# Copies of what a token is to each linear layer (its output) that are kept for the backward pass:
+# with adapters, whose own passes read it again, and without.
+PER_OUTPUT, PER_OUTPUT_FULL = 3.7, 2.6
+# Of the residual stream, in each layer.
+PER_HIDDEN = 3.0
 PER_SCORE = 1.34
+# Of a recurrent layer's states: one for each chunk of tokens (gated delta), or for each token.
+PER_STATE = 1.7
+# Of what a token of an ssm layer sees of the others, and of a gate for each channel in a chunk.
+PER_SSM, PER_CHANNEL = 6.0, 4.0
+# Where a loop takes each token out of an array by its index (Jamba), the gradient by the array is
+# made for each token; of several arrays.
+PER_LOOP = 14.0
+# Tokens of an ssm layer (Mamba 2) that see each other as in attention.
+SSM_TOKENS = 256
 # Copies of logits in the update where one chunk holds them all; else one copy of all of them, and
 # several of the chunk.
 PER_LOGIT = 3.5
@@ -37,6 +52,8 @@ PER_CHUNK, PER_CHUNK_MOST = (8.0, 3.5)
 PER_SAMPLED_LOGIT = 3.0
 # Of the keys and values: layer by layer they move, and a GPU may be some layers behind.
 PER_ROOM = 0.25
+# Of recurrent states: the old, the new, and what lies between.
+PER_KEPT_STATE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +62,33 @@ class Shape:
 
     layers: int
     hidden: int
-    inner: int
+    outputs: int
+    """Width of all linear layers' outputs for one token, the experts' as often as it takes one."""
     heads: int
-    kv: int
-    """Width of the keys of one token and layer: heads times head size."""
+    """Attention heads of all layers."""
+    ssm_heads: int
+    """Heads of all layers in which a token sees the last 256, as in Mamba 2."""
+    states: float
+    """Numbers in the states that a token leaves for the backward pass, all layers."""
+    channels: int
+    """Numbers in the gates by channel that a token of a chunk leaves, all layers."""
+    looped: int
+    """Width of what a loop over tokens takes apart by index, all layers."""
+    kept: int
+    """Bytes that a token leaves in the caches of all layers while it is decoded."""
+    kept_always: int
+    """Bytes of a row's recurrent states, all layers."""
+    windowed: int
+    """Of `kept`, the bytes that a window bounds."""
+    window: int
+    """Tokens of that window; 0 without one."""
     vocab: int
     dtype_bytes: int
     weights_bytes: int
     trainable_bytes: int
     trainable_count: int
+    can_share_prefix: bool
+    """As far as its caches show; the loaded model is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,41 +124,161 @@ def _total(parts: list[Part]) -> int:
 
 def model_shape(config: Mapping[str, Any], cfg: MLXGRPOConfig) -> Shape:
     """The model of that config.json with what the run puts into it; ModelError if unknown."""
-    text = {**config, **config.get("text_config", {})}
     try:
         model = _skeleton(dict(config), cfg)
-        heads = int(text["num_attention_heads"])
-        hidden = int(text["hidden_size"])
-        head_size = int(text.get("head_dim") or hidden // heads)
-        shape = Shape(
-            layers=int(text["num_hidden_layers"]),
-            hidden=hidden,
-            inner=int(text["intermediate_size"]),
-            heads=heads,
-            kv=int(text.get("num_key_value_heads") or heads) * head_size,
-            vocab=int(text["vocab_size"]),
-            dtype_bytes=_dtype(text).size,
-            weights_bytes=_bytes(model.parameters()),
-            trainable_bytes=_bytes(model.trainable_parameters()),
-            trainable_count=sum(a.size for _, a in _leaves(model.trainable_parameters())),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        return _shape(model, config)
+    except FAULTS as error:
         raise ModelError(
             f"{cfg.model_name}: its memory cannot be estimated from config.json: {error!r}"
         ) from None
-    return shape
+
+
+def _shape(model: nn.Module, config: Mapping[str, Any]) -> Shape:
+    caches = make_prompt_cache(model)
+    logits = model(mx.zeros((1, PROBE_TOKENS), mx.int32), cache=caches)  # never evaluated
+    parts = [part for cache in caches for part in _parts(cache)]
+    plain = [part for part in parts if not isinstance(part, ArraysCache)]
+    windows = [part for part in plain if isinstance(part, RotatingKVCache)]
+    states = [part for part in parts if isinstance(part, ArraysCache)]
+    recurrent = sum(all(isinstance(p, ArraysCache) for p in _parts(cache)) for cache in caches)
+    heads = int(_setting(config, _HEADS, 1))
+    source = sys.modules[type(model.layers[0]).__module__]
+    by_channel = any(hasattr(source, name) for name in _BY_CHANNEL)
+    is_ssm, is_chunked = hasattr(source, "ssm_update"), hasattr(source, "gated_delta_update")
+    largest = [max((a.size for a in _held(part)), default=0) for part in states]
+    dtype = _dtype({**config, **config.get("text_config", {})})
+    return Shape(
+        layers=len(model.layers),
+        hidden=_hidden(model),
+        outputs=_outputs(model, int(_setting(config, _EXPERTS_A_TOKEN, 1))),
+        heads=heads * (len(model.layers) - recurrent),
+        ssm_heads=sum(_state_heads(part) for part in states) if is_ssm else 0,
+        states=0 if is_ssm else sum(largest) / (gated_delta.CHUNK if is_chunked else 1),
+        channels=sum(_channels(part) for part in states) if by_channel else 0,
+        looped=sum(_looped(part) for part in states) if hasattr(source, _BY_INDEX) else 0,
+        kept=sum(_a_token(part) for part in plain),
+        kept_always=sum(a.nbytes for part in states for a in _held(part)),
+        windowed=sum(_a_token(part) for part in windows),
+        window=min((part.max_size for part in windows), default=0),
+        vocab=int(logits.shape[-1]),
+        dtype_bytes=dtype.size,
+        weights_bytes=_bytes(model.parameters()),
+        trainable_bytes=_bytes(model.trainable_parameters()),
+        trainable_count=sum(a.size for _, a in _leaves(model.trainable_parameters())),
+        can_share_prefix=has_plain_caches(model),
+    )
+
+
+# How config.json spells it, family by family.
+_HEADS = ("num_attention_heads", "n_heads", "n_head", "num_heads", "num_query_heads")
+_EXPERTS_A_TOKEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "moe_topk",
+    "moe_top_k",
+    "moe_k",
+)
+
+# What a module of mlx-lm defines where its gated delta layers have a gate for each channel.
+_BY_CHANNEL = ("KimiDeltaAttention", "BailingKDA", "KimiK3DeltaAttention")
+# And where a loop takes tokens by their index.
+_BY_INDEX = "JambaMambaMixer"
+
+# Tokens of the pass that shows the shapes of caches.
+PROBE_TOKENS = 8
+
+
+def _setting(config: Mapping[str, Any], names: tuple[str, ...], default: Any) -> Any:
+    """The first of these that config.json or a part of it has; of a list, the largest."""
+    nested = [value for value in config.values() if isinstance(value, Mapping)]
+    for part in [*nested, config]:
+        for name in names:
+            value = part.get(name)
+            if value:
+                return max(value) if isinstance(value, list) else value
+    return default
+
+
+def _parts(cache: Any) -> list[Any]:
+    """A layer's caches: one, or those that it holds together."""
+    return (
+        [p for inner in cache.caches for p in _parts(inner)]
+        if hasattr(cache, "caches")
+        else [cache]
+    )
+
+
+def _held(cache: Any) -> list[mx.array]:
+    return [
+        array for _, array in _leaves(list(vars(cache).values())) if isinstance(array, mx.array)
+    ]
+
+
+def _a_token(cache: Any) -> int:
+    """Bytes of one token's keys and values."""
+    arrays = [array for array in (cache.keys, cache.values) if isinstance(array, mx.array)]
+    return sum(array.nbytes // array.shape[2] for array in arrays)
+
+
+def _state_heads(cache: Any) -> int:
+    """Of a state [1, heads, D, N]; a convolution's has three axes."""
+    return max((array.shape[1] for array in _held(cache) if array.ndim == 4), default=0)
+
+
+def _channels(cache: Any) -> int:
+    """Heads times channels times the tokens of a chunk, of a state [1, heads, E, D]."""
+    sizes = [a.shape[1] * a.shape[3] for a in _held(cache) if a.ndim == 4]
+    return max(sizes, default=0) * gated_delta.CHUNK_BY_CHANNEL
+
+
+def _looped(cache: Any) -> int:
+    """The width of a state [1, width, N] beside that of a convolution."""
+    held = [array for array in _held(cache) if array.ndim == 3]
+    return int(held[-1].shape[1]) if len(held) > 1 else 0
+
+
+def _hidden(model: nn.Module) -> int:
+    """The width of the residual stream, as the embedding of tokens has it."""
+    for _, module in model.named_modules():
+        if isinstance(module, nn.QuantizedEmbedding):
+            return int(module.scales.shape[-1] * module.group_size)
+        if isinstance(module, nn.Embedding):
+            return int(module.weight.shape[-1])
+    return 0
+
+
+def _outputs(model: nn.Module, experts_a_token: int) -> int:
+    """The width of all linear layers in the blocks, the experts' as often as a token takes one."""
+    modules = [module for layer in model.layers for _, module in layer.named_modules()]
+    linears = [m for m in modules if isinstance(m.get("weight"), mx.array) and m.weight.ndim >= 2]
+
+    def width(module: nn.Module) -> float:
+        if module.weight.ndim < 3:
+            return int(module.weight.shape[0])
+        # What an expert takes in is copied too, as tokens are sorted by expert.
+        taken: int = module.weight.shape[2]
+        if "scales" in module:
+            taken = module.scales.shape[-1] * module.group_size
+        return experts_a_token * (int(module.weight.shape[1]) + taken / 2)
+
+    return round(sum(map(width, linears)))
 
 
 def _skeleton(config: dict[str, Any], cfg: MLXGRPOConfig) -> nn.Module:
     """The model with its adapters; arrays have shape and type, and are never evaluated."""
     model_class, args_class = _get_classes(config)
     model = model_class(args_class.from_dict(config))
+    call_constructor(model)
     model.set_dtype(_dtype({**config, **config.get("text_config", {})}))
     made = config.get("quantization") or config.get("quantization_config")
     if made:
         quantize_base(model, int(made.get("group_size", GROUP_SIZE)), int(made.get("bits", 4)))
     elif cfg.quantize_for_rollouts and cfg.train_type != "full":
-        quantize_base(model, GROUP_SIZE, BASE_BITS)
+        embeddings = quantize_base(model, GROUP_SIZE, BASE_BITS)
+        try:
+            model(mx.zeros((1, 2), mx.int32))
+        except FAULTS:
+            replace_modules(model, embeddings)
     if cfg.train_type != "full":
         model.freeze()
         add_adapters(model, cfg)
@@ -173,7 +328,7 @@ def _rollout(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int) -> list[Part]
     rows = together * cfg.num_generations
     limit = cfg.completion_limit
     places = rows * (prompt_tokens + ROOM * math.ceil(limit / ROOM))
-    kept = places * 2 * shape.kv * shape.layers * shape.dtype_bytes
+    kept = places * shape.kept + PER_KEPT_STATE * rows * shape.kept_always
     logits = PER_SAMPLED_LOGIT * LOOK_EVERY * rows * shape.vocab * FP32
     return [
         Part(f"keys and values of {rows} completions", kept),
@@ -189,12 +344,12 @@ def _update(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int) -> list[Part]:
     logits = PER_LOGIT * tokens
     if chunk < tokens:
         logits = tokens + min(PER_CHUNK * chunk, PER_CHUNK_MOST * tokens)
-    layers = shape.layers if cfg.grad_checkpoint != "on" else 1
-    activations = layers * max(
-        _layer(shape, cfg, rows, prompt_tokens, limit, part) for part in _graphs(cfg, rows)
+    activations = max(
+        _kept(shape, cfg, rows, prompt_tokens, limit, part) for part in _graphs(cfg, rows)
     )
-    if layers < shape.layers:
-        activations += shape.layers * (tokens + prompt_tokens) * shape.hidden * shape.dtype_bytes
+    if cfg.grad_checkpoint == "on":
+        between = shape.layers * (tokens + prompt_tokens) * shape.hidden * shape.dtype_bytes
+        activations = activations / shape.layers + between
     return [
         Part(f"activations of {rows} completions", round(activations)),
         Part(
@@ -212,10 +367,10 @@ def _graphs(cfg: MLXGRPOConfig, rows: int) -> tuple[str, ...]:
     return ("whole",) if rows == cfg.num_generations else ("rows", "prompt")
 
 
-def _layer(
+def _kept(
     shape: Shape, cfg: MLXGRPOConfig, rows: int, prompt: int, limit: int, graph: str
 ) -> float:
-    """Bytes that one layer keeps for its backward pass."""
+    """Bytes that all layers keep for their backward pass."""
     own, first = rows * limit, prompt
     scores = rows * limit * (prompt + limit) + prompt * prompt
     if graph == "plain":
@@ -224,10 +379,10 @@ def _layer(
         first, scores = 0, rows * limit * (prompt + limit)
     elif graph == "prompt":
         own, scores = 0, prompt * prompt
-    full = cfg.train_type == "full"
-    hidden, kv, inner = (
-        (PER_HIDDEN_FULL, PER_KV_FULL, PER_INNER_FULL) if full else (PER_HIDDEN, PER_KV, PER_INNER)
-    )
-    a_token = hidden * shape.hidden + kv * shape.kv + inner * shape.inner
+    per_output = PER_OUTPUT_FULL if cfg.train_type == "full" else PER_OUTPUT
+    a_token = per_output * shape.outputs + PER_HIDDEN * shape.hidden * shape.layers
+    a_token += PER_STATE * shape.states + PER_CHANNEL * shape.channels
+    a_token += PER_SSM * shape.ssm_heads * min(SSM_TOKENS, prompt + limit)
+    a_token += PER_LOOP * shape.looped * (prompt + limit)
     floats = (own + first) * a_token + PER_SCORE * shape.heads * scores
     return floats * shape.dtype_bytes

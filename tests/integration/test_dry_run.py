@@ -47,3 +47,11 @@ def test_dry_run_says_where_it_would_write(tmp_path):
     text = complete(folder, "--dry-run").stdout
     assert f"# output: {tmp_path / 'out-2'} (a new run)" in text
     assert not (tmp_path / "out-2").exists()
+
+
+def test_a_cadence_of_0_takes_no_rows_at_the_start_and_end_either(tmp_path):
+    """As in the run itself."""
+    off = complete(tmp_path / "out", "--dry-run", eval_steps=0, eval_every_updates=0).stdout
+    assert "# evaluation rows: 0 (off) test, 0 (off) train" in off
+    on = complete(tmp_path / "out", "--dry-run").stdout
+    assert "# evaluation rows: 8 test, 6 train" in on
