@@ -34,8 +34,8 @@ from orchestrator.views.tables import plain_table
 def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
     """Rank the settings of a SWEEP (default: the latest) by its objective.
 
-    The mean over the seeds of each setting, with a 95% bootstrap interval, and whether the first
-    can be told from the second. Only completed runs count.
+    The mean over the seeds of each setting, with its 95% interval from three seeds on, and whether
+    the first can be told from the second. Only completed runs count.
 
     \b
     Examples:
@@ -50,11 +50,11 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
         else:
             _print_history(found, points)
         return
-    statistic = stats.iqm if iqm else stats.mean
+    statistic: stats.Statistic = "iqm" if iqm else "mean"
     rows = ranking(completed_scores(runs, found.objective), found.objective, statistic)
     duel = first_against_second(rows, found.objective)
     if as_json:
-        print_json(best_shape(found.objective, rows, duel, "iqm" if iqm else "mean"))
+        print_json(best_shape(found.objective, rows, duel, statistic))
         return
     if rows:
         out = console()
@@ -79,19 +79,21 @@ def _print_duel(sweep: Sweep, rows: list[RankedSetting], duel: stats.Comparison 
     if duel.p is None:
         print("first against second: n=1, no interval; more seeds tell, such as seeds = [0, 1, 2]")
         return
-    span = ""
-    if duel.probability_ci95 is not None:
-        low, high = duel.probability_ci95
-        span = f" ({percent(low)} … {percent(high)})"
     verdict = {"first": "the first is better", "second": "the second is better"}
     words = verdict.get(duel.verdict, duel.verdict)
-    print(f"first against second: {words}, p = {duel.p:.2g};")
-    print(f"a run of the first beats a run of the second in {percent(duel.probability)}{span}")
+    print(f"first against second: {words}, p = {duel.p:.2g} ({_met(duel)})")
     if all(row.params.get("eval_part") != "confirm" for row in rows):
         say(
             "the best of many is partly luck; fresh seeds and rows tell: "
             f"grpo-sweep confirm {sweep.name} --top 2 --seeds 100-102"
         )
+
+
+def _met(duel: stats.Comparison) -> str:
+    """`the first is ahead in 7 of 9 pairs of runs`; a tie is half of one."""
+    what = "seeds that both have" if duel.paired else "pairs of runs"
+    ahead = f"{duel.probability * duel.meetings:g} of {duel.meetings}"
+    return f"the first is ahead in {ahead} {what}"
 
 
 def _say_what_is_missing(sweep: Sweep, runs: list[Run], ranked: int) -> None:

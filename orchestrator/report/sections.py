@@ -20,9 +20,8 @@ from orchestrator.report.gather import (
 )
 from orchestrator.report.groups import groupings
 from orchestrator.results.curves import Thinned, only_value, thin
-from orchestrator.results.leaderboard import RankedSetting
-from orchestrator.results.stats import ALPHA, welch_p
-from orchestrator.run import Attempt, RunState
+from orchestrator.results.leaderboard import RankedSetting, against
+from orchestrator.run import Attempt, Objective, RunState
 from orchestrator.text import clock, counts, duration, metric, plural, setting_value
 
 # Metric -> (title, what it is).
@@ -129,9 +128,22 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
 def _interval_words(row: RankedSetting, facts: Facts) -> str:
     if row.ci95 is not None:
         return f"95% interval {_span(row.ci95, facts)}, {row.n}\u00a0seeds"
+    if row.n > 1:
+        return f"{_spread(row, facts)}, {row.n}\u00a0seeds"
     if (found := evaluation_interval(row)) is not None:
         return f"one run; {_span(found, facts)} by its evaluation’s own noise"
     return "one run, no interval"
+
+
+def _spread(row: RankedSetting, facts: Facts) -> str:
+    """The interval; without one, what the few runs reached, and not called one."""
+    if row.n == 1:
+        return "one run"
+    if row.ci95 is not None:
+        return _span(row.ci95, facts)
+    if row.range[0] == row.range[1]:
+        return f"all {metric(facts.objective.metric, row.mean)}"
+    return f"range {_span(row.range, facts)}"
 
 
 def _span(interval: tuple[float, float], facts: Facts) -> str:
@@ -151,12 +163,13 @@ def _ranking(facts: Facts, figures: Context) -> Context | None:
     cells = [_ranking_row(row, facts) for row in facts.rows]
     return {
         "keys": facts.keys,
+        "spread": "95% interval" if any(row.ci95 for row in facts.rows) else "spread",
         "shown": cells[:RANKED_SHOWN],
         "rest": cells[RANKED_SHOWN:],
         "first": sum(row.rank == 1 for row in shown),
         "row_px": ranking_plot.ROW_PX,
         "before": None if facts.before is None else metric(facts.objective.metric, facts.before),
-        "caveat": _caveat(facts.rows),
+        "caveat": _caveat(facts.rows, facts.objective),
         "summary": f"The mean {_objective_name(facts)} of each setting with its interval, in the "
         "order of the table.",
     }
@@ -167,7 +180,7 @@ def _ranking_row(row: RankedSetting, facts: Facts) -> Context:
         "rank": row.rank,
         "values": [_value(row.params, key) for key in facts.keys],
         "mean": metric(facts.objective.metric, row.mean),
-        "interval": "one run" if row.ci95 is None else _span(row.ci95, facts),
+        "interval": _spread(row, facts),
         "n": row.n,
         "runs": ", ".join(str(score.run.id) for score in row.scores),
     }
@@ -177,7 +190,7 @@ def _value(params: dict[str, Any], key: str) -> str:
     return setting_value(params[key]) if key in params else "–"
 
 
-def _caveat(rows: tuple[RankedSetting, ...]) -> str:
+def _caveat(rows: tuple[RankedSetting, ...], objective: Objective) -> str:
     """What the ranking does not say, where that matters."""
     if len(rows) < 2:
         return ""
@@ -188,16 +201,15 @@ def _caveat(rows: tuple[RankedSetting, ...]) -> str:
         )
     if rows[0].n == 1:
         return "The first setting ran once; more seeds would show whether that was luck."
-    first = [score.value for score in rows[0].scores]
-    others = [[score.value for score in row.scores] for row in rows[1:]]
-    near = sum(len(other) > 1 and welch_p(first, other) >= ALPHA for other in others)
-    alone = sum(len(other) == 1 for other in others)
+    others = [against(rows[0], row, objective) for row in rows[1:]]
+    near = sum(other.verdict == "not distinguishable" for other in others)
+    alone = sum(other.p is None for other in others)
     words = f"; {plural(alone, 'setting')} ran once, too few to tell" if alone else ""
     if not near:
-        return f"The first is told apart from every other setting (Welch’s t test, 5%){words}."
+        return f"The first is told apart from every other setting (t test, 5%){words}."
     return (
         f"These seeds do not tell the first apart from {plural(near, 'other setting')} "
-        f"(Welch’s t test, 5%){words}."
+        f"(t test, 5%){words}."
     )
 
 

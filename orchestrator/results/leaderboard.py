@@ -5,22 +5,20 @@ from whoever read the training logs. The statistics themselves are in `stats.py`
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.results import stats
-from orchestrator.results.objective import Score, setting_key
+from orchestrator.results.objective import Score, interval, setting_key
 from orchestrator.run import Objective, Run
-
-Statistic = Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True)
 class RankedSetting:
     """A setting in the ranking; `mean` is what it is ranked by (or its interquartile mean).
 
-    `ci95` is None where one run says nothing about the spread.
+    `ci95` is None where its runs are too few, or too equal, for an interval.
     """
 
     rank: int
@@ -34,21 +32,26 @@ class RankedSetting:
         """How many runs the mean rests on."""
         return len(self.scores)
 
+    @property
+    def range(self) -> stats.Interval:
+        """The lowest and the highest value."""
+        return value_range(self.scores)
+
 
 def by_setting(
-    scores: Iterable[Score], objective: Objective, statistic: Statistic = stats.mean
+    scores: Iterable[Score], objective: Objective, statistic: stats.Statistic = "mean"
 ) -> list[tuple[float, list[Score]]]:
     """(statistic, scores) of each setting, best first; equal ones in the order of the sweep."""
     groups: dict[str, list[Score]] = {}
     for score in scores:
         groups.setdefault(setting_key(score.run.overrides), []).append(score)
-    found = [(statistic([score.value for score in group]), group) for group in groups.values()]
+    found = [(stats.center(_values(group), statistic), group) for group in groups.values()]
     sign = -1.0 if objective.goal == "max" else 1.0
     return sorted(found, key=lambda entry: sign * entry[0])
 
 
 def ranking(
-    scores: Iterable[Score], objective: Objective, statistic: Statistic = stats.mean
+    scores: Iterable[Score], objective: Objective, statistic: stats.Statistic = "mean"
 ) -> list[RankedSetting]:
     """The settings, best first by a statistic over their seeds; equal ones share a rank.
 
@@ -61,7 +64,7 @@ def ranking(
             rank=values.index(value) + 1,
             params=group[0].run.overrides,
             mean=value,
-            ci95=stats.interval([score.value for score in group], statistic),
+            ci95=interval(_values(group), objective, statistic),
             scores=tuple(group),
         )
         for value, group in found
@@ -89,18 +92,21 @@ def first_against_second(
     rows: Sequence[RankedSetting], objective: Objective
 ) -> stats.Comparison | None:
     """How sure it is that the best setting beats the next; None where there is only one."""
-    if len(rows) < 2:
-        return None
-    first, second = (dict(enumerate(s.value for s in row.scores)) for row in rows[:2])
-    return stats.compare_settings(first, second, goal=objective.goal)
+    return None if len(rows) < 2 else against(rows[0], rows[1], objective)
+
+
+def against(first: RankedSetting, second: RankedSetting, objective: Objective) -> stats.Comparison:
+    """How sure it is that a setting beats another."""
+    ours, theirs = (_by_rest(row.scores, row.params) for row in (first, second))
+    return stats.compare_settings(ours, theirs, goal=objective.goal)
 
 
 @dataclass(frozen=True)
 class Level:
     """All runs with one value of a parameter; `against` is the best level, run against run.
 
-    `matched` counts the runs that have a partner in the best level with the same other parameters
-    and seed; with two or more of them only these are compared.
+    Compared pair by pair where two or more runs have a partner in the best level with the same
+    other parameters and seed.
     """
 
     value: Any
@@ -108,7 +114,7 @@ class Level:
     ci95: tuple[float, float] | None
     n: int
     against: stats.Comparison | None
-    matched: int
+    range: stats.Interval
 
 
 def by_parameter(scores: Iterable[Score], key: str, base: Any, objective: Objective) -> list[Level]:
@@ -127,37 +133,44 @@ def by_parameter(scores: Iterable[Score], key: str, base: Any, objective: Object
 def _level(
     group: Sequence[Score], best: Sequence[Score], key: str, base: Any, objective: Objective
 ) -> Level:
-    ours, theirs = _by_rest(group, key), _by_rest(best, key)
-    shared = sorted(ours.keys() & theirs.keys())
     against = None
-    if group is not best and len(shared) >= 2:
-        first = {i: theirs[rest] for i, rest in enumerate(shared)}
-        second = {i: ours[rest] for i, rest in enumerate(shared)}
-        against = stats.compare_settings(first, second, goal=objective.goal, paired=True)
-    elif group is not best:
-        first, second = (dict(enumerate(s.value for s in g)) for g in (best, group))
+    if group is not best:
+        first, second = _by_rest(best, [key]), _by_rest(group, [key])
         against = stats.compare_settings(first, second, goal=objective.goal)
     return Level(
         group[0].run.overrides.get(key, base),
         _mean_of(group),
-        stats.interval([score.value for score in group]),
+        interval(_values(group), objective),
         len(group),
         against,
-        len(shared) if against is not None and against.paired else 0,
+        value_range(group),
     )
 
 
-def _by_rest(group: Iterable[Score], key: str) -> dict[str, float]:
-    """The value of each run by everything but one parameter."""
-    found = {}
+def _by_rest(group: Iterable[Score], compared: Collection[str]) -> dict[str, float]:
+    """The value of each run by its seed and every parameter but those compared.
+
+    Runs that share even that, as two of no seed do, have no partner: each has a key of its own.
+    """
+    found: dict[str, float] = {}
     for score in group:
-        others = {k: v for k, v in score.run.overrides.items() if k != key}
-        found[json.dumps([others, score.run.seed], sort_keys=True)] = score.value
+        others = {k: v for k, v in score.run.overrides.items() if k not in compared}
+        rest = json.dumps([others, score.run.seed], sort_keys=True)
+        found[rest if rest not in found else f"run {score.run.id}"] = score.value
     return found
 
 
+def value_range(scores: Sequence[Score]) -> stats.Interval:
+    """The lowest and the highest value."""
+    return min(_values(scores)), max(_values(scores))
+
+
 def _mean_of(group: Sequence[Score]) -> float:
-    return stats.mean([score.value for score in group])
+    return stats.mean(_values(group))
+
+
+def _values(group: Sequence[Score]) -> list[float]:
+    return [score.value for score in group]
 
 
 def differing_keys(rows: Iterable[dict[str, Any]]) -> list[str]:

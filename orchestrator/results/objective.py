@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.results import stats
 from orchestrator.results.training_log import read_curve
 from orchestrator.run import Objective, Run, RunState
 
@@ -39,6 +40,16 @@ def reduce_curve(values: Sequence[float], objective: Objective) -> float | None:
         return max(finite) if objective.goal == "max" else min(finite)
     count = int(objective.reduce.partition(":")[2] or 1)
     return math.fsum(finite[-count:]) / len(finite[-count:])
+
+
+def interval(
+    values: Sequence[float], objective: Objective, statistic: stats.Statistic = "mean"
+) -> stats.Interval | None:
+    """The 95% interval of what a setting reaches; exact match lies between 0 and 1."""
+    found = stats.interval(values, statistic)
+    if found is None or objective.metric != "em":
+        return found
+    return max(0.0, found[0]), min(1.0, found[1])
 
 
 def read_value(folder: Path, objective: Objective) -> float | None:

@@ -6,27 +6,24 @@ parameters are. Values are compared with each other, pair by pair, in `leaderboa
 
 import json
 import math
-import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.results import stats
+from orchestrator.results.objective import interval
 from orchestrator.run import Objective, Run, RunState
 
 Values = tuple[Any, ...]
-
-# Resampling more values takes seconds.
-_BOOTSTRAP = 300
 
 
 @dataclass(frozen=True)
 class Cell:
     """The runs with these values of the parameters; `mean` is None while none has a result.
 
-    `ci95` is None where one run says nothing about the spread; `others` counts the runs without a
-    result by state.
+    `ci95` is None where the runs are too few, or too equal, for an interval; `others` counts the
+    runs without a result by state.
     """
 
     values: Values
@@ -56,7 +53,10 @@ def cells(
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(json.dumps(_values(run, keys, base)), []).append(run)
-    found = [_cell(_values(group[0], keys, base), group, value_of) for group in groups.values()]
+    found = [
+        _cell(_values(group[0], keys, base), group, objective, value_of)
+        for group in groups.values()
+    ]
     found.sort(key=lambda cell: [order(value) for value in cell.values])
     means = [cell.mean for cell in found if cell.mean is not None]
     if not means:
@@ -74,7 +74,12 @@ def _values(run: Run, keys: Sequence[str], base: Mapping[str, Any]) -> Values:
     return tuple(own.get(key, base.get(key)) for key in keys)
 
 
-def _cell(values: Values, group: Sequence[Run], value_of: Callable[[Run], float | None]) -> Cell:
+def _cell(
+    values: Values,
+    group: Sequence[Run],
+    objective: Objective,
+    value_of: Callable[[Run], float | None],
+) -> Cell:
     reached = [(run, value_of(run)) for run in group if run.state is RunState.COMPLETED]
     known = [(run, value) for run, value in reached if value is not None and math.isfinite(value)]
     done = {run.id for run, _ in known}
@@ -82,18 +87,10 @@ def _cell(values: Values, group: Sequence[Run], value_of: Callable[[Run], float 
     return Cell(
         values,
         stats.mean(numbers) if numbers else None,
-        _interval(numbers),
+        interval(numbers, objective),
         tuple(run for run, _ in known),
         Counter(run.state for run in group if run.id not in done),
     )
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95% interval of the mean; of many values by the normal, which the bootstrap becomes."""
-    if len(values) <= _BOOTSTRAP:
-        return stats.interval(values)
-    mean, off = stats.mean(values), 1.96 * statistics.stdev(values) / math.sqrt(len(values))
-    return mean - off, mean + off
 
 
 def order(value: Any) -> tuple[int, float, str]:

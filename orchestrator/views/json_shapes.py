@@ -134,7 +134,7 @@ def comparison_shape(found: Comparison) -> Shape:
     return {
         "verdict": found.verdict,
         "probability": found.probability,
-        "probability_ci95": interval_shape(found.probability_ci95),
+        "meetings": found.meetings,
         "difference": found.difference,
         "p": found.p,
         "paired": found.paired,
@@ -153,8 +153,8 @@ def levels_shape(objective: Objective, key: str, levels: Sequence[Level]) -> Sha
                 "n": level.n,
                 "mean": level.mean,
                 "ci95": interval_shape(level.ci95),
+                "range": list(level.range),
                 "best_against": None if level.against is None else comparison_shape(level.against),
-                "pairs": level.matched,
             }
             for level in levels
         ],
@@ -171,7 +171,7 @@ def history_shape(objective: Objective, points: Sequence[tuple[float, float]]) -
 
 
 def interval_shape(interval: tuple[float, float] | None) -> list[float] | None:
-    """Low and high; null where one run says nothing about the spread."""
+    """Low and high; null where the runs are too few, or too equal, for an interval."""
     return None if interval is None else list(interval)
 
 
@@ -182,6 +182,7 @@ def _row_shape(row: RankedSetting) -> Shape:
         "n": row.n,
         "mean": row.mean,
         "ci95": interval_shape(row.ci95),
+        "range": list(row.range),
         "runs": [
             {"id": s.run.id, "name": s.run.name, "seed": s.run.seed, "value": s.value}
             for s in row.scores

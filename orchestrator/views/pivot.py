@@ -81,7 +81,8 @@ def _mean_text(cell: Cell, objective: Objective) -> Text:
     words = metric(objective.metric, cell.mean)
     if cell.ci95 is not None:
         low, high = cell.ci95
-        words += f" ± {metric(objective.metric, (high - low) / 2)}"
+        # The wider half: one is cut where exact match ends.
+        words += f" ± {metric(objective.metric, max(cell.mean - low, high - cell.mean))}"
     return Text(f"{words} *", style="bold green") if cell.best else Text(words)
 
 

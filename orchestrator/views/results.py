@@ -39,7 +39,7 @@ def best_table(
     """
     keys = differing_keys(row.params for row in rows) if keys is None else keys
     heads = [key if wide else SHORT_NAMES.get(key, key) for key in keys]
-    columns = ("rank", *heads, objective.metric, "95% interval", "n", "runs")
+    columns = ("rank", *heads, objective.metric, _spread_head(rows), "n", "runs")
     table = plain_table(*columns, right=("rank", "n", *heads))
     for row in rows:
         values = [setting_value(row.params[key]) if key in row.params else UNKNOWN for key in keys]
@@ -47,29 +47,36 @@ def best_table(
             str(row.rank),
             *values,
             metric(objective.metric, row.mean),
-            _interval(row, objective),
+            _spread(row, objective),
             str(row.n),
             ", ".join(str(score.run.id) for score in row.scores),
         )
     return table
 
 
-def _interval(row: RankedSetting | Level, objective: Objective) -> str:
-    if row.ci95 is None:
+def _spread_head(rows: Sequence[RankedSetting] | Sequence[Level]) -> str:
+    return "95% interval" if any(row.ci95 for row in rows) else "spread"
+
+
+def _spread(row: RankedSetting | Level, objective: Objective) -> str:
+    """The 95% interval; where there is none, what the few runs reached, and not called one."""
+    if row.n == 1:
         return "n=1, no interval"
-    low, high = (metric(objective.metric, value) for value in row.ci95)
-    return f"{low} … {high}"
+    low, high = (metric(objective.metric, value) for value in row.ci95 or row.range)
+    if row.ci95 is not None:
+        return f"{low} … {high}"
+    return f"all {low}" if row.range[0] == row.range[1] else f"range {low} … {high}"
 
 
 def levels_table(levels: Sequence[Level], key: str, objective: Objective) -> Table:
     """The values of a parameter, best first, each against the best."""
-    columns = (key, objective.metric, "95% interval", "n", "against the best")
+    columns = (key, objective.metric, _spread_head(levels), "n", "against the best")
     table = plain_table(*columns, right=(key, "n"))
     for level in levels:
         table.add_row(
             UNKNOWN if level.value is None else setting_value(level.value),
             metric(objective.metric, level.mean),
-            _interval(level, objective),
+            _spread(level, objective),
             str(level.n),
             _against(level),
         )
@@ -82,7 +89,7 @@ def _against(level: Level) -> str:
     if level.against.p is None:
         return level.against.verdict
     words = {"first": "worse", "second": "better"}
-    pairs = f", {level.matched} pairs" if level.matched else ""
+    pairs = f", {level.against.meetings} pairs" if level.against.paired else ""
     verdict = words.get(level.against.verdict, level.against.verdict)
     return f"{verdict} (p = {level.against.p:.2g}{pairs})"
 

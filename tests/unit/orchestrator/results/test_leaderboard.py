@@ -2,7 +2,6 @@
 
 import pytest
 
-from orchestrator.results import stats
 from orchestrator.results.leaderboard import (
     best_over_time,
     by_parameter,
@@ -63,7 +62,7 @@ def test_the_interquartile_mean_does_not_follow_one_lucky_seed():
     lucky = [score(v, i, lr=1) for i, v in enumerate([0, 0, 1, 1, 2, 2, 40, 50])]
     steady = [score(3.0, i, lr=2) for i in range(8)]
     assert ranking([*lucky, *steady], Objective())[0].params == {"lr": 1}
-    rows = ranking([*lucky, *steady], Objective(), stats.iqm)
+    rows = ranking([*lucky, *steady], Objective(), "iqm")
     assert [(row.params, row.mean) for row in rows] == [({"lr": 2}, 3.0), ({"lr": 1}, 1.5)]
 
 
@@ -91,6 +90,29 @@ def test_the_first_beats_the_second_or_cannot_be_told_apart(second, verdict, pro
     assert (found.verdict, found.probability) == (verdict, pytest.approx(probability))
 
 
+def test_best_and_compare_say_the_same_about_the_same_two_settings():
+    """Paired or not changes p, so it is decided in one place: one question has one answer."""
+    scores = [
+        seeded(value, seed, lr=lr)
+        for lr, values in ((1e-4, (0.60, 0.61, 0.66)), (1e-5, (0.50, 0.55, 0.51)))
+        for seed, value in enumerate(values)
+    ]
+    duel = first_against_second(ranking(scores, Objective()), Objective())
+    _, level = by_parameter(scores, "lr", None, Objective())
+    assert duel == level.against
+    assert duel.paired
+    # Differences 0.10, 0.06, 0.15: t = 3.96914, and p = 1 - t / sqrt(t * t + 2) for two degrees.
+    assert duel.p == pytest.approx(0.0580075, abs=1e-6)
+
+
+def test_exact_match_is_not_said_to_reach_beyond_all_of_it():
+    """0.8, 0.9 and 1.0 by Student's t are 0.65 to 1.15; a reward may be more than one."""
+    scores = [seeded(value, seed) for seed, value in enumerate([0.8, 0.9, 1.0])]
+    assert ranking(scores, Objective())[0].ci95 == pytest.approx((0.6515862, 1.0))
+    _, high = ranking(scores, Objective(metric="reward_mean"))[0].ci95
+    assert high == pytest.approx(1.1484138)
+
+
 def test_levels_of_a_parameter_are_compared_among_runs_that_share_the_rest():
     """The rank differs a little in each pair, the rate a lot between them: pairing shows it."""
     scores = [
@@ -102,7 +124,7 @@ def test_levels_of_a_parameter_are_compared_among_runs_that_share_the_rest():
     best, other = by_parameter(scores, "lora_rank", 16, Objective())
     assert (best.value, best.n, best.against) == (8, 6, None)
     assert best.mean == pytest.approx(0.52)
-    assert (other.value, other.matched) == (4, 6)
+    assert (other.value, other.against.paired, other.against.meetings) == (4, True, 6)
     assert other.against.verdict == "first"
     assert other.against.difference == pytest.approx(0.02)
     assert [level.value for level in by_parameter(scores, "lr", None, Objective())] == [

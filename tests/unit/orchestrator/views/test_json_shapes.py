@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
-
 from orchestrator.queue.history import HistoryEvent
 from orchestrator.results.leaderboard import ranking
 from orchestrator.results.objective import completed_scores
@@ -81,7 +79,7 @@ def test_submit_json_has_the_exact_set_lines():
     }
 
 
-def test_best_json_has_null_where_one_run_gives_no_interval():
+def test_best_json_has_null_where_few_runs_give_no_interval():
     """Rank, params, n, mean, ci95 and the runs behind them."""
     runs = [
         replace(RUN, id=1, seed=0, overrides={"a": 1}, metrics={"em": 0.25}),
@@ -93,9 +91,9 @@ def test_best_json_has_null_where_one_run_gives_no_interval():
     shape = best_shape(Objective(), ranking(completed_scores(runs, Objective()), Objective()))
     assert (shape["objective"], shape["goal"]) == ("em", "max")
     first, second = shape["rows"]
-    assert list(first) == ["rank", "params", "n", "mean", "ci95", "runs"]
+    assert list(first) == ["rank", "params", "n", "mean", "ci95", "range", "runs"]
     assert (first["rank"], first["params"], first["n"], first["mean"]) == (1, {"a": 1}, 2, 0.5)
-    # Of two values the expanded bootstrap interval is the range.
-    assert first["ci95"] == [pytest.approx(0.25), pytest.approx(0.75)]
+    # Two values have a range, and no interval that would hold 95%.
+    assert (first["ci95"], first["range"]) == (None, [0.25, 0.75])
     assert [run["id"] for run in first["runs"]] == [1, 2]
     assert (second["ci95"], second["n"]) == (None, 1)
