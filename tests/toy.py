@@ -83,6 +83,7 @@ def toy_policy(train_type="full", seed=0, bits=0):
         split=SplitModel(model),
         can_share_prefix=True,
         initial=None,
+        starts_trained=train_type == "full",
     )
 
 

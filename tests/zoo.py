@@ -388,5 +388,6 @@ def zoo_policy(make, seed=0, scale=1, vocab=VOCAB):
         split=split,
         can_share_prefix=can.share_prefix,
         initial=None,
+        starts_trained=True,
         can_mix_lengths=can.mix_lengths,
     )

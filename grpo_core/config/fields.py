@@ -87,7 +87,11 @@ class MLXGRPOConfig:
     lora_keys: list[str] = _f(
         [], "model", "layer names within a block that get adapters; empty: every linear layer"
     )
-    adapter_path: str = _f("", "model", "start from these adapters (a folder written by mlx-lm)")
+    adapter_path: str = _f(
+        "",
+        "model",
+        "start from these adapters (a folder written by mlx-lm); with them on is the reference",
+    )
     quantize_for_rollouts: bool = _f(
         True, "model", "quantise the frozen base to 4 bits at load; off with train_type full"
     )
@@ -192,7 +196,9 @@ class MLXGRPOConfig:
     clip_eps: float = _f(0.2, "objective", "lower width of the ratio's clip range", above=0)
     clip_eps_high: float = _f(0.0, "objective", "upper width; 0: the same as clip_eps", min=0)
     clip_delta: float = _f(0.0, "objective", "cap of the ratio on both sides; 0: off", min=0)
-    kl_coeff: float = _f(0.0, "objective", "weight of the KL term; 0: no reference work", min=0)
+    kl_coeff: float = _f(
+        0.0, "objective", "weight of the KL term against the policy at the start; 0: none", min=0
+    )
     kl_estimator: str = _f(
         "k3", "objective", "estimator of the KL divergence", choices=("k1", "k2", "k3")
     )

@@ -62,7 +62,8 @@ class Policy:
     vocab_size: int
     split: SplitModel
     can_share_prefix: bool  # it can, and prefix_sharing is on
-    initial: Params | None  # the first weights; train_type full with kl_coeff > 0
+    initial: Params | None  # the first weights; kept where it `starts_trained`, with kl_coeff > 0
+    starts_trained: bool  # what is trained was so before; not so for new adapters
     can_mix_lengths: bool = True  # prompts of several lengths in one batch of decoding
 
     @property
@@ -91,12 +92,13 @@ class Policy:
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """Within it the model is what it was before training: bit for bit the base.
+        """Within it the model is what it was before this run's first update, bit for bit.
 
-        Adapters are taken out, not scaled to zero; with train_type full the first weights are put
-        in. Raises ModelError if those were not kept.
+        Where the run began with trained weights (train_type full, adapter_path) these are put in;
+        new adapters change nothing at first, and are taken out, not scaled to zero. Raises
+        ModelError if the first weights were not kept.
         """
-        if self.train_type == "full":
+        if self.starts_trained:
             if self.initial is None:
                 raise ModelError("no reference: the first weights are kept only with kl_coeff > 0")
             current = self.trainable()
@@ -185,7 +187,7 @@ def _policy(
     must_give_numbers(split.model, found.vocab_size, cfg)  # with its adapters, too
     tokenizer = read_tokenizer(base.path, base.config, cfg)
     _ = split.head_names
-    keeps_initial = cfg.train_type == "full" and cfg.kl_coeff > 0
+    starts_trained = adapter is None or bool(cfg.adapter_path)
     policy = Policy(
         model=split.model,
         tokenizer=tokenizer,
@@ -202,8 +204,9 @@ def _policy(
         can_share_prefix=found.can.share_prefix,
         can_mix_lengths=found.can.mix_lengths,
         initial=None,
+        starts_trained=starts_trained,
     )
-    if keeps_initial:
+    if starts_trained and cfg.kl_coeff > 0:
         policy.initial = policy.trainable()
     return policy
 

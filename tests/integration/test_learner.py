@@ -126,6 +126,35 @@ def test_kept_groups_without_variance_learn_from_kl():
     assert scene.step(2).moved
 
 
+@pytest.mark.parametrize("bits", [0, 4])
+@pytest.mark.parametrize("train_type", ["lora", "dora", "full"])
+def test_the_policy_starts_as_its_own_reference(train_type, bits):
+    """KL is 0 to the last bit before anything has been learnt, and not after that."""
+    if train_type == "full" and bits:
+        pytest.skip("quantised weights are not trained")
+    scene = Scene(by_length, train_type=train_type, kl_coeff=0.5, quantize_for_rollouts=bits > 0)
+    assert scene.step().figures["kl"] == 0.0
+    assert replace_experience(scene, by_length).step(2).figures["kl"] > 0
+
+
+@pytest.mark.parametrize("train_type", ["lora", "dora"])
+def test_the_reference_of_adapters_that_were_trained_is_these_adapters(train_type, tmp_path):
+    """Without them in it, the KL term would train away what they had learnt."""
+    earlier = Scene(by_length, train_type=train_type)
+    for update in range(1, 4):
+        replace_experience(earlier, by_length).step(update)
+    earlier.policy.save(tmp_path / "adapters", earlier.cfg)
+    start = {"train_type": train_type, "adapter_path": str(tmp_path / "adapters")}
+    scene = Scene(constant, **start, kl_coeff=0.5, zero_variance="keep")
+    before = scene.snapshot()
+    step = scene.step()
+    assert (step.figures["kl"], step.moved) == (0.0, False)
+    assert same(scene.snapshot(), before)
+    scene = Scene(by_length, **start, kl_coeff=0.5)
+    scene.step()
+    assert replace_experience(scene, by_length).step(2).figures["kl"] > 0
+
+
 def replace_experience(scene, reward):
     judge = Rewards({"r": reward}, [], "", False)
     data = load_data(scene.cfg, scene.policy.tokenizer)
