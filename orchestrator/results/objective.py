@@ -58,22 +58,12 @@ def read_value(folder: Path, objective: Objective) -> float | None:
 
 
 def run_value(run: Run, objective: Objective) -> float | None:
-    """The value of the objective that a run reached: as recorded at its end, else by its log.
+    """The value of the objective that a run reached: as recorded when it last left the GPU.
 
-    While a run trains, its log knows more than what was recorded when it was interrupted. Where
-    there is no log, the last metrics of the run tell the last value, and no other.
+    While it trains, its log knows more, if that has a value yet.
     """
-    if run.value is not None and run.state is not RunState.RUNNING:
-        return run.value
-    value = read_value(run.folder, objective)
-    if value is None and objective.reduce == "last":
-        value = _finite(run.metrics.get(objective.metric))
-    return value
-
-
-def _finite(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    now = read_value(run.folder, objective) if run.state is RunState.RUNNING else None
+    return run.value if now is None else now
 
 
 def completed_scores(runs: Iterable[Run], objective: Objective) -> list[Score]:

@@ -1,6 +1,7 @@
 """What a run is worth and which setting it has, worked out by hand."""
 
 import json
+import sqlite3
 from dataclasses import replace
 
 import pytest
@@ -51,9 +52,10 @@ def logged(folder, *values, **fields):
 @pytest.mark.parametrize(
     ("reduce", "goal", "value"), [("last", "max", 0.2), ("best", "max", 0.3), ("best", "min", 0.1)]
 )
-def test_a_run_without_a_recorded_value_is_worth_what_its_log_says(tmp_path, reduce, goal, value):
+def test_a_run_that_trains_is_worth_what_its_log_says(tmp_path, reduce, goal, value):
     """`best` looks at the whole curve, `last` at its end."""
-    assert run_value(logged(tmp_path, 0.3, 0.1, 0.2), Objective("em", goal, reduce)) == value
+    run = logged(tmp_path, 0.3, 0.1, 0.2, state=RunState.RUNNING)
+    assert run_value(run, Objective("em", goal, reduce)) == value
 
 
 def test_a_recorded_value_stands_whatever_the_log_says_later(tmp_path):
@@ -67,13 +69,10 @@ def test_a_running_run_is_worth_what_its_log_says_now(tmp_path):
     assert run_value(run, Objective()) == 0.9
 
 
-def test_a_run_without_a_log_is_worth_its_last_metric_where_the_last_one_counts():
-    """The best of a curve cannot be read from its end."""
-    run = a_done_run(metrics={"em": 0.5, "kl": float("nan")})
+def test_a_run_that_trains_again_keeps_its_value_until_its_log_has_one():
+    """The log of a run that goes on may have been cut."""
+    run = a_done_run(value=0.5, metrics={"em": 0.9}, state=RunState.RUNNING)
     assert run_value(run, Objective()) == 0.5
-    assert run_value(run, Objective(reduce="best")) is None
-    assert run_value(run, Objective("kl")) is None
-    assert run_value(run, Objective("loss")) is None
 
 
 def test_only_completed_runs_are_ranked():
@@ -111,10 +110,21 @@ def test_best_report_export_pivot_and_notice_show_one_value(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["points"][0]["best"] == 0.5
 
 
-def test_a_notice_has_a_value_where_best_has_one(tmp_path):
-    """A run whose value was not recorded is read from its log by both."""
-    run = logged(tmp_path, 0.1, 0.7)
-    assert best_words([run], Objective()) == "em 70.0% (n=1)"
+def test_all_show_no_value_where_none_was_recorded(tmp_path, capsys):
+    """The log was written after the run had ended: `best` went by it, status and the view not."""
+    add_sweep(tmp_path, [planned_run("a", 0, {"lora_rank": 8})])
+    run = finish_next()
+    write_lines(run.folder / "training_log.jsonl", [{"update": 2, "em": 0.9, "split": "test"}])
+    with Store.open(home().db, readonly=True) as store:
+        sweep = store.queries.sweep("s")
+        assert store.status.best_run(sweep) is None
+        assert best_words(store.queries.runs(sweep.id), sweep.objective) == ""
+    with sqlite3.connect(home().db) as db:
+        assert db.execute("SELECT * FROM leaderboard").fetchall() == []
+    assert main(["best", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == []
+    assert main(["export", "--jsonl", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["value"] is None
 
 
 def test_a_notice_counts_the_seeds_of_a_setting_together_however_its_values_are_ordered():

@@ -82,11 +82,11 @@ def test_submit_json_has_the_exact_set_lines():
 def test_best_json_has_null_where_few_runs_give_no_interval():
     """Rank, params, n, mean, ci95 and the runs behind them."""
     runs = [
-        replace(RUN, id=1, seed=0, overrides={"a": 1}, metrics={"em": 0.25}),
-        replace(RUN, id=2, seed=1, overrides={"a": 1}, metrics={"em": 0.75}),
-        replace(RUN, id=3, seed=0, overrides={"a": 2}, metrics={"em": 0.25}),
+        replace(RUN, id=1, seed=0, overrides={"a": 1}, value=0.25),
+        replace(RUN, id=2, seed=1, overrides={"a": 1}, value=0.75),
+        replace(RUN, id=3, seed=0, overrides={"a": 2}, value=0.25),
         replace(RUN, id=4, state=RunState.FAILED, overrides={"a": 3}),
-        replace(RUN, id=5, overrides={"a": 4}, metrics={}),
+        replace(RUN, id=5, overrides={"a": 4}),
     ]
     shape = best_shape(Objective(), ranking(completed_scores(runs, Objective()), Objective()))
     assert (shape["objective"], shape["goal"]) == ("em", "max")

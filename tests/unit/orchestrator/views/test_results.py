@@ -14,7 +14,7 @@ from tests.view_kit import RUN, drawn, logged
 
 def test_a_ranking_says_where_there_is_no_interval():
     """One run tells nothing about the spread."""
-    rows = ranking(completed_scores([RUN], Objective()), Objective())
+    rows = ranking(completed_scores([replace(RUN, value=0.5)], Objective()), Objective())
     assert "n=1, no interval" in drawn(best_table(rows, Objective(), wide=True))
 
 
