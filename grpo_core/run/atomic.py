@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +137,9 @@ def put_back(folder: Path) -> None:
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
+        # It loads every kind of compression, and `grpo-sweep status` would pay for that.
+        import shutil
+
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
