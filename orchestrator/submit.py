@@ -17,6 +17,7 @@ from orchestrator.errors import SpecError
 from orchestrator.names import folded, free_name, safe_name, sweep_name_fault
 from orchestrator.plan.expand import Expansion
 from orchestrator.plan.forecast import Forecast, forecast
+from orchestrator.plan.inputs import missing, refuse_missing
 from orchestrator.plan.provenance import with_provenance
 from orchestrator.queue.store import Store
 from orchestrator.results.training_log import read_result
@@ -42,9 +43,15 @@ def queue_sweep(
     cwd: str | None = None,
     again: bool = False,
     frozen: bool = False,
+    later: bool = False,
 ) -> tuple[Sweep, list[Run]]:
-    """The sweep as queued, under its name or the next free one, all of it or nothing."""
+    """The sweep as queued, under its name or the next free one, all of it or nothing.
+
+    With `later` the files that it reads may be still to come.
+    """
     folder = cwd or os.getcwd()
+    if not later:
+        refuse_missing(expansion, folder)
     wanted = name or expansion.spec.name
     # Files are read and runs are named before the transaction: both take time.
     first = with_provenance(expansion.plan(wanted, folder))
@@ -61,8 +68,10 @@ def queue_sweep(
     return sweep, store.queries.runs(sweep.id)
 
 
-def previewed_plan(store: Store, expansion: Expansion) -> Plan:
+def previewed_plan(store: Store, expansion: Expansion, later: bool = False) -> Plan:
     """The plan that a submit would queue now; SpecError as then."""
+    if not later:
+        refuse_missing(expansion, os.getcwd())
     taken = {folded(sweep.name) for sweep in store.queries.sweeps(all=True)}
     plan = expansion.plan(free_name(expansion.spec.name, taken), os.getcwd())
     refuse_taken_folders(plan, expansion.spec.source)
@@ -118,8 +127,12 @@ def queue_run(
 ) -> Run:
     """A run of a config that was resolved from a file and overrides, queued as a sweep of one.
 
-    A folder in use becomes DIR-2.
+    A folder in use becomes DIR-2. Raises SpecError where a file that it reads is not there.
     """
+    if absent := [
+        f"{source}: {key} = {fault}" for key, fault in missing(vars(config), os.getcwd())
+    ]:
+        raise SpecError(*absent)
     wanted = _sweep_name(config)
     # Files are read before the transaction: they may be large.
     plan = _plan(store, wanted, source, overrides, config, again)

@@ -37,6 +37,7 @@ from orchestrator.worker.probe import check, heaviest
 @click.option(
     "--frozen", is_flag=True, help="Hold the sweep if data, rewards, code or packages change."
 )
+@click.option("--later", is_flag=True, help="Queue also what reads files that are still to come.")
 @json_option
 def submit(
     spec: Path,
@@ -48,6 +49,7 @@ def submit(
     after: str | None,
     again: bool,
     frozen: bool,
+    later: bool,
     as_json: bool,
 ) -> None:
     """Queue the runs of the sweep SPEC (a TOML file).
@@ -65,12 +67,18 @@ def submit(
     if check:
         _check_heaviest(expansion)
     if dry_run:
-        _show_plan(expansion, as_json)
+        _show_plan(expansion, as_json, later)
         return
     with open_queue() as store, busy("queueing the runs"):
         waits_for = store.queries.sweep(after).id if after else None
         sweep, runs = queue_sweep(
-            store, expansion, priority=priority, after=waits_for, again=again, frozen=frozen
+            store,
+            expansion,
+            priority=priority,
+            after=waits_for,
+            again=again,
+            frozen=frozen,
+            later=later,
         )
         known = recognised(store, runs)
     print_queued(expansion, sweep, runs, as_json, known)
@@ -94,10 +102,10 @@ def _check_heaviest(expansion: Expansion) -> None:
         )
 
 
-def _show_plan(expansion: Expansion, as_json: bool) -> None:
+def _show_plan(expansion: Expansion, as_json: bool, later: bool) -> None:
     """The runs as a table and as commands to copy; nothing is queued."""
     with open_queue(readonly=True) as store:
-        plan = previewed_plan(store, expansion)
+        plan = previewed_plan(store, expansion, later)
         found = forecast_of(store, plan)
     if as_json:
         print_json(submit_shape(plan.name, None, [(None, run.name, run.set) for run in plan.runs]))

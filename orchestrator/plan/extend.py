@@ -13,6 +13,7 @@ from typing import Any
 from grpo_core.config import FIELDS
 from orchestrator.errors import NothingAffected, SpecError
 from orchestrator.plan.expand import Expansion, expand
+from orchestrator.plan.inputs import refuse_missing
 from orchestrator.plan.provenance import with_provenance
 from orchestrator.plan.runs import Taken, planned_runs
 from orchestrator.results.objective import setting_key
@@ -36,6 +37,7 @@ def extension(sweep: Sweep, runs: Sequence[Run], path: Path, overrides: Sequence
         raise NothingAffected(f"{path}: adds nothing to sweep {sweep.name}")
     plan = expansion.plan(sweep.name, sweep.cwd)
     plan = replace(plan, to_ask=max(to_ask, 0), runs=tuple(new))
+    refuse_missing(expansion, sweep.cwd)
     plan = with_provenance(plan, sweep.provenance)
     return Extension(plan.runs, plan)
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.run.protocol import package_versions
+from orchestrator.plan.inputs import inputs, path_of
 from orchestrator.run import Plan, PlannedRun, Run, Sweep
 from orchestrator.spec.base_config import resolved_base
 
 Provenance = Mapping[str, Any]
 
-_DATA_FILES = (".jsonl", ".parquet")
 _DIFF_BYTES = 200_000
 _GIT_S = 10.0
 
@@ -31,8 +31,8 @@ def with_provenance(plan: Plan, known: Provenance | None = None) -> Plan:
     `known` is a look that was taken before; files that are not in it are looked at now.
     """
     base = vars(resolved_base(plan))
-    inputs = {name for run in plan.runs for name in _inputs({**base, **run.overrides}, plan.cwd)}
-    found = look(plan.cwd, inputs) if known is None else _widened(known, inputs, plan.cwd)
+    read = {name for run in plan.runs for name in inputs({**base, **run.overrides}, plan.cwd)}
+    found = look(plan.cwd, read) if known is None else _widened(known, read, plan.cwd)
     runs = identified(plan.runs, plan, found)
     return replace(plan, runs=tuple(runs), provenance=found)
 
@@ -48,7 +48,7 @@ def identified(
     base, files = vars(resolved_base(sweep)), dict((known or {}).get("files", {}))
     found = []
     for run in runs:
-        names = _inputs({**base, **run.overrides}, sweep.cwd)
+        names = inputs({**base, **run.overrides}, sweep.cwd)
         files |= {name: _file(name, sweep.cwd) for name in names if name not in files}
         found.append(replace(run, identity=_identity(run.hash, names, files)))
     return found
@@ -64,20 +64,6 @@ def _identity(config: str | None, names: Iterable[str], files: Mapping[str, Any]
         return None
     parts = json.dumps([config, sorted((name, files[name]) for name in names)])
     return hashlib.sha256(parts.encode()).hexdigest()
-
-
-def _inputs(values: Mapping[str, Any], cwd: str) -> tuple[str, ...]:
-    """What a configuration reads that may lie on this machine, as it names it."""
-    data = [values["dataset"], values["eval_dataset"]]
-    rewards = [name.rpartition(":")[0] for name in values["rewards"]]
-    models = [values["model_name"], values["adapter_path"]]
-    return tuple(
-        dict.fromkeys(
-            [name for name in data if str(name).lower().endswith(_DATA_FILES)]
-            + [name for name in rewards if name.endswith(".py")]
-            + [name for name in models if name and _path(name, cwd).is_dir()]
-        )
-    )
 
 
 def look(cwd: str, names: Iterable[str]) -> Provenance:
@@ -112,13 +98,13 @@ def reads_the_same(run: Run, sweep: Sweep) -> bool:
     """Whether the files that a run reads are as they were at the submit, as far as is known."""
     base = vars(resolved_base(sweep))
     files = (sweep.provenance or {}).get("files", {})
-    names = _inputs({**base, **run.overrides}, sweep.cwd)
+    names = inputs({**base, **run.overrides}, sweep.cwd)
     return all(files[name] == _file(name, sweep.cwd) for name in names if name in files)
 
 
 def stamps(then: Provenance | None, cwd: str) -> list[tuple[int, ...] | None]:
     """When each of these files was written last: a change shows, also one that was undone."""
-    return [_stamp(_path(name, cwd)) for name in (then or {}).get("files", ())]
+    return [_stamp(path_of(name, cwd)) for name in (then or {}).get("files", ())]
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
@@ -147,14 +133,9 @@ def _git_changes(then: Provenance, now: Provenance) -> list[str]:
     return []
 
 
-def _path(name: str, cwd: str) -> Path:
-    """Where a file or folder lies that a configuration of `cwd` names so."""
-    return Path(cwd, Path(name).expanduser())
-
-
 def _file(name: str, cwd: str) -> str | None:
     """The fingerprint of a file or folder, as a configuration names it."""
-    return _fingerprint(_path(name, cwd))
+    return _fingerprint(path_of(name, cwd))
 
 
 def _fingerprint(path: Path) -> str | None:
