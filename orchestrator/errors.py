@@ -4,6 +4,7 @@
     |- UsageError             2   arguments that make no sense together
     |- SpecError              2   a sweep spec; holds every fault that was found
     |- QueueError             2   the database or its folder cannot be used
+    |  `- QueueBusy           2   not just now, but maybe later: locked, or the disk is full
     `- NothingAffected        3   unknown id, or a change of state that is not legal
        `- WorkerBusy          3   another worker already serves this queue
 
@@ -39,6 +40,10 @@ class QueueError(SweepError):
     """A database or a home folder that cannot be used: newer, corrupt, read-only, locked, full."""
 
     exit_code = 2
+
+
+class QueueBusy(QueueError):
+    """A database or a home folder that cannot be used just now: locked, or the disk is full."""
 
 
 class NothingAffected(SweepError):

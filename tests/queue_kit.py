@@ -56,9 +56,11 @@ def claim(store):
 
 def end(store, attempt, outcome=DONE, newer=False, progress=None):
     """Record the end of an attempt."""
-    return store.claims.finish(
+    ended = store.claims.finish(
         attempt, outcome, newer_checkpoint=newer, progress=progress or Progress(), wall_s=2.0
     )
+    store.duplicates.read_values(owner_id=attempt.run_id)
+    return ended
 
 
 def failed(verdict="oom"):

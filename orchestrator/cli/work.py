@@ -3,12 +3,12 @@
 import os
 import shlex
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import click
 
 from orchestrator.cli.output import console, say
-from orchestrator.errors import UsageError
+from orchestrator.errors import QueueBusy, UsageError
 from orchestrator.system.paths import home
 from orchestrator.views.live import worker_view
 from orchestrator.worker import notices, worker
@@ -17,8 +17,8 @@ from orchestrator.worker.events import Event
 
 _EPILOG = """\b
 COMMAND runs without a shell, at most 30 s, with this in its environment:
-  GRPO_SWEEP_EVENT     sweep_done, first_failure (of a sweep) or queue_stopped (by failures,
-                       a limit or a GPU that hangs, not by a user)
+  GRPO_SWEEP_EVENT     sweep_done, first_failure (of a sweep), queue_stopped (by failures,
+                       a limit or a GPU that hangs, not by a user) or worker_died (by an error)
   GRPO_SWEEP_TEXT      what happened, in a line
   GRPO_SWEEP_SWEEP     the sweep's name
   GRPO_SWEEP_RUN       the run's id; GRPO_SWEEP_RUN_NAME is its name
@@ -76,7 +76,9 @@ def work(
         return 0
 
     def heard(event: Event) -> None:
-        listen(event)
+        # What is shown of a queue that others hold can wait; the training cannot.
+        with suppress(QueueBusy):
+            listen(event)
         notice(event)
 
     # The view ends first: what is said about notices comes below it.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.queue.connection import Connection
-from orchestrator.queue.duplicates import Duplicates
 from orchestrator.queue.history import History
 from orchestrator.queue.holds import Holds
 from orchestrator.queue.next_state import BACKOFF_MOST_S, Next, decide
@@ -64,13 +63,11 @@ class Claims:
         queries: Queries,
         history: History,
         holds: Holds,
-        duplicates: Duplicates,
     ) -> None:
         self._db = db
         self._queries = queries
         self._history = history
         self._holds = holds
-        self._duplicates = duplicates
 
     def claim(
         self, host: str, boot_id: str, before: Callable[[Run], Before]
@@ -136,11 +133,15 @@ class Claims:
             )
 
     def tick(self, attempt: Attempt, wall_s: float) -> None:
-        """Record how long an attempt has trained, so that a dead worker does not forget it."""
+        """Record how long an attempt has trained, so that a dead worker does not forget it.
+
+        Its process too, where that could not be recorded at the start.
+        """
         with self._db.write():
             self._db.execute(
-                "UPDATE attempts SET wall_s = ? WHERE id = ? AND ended IS NULL",
-                (wall_s, attempt.id),
+                "UPDATE attempts SET wall_s = ?, pid = coalesce(pid, ?),"
+                " pid_started = coalesce(pid_started, ?) WHERE id = ? AND ended IS NULL",
+                (wall_s, attempt.pid, attempt.pid_started, attempt.id),
             )
 
     def finish(
@@ -155,7 +156,8 @@ class Claims:
     ) -> Run | None:
         """Record how an attempt ended and what becomes of its run; None if that was done before.
 
-        `value` is what the sweep's objective is now, None where the log does not say.
+        `value` is what the sweep's objective is now, None where the log does not say. Runs that
+        share the result get theirs by `Duplicates.read_values`.
         """
         with self._db.write():
             if not self._close_attempt(attempt, outcome, wall_s):
@@ -168,10 +170,10 @@ class Claims:
             if then.halt:
                 self._holds.halt(HoldCode.GPU_HANG, then.halt, attempt.boot_id)
             self._history.add(str(then.state), then.reason or outcome.reason, run.sweep_id, run.id)
+            ended = self._queries.run(attempt.run_id)
             crashpoint("store.finishing")
         crashpoint("store.finished")
-        self._duplicates.read_values(owner_id=attempt.run_id)
-        return self._queries.run(attempt.run_id)
+        return ended
 
     def _close_attempt(self, attempt: Attempt, outcome: Outcome, wall_s: float) -> bool:
         changed = self._db.execute(

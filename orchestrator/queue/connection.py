@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import QueueError
+from orchestrator.errors import QueueBusy, QueueError
 from orchestrator.system.paths import ENV_HOME
 
 TIMEOUT_S = 30.0
@@ -88,13 +88,27 @@ class Connection:
             raise
 
     @contextmanager
+    def patience(self, timeout_s: float) -> Iterator[None]:
+        """Within, wait at most so long for other programs that hold the database."""
+        before = self.timeout_s
+        self._set_timeout(timeout_s)
+        try:
+            yield
+        finally:
+            self._set_timeout(before)
+
+    def _set_timeout(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._conn.execute(f"PRAGMA busy_timeout = {round(timeout_s * 1000)}").fetchall()
+
+    @contextmanager
     def explained(self) -> Iterator[None]:
         """Turn what SQLite says about the file into a QueueError that names a way out."""
         try:
             yield
         except sqlite3.DatabaseError as e:
             if word := _explain(e, self.timeout_s):
-                raise QueueError(f"{self.path}: {word}") from None
+                raise _kind(e)(f"{self.path}: {word}") from None
             raise
 
     def close(self) -> None:
@@ -119,6 +133,15 @@ def _explain(error: sqlite3.DatabaseError, timeout_s: float) -> str | None:
         "SQLITE_NOTADB": "not a SQLite database; move it away to start a new queue",
     }
     return next((word for key, word in words.items() if name.startswith(key)), None)
+
+
+_PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN")
+
+
+def _kind(error: sqlite3.DatabaseError) -> type[QueueError]:
+    """QueueBusy where the same may well succeed later."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    return QueueBusy if name.startswith(_PASSING) else QueueError
 
 
 def connect(path: Path, *, writable: bool = True, timeout_s: float = TIMEOUT_S) -> Connection:

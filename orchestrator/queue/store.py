@@ -6,6 +6,7 @@ Records are built in `rows.py`, the tables in `schema.py`; what a database needs
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -42,7 +43,7 @@ class Store:
         self.control = Control(db, self.queries, self.history, self.holds)
         self.duplicates = Duplicates(db, self.queries)
         self.submissions = Submissions(db, self.queries, self.history, self.duplicates)
-        self.claims = Claims(db, self.queries, self.history, self.holds, self.duplicates)
+        self.claims = Claims(db, self.queries, self.history, self.holds)
 
     @classmethod
     def open(
@@ -71,6 +72,10 @@ class Store:
     def path(self) -> Path:
         """The database file."""
         return self._db.path
+
+    def patience(self, timeout_s: float) -> AbstractContextManager[None]:
+        """Within, wait at most so long for other programs that hold the queue."""
+        return self._db.patience(timeout_s)
 
     def close(self) -> None:
         """Close the connection."""

@@ -13,14 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
-from orchestrator.errors import SweepError
-from orchestrator.run import Attempt, Run, Verdict
+from orchestrator.errors import QueueBusy, QueueError, SweepError
+from orchestrator.run import Attempt, Run, Sweep, Verdict
 from orchestrator.system import processes
 from orchestrator.system.crashpoints import ENV as ENV_CRASH
 from orchestrator.system.crashpoints import crashpoint
+from orchestrator.system.files import freeze
 from orchestrator.system.locks import FileLock, try_lock
 from orchestrator.system.paths import Home
-from orchestrator.worker.attempt_log import header
+from orchestrator.worker.attempt_log import PASSING, header
 
 # -P: a folder `datasets/` of the user's must not shadow the package of that name.
 TRAINER = (sys.executable, "-P", "-m", "grpo_core")
@@ -177,10 +178,24 @@ class Adopted:
             self._lock.release()
 
 
+def freeze_config(run: Run, sweep: Sweep, home: Home) -> None:
+    """Write the base config where the command of a run expects it; as `launch` raises."""
+    try:
+        freeze(home.frozen_config(run.sweep_id), sweep.config_text)
+    except OSError as e:
+        raise _launch_error(e, run) from None
+
+
 def launch(run: Run, attempt: Attempt, home: Home, trainer: Sequence[str] = TRAINER) -> Launched:
-    """Start the trainer of an attempt; LaunchError when no process could be made."""
+    """Start the trainer of an attempt; LaunchError when no process could be made.
+
+    QueueBusy where the machine has no room for it just now: disk, processes or open files.
+    """
     argv = command(run, home, trainer)
-    lock = try_lock(home.run_lock(run.id), _LEFTOVERS_S)
+    try:
+        lock = try_lock(home.run_lock(run.id), _LEFTOVERS_S)
+    except QueueError as e:
+        raise QueueBusy(str(e)) from None
     if lock is None:
         words = f"a process of an earlier attempt still holds {home.run_lock(run.id)}"
         raise LaunchError(words, Verdict.LOST)
@@ -226,7 +241,9 @@ def environment(run: Run, own: Mapping[str, str]) -> dict[str, str]:
     return {**env, ENV_RUN: str(run.id), "PYTHONUNBUFFERED": "1", **own}
 
 
-def _launch_error(error: OSError, run: Run) -> LaunchError:
+def _launch_error(error: OSError, run: Run) -> SweepError:
+    if error.errno in PASSING:
+        return QueueBusy(f"{error.filename or run.cwd}: {error.strerror}")
     if not Path(run.cwd).is_dir():
         words = f"{run.cwd}: the folder from which the sweep was submitted is gone"
         return LaunchError(words, Verdict.CONFIG)

@@ -14,6 +14,7 @@ from orchestrator.system import processes
 from orchestrator.system.files import folder_bytes
 from orchestrator.worker.attempt_log import read_tail
 from orchestrator.worker.events import Event, EventKind, Listener
+from orchestrator.worker.patience import Patience
 from orchestrator.worker.stop_monitor import StopMonitor
 from orchestrator.worker.termination import Terminator
 
@@ -29,7 +30,14 @@ class RunMonitor:
     """What is looked at while a trainer runs: requests, limits, progress, memory."""
 
     def __init__(
-        self, run: Run, attempt: Attempt, sweep: Sweep, store: Store, listen: Listener
+        self,
+        run: Run,
+        attempt: Attempt,
+        sweep: Sweep,
+        store: Store,
+        listen: Listener,
+        patience: Patience,
+        sweep_trained_s: float,
     ) -> None:
         self._run = run
         self._attempt = attempt
@@ -39,7 +47,8 @@ class RunMonitor:
         self._reader = ProgressReader(run.folder)
         self._seen = Progress()
         self._lock_words = ""
-        self._sweep_s = store.queries.trained_s(sweep.id)
+        self._patience = patience
+        self._sweep_s = sweep_trained_s
         self._sweep_bytes = 0
         self._began = time.monotonic()
         self._looked = self._noted = self._began
@@ -63,14 +72,17 @@ class RunMonitor:
         if now - self._looked < _LOOK_S:
             return False
         self._looked = now
-        self._obey(terminator)
-        self._keep_limits(terminator)
-        self._judge(terminator)
+        # Each by itself: one that finds the queue in others' hands must not keep the next back.
+        for part in (self._obey, self._keep_limits, self._judge):
+            with self._patience.skip():
+                part(terminator)
         self._show()
         self.memory.look()
         if now - self._noted >= _NOTE_S:
             self._noted = now
-            self._store.claims.tick(self._attempt, self.wall_s())
+            with self._patience.skip():
+                self._store.claims.tick(self._attempt, self.wall_s())
+                self._patience.over()
         return True
 
     def _obey(self, terminator: Terminator) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from orchestrator.errors import SweepError, UsageError
+from orchestrator.errors import SweepError, UsageError, WorkerBusy
 from orchestrator.queue.store import Store
 from orchestrator.results.leaderboard import by_setting, differing_keys
 from orchestrator.results.objective import completed_scores
@@ -36,6 +36,10 @@ TIMEOUT_S = 30.0
 _PATIENCE_S = 1.0
 
 SWEEP_DONE, FIRST_FAILURE, QUEUE_STOPPED = "sweep_done", "first_failure", "queue_stopped"
+WORKER_DIED = "worker_died"
+
+# A notice can wait for others that hold the queue; the worker cannot.
+_READ_TIMEOUT_S = 1.0
 
 # The text comes as an argument: spliced into the script it could be anything.
 _OSASCRIPT = (
@@ -95,7 +99,7 @@ class Watcher:
             self._open = _open_sweeps(store)
 
     def _open_queue(self) -> Store:
-        return Store.open(self._home.db, readonly=True)
+        return Store.open(self._home.db, readonly=True, timeout_s=_READ_TIMEOUT_S)
 
     def notices(self, event: Event) -> list[Notice]:
         """What has happened since the last event."""
@@ -242,7 +246,12 @@ class Notifier:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        # Of another worker that serves the queue nothing has died, and Ctrl-C is the user's.
+        if error is not None and not isinstance(error, WorkerBusy | KeyboardInterrupt):
+            reason = f"{type(error).__name__}: {error}"
+            words = f"the worker has ended by an error, and trains nothing more: {reason}"
+            self._left.put(Notice(WORKER_DIED, words, reason))
         self._left.put(None)
         self._thread.join(_PATIENCE_S)
         if self._thread.is_alive():

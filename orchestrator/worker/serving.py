@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from grpo_core.run.atomic import read_json
 from orchestrator.errors import WorkerBusy
@@ -36,7 +36,9 @@ def serve_alone(home: Home) -> Iterator[FileLock]:
     with lock:
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         told = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-        lock.write(json.dumps(told))
+        # For people: a full disk is no reason not to serve.
+        with suppress(OSError):
+            lock.write(json.dumps(told))
         yield lock
 
 

@@ -10,10 +10,12 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from grpo_core.errors import ExitCode
-from orchestrator.errors import WorkerBusy
+from orchestrator.errors import QueueBusy, WorkerBusy
 from orchestrator.plan.provenance import changes, reads_the_same
 from orchestrator.queue.claims import Before
 from orchestrator.queue.store import Store
@@ -35,9 +37,8 @@ from orchestrator.run import (
 )
 from orchestrator.system import paths, processes
 from orchestrator.system.crashpoints import crashpoint
-from orchestrator.system.files import freeze
 from orchestrator.system.paths import Home, RunPaths
-from orchestrator.worker.attempt_log import read_tail
+from orchestrator.worker.attempt_log import note, read_tail
 from orchestrator.worker.events import Event, EventKind, Listener
 from orchestrator.worker.launcher import (
     TRAINER,
@@ -45,12 +46,14 @@ from orchestrator.worker.launcher import (
     Launched,
     LaunchError,
     Trainer,
+    freeze_config,
     launch,
 )
 from orchestrator.worker.monitor import RunMonitor
+from orchestrator.worker.patience import TRY_S, Patience
 from orchestrator.worker.searching import promote_from_rungs, suggest_next
 from orchestrator.worker.serving import serve_alone
-from orchestrator.worker.standby import StandbySlot, affordable
+from orchestrator.worker.standby import Standby, StandbySlot, affordable
 from orchestrator.worker.termination import Stops, Terminator, stop_signals
 from orchestrator.worker.verdict import Ending, judge
 
@@ -81,7 +84,7 @@ def work(
     """
     home = (home or paths.home()).make()
     listen = on_event or (lambda event: None)
-    with Store.open(home.db) as store, stop_signals() as stops:
+    with Store.open(home.db) as store, stop_signals() as stops, store.patience(TRY_S):
         prepares = affordable() if prewarm is None else prewarm
         worker = _Worker(home, store, stops, listen, trainer, frozen, prepares)
         while True:
@@ -131,6 +134,7 @@ class _Worker:
         self._host = socket.gethostname()
         self._boot_id = processes.boot_id()
         self._idle_words = ""
+        self._patience = Patience(store, stops, lambda text: self._report(EventKind.WAITING, text))
 
     def serve(self, until_empty: bool) -> None:
         """Train what is queued, one run after another."""
@@ -142,21 +146,36 @@ class _Worker:
 
     def _serve(self, until_empty: bool) -> None:
         while not self._stops.count:
-            promote_from_rungs(self._store, self._listen)
-            suggested = suggest_next(self._store, self._listen)
-            claimed = self._claims.claim(self._host, self._boot_id, self._before)
-            if claimed is not None:
-                self._idle_words = ""
-                self._train(*claimed)
-            elif until_empty and not self.has_work():
+            try:
+                goes_on = self._serve_next(until_empty)
+            except QueueBusy as e:
+                self._patience.wait(e)
+                continue
+            if not goes_on:
                 return
-            # What a search chose may have been trained before: then it chooses again.
-            elif not suggested:
-                self._slot.clear()
-                self._idle()
+
+    def _serve_next(self, until_empty: bool) -> bool:
+        """Train the next run, or wait a moment; False where nothing is left to wait for."""
+        promote_from_rungs(self._store, self._listen)
+        suggested = suggest_next(self._store, self._listen)
+        claimed = self._claims.claim(self._host, self._boot_id, self._before)
+        self._patience.over()
+        if claimed is not None:
+            self._idle_words = ""
+            self._train(*claimed)
+        elif until_empty and not self._has_work():
+            return False
+        # What a search chose may have been trained before: then it chooses again.
+        elif not suggested:
+            self._slot.clear()
+            self._idle()
+        return True
 
     def has_work(self) -> bool:
         """Whether a run can be claimed, now or after its back-off, or a search has more to try."""
+        return self._patience.insist(self._has_work)
+
+    def _has_work(self) -> bool:
         ready = self._queries.waiting(self._boot_id).ready_at is not None
         return ready or bool(self._queries.awaiting_suggestion() or self._queries.at_rung())
 
@@ -177,26 +196,30 @@ class _Worker:
 
     def _reconcile(self) -> None:
         """Take over what a dead worker left: a live trainer, or what nobody read of one."""
-        self._store.duplicates.read_values()
-        run = self._queries.running()
+        self._patience.insist(self._store.duplicates.read_values)
+        run = self._patience.insist(self._queries.running)
         if run is None:
             return
-        attempt = self._queries.attempts(run.id)[-1]
+        attempt = self._patience.insist(lambda: self._queries.attempts(run.id)[-1])
         trainer = Adopted(attempt, self._home)
         if not trainer.wait(0):
             self._report(EventKind.ADOPTED, f"trains on (pid {trainer.pid})", run)
         self._follow(run, attempt, trainer)
 
     def _train(self, run: Run, attempt: Attempt) -> None:
-        sweep = self._queries.sweep_of(run)
+        sweep = self._patience.insist(lambda: self._queries.sweep_of(run))
         if not self._is_as_submitted(run, attempt, sweep):
             return
         low_memory = processes.low_memory()
         try:
-            trainer, attempt = self._launch(run, attempt, sweep)
+            trainer, attempt = self._patience.insist(lambda: self._launch(run, attempt, sweep))
         except LaunchError as e:
             words = f"cannot be started: {e}"
             self._record(run, attempt, Outcome(e.verdict, words), Progress(), 0.0)
+            return
+        except QueueBusy as e:
+            words = f"the worker was stopped while it waited: {e}"
+            self._record(run, attempt, Outcome(Verdict.INTERRUPTED, words), Progress(), 0.0)
             return
         crashpoint("worker.started")
         words = f"attempt {attempt.n}, pid {trainer.pid}"
@@ -208,33 +231,43 @@ class _Worker:
         standby = self._slot.take(run, attempt, sweep)
         if standby is not None:
             # Before it goes: so there is no instant in which an unknown process trains.
-            attempt = self._started(attempt, standby.pid)
+            attempt = self._record_standby(attempt, standby)
             crashpoint("worker.standby")
             trainer = standby.go(attempt)
             if trainer is not None:
                 return trainer, attempt
             # Or a next worker would look for it instead of the one that takes its place.
             attempt = self._claims.started(attempt, None, None)
-        freeze(self._home.frozen_config(run.sweep_id), sweep.config_text)
+        freeze_config(run, sweep, self._home)
         trainer = launch(run, attempt, self._home, self._trainer)
-        return trainer, self._started(attempt, trainer.pid)
+        started = processes.start_time(trainer.pid)
+        # Recorded later where it cannot be now: until then it is found by its environment.
+        with self._patience.skip(TRY_S):
+            self._claims.started(attempt, trainer.pid, started)
+        return trainer, replace(attempt, pid=trainer.pid, pid_started=started)
 
-    def _started(self, attempt: Attempt, pid: int) -> Attempt:
-        return self._claims.started(attempt, pid, processes.start_time(pid))
+    def _record_standby(self, attempt: Attempt, standby: Standby) -> Attempt:
+        started = processes.start_time(standby.pid)
+        try:
+            return self._claims.started(attempt, standby.pid, started)
+        except QueueBusy:
+            standby.dismiss()
+            raise
 
     def _prepare(self, left_s: float | None) -> None:
         """Prepare the trainer of the run that comes next, once it is nearly its turn."""
         if not self._prepares or left_s is None or left_s > _HEAD_START_S or self._stops.count:
             return
-        run = self._claims.coming(self._boot_id)
-        if self._slot.holds(run):
-            return
-        self._slot.clear()
-        if run is None or processes.is_memory_low():
-            return
-        pid = self._slot.put(run, self._queries.sweep_of(run))
-        if pid is not None:
-            self._report(EventKind.PREPARED, f"standby (pid {pid})", run)
+        with self._patience.skip():
+            run = self._claims.coming(self._boot_id)
+            if self._slot.holds(run):
+                return
+            self._slot.clear()
+            if run is None or processes.is_memory_low():
+                return
+            pid = self._slot.put(run, self._queries.sweep_of(run))
+            if pid is not None:
+                self._report(EventKind.PREPARED, f"standby (pid {pid})", run)
 
     def _is_as_submitted(self, run: Run, attempt: Attempt, sweep: Sweep) -> bool:
         """Say what has changed since the submit; False where that holds a frozen sweep."""
@@ -242,16 +275,19 @@ class _Worker:
         if not lines:
             return True
         held = sweep.frozen or self._frozen
-        self._claims.note_changes(attempt, lines, other=not (held or reads_the_same(run, sweep)))
-        with open(attempt.log, "a", encoding="utf-8") as log:
-            log.writelines(f"[frozen] {line}\n" for line in lines)
+        other = not (held or reads_the_same(run, sweep))
+        self._patience.insist(lambda: self._claims.note_changes(attempt, lines, other=other))
+        self._patience.insist(
+            lambda: note(Path(attempt.log), [f"[frozen] {line}" for line in lines])
+        )
         for line in lines:
             self._report(EventKind.CHANGED, line, run)
         if not held:
             return True
         words = f"frozen: {lines[0]}"
         accept = f"{words}; resume accepts what has changed"
-        self._store.holds.hold_sweep(sweep.id, HoldCode.CHANGED, accept)
+        hold = partial(self._store.holds.hold_sweep, sweep.id, HoldCode.CHANGED, accept)
+        self._patience.insist(hold)
         self._record(run, attempt, Outcome(Verdict.INTERRUPTED, words), Progress(), 0.0)
         return False
 
@@ -259,8 +295,11 @@ class _Worker:
         self, run: Run, attempt: Attempt, trainer: Trainer, sweep: Sweep | None = None
     ) -> None:
         """Watch a trainer until it ends, then record how."""
-        sweep = sweep or self._queries.sweep_of(run)
-        watch = RunMonitor(run, attempt, sweep, self._store, self._listen)
+        sweep = sweep or self._patience.insist(lambda: self._queries.sweep_of(run))
+        trained_s = self._patience.insist(lambda: self._queries.trained_s(sweep.id))
+        watch = RunMonitor(
+            run, attempt, sweep, self._store, self._listen, self._patience, trained_s
+        )
         terminator = Terminator(
             trainer, self._stops, lambda text: self._report(EventKind.STOPPING, text, run)
         )
@@ -299,14 +338,18 @@ class _Worker:
         self, run: Run, attempt: Attempt, outcome: Outcome, progress: Progress, wall_s: float
     ) -> None:
         newest = RunPaths(run.folder).newest_checkpoint()
-        ended = self._claims.finish(
+        objective = self._patience.insist(lambda: self._queries.sweep_of(run)).objective
+        finish = partial(
+            self._claims.finish,
             attempt,
             outcome,
             newer_checkpoint=newest > attempt.checkpoint,
             progress=progress,
             wall_s=wall_s,
-            value=read_value(run.folder, self._queries.sweep_of(run).objective),
+            value=read_value(run.folder, objective),
         )
+        ended = self._patience.insist(finish)
+        self._patience.insist(lambda: self._store.duplicates.read_values(owner_id=run.id))
         if ended is not None:
             self._report(
                 EventKind.ENDED, f"{ended.state}: {ended.reason or outcome.reason}", ended, progress

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from orchestrator.errors import UsageError
+from orchestrator.errors import QueueError, UsageError, WorkerBusy
 from orchestrator.queue.store import Store
 from orchestrator.run import HoldCode, Limits, Objective, Outcome, RunState, Verdict
 from orchestrator.system.paths import home
@@ -80,6 +80,24 @@ def test_the_end_of_a_sweep_is_told_with_its_best_setting(tmp_path, told):
             "COUNTS": "2 completed",
         }
     ]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), QueueError("queue.db: damaged")])
+def test_the_worker_s_own_death_is_told(tmp_path, told, error):
+    """By whatever error; the error goes on to whoever started it."""
+    with pytest.raises(type(error)), Notifier(home().make(), told.command, [].append):
+        raise error
+    assert [(n["EVENT"], n["REASON"]) for n in told()] == [
+        ("worker_died", f"{type(error).__name__}: {error}")
+    ]
+
+
+@pytest.mark.parametrize("error", [WorkerBusy("another"), KeyboardInterrupt()])
+def test_an_end_that_is_no_death_is_not_told(tmp_path, told, error):
+    """Another worker serves the queue; Ctrl-C."""
+    with pytest.raises(type(error)), Notifier(home().make(), told.command, [].append):
+        raise error
+    assert told() == []
 
 
 def test_the_first_failure_of_a_sweep_is_told_and_no_other(tmp_path, told):

@@ -30,7 +30,9 @@ def submit_twice(tmp_path, store):
 def finish(store):
     """Train the next run to its end."""
     how = {"newer_checkpoint": True, "progress": Progress(2, 2), "value": 0.5}
-    return store.claims.finish(claim(store)[1], DONE, **how)
+    ended = store.claims.finish(claim(store)[1], DONE, **how)
+    store.duplicates.read_values(owner_id=ended.id)
+    return ended
 
 
 @pytest.fixture
