@@ -167,7 +167,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def make(folder: Path, shape: str, rows: list[dict[str, str]]) -> None:
     """Model, tokenizer, rows, reward, and the prompts as token ids."""
-    from grpo_core.model.tiny import chat_prompt
+    from grpo_core.model.tiny_build import chat_prompt
 
     config = {**COMMON, **SHAPES[shape]}
     config["eos_token_id"] = config["vocab_size"]
@@ -241,7 +241,7 @@ def _tokenizer(texts: list[str]) -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, models, trainers
     from tokenizers.pre_tokenizers import ByteLevel
 
-    from grpo_core.model.tiny import SPECIAL
+    from grpo_core.model.tiny_build import SPECIAL
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
@@ -267,7 +267,7 @@ def _save_model(folder: Path, config: dict[str, Any], tokenizer: Any) -> None:
     from mlx.utils import tree_flatten
     from mlx_lm.models import qwen2
 
-    from grpo_core.model.tiny import _tokenizer_config
+    from grpo_core.model.tiny_build import _tokenizer_config
 
     mx.random.seed(0)
     model = qwen2.Model(qwen2.ModelArgs.from_dict(config))

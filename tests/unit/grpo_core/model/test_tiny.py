@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 import unicodedata
 
 import mlx.core as mx
@@ -16,7 +14,9 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from transformers import AutoTokenizer
 
-from grpo_core.model import tiny
+from grpo_core.data.arithmetic import arithmetic_rows
+from grpo_core.model import tiny, tiny_build
+from grpo_core.model.tiny_build import chat_prompt
 
 TAGS = ["<reasoning>", "</reasoning>", "<answer>", "</answer>"]
 BEST_LAYOUT = re.compile(
@@ -35,57 +35,6 @@ def loaded():
 def tokenizer():
     """The shipped tokenizer, as transformers loads it without remote code."""
     return AutoTokenizer.from_pretrained(tiny.model_path())
-
-
-# -- the rows
-
-
-def right_answer(question: str) -> int:
-    """The answer from the words alone."""
-    first, second = (int(number) for number in re.findall(r"\d+", question))
-    if question.startswith("Take"):
-        return second - first
-    return first + second if re.search(r"\+|more|Add", question) else first - second
-
-
-@pytest.mark.parametrize(("split", "count"), [("train", 2000), ("test", 400)])
-def test_every_row_gives_the_right_answer(split, count):
-    """The number after #### is what the question's words ask for, and the working says so too."""
-    rows = tiny.arithmetic_rows(split)
-    assert len(rows) == count
-    for row in rows:
-        assert list(row) == ["question", "answer"]
-        working, number = row["answer"].split("\n#### ")
-        assert int(number) == right_answer(row["question"])
-        assert working.endswith(f"={number}>>{number}")
-
-
-def test_no_problem_is_in_both_splits():
-    """Not even the same numbers in other words: held-out rows are new problems."""
-
-    def problems(split):
-        return {row["answer"] for row in tiny.arithmetic_rows(split)}
-
-    assert len(problems("train")) == 2000
-    assert not problems("train") & problems("test")
-
-
-def test_rows_never_change():
-    """Old curves stay comparable with new ones, on any machine: these rows come first for ever."""
-    assert [row["question"] for row in tiny.arithmetic_rows("test")[:3]] == [
-        "Take 77 away from 82.",
-        "Tom has 48 coins and finds 24 more. How many coins now?",
-        "What is 76 - 39?",
-    ]
-    assert tiny.arithmetic_rows("test")[1]["answer"] == "48 + 24 = <<48+24=72>>72\n#### 72"
-
-
-def test_import_loads_no_mlx():
-    """The rows and the names are there for those who must not load mlx."""
-    code = (
-        "import sys, grpo_core.model.tiny\nsys.exit('mlx' in sys.modules or 'numpy' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-P", "-c", code], timeout=60).returncode == 0
 
 
 # -- the tokenizer
@@ -113,7 +62,7 @@ def test_chat_template_writes_chatml(tokenizer):
     ask = {"tokenize": False, "add_generation_prompt": True}
     asked = "<|im_start|>user\nWhat is 1 + 1?<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.apply_chat_template([user], **ask) == asked
-    assert tiny.chat_prompt("What is 1 + 1?") == asked
+    assert chat_prompt("What is 1 + 1?") == asked
     system = {"role": "system", "content": "Count."}
     with_system = tokenizer.apply_chat_template([system, user], **ask)
     assert with_system == "<|im_start|>system\nCount.<|im_end|>\n" + asked
@@ -148,14 +97,14 @@ def test_quantised_model_still_answers():
     nn.quantize(model, group_size=64, bits=4)
     kinds = {type(module) for module in model.leaf_modules().values() if hasattr(module, "weight")}
     assert nn.Linear not in kinds
-    rows = [row for row in tiny.arithmetic_rows("test")[:100] if not is_hard(row)]
+    rows = [row for row in arithmetic_rows("test")[:100] if not is_hard(row)]
     answers = greedy_answers(model, tokenizer, rows)
     assert mean(map(is_right, rows, answers)) > 0.7
 
 
 def test_greedy_exact_match_leaves_room_to_learn(loaded):
     """Between 20% and 60% before training: GRPO has signal, and somewhere to go."""
-    rows = tiny.arithmetic_rows("test")[:200]
+    rows = arithmetic_rows("test")[:200]
     answers = greedy_answers(*loaded, rows)
     assert 0.2 < mean(map(is_right, rows, answers)) < 0.6
     assert mean(bool(BEST_LAYOUT.fullmatch(answer)) for answer in answers) > 0.9
@@ -163,7 +112,7 @@ def test_greedy_exact_match_leaves_room_to_learn(loaded):
 
 def test_what_greedy_gets_wrong_a_group_of_eight_often_gets_right(loaded):
     """Groups are mixed, so advantages are not zero; and the layouts vary as well."""
-    rows = [row for row in tiny.arithmetic_rows("test")[:60] if is_hard(row)]
+    rows = [row for row in arithmetic_rows("test")[:60] if is_hard(row)]
     groups = sampled_answers(*loaded, rows, group_size=8)
     right = [
         [is_right(row, answer) for answer in group] for row, group in zip(rows, groups, strict=True)
@@ -206,7 +155,7 @@ def sampled_answers(model, tokenizer, rows, group_size):
 
 def completions(model, tokenizer, rows, group_size, choose):
     """Texts [rows][group_size]; prompts of equal length are decoded together, without padding."""
-    prompts = [tokenizer.encode(tiny.chat_prompt(row["question"])) for row in rows]
+    prompts = [tokenizer.encode(chat_prompt(row["question"])) for row in rows]
     texts = [None] * len(rows)
     for length in {len(prompt) for prompt in prompts}:
         where = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
@@ -239,9 +188,9 @@ def decode(tokenizer, ids):
 
 def test_build_is_reproducible_by_seed(tmp_path, monkeypatch):
     """The same seed gives the same bytes, another seed other weights; mlx-lm loads the result."""
-    monkeypatch.setattr(tiny, "BUILD_BATCH", 8)
+    monkeypatch.setattr(tiny_build, "BUILD_BATCH", 8)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        tiny.build(tmp_path / name, seed=seed, steps=2)
+        tiny_build.build(tmp_path / name, seed=seed, steps=2)
     a, b, c = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in "abc")
     assert a == b
     assert {name for name in a if a[name] != c[name]} == {"model.safetensors"}
@@ -250,8 +199,8 @@ def test_build_is_reproducible_by_seed(tmp_path, monkeypatch):
 
 def test_shipped_folder_is_what_the_script_makes(tmp_path, monkeypatch):
     """Words, tokenizer and shape changed in the script need a new shipped model."""
-    monkeypatch.setattr(tiny, "BUILD_BATCH", 8)
-    tiny.build(tmp_path / "new", steps=1)
+    monkeypatch.setattr(tiny_build, "BUILD_BATCH", 8)
+    tiny_build.build(tmp_path / "new", steps=1)
     for path in tiny.model_path().iterdir():
         made = tmp_path / "new" / path.name
         if path.suffix == ".json":
@@ -263,7 +212,7 @@ def test_shipped_folder_is_what_the_script_makes(tmp_path, monkeypatch):
 def test_build_refuses_a_folder_that_is_there(tmp_path, capsys):
     """One message, exit code 2, and what was there stays."""
     (tmp_path / "notes.txt").write_text("mine")
-    assert tiny.main(["build", str(tmp_path)]) == 2
+    assert tiny_build.main(["build", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
         f"error: {tmp_path}: is there already; name a folder that is not\n"
     )
@@ -277,7 +226,7 @@ def test_build_refuses_a_folder_that_is_there(tmp_path, capsys):
 def test_build_refuses_numbers_out_of_range(tmp_path, capsys, arguments, fault):
     """Named by value, before any work."""
     with pytest.raises(SystemExit) as stopped:
-        tiny.main(["build", str(tmp_path / "new"), *arguments])
+        tiny_build.main(["build", str(tmp_path / "new"), *arguments])
     assert stopped.value.code == 2
     assert fault in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
@@ -286,5 +235,5 @@ def test_build_refuses_numbers_out_of_range(tmp_path, capsys, arguments, fault):
 def test_build_says_where_it_cannot_write(tmp_path, capsys):
     """A parent that is a file is a message, not a traceback."""
     (tmp_path / "file").write_text("")
-    assert tiny.main(["build", str(tmp_path / "file" / "new"), "--steps", "1"]) == 2
+    assert tiny_build.main(["build", str(tmp_path / "file" / "new"), "--steps", "1"]) == 2
     assert "cannot be written" in capsys.readouterr().err
