@@ -102,6 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _prepare(cfg: MLXGRPOConfig, standby: StandbyInput, stop: StopFlag) -> "Data | None":
     """Do as a standby what needs neither GPU nor folder, then wait; None where that failed."""
+    # Late, as it takes mlx, transformers and datasets along.
     from grpo_core.trainer import prepare_data
 
     data = None
@@ -138,6 +139,7 @@ def _completed_message(folder: RunFolder) -> str:
 
 
 def _dry_run(cfg: MLXGRPOConfig, strict: bool) -> None:
+    # Late, as it takes mlx and transformers along.
     from grpo_core.dry_run import describe
 
     try:

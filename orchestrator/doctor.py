@@ -21,6 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from grpo_core.errors import ExitCode
 from orchestrator.errors import SweepError
 from orchestrator.queue.connection import network_type, wal_is_safe
@@ -28,6 +30,7 @@ from orchestrator.queue.store import Store
 from orchestrator.system.paths import ENV_HOME, Home, shipped
 from orchestrator.system.processes import low_memory
 from orchestrator.worker.launcher import TRAINER
+from orchestrator.worker.serving import worker_alive
 
 GB = 2**30
 
@@ -128,8 +131,6 @@ def sqlite_finding(version: tuple[int, ...]) -> Finding:
 
 
 def _memory() -> Iterator[Finding]:
-    import psutil
-
     found = psutil.virtual_memory()
     text = f"{found.available / GB:.1f} of {found.total / GB:.1f} GB free"
     if short := low_memory():
@@ -173,8 +174,6 @@ def _queue(home: Home) -> Iterator[Finding]:
 
 
 def _open_queue(home: Home) -> Finding:
-    from orchestrator.worker.serving import worker_alive
-
     if not home.db.exists():
         return Finding("queue", Severity.OK, f"{home.db}: none yet; the first submit makes it")
     with Store.open(home.db, readonly=True) as store:

@@ -8,6 +8,8 @@ import json
 import sys
 import time
 
+import mlx.core as mx
+
 from grpo_core.blas.library import find
 from grpo_core.blas.session import install
 from grpo_core.errors import ConfigError
@@ -32,8 +34,6 @@ def main() -> int:
 
 def gflops() -> float:
     """The best rate of a product of 512 x 512 matrices: other programs only slow it down."""
-    import mlx.core as mx
-
     square = mx.full((SIZE, SIZE), 0.5)
     mx.eval(square @ square)
     best_s, began = float("inf"), time.perf_counter()

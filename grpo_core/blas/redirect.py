@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
+import mlx.core as mx
+import numpy as np
+
 from grpo_core.blas.elf import ElfError, pointers_to
 from grpo_core.blas.library import Library, UnusableError
 
@@ -154,9 +157,6 @@ def _is_writable(address: int) -> bool:
 
 def _must_multiply(what: str) -> None:
     """MLX's products in every layout equal numpy's in float64, to what fp32 can lose at most."""
-    import mlx.core as mx
-    import numpy as np
-
     right_ones = []
     for rows, inner, columns in ((1, 64, 48), (7, 700, 33), (130, 20, 60)):
         left = np.sin(np.arange(rows * inner, dtype=np.float32)).reshape(rows, inner)

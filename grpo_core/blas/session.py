@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlx.core as mx
+
 from grpo_core.blas.library import Library, UnusableError
 from grpo_core.blas.redirect import redirect
 from grpo_core.blas.threads import most_threads, threads_for
@@ -42,8 +44,6 @@ def install(found: Library | str) -> Blas:
 def _installed(found: Library | str) -> Blas:
     if not sys.platform.startswith("linux"):
         return Blas("")
-    import mlx.core as mx
-
     if mx.default_device() != mx.cpu:
         return Blas("")
     if isinstance(found, str):

@@ -144,6 +144,7 @@ def _json_kind(value: Any) -> str:
 
 
 def _read_parquet(path: Path, name: str) -> list[Entry]:
+    # Not at the top: see the opening of this file.
     import pyarrow
     import pyarrow.parquet
 
@@ -182,6 +183,7 @@ def _no_split(dataset: str, split: str, known: Iterable[str]) -> DataError:
 
 def _load_hub(dataset: str, config: str, split: str | None = None) -> Any:
     """What `datasets.load_dataset` gives: every split by name, or the one asked for."""
+    # Not at the top: see the opening of this file.
     import datasets
 
     try:

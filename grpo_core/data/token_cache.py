@@ -17,6 +17,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import platformdirs
 
 from grpo_core.run.atomic import write_atomically
 
@@ -46,8 +47,6 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], folder: Path | None = Non
 
 def cache_folder() -> Path:
     """Where the files lie; safe to delete at any time."""
-    import platformdirs
-
     return Path(platformdirs.user_cache_dir("grpo-sweep")) / "tokens"
 
 

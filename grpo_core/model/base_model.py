@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS, load_config, load_model, load_tokenizer
 
@@ -46,8 +47,6 @@ def base_folder(name: str, revision: str, weights: bool = True) -> Path:
 
 def _from_hub(name: str, revision: str, weights: bool) -> Path:
     """The folder of a hub model in the local cache, fetched if need be."""
-    from huggingface_hub import snapshot_download
-
     files = DEFAULT_ALLOW_PATTERNS if weights else COMPANION_FILES
     try:
         folder = snapshot_download(name, revision=revision or None, allow_patterns=list(files))

@@ -122,6 +122,7 @@ def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> Reply:
     try:
         result = function(**arguments)
         if inspect.iscoroutine(result):
+            # Not at the top: few rewards are coroutines, and it takes a while to load.
             import asyncio
 
             result = asyncio.run(result)

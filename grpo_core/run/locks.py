@@ -175,6 +175,7 @@ def gpu_lock_path() -> Path:
     named = os.environ.get(ENV_GPU_LOCK)
     if named:
         return Path(named)
+    # Not at the top: the orchestrator loads this file for each status, which needs no lock.
     import platformdirs
 
     folder = Path(platformdirs.user_data_dir("grpo-sweep", appauthor=False))

@@ -15,6 +15,7 @@ Knows no table. Follows sqlite.org's pages on WAL, on howtocorrupt and on pragma
 
 import os
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -262,8 +263,6 @@ def _linux_mounts() -> list[tuple[str, str]]:
 
 def _bsd_mounts() -> list[tuple[str, str]]:
     """What `mount` prints on macOS: `DEVICE on PATH (TYPE, flag, ...)`."""
-    import subprocess
-
     try:
         told = subprocess.run(["/sbin/mount"], capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):

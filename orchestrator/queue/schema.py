@@ -360,6 +360,7 @@ def create_in_memory(db: Connection) -> None:
 
 
 def _apply_pending(raw: sqlite3.Connection) -> None:
+    # Not at the top: only a new or an old file needs it, and it takes a while to load.
     from sqlite_utils import Database, Migrations
 
     migrations = Migrations("grpo_sweep")

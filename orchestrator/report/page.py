@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from orchestrator.report.gather import Facts
 from orchestrator.report.sections import context
@@ -22,8 +23,6 @@ _FOLDER = Path(__file__).parent
 
 def page(facts: Facts, now: datetime) -> str:
     """The whole document."""
-    from plotly.offline import get_plotlyjs
-
     plotly, script = get_plotlyjs(), _text("page.js")
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),

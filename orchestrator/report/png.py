@@ -28,6 +28,7 @@ def pictures(facts: Facts) -> Iterator[tuple[str, bytes]]:
     Raises UsageError where matplotlib is missing.
     """
     try:
+        # Not at the top, here and below: a package that only PNG needs, and takes long to load.
         import matplotlib  # noqa: F401
     except ImportError as e:
         raise UsageError(
@@ -48,6 +49,7 @@ def _literal(text: str) -> str:
 
 
 def _axes(width: float, height: float) -> tuple[Any, "Axes"]:
+    # As above.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -61,6 +63,7 @@ def _axes(width: float, height: float) -> tuple[Any, "Axes"]:
 def _in_percent(axis: Any, metric: str) -> None:
     """Exact match is read in percent."""
     if metric == "em":
+        # As above.
         from matplotlib.ticker import PercentFormatter
 
         axis.set_major_formatter(PercentFormatter(1.0))

@@ -95,6 +95,7 @@ def to_parquet(records: Iterable[Record]) -> bytes:
     A column that mixes kinds, or holds lists, is the JSON of its values as text.
     """
     try:
+        # Not at the top: an optional package that only Parquet needs.
         import pyarrow
         import pyarrow.parquet
     except ImportError as e:

@@ -63,6 +63,7 @@ def replayed(
 def load_optuna() -> Any:
     """The optuna module, silenced; SweepError where it cannot be imported."""
     try:
+        # Not at the top: it takes a second to load, and only this method of search needs it.
         import optuna
     except ImportError as e:
         raise SweepError(

@@ -2,6 +2,8 @@
 
 A pid alone means nothing after a reboot or a long night: a process is its pid, its start time and
 the boot in which it lives. Signals go to whole groups, or a trainer's children would survive it.
+
+psutil is loaded where it is used: a status, which comes sooner without it, only asks for the boot.
 """
 
 import os
@@ -50,7 +52,7 @@ def start_time(pid: int) -> float | None:
 
 
 def _start_time_by_psutil(pid: int) -> float | None:
-    import psutil
+    import psutil  # Not at the top: see the opening.
 
     try:
         process = psutil.Process(pid)
@@ -92,7 +94,7 @@ def find_session(name: str, value: str) -> int | None:
     """The session (the pid of its leader, dead or alive) of a process with `name=value` in its
     environment, if there is one.
     """
-    import psutil
+    import psutil  # Not at the top: see the opening.
 
     for process in psutil.process_iter():
         try:
@@ -118,7 +120,7 @@ class MemoryWitness:
 
     def look(self) -> None:
         """Note how much memory is left."""
-        import psutil
+        import psutil  # Not at the top: see the opening.
 
         memory = psutil.virtual_memory()
         self._least = memory.available / memory.total
@@ -155,7 +157,7 @@ _LOW = 0.15
 
 def is_memory_low() -> bool:
     """Whether little memory is left; costs nothing, so it may be asked often."""
-    import psutil
+    import psutil  # Not at the top: see the opening.
 
     memory = psutil.virtual_memory()
     return bool(memory.available < _LOW * memory.total)
@@ -163,7 +165,7 @@ def is_memory_low() -> bool:
 
 def low_memory() -> str | None:
     """Who holds the memory, where little of it is left; None where there is enough."""
-    import psutil
+    import psutil  # Not at the top: see the opening.
 
     if not is_memory_low():
         return None

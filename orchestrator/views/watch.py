@@ -8,7 +8,9 @@ import contextlib
 import os
 import select
 import sys
+import termios
 import time
+import tty
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -157,9 +159,6 @@ def _keys() -> Iterator[Callable[[float], str]]:
     if not sys.stdin.isatty():
         yield _no_key
         return
-    import termios
-    import tty
-
     number = sys.stdin.fileno()
     before = termios.tcgetattr(number)
     try:

@@ -13,6 +13,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 from grpo_core.run.protocol import GO, PREWARM
 from orchestrator.errors import QueueError
 from orchestrator.plan.provenance import stamps
@@ -36,8 +38,6 @@ _ENOUGH_BYTES = 15.5 * 2**30
 
 def affordable() -> bool:
     """Whether this machine has memory for a second trainer's libraries and data."""
-    import psutil
-
     return bool(psutil.virtual_memory().total >= _ENOUGH_BYTES)
 
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 
 import pytest
 
@@ -90,6 +91,49 @@ def test_no_command_imports_another():
         if name in commands
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_an_import_within_a_function_says_why(package):
+    """Imports stand at the top; each that does not has its reason on its line or above it."""
+    silent = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in modules(package)
+        for node in late_imports(path)
+        if not has_comment(path.read_text().splitlines(), node.lineno)
+    ]
+    assert silent == []
+
+
+def late_imports(path):
+    """The import statements within functions."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, functions):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    yield node
+
+
+def has_comment(lines, number):
+    """Whether a line, or the one above the imports that it belongs to, holds a comment."""
+    at = number - 1
+    while at >= 0 and lines[at].strip().startswith(("import ", "from ")):
+        if "#" in lines[at]:
+            return True
+        at -= 1
+    return lines[at].strip().startswith("#")
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_no_two_public_classes_of_a_package_have_one_name(package):
+    """Whoever searches for a name finds the one thing that it is."""
+    places = defaultdict(list)
+    for path in modules(package):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 def test_imports_never_loop():
