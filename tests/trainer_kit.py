@@ -120,7 +120,7 @@ def reproducible(line: dict) -> dict:
     return {key: value for key, value in line.items() if not is_measure(key)}
 
 
-def story(folder: Path) -> list[dict]:
+def reproducible_log(folder: Path) -> list[dict]:
     """The log but for times: what must be equal between two runs of the same."""
     return [reproducible(line) for line in log_of(folder)]
 
@@ -142,7 +142,7 @@ def weights(folder: Path) -> dict[str, mx.array]:
 
 def assert_equal_runs(one: Path, other: Path) -> None:
     """Log but for times, samples, and final weights to the last bit."""
-    assert story(one) == story(other)
+    assert reproducible_log(one) == reproducible_log(other)
     assert samples(one) == samples(other)
     a, b = weights(one / "final"), weights(other / "final")
     assert a.keys() == b.keys()

@@ -19,7 +19,7 @@ from orchestrator.system.processes import boot_id
 from orchestrator.views.json_shapes import show_shape
 from orchestrator.views.overview import progress_of
 from orchestrator.views.plot import curve_plot, shows_braille
-from orchestrator.views.story import Story, story_lines
+from orchestrator.views.run_details import RunDetails, details_lines
 from orchestrator.worker.launcher import command
 from orchestrator.worker.serving import worker_alive
 
@@ -39,21 +39,21 @@ def show(run: str, plot: bool, as_json: bool) -> None:
       grpo-sweep show lr1e-5-g8-s0 --plot       by its name
     """
     with Store.open(readonly=True) as store:
-        story = _story(store, one_run(store, run))
+        details = _details(store, one_run(store, run))
     if as_json:
-        print_json(show_shape(story))
+        print_json(show_shape(details))
         return
-    _freeze(story)
-    print("\n".join(story_lines(story)))
-    if not story.attempts:
+    _freeze(details)
+    print("\n".join(details_lines(details)))
+    if not details.attempts:
         say("not started yet")
     if plot:
-        _print_plots(story.run, story.sweep)
+        _print_plots(details.run, details.sweep)
 
 
-def _story(store: Store, run: Run) -> Story:
+def _details(store: Store, run: Run) -> RunDetails:
     sweep = store.queries.sweep_of(run)
-    return Story(
+    return RunDetails(
         run=run,
         sweep=sweep,
         progress=progress_of(run),
@@ -67,11 +67,11 @@ def _story(store: Store, run: Run) -> Story:
     )
 
 
-def _freeze(story: Story) -> None:
+def _freeze(details: RunDetails) -> None:
     """Let the command work by hand: its config is written before the first launch only."""
-    # Somebody who may look and not write still gets the story.
+    # Somebody who may look and not write still sees it all.
     with contextlib.suppress(OSError):
-        freeze(home().make().frozen_config(story.sweep.id), story.sweep.config_text)
+        freeze(home().make().frozen_config(details.sweep.id), details.sweep.config_text)
 
 
 def _print_plots(run: Run, sweep: Sweep) -> None:

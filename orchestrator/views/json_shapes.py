@@ -11,7 +11,7 @@ from orchestrator.results.leaderboard import Level, RankedSetting
 from orchestrator.results.stats import Comparison
 from orchestrator.run import Attempt, Objective, Progress, Run, RunState, Sweep
 from orchestrator.views.overview import Overview
-from orchestrator.views.story import Story
+from orchestrator.views.run_details import RunDetails
 
 Shape = dict[str, Any]
 
@@ -79,16 +79,16 @@ def run_shape(run: Run, progress: Progress) -> Shape:
     }
 
 
-def show_shape(story: Story) -> Shape:
+def show_shape(details: RunDetails) -> Shape:
     """`show --json`."""
     return {
-        **run_shape(story.run, story.progress),
-        "waits_for": list(story.waits_for),
-        "base": dict(story.base),
-        "command": list(story.command),
-        "attempts": [attempt_shape(attempt) for attempt in story.attempts],
+        **run_shape(details.run, details.progress),
+        "waits_for": list(details.waits_for),
+        "base": dict(details.base),
+        "command": list(details.command),
+        "attempts": [attempt_shape(attempt) for attempt in details.attempts],
         "history": [
-            {"at": event.at, "kind": event.kind, "text": event.text} for event in story.history
+            {"at": event.at, "kind": event.kind, "text": event.text} for event in details.history
         ],
     }
 

@@ -22,9 +22,8 @@ from orchestrator.views.now import (
     last_words,
     read_learning_curves,
     run_lines,
-    updates_text,
 )
-from orchestrator.views.overview import read_overview
+from orchestrator.views.overview import read_overview, updates_text
 from orchestrator.views.tables import STATE_STYLES, left_words
 from orchestrator.worker.events import Event, EventKind
 

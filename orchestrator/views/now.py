@@ -17,7 +17,6 @@ from orchestrator.results.training_log import read_curves
 from orchestrator.run import Progress, Run, Sweep
 from orchestrator.system.paths import Home, RunPaths
 from orchestrator.text import (
-    UNKNOWN,
     bar,
     between,
     duration,
@@ -27,7 +26,7 @@ from orchestrator.text import (
     span,
     sparkline,
 )
-from orchestrator.views.overview import UNFINISHED, Overview
+from orchestrator.views.overview import UNFINISHED, Overview, updates_text
 
 SPARK_WIDTH = 24
 # Wider than this a bar and a line are harder to read, not easier.
@@ -95,13 +94,6 @@ def last_words(home: Home, run: Run) -> str:
 
     tail = read_tail(home.attempt_log(run.id, run.attempt), limit=4096)
     return next((line for line in reversed(tail.splitlines()) if line.strip()), "")
-
-
-def updates_text(now: Progress) -> str:
-    """`14/30`, as far as it is known."""
-    if now.update is None:
-        return UNKNOWN
-    return f"{now.update}/{now.updates_total}" if now.updates_total else str(now.update)
 
 
 def run_lines(

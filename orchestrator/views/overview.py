@@ -13,6 +13,7 @@ from orchestrator.queue.store import Store
 from orchestrator.results.training_log import ProgressReader, read_progress
 from orchestrator.run import Progress, Run, RunState, Sweep
 from orchestrator.system.processes import boot_id
+from orchestrator.text import UNKNOWN
 
 UNFINISHED = ("queued", "running", "paused")
 
@@ -44,6 +45,13 @@ class ProgressReaders:
         reader = self._readers.setdefault(run.folder, ProgressReader(run.folder))
         now = reader.read()
         return now if now.update is not None else progress_of(run)
+
+
+def updates_text(now: Progress) -> str:
+    """`14/30`, as far as it is known."""
+    if now.update is None:
+        return UNKNOWN
+    return f"{now.update}/{now.updates_total}" if now.updates_total else str(now.update)
 
 
 # --- an overview

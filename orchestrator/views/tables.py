@@ -21,8 +21,7 @@ from orchestrator.text import (
     size,
     span,
 )
-from orchestrator.views.now import updates_text
-from orchestrator.views.overview import Overview
+from orchestrator.views.overview import Overview, updates_text
 
 STATE_STYLES = {
     RunState.QUEUED: "dim",

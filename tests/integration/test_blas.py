@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.trainer_kit import complete, result_of, start, story, train, wait_until
+from tests.trainer_kit import complete, reproducible_log, result_of, start, train, wait_until
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="for Linux only")
 
@@ -61,7 +61,7 @@ def test_strict_refuses_to_go_on_under_another_one(tmp_path):
     assert result_of(folder)["exit_code"] == 2
     complete(folder, "--strict", **SHORT)
     complete(tmp_path / "whole", **SHORT)
-    assert story(folder) == story(tmp_path / "whole")
+    assert reproducible_log(folder) == reproducible_log(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_a_run_whose_worker_is_gone_says_who_looks_after_it(say, folder):
     assert f"and not ended (pid {pid})" in out
     kill_group(pid)
     eventually(lambda: "the next one finds out what became of it" in shown(say)[0])
-    # The next one takes it up again; its story has both attempts.
+    # The next one takes it up again; its history has both attempts.
     assert say("cancel", "1")[0] == 0
 
 

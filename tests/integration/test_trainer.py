@@ -10,8 +10,8 @@ from tests.trainer_kit import (
     UPDATES,
     complete,
     log_of,
+    reproducible_log,
     result_of,
-    story,
     train,
     weights,
 )
@@ -132,8 +132,8 @@ def test_completed_folder_is_not_trained_again(run):
 def test_another_seed_draws_otherwise_from_the_same_rows(run, tmp_path):
     """The first evaluation is the same, the first update is not."""
     complete(tmp_path / "other", seed=1, num_epochs=1, eval_every_updates=0)
-    first, update = story(tmp_path / "other")[:2]
-    mine = story(run[0])
+    first, update = reproducible_log(tmp_path / "other")[:2]
+    mine = reproducible_log(run[0])
     assert first == mine[0] | {"updates_total": 3}
     assert update["update"] == 1
     assert update["reward_mean"] != mine[2]["reward_mean"]

@@ -12,7 +12,7 @@ from orchestrator.run import (
 )
 from orchestrator.views.json_shapes import best_shape, show_shape, status_shape, submit_shape
 from orchestrator.views.overview import overview
-from orchestrator.views.story import Story
+from orchestrator.views.run_details import RunDetails
 from tests.records import an_attempt
 from tests.view_kit import RUN, SWEEP, status_of
 
@@ -54,12 +54,12 @@ def test_status_json_is_as_the_design_says():
 def test_show_json_is_a_run_with_its_command_and_attempts():
     """Every key of the design, in its order."""
     attempt = an_attempt(pid=5, pid_started=1.0, started="t", log="/l")
-    story = Story(
+    details = RunDetails(
         run=RUN, sweep=SWEEP, progress=Progress(), attempts=[attempt], waits_for=["x"],
         history=[HistoryEvent("t", "paused", "asked for")], command=["python"],
         base={"learning_rate": 1e-6}, lives=False, worker=False,
     )  # fmt: skip
-    shape = show_shape(story)
+    shape = show_shape(details)
     keys = ["waits_for", "base", "command", "attempts", "history"]
     assert list(shape) == [*RUN_KEYS, *keys]
     assert [shape[key] for key in keys[:3]] == [["x"], {"learning_rate": 1e-6}, ["python"]]

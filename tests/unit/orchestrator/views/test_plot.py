@@ -73,7 +73,7 @@ def test_stars_where_a_terminal_has_no_braille(encoding, shows):
 
 
 def test_show_draws_reward_and_objective(tmp_path, capfd):
-    """Below the story of the run."""
+    """Below the details of the run."""
     finished_sweep(tmp_path, [(0.9, {"lora_rank": 8})])
     assert main(["show", "1", "--plot"]) == 0
     out = capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""The story of one run in words: what it is, what became of it and why, and how to repeat it."""
+"""Everything about one run in words: what it is, what became of it, why, and how to repeat it."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.queue.history import HistoryEvent
 from orchestrator.run import Attempt, Progress, Run, RunState, Sweep
 from orchestrator.text import clock, duration, metric, setting_value
-from orchestrator.views.now import updates_text
+from orchestrator.views.overview import updates_text
 
 # Of the metrics of a run those that tell how it went; --json has all.
 _TELLING = (
@@ -21,7 +21,7 @@ _HISTORY_MOST = 20
 
 
 @dataclass(frozen=True)
-class Story:
+class RunDetails:
     """All that is known about a run; `base` has what its config says for each override.
 
     `lives` is whether its trainer holds the run's lock, `worker` whether one serves the queue.
@@ -39,30 +39,30 @@ class Story:
     worker: bool
 
 
-def story_lines(story: Story) -> list[str]:
-    """The whole story, a line a fact."""
-    run = story.run
+def details_lines(details: RunDetails) -> list[str]:
+    """All of it, a line a fact."""
+    run = details.run
     lines = [f"run {run.id}: {run.name}   (sweep {run.sweep})"]
-    for name, value in _facts(story).items():
+    for name, value in _facts(details).items():
         lines += [f"  {name:<10} {value}"] if value else []
-    lines += _overrides(story)
+    lines += _overrides(details)
     lines.append(f"  by hand    cd {shlex.quote(run.cwd)} && \\")
-    lines.append(f"    {shlex.join(story.command)}")
-    for attempt in story.attempts:
-        lines += _attempt(attempt, story)
-    lines += _history(story)
+    lines.append(f"    {shlex.join(details.command)}")
+    for attempt in details.attempts:
+        lines += _attempt(attempt, details)
+    lines += _history(details)
     return lines
 
 
-def _facts(story: Story) -> dict[str, str]:
-    run, now = story.run, story.progress
+def _facts(details: RunDetails) -> dict[str, str]:
+    run, now = details.run, details.progress
     trained = f", {duration(run.wall_s)} trained" if run.wall_s else ""
     return {
-        "state": state_words(story),
-        "waits for": "; ".join(story.waits_for),
+        "state": state_words(details),
+        "waits for": "; ".join(details.waits_for),
         "seed": "" if run.seed is None else str(run.seed),
         "tags": ", ".join(run.tags),
-        "base": story.sweep.config_source,
+        "base": details.sweep.config_source,
         "output": str(run.folder),
         "progress": "" if now.update is None else f"update {updates_text(now)}{trained}",
         "started": "" if run.started is None else clock(run.started),
@@ -73,45 +73,45 @@ def _facts(story: Story) -> dict[str, str]:
     }
 
 
-def state_words(story: Story) -> str:
+def state_words(details: RunDetails) -> str:
     """The state and why it is so; of a running run who looks after it."""
-    run = story.run
+    run = details.run
     words = _because(str(run.state), run.reason)
     if run.state is not RunState.RUNNING:
         return words
     if run.request:
         words += f", asked to {run.request}: it checkpoints first"
-    if story.worker:
+    if details.worker:
         return words
-    if story.lives:
+    if details.lives:
         return f"{words}; it trains on without a worker, and the next one takes it over"
     return f"{words} when its worker ended; the next one finds out what became of it"
 
 
-def _overrides(story: Story) -> list[str]:
+def _overrides(details: RunDetails) -> list[str]:
     """What it sets, each beside what the base says."""
-    overrides = story.run.overrides
+    overrides = details.run.overrides
     if not overrides:
         return ["  overrides  none: it is the base as it stands"]
     width = max(map(len, overrides))
     lines = []
     for number, (key, value) in enumerate(overrides.items()):
         head = "overrides" if number == 0 else ""
-        lines.append(f"  {head:<10} {key:<{width}} {setting_value(value)}{_beside(story, key)}")
+        lines.append(f"  {head:<10} {key:<{width}} {setting_value(value)}{_beside(details, key)}")
     return lines
 
 
-def _beside(story: Story, key: str) -> str:
-    if key not in story.base:
+def _beside(details: RunDetails, key: str) -> str:
+    if key not in details.base:
         return ""
-    base = story.base[key]
-    same = base == story.run.overrides[key]
+    base = details.base[key]
+    same = base == details.run.overrides[key]
     return "   (as in the base)" if same else f"   (base: {setting_value(base)})"
 
 
-def _attempt(attempt: Attempt, story: Story) -> list[str]:
+def _attempt(attempt: Attempt, details: RunDetails) -> list[str]:
     end = f"to {clock(attempt.ended)}: {attempt.outcome}" if attempt.ended else "and not ended"
-    pid = f" (pid {attempt.pid})" if story.lives and not attempt.ended else ""
+    pid = f" (pid {attempt.pid})" if details.lives and not attempt.ended else ""
     after = f", from checkpoint {attempt.checkpoint}" if attempt.checkpoint > 0 else ""
     lines = [f"  attempt {attempt.n}  {clock(attempt.started)} {end}{pid}{after}"]
     lines += [f"    changed   {line}" for line in attempt.changed]
@@ -121,9 +121,9 @@ def _attempt(attempt: Attempt, story: Story) -> list[str]:
     return lines
 
 
-def _history(story: Story) -> list[str]:
+def _history(details: RunDetails) -> list[str]:
     """What else happened to it: what users asked, and what came of it."""
-    events = [event for event in story.history if event.kind not in _SHOWN_BY_ATTEMPTS]
+    events = [event for event in details.history if event.kind not in _SHOWN_BY_ATTEMPTS]
     shown = events[-_HISTORY_MOST:]
     lines = (
         [f"  history    … {len(events) - len(shown)} more: --json"]
