@@ -5,7 +5,8 @@ from pathlib import Path
 from orchestrator.plan.expand import expand
 from orchestrator.spec.spec import read_spec
 
-BASE = "num_generations = 4\nlearning_rate = 2e-5\nseed = 5\n"
+# Two iterations: with one there is no clip, and a sweep over its width is refused.
+BASE = "num_generations = 4\nnum_iterations = 2\nlearning_rate = 2e-5\nseed = 5\n"
 SEARCH = """
 [search]
 method = "{method}"

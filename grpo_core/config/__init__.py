@@ -37,6 +37,7 @@ from grpo_core.config.values import (
     format_value,
     nearest_file,
 )
+from grpo_core.config.void_fields import void_fields
 
 __all__ = [
     "DEFAULT_CONFIG",
@@ -63,4 +64,5 @@ __all__ = [
     "resolved_dict",
     "update_config_from_dict",
     "validate",
+    "void_fields",
 ]

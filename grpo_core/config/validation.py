@@ -10,6 +10,7 @@ from typing import Any
 
 from grpo_core.config.fields import FIELDS, REWARD_NAMES, FieldInfo, MLXGRPOConfig
 from grpo_core.config.values import did_you_mean, fit
+from grpo_core.config.void_fields import void_notes
 from grpo_core.errors import ConfigError
 
 # Below this a LoRA run hardly moves: its best rate is about ten times that of full fine-tuning.
@@ -197,11 +198,9 @@ def advice(cfg: MLXGRPOConfig) -> list[str]:
         lines.append(
             "kl_estimator k1 does not hold the policy: its gradient is zero on average; try k3"
         )
-    if cfg.clip_delta and cfg.loss_type in ("cispo", "sapo"):
-        lines.append(f"clip_delta has no part in {cfg.loss_type}, which has no clip to widen")
     if cfg.train_type == "full" and cfg.quantize_for_rollouts:
         lines.append("quantize_for_rollouts is off: with train_type full nothing is frozen")
-    return lines
+    return lines + void_notes(cfg)
 
 
 def check_value(name: str, value: Any) -> Any:

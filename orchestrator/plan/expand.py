@@ -18,6 +18,7 @@ from grpo_core.config import FIELDS, MLXGRPOConfig, format_value, validate
 from grpo_core.errors import ConfigError
 from orchestrator.errors import SpecError
 from orchestrator.plan.draw import Sampler, trial_of
+from orchestrator.plan.effects import add_contradiction, check_effects
 from orchestrator.plan.runs import PlannedSetting, check_templates, planned_runs, setting_config
 from orchestrator.run import Plan, PlannedRun, Submitted
 from orchestrator.space.constraints import Rule, Rules
@@ -101,6 +102,9 @@ def expand(spec: Spec) -> Expansion:
     if faults.found:
         raise SpecError(*faults.lines())
     differing = differing_names(spec, found.settings)
+    check_effects(spec, found.settings, differing, found.to_ask, faults)
+    if faults.found:
+        raise SpecError(*faults.lines())
     return Expansion(
         spec,
         found.settings,
@@ -329,22 +333,10 @@ def _check_settings(
         if named & broken:
             continue  # A consequence of a fault that is reported already.
         share = "" if len(hit) == len(settings) else f" (in {len(hit)} of {len(settings)} settings)"
-        _add_contradiction(spec, hit[0], text, share, faults)
+        add_contradiction(spec, hit[0], text, share, faults)
     for key, fault in (("log_jsonl", not base.log_jsonl), ("dry_run", base.dry_run)):
         if fault and key not in spec.fixed:
             faults.add_elsewhere(
                 f"{spec.base.source}: {key} = {format_value(getattr(base, key))}: "
                 "cannot be used in a sweep, which reads the training log of every run"
             )
-
-
-def _add_contradiction(
-    spec: Spec, setting: PlannedSetting, text: str, share: str, faults: Faults
-) -> None:
-    name = text[: re.match(r"\w*", text).end()]  # type: ignore[union-attr]
-    for path in ((*setting.origin, name), ("set", name)):
-        if path in faults.positions:
-            faults.add(path, text + share)
-            return
-    place = "--set" if name in spec.fixed else spec.base.source
-    faults.add_elsewhere(f"{place}: {text}{share}")

@@ -57,7 +57,7 @@ def test_the_set_lines_bring_every_value_back(folder):
         '[params]\nlearning_rate = [1e-7, 0.1]\nrewards = [["int"], ["int", "correctness"]]\n'
     )
     for run in found:
-        base = MLXGRPOConfig(num_generations=4, learning_rate=2e-5, seed=5)
+        base = MLXGRPOConfig(num_generations=4, num_iterations=2, learning_rate=2e-5, seed=5)
         config = apply_overrides(base, run.set, strict=True)
         assert {key: getattr(config, key) for key in run.overrides} == run.overrides
         assert config.system_prompt == " a = 'b'\n"

@@ -35,7 +35,7 @@ FAILED = Outcome(Verdict.DIVERGED, "diverged", exit_code=6)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with base.toml, in which the process stands."""
-    (tmp_path / "base.toml").write_text("num_generations = 4\n")
+    (tmp_path / "base.toml").write_text("num_generations = 4\nnum_iterations = 2\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
