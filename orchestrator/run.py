@@ -352,7 +352,7 @@ class Sweep:
 
     @property
     def state(self) -> str:
-        """queued, running, paused, completed (nothing left to do) or cancelled."""
+        """queued, running, paused, completed (nothing left to do), failed (all did), cancelled."""
         return sweep_state(self.counts, self.paused, self.to_ask)
 
 
@@ -366,7 +366,10 @@ def sweep_state(counts: Mapping[RunState, int], paused: bool, to_ask: int = 0) -
     if waiting or counts.get(RunState.PAUSED):
         return "paused"
     ended = {state for state, n in counts.items() if n}
-    return "cancelled" if ended == {RunState.CANCELLED} else "completed"
+    if ended == {RunState.CANCELLED}:
+        return "cancelled"
+    nothing_came = RunState.FAILED in ended and ended <= {RunState.FAILED, RunState.CANCELLED}
+    return "failed" if nothing_came else "completed"
 
 
 def stamp(now: datetime, plus_s: float = 0.0) -> str:

@@ -85,9 +85,17 @@ def end_words(home: Home | None) -> str:
     if home is not None:
         with Store.open(home.db, readonly=True) as store:
             waiting = store.queries.waiting(boot_id())
+            latest = store.queries.sweeps(latest=1)[-1:]
         if waiting.queued:
             held = "; ".join(waiting.held)
             return f"{plural(waiting.queued, 'run')} left, and none can start: {held}"
+        if latest and latest[0].state == "failed":
+            name = latest[0].name
+            return (
+                f"nothing is left to do, and sweep {name} has no result: "
+                f"{counts(latest[0].counts)}; why: grpo-sweep status {name}; "
+                f"once that is mended: grpo-sweep retry {name}"
+            )
     return "nothing is left to do; results: grpo-sweep best"
 
 

@@ -118,7 +118,9 @@ class Watcher:
         if not (closed := before - self._open):
             return []
         sweeps = [
-            s for s in store.queries.sweeps(all=True) if s.id in closed and s.state == "completed"
+            s
+            for s in store.queries.sweeps(all=True)
+            if s.id in closed and s.state in ("completed", "failed")
         ]
         return [_done_notice(sweep, store.queries.runs(sweep.id)) for sweep in sweeps]
 

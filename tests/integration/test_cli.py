@@ -47,6 +47,19 @@ def test_what_is_not_there_is_told_with_exit_3(say, args):
     assert err.startswith("error: ")
 
 
+def test_a_sweep_of_which_all_runs_failed_is_not_called_completed(say, folder, monkeypatch):
+    """The worker's last line leads to the reasons, not to a ranking of nothing."""
+    failing = functools.partial(worker.work, trainer=slow("die=1:3"))
+    monkeypatch.setattr(worker, "work", failing)
+    (folder / "s.toml").write_text('config = "base.toml"\nseeds = [0, 1]\n')
+    say("submit", "s.toml")
+    assert say("work", "--until-empty")[2].splitlines()[-1] == (
+        "nothing is left to do, and sweep s has no result: 2 failed; "
+        "why: grpo-sweep status s; once that is mended: grpo-sweep retry s"
+    )
+    assert json.loads(say("status", "--json")[1])["sweeps"][0]["state"] == "failed"
+
+
 def test_a_finished_sweep_is_shown_in_every_way(say, folder):
     """Worked off in this process, then read back by each command."""
     say("submit", "lr.toml")
