@@ -19,6 +19,7 @@ from grpo_core.errors import ConfigError
 from orchestrator.errors import SpecError
 from orchestrator.plan.draw import Sampler, trial_of
 from orchestrator.plan.effects import add_contradiction, check_effects
+from orchestrator.plan.logged import check_logged
 from orchestrator.plan.runs import PlannedSetting, check_templates, planned_runs, setting_config
 from orchestrator.run import Plan, PlannedRun, Submitted
 from orchestrator.space.constraints import Rule, Rules
@@ -99,6 +100,8 @@ def expand(spec: Spec) -> Expansion:
         place = "search" if spec.search.runs else "params"
         faults.add((place,), f"makes {count:,} runs; a sweep can have {MAX_RUNS:,}")
     _check_settings(spec, base, found.settings, faults)
+    if not faults.found:
+        check_logged(spec, found.settings, faults)
     if faults.found:
         raise SpecError(*faults.lines())
     differing = differing_names(spec, found.settings)
