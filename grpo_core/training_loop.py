@@ -212,7 +212,7 @@ class TrainingLoop:
                 f"no learning signal in {state.silent_in_a_row} updates in a row, up to update "
                 f"{state.update}: within each group all rewards are equal; try a higher "
                 f"temperature ({cfg.temperature!r}), more num_generations "
-                f"({cfg.num_generations}), or rewards that tell answers apart"
+                f"({cfg.num_generations}), or rewards that distinguish answers"
             )
 
     # --- evaluation

@@ -103,7 +103,7 @@ def package_finding(name: str, version: str, least: tuple[int, ...]) -> Finding:
         need = ".".join(map(str, least))
         return Finding(name, Severity.FAIL, f"{version}, but {need} or newer is needed", upgrade)
     if name == "mlx" and found < (0, 32, 1):
-        text = f"{version}: a Metal error ends the training at once, without a word (mlx #3523)"
+        text = f"{version}: a Metal error ends the training at once, without a message (mlx #3523)"
         return Finding(name, Severity.WARN, text, upgrade)
     return Finding(name, Severity.OK, version)
 
@@ -190,14 +190,14 @@ def _open_queue(home: Home) -> Finding:
 
 _ASK_DEVICE = """
 import json, mlx.core as mx
-told = {"device": str(mx.default_device().type), "metal": mx.metal.is_available()}
+found = {"device": str(mx.default_device().type), "metal": mx.metal.is_available()}
 try:
     info = mx.device_info()
-    told["name"] = str(info.get("device_name", ""))
-    told["advised"] = info.get("max_recommended_working_set_size")
+    found["name"] = str(info.get("device_name", ""))
+    found["advised"] = info.get("max_recommended_working_set_size")
 except Exception as e:  # Not every backend can say; the name is for people only.
-    told["name"] = ""
-print(json.dumps(told))
+    found["name"] = ""
+print(json.dumps(found))
 """
 _ASK_S = 60.0
 _STEP_S = 180.0

@@ -25,7 +25,7 @@ from orchestrator.run import END_STATES, Plan, PlannedRun, Run, RunState, Sweep
 from orchestrator.system.output_folders import RunFolders
 from orchestrator.system.paths import RunPaths
 
-# Past runs that are looked at: the latest sweeps tell what the machine does now.
+# Past runs that are looked at: the latest sweeps show how fast the machine is now.
 _SWEEPS = 20
 _RUNS = 200
 

@@ -15,7 +15,7 @@ from grpo_core.data.token_cache import encode_texts
 from grpo_core.errors import DataError
 
 # Some templates (Llama 3) write today's date into the prompt, so that a run resumed tomorrow would
-# be another one. They get one day for ever, the one that Llama's own template falls back to.
+# be another one. They always get one day, the one that Llama's own template falls back to.
 _DAY = {
     "%d": "26", "%-d": "26", "%a": "Fri", "%A": "Friday", "%b": "Jul", "%B": "July", "%m": "07",
     "%-m": "7", "%y": "24", "%Y": "2024", "%H": "00", "%M": "00", "%S": "00",

@@ -133,7 +133,7 @@ def quantize_base(model: nn.Module, group_size: int, bits: int) -> dict[str, nn.
 
     def fits(_: str, module: nn.Module) -> bool:
         to_quantized = getattr(module, "to_quantized", None)
-        # Models' own layers may not know of the modes that `nn.quantize` speaks of.
+        # Models' own layers may lack the modes that `nn.quantize` names.
         knows_mode = to_quantized and "mode" in signature(to_quantized).parameters
         return bool(knows_mode) and module.weight.shape[-1] % group_size == 0
 

@@ -183,7 +183,7 @@ def gpu_lock_path() -> Path:
 
 
 def _machine() -> str:
-    """Tells machines apart that share a home folder over the network (Linux clusters)."""
+    """Distinguishes machines that share a home folder over the network (Linux clusters)."""
     try:
         return "-" + Path("/etc/machine-id").read_text(encoding="ascii").strip()[:12]
     except (OSError, ValueError):

@@ -13,7 +13,7 @@ from grpo_core.run.protocol import GO
 
 
 class StandbyInput:
-    """Listens to stdin from the beginning, so that nothing is prepared for nobody.
+    """Listens to stdin from the beginning, so that nothing is prepared without a reader.
 
     All others in this process, and what it starts, find stdin empty, as in any other trainer.
     """

@@ -77,14 +77,14 @@ def _print_duel(sweep: Sweep, rows: list[RankedSetting], duel: stats.Comparison 
         return
     print()
     if duel.p is None:
-        print("first against second: n=1, no interval; more seeds tell, such as seeds = [0, 1, 2]")
+        print("first against second: n=1, no interval; try more seeds, such as seeds = [0, 1, 2]")
         return
     verdict = {"first": "the first is better", "second": "the second is better"}
     words = verdict.get(duel.verdict, duel.verdict)
     print(f"first against second: {words}, p = {duel.p:.2g} ({_met(duel)})")
     if all(row.params.get("eval_part") != "confirm" for row in rows):
         say(
-            "the best of many is partly luck; fresh seeds and rows tell: "
+            "the best of many is partly luck; fresh seeds and rows show more: "
             f"grpo-sweep confirm {sweep.name} --top 2 --seeds 100-102"
         )
 

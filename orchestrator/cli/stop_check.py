@@ -61,7 +61,9 @@ def _ended(sweep: Sweep, runs: list[Run]) -> list[Run]:
     """The runs that have ended, in the order in which they did; NothingAffected without any."""
     ended = [run for run in runs if run.state in ("completed", "pruned", "failed")]
     if not ended:
-        raise NothingAffected(f"sweep {sweep.name}: no run has ended yet, so nothing can be told")
+        raise NothingAffected(
+            f"sweep {sweep.name}: no run has ended yet; there is nothing to compare"
+        )
     if len(ended) < len(runs):
         say(f"{len(runs) - len(ended)} of {len(runs)} runs have not ended and are left out")
     return sorted(ended, key=lambda run: run.ended or "")

@@ -49,7 +49,7 @@ for submit --start; set but empty, it is the same as --no-notify.
     metavar="COMMAND",
     help="Run this when a sweep is done or has its first failure; see below.",
 )
-@click.option("--no-notify", is_flag=True, help="Tell nobody, also not by a notice on the desktop.")
+@click.option("--no-notify", is_flag=True, help="Send no notice, on the desktop neither.")
 def work(
     until_empty: bool,
     detach: bool,

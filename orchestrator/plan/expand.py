@@ -300,7 +300,7 @@ def _with_drawn(spec: Spec, explicit: _Found, faults: Faults) -> _Found:
 
 
 def differing_names(spec: Spec, settings: Sequence[PlannedSetting]) -> tuple[str, ...]:
-    """The keys that tell the runs apart; in a sweep of one run, those that it was asked for."""
+    """The keys in which the runs differ; in a sweep of one run, those that it was asked for."""
     asked = [
         *(name for parameter in spec.parameters for name in parameter.names),
         *(key for run in spec.explicit for key in run.overrides),

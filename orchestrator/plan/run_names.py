@@ -13,7 +13,7 @@ from grpo_core.config import FIELDS, MLXGRPOConfig, did_you_mean, format_value
 from orchestrator.names import MAX_NAME_BYTES, cut, folded, free_name, safe_name, without_unsafe
 from orchestrator.text import SHORT_NAMES, short_number
 
-# The beginning of a prompt is enough to tell it from others.
+# The beginning of a prompt distinguishes it well enough.
 MAX_VALUE_BYTES = 40
 # Width and precision of at most two digits: a name, not a page.
 _FORMAT_SPEC = re.compile(

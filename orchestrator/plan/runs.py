@@ -37,7 +37,7 @@ class PlannedSetting:
 class Taken:
     """Names and folders of the runs that a sweep has already.
 
-    `known` tells a run that it has from a new one, by the hash of its configuration and its
+    `known` distinguishes a run that it has from a new one, by the hash of its configuration and its
     overrides; without it all are new.
     """
 

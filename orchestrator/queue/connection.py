@@ -264,10 +264,10 @@ def _linux_mounts() -> list[tuple[str, str]]:
 def _bsd_mounts() -> list[tuple[str, str]]:
     """What `mount` prints on macOS: `DEVICE on PATH (TYPE, flag, ...)`."""
     try:
-        told = subprocess.run(["/sbin/mount"], capture_output=True, text=True, timeout=5)
+        printed = subprocess.run(["/sbin/mount"], capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return parse_bsd_mounts(told.stdout)
+    return parse_bsd_mounts(printed.stdout)
 
 
 def parse_bsd_mounts(text: str) -> list[tuple[str, str]]:

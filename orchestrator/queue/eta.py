@@ -58,7 +58,7 @@ class Work:
 def left(work: Work, progress: Mapping[int, Progress]) -> Span | None:
     """The seconds that the unfinished runs of a sweep will take; None where nothing is known.
 
-    Runs that a user has paused do not count: they may stay so for ever.
+    Runs that a user has paused do not count: they may stay so without end.
     """
     costs = _Costs(work, progress)
     parts: list[tuple[int, Span | None]] = [

@@ -174,9 +174,9 @@ class Queries:
             return [run_of(row) for row in rows]
         if not ref.startswith("@") and not self._is_name(ref) and (named := self.runs_named(ref)):
             if len(named) > 1:
-                told = ", ".join(f"{run.id} (sweep {run.sweep})" for run in named[:8])
+                names = ", ".join(f"{run.id} (sweep {run.sweep})" for run in named[:8])
                 raise UsageError(
-                    f"{ref}: {len(named)} runs have this name: {told}; say which by its id, "
+                    f"{ref}: {len(named)} runs have this name: {names}; say which by its id, "
                     f"or as {named[-1].sweep}/{ref}"
                 )
             return named

@@ -95,5 +95,5 @@ def sweep_of(row: Row, counts: dict[RunState, int]) -> Sweep:
     )
 
 
-def _submitted(told: dict[str, Any]) -> Submitted:
-    return Submitted(told.get("source", ""), tuple(told.get("overrides", ())))
+def _submitted(fields: dict[str, Any]) -> Submitted:
+    return Submitted(fields.get("source", ""), tuple(fields.get("overrides", ())))

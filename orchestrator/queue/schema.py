@@ -118,7 +118,7 @@ _INITIAL = (
     ) STRICT
     """,
     "INSERT INTO queue (id) VALUES (1)",
-    # Promise 1: one run at a time, whatever the program does.
+    # One run at a time, whatever the program does.
     "CREATE UNIQUE INDEX one_running ON runs (state) WHERE state = 'running'",
     # Two runs that are still to be trained never share a folder.
     "CREATE UNIQUE INDEX one_run_a_folder ON runs (folder)"

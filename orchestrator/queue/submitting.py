@@ -161,8 +161,8 @@ class Submissions:
                 "UPDATE sweeps SET to_ask = ? WHERE id = ?",
                 (sweep.to_ask - 1 if proposed else 0, sweep_id),
             )
-            told = f"{len(proposed)} runs" if proposed else "nothing is left to try"
-            self._history.add("asked", told, sweep_id)
+            text = f"{len(proposed)} runs" if proposed else "nothing is left to try"
+            self._history.add("asked", text, sweep_id)
         crashpoint("store.suggested")
         self._duplicates.read_values(sweep_id=sweep_id)
         return [run for run in self._queries.runs(sweep_id) if run.position >= first]

@@ -197,18 +197,18 @@ def _caveat(rows: tuple[RankedSetting, ...], objective: Objective) -> str:
     if all(row.n == 1 for row in rows):
         return (
             "Every setting ran once. A bar is the noise of that run’s evaluation; how much another "
-            "seed would change, only more seeds can tell."
+            "seed would change, only more seeds can show."
         )
     if rows[0].n == 1:
         return "The first setting ran once; more seeds would show whether that was luck."
     others = [against(rows[0], row, objective) for row in rows[1:]]
     near = sum(other.verdict == "not distinguishable" for other in others)
     alone = sum(other.p is None for other in others)
-    words = f"; {plural(alone, 'setting')} ran once, too few to tell" if alone else ""
+    words = f"; {plural(alone, 'setting')} ran once, too few to compare" if alone else ""
     if not near:
-        return f"The first is told apart from every other setting (t test, 5%){words}."
+        return f"The first differs from every other setting (t test, 5%){words}."
     return (
-        f"These seeds do not tell the first apart from {plural(near, 'other setting')} "
+        f"These seeds do not distinguish the first from {plural(near, 'other setting')} "
         f"(t test, 5%){words}."
     )
 

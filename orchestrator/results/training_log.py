@@ -160,7 +160,7 @@ def _read_object(path: Path) -> Line:
 
 
 def result_identity(folder: Path) -> str | None:
-    """Tells one result.json from a later one in its place; None where there is none."""
+    """Differs between a result.json and a later one in its place; None where there is none."""
     try:
         stat = os.stat(RunPaths(folder).result)
     except OSError:

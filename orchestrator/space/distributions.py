@@ -33,7 +33,7 @@ class Domain(Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every number between `low` and `high` alike."""
+    """Every number between `low` and `high` with equal probability."""
 
     low: float
     high: float
@@ -57,7 +57,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class LogUniform:
-    """Every order of magnitude between `low` and `high` alike; both above 0."""
+    """Every order of magnitude between `low` and `high` with equal probability; both above 0."""
 
     low: float
     high: float
@@ -118,7 +118,7 @@ class Normal:
 
 @dataclass(frozen=True)
 class Stepped:
-    """`low`, `low + step`, ... : `size` values alike; whole numbers where `whole`."""
+    """`low`, `low + step`, ... : `size` values, equally likely; whole numbers where `whole`."""
 
     low: float
     step: float
@@ -186,7 +186,7 @@ class Choice:
 
     @classmethod
     def of(cls, values: tuple[Any, ...], weights: tuple[float, ...] | None = None) -> "Choice":
-        """A choice among values, equal ones taken together; all alike without weights."""
+        """A choice among values, equal ones taken together; equally likely without weights."""
         given = weights or (1.0,) * len(values)
         pairs: list[tuple[Any, float]] = []
         for value, weight in zip(values, given, strict=True):
@@ -202,7 +202,7 @@ class Choice:
 
     @property
     def ordered(self) -> bool:
-        """Whether neighbours are alike: all values are numbers."""
+        """Whether neighbours resemble each other: all values are numbers."""
         return all(is_number(value) for value in self.values)
 
     @property

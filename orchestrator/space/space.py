@@ -50,12 +50,12 @@ class Parameter:
 
 
 def axis(name: str, values: Sequence[Any]) -> Parameter:
-    """A list of values as a parameter that takes each alike."""
+    """A list of values as a parameter that takes each with equal probability."""
     return Parameter((name,), Choice.of(tuple(values)))
 
 
 def zipped(columns: Mapping[str, Sequence[Any]]) -> Parameter:
-    """A `[[zip]]` as a parameter that takes each of its rows alike; columns of one length."""
+    """A `[[zip]]` as a parameter that takes each row with equal probability."""
     if len(columns) == 1:
         return axis(*next(iter(columns.items())))
     return Parameter(tuple(columns), Choice.of(tuple(zip(*columns.values(), strict=True))))

@@ -8,7 +8,7 @@ from orchestrator.errors import UsageError
 
 
 def check_target(path: Path) -> Path:
-    """The path, if a file can be written there; UsageError, so that no work is done in vain.
+    """The path, if a file can be written there; UsageError, before any work is done for it.
 
     What cannot be known before (a disk that fills up) is left to `write_target`.
     """

@@ -113,7 +113,7 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 class RunFolders:
-    """Absolute folders of runs, to tell whether another folder would lie in one or around one.
+    """Absolute folders of runs, to check whether another folder would lie in one or around one.
 
     Compared as a disk does that ignores case, so that a sweep means the same on every machine.
     """

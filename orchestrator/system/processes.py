@@ -21,10 +21,10 @@ ENV_BOOT_ID = "GRPO_SWEEP_BOOT_ID"
 @cache
 def _system_boot_id() -> str:
     if sys.platform == "darwin":
-        told = subprocess.run(
+        printed = subprocess.run(
             ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True
         )
-        return told.stdout.strip()
+        return printed.stdout.strip()
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 

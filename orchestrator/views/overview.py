@@ -95,7 +95,7 @@ def read_overview(
     rows: Mapping[int, int | None] | None = None,
     read: Callable[[Run], Progress] = progress_of,
 ) -> Overview:
-    """An overview with at most `most` runs of each sweep (None: all), the most telling ones.
+    """An overview with at most `most` runs of each sweep (None: all): what runs or failed first.
 
     `rows` says so for single sweeps; `read` gives the progress of a run. Reads no more runs than it
     shows, and those that have begun: a queue may hold very many.

@@ -1,8 +1,8 @@
 """Notices: a sweep is done, has its first failure, or stands still while nobody looks.
 
-Listens to the worker's events and reads the queue; a notice that fails or hangs is told once and
-never hurts the training. The command gets what happened in its environment (see `Notice.fields`),
-the desktop of macOS by `osascript`.
+Listens to the worker's events and reads the queue; one that fails or hangs is reported once and
+never delays the training. The command gets what happened in its environment (see
+`Notice.fields`), the desktop of macOS by `osascript`.
 """
 
 import os
@@ -176,10 +176,10 @@ def best_words(runs: Sequence[Run], objective: Objective) -> str:
     mean, scores = found[0]
     overrides = scores[0].run.overrides
     keys = differing_keys(run.overrides for run in runs)
-    told = settings({key: overrides[key] for key in keys if key in overrides})
+    setting = settings({key: overrides[key] for key in keys if key in overrides})
     n = len(scores)
     result = f"{objective.metric} {metric(objective.metric, mean)}"
-    return f"{told}: {result} (n={n})" if told else f"{result} (n={n})"
+    return f"{setting}: {result} (n={n})" if setting else f"{result} (n={n})"
 
 
 # --- how a notice is given
@@ -231,13 +231,13 @@ class Notifier:
         self,
         home: Home,
         command: Sequence[str] | None,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         timeout_s: float = TIMEOUT_S,
         platform: str = sys.platform,
     ) -> None:
         self._watcher = Watcher(home)
         self._command = command
-        self._tell = tell
+        self._report = report
         self._timeout_s = timeout_s
         self._platform = platform
         self._told = False
@@ -257,7 +257,7 @@ class Notifier:
         self._left.put(None)
         self._thread.join(_PATIENCE_S)
         if self._thread.is_alive():
-            self._tell("waiting for the notice to be given; Ctrl-C does not wait")
+            self._report("waiting for the notice to be given; Ctrl-C does not wait")
             # Each command has its own time-out; a hundred of them shall not keep the worker.
             self._thread.join(2 * self._timeout_s)
 
@@ -275,7 +275,7 @@ class Notifier:
         """Say once what went wrong; the training goes on."""
         if not self._told:
             self._told = True
-            self._tell(f"the notice was not given: {words}")
+            self._report(f"the notice was not given: {words}")
 
     def _work(self) -> None:
         while (notice := self._left.get()) is not None:

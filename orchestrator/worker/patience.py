@@ -1,4 +1,4 @@
-"""How a worker bears a queue that others hold, or whose disk is full: it waits, and never gives up.
+"""A queue that others hold, or whose disk is full: the worker waits, and never gives up.
 
 What must be written is written later; what need not be is left out. Both are said once.
 """

@@ -97,13 +97,13 @@ def _run(words: Sequence[str], cwd: str, log: Path) -> int:
 
 
 def _failure(code: int, out: Path, log: Path) -> str:
-    told = Ending(
+    ending = Ending(
         exit_code=code if code >= 0 else None,
         signal=-code if code < 0 else None,
         result=read_result(out),
         log_tail=read_tail(log),
     )
-    outcome = judge(told)
+    outcome = judge(ending)
     if code == ExitCode.INTERRUPTED:
         return f"the check cannot run now, nothing was queued: {outcome.evidence}"
     return f"the check failed, nothing was queued: {outcome.reason}\n{outcome.evidence or ''}"

@@ -35,25 +35,25 @@ def serve_alone(home: Home) -> Iterator[FileLock]:
         raise WorkerBusy(busy_words(home))
     with lock:
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        told = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
         # For people: a full disk is no reason not to serve.
         with suppress(OSError):
-            lock.write(json.dumps(told))
+            lock.write(json.dumps(holder))
         yield lock
 
 
 def holder_pid(home: Home) -> int | None:
     """The pid that the last worker wrote into its lock, dead or alive."""
-    pid = _told(home).get("pid")
+    pid = _holder(home).get("pid")
     return pid if isinstance(pid, int) else None
 
 
 def busy_words(home: Home) -> str:
     """Who serves the queue already."""
-    told = _told(home)
-    who = f"pid {told.get('pid')}, since {told.get('started')}" if told else "another process"
+    holder = _holder(home)
+    who = f"pid {holder.get('pid')}, since {holder.get('started')}" if holder else "another process"
     return f"a worker serves this queue already ({who}); see: grpo-sweep status"
 
 
-def _told(home: Home) -> dict[str, object]:
+def _holder(home: Home) -> dict[str, object]:
     return read_json(home.worker_lock) or {}

@@ -112,7 +112,7 @@ class StandbySlot:
     def put(self, run: Run, sweep: Sweep) -> int | None:
         """Prepare the next trainer of `run` instead of any other; its pid.
 
-        None where it cannot be started: its launch will tell why.
+        None where it cannot be started: its launch will say why.
         """
         self.clear()
         argv, log = self._command(run), self._home.standby_log
@@ -147,8 +147,8 @@ class StandbySlot:
             return None
         fits = standby.serves(run, attempt.n, self._command(run)) and standby.lives()
         # The log is there already where it lists what has changed since the submit.
-        told = Path(attempt.log).exists()
-        if not fits or told or standby.read != stamps(sweep.provenance, sweep.cwd):
+        logged = Path(attempt.log).exists()
+        if not fits or logged or standby.read != stamps(sweep.provenance, sweep.cwd):
             self.clear()
             return None
         self._standby = None

@@ -57,10 +57,10 @@ def stop_signals() -> Iterator[Stops]:
 class Terminator:
     """Ends a trainer: an interrupt first, then a signal to its group, then a kill."""
 
-    def __init__(self, trainer: Trainer, stops: Stops, tell: Callable[[str], None]) -> None:
+    def __init__(self, trainer: Trainer, stops: Stops, report: Callable[[str], None]) -> None:
         self._trainer = trainer
         self._stops = stops
-        self._tell = tell
+        self._report = report
         self._step = 0
         self._deadline = float("inf")
         self.asked: StopRequest | None = None
@@ -82,14 +82,14 @@ class Terminator:
         """Do what the user's signals and the grace ask for."""
         if self._stops.count and self._step < 1:
             self._step = 1
-            self._tell("the trainer saves a checkpoint and ends; once more to end it without")
+            self._report("the trainer saves a checkpoint and ends; once more to end it without")
             self.ask(StopRequest.STOP)
         if self._stops.count >= 2 and self._step < 2:
             self._step = 2
-            self._tell("the trainer and its children are told to end; once more to kill them")
+            self._report("the trainer and its children are asked to end; once more kills them")
             self._trainer.terminate()
             self._deadline = min(self._deadline, time.monotonic() + _TERMINATE_GRACE_S)
         if (self._stops.count >= 3 or time.monotonic() >= self._deadline) and self._step < 3:
             self._step = 3
-            self._tell("the trainer and its children are killed")
+            self._report("the trainer and its children are killed")
             self._trainer.kill()

@@ -1,7 +1,7 @@
 """How an attempt ended: completed, out of memory, diverged, ...; a verdict and its proof; pure.
 
 The exit code decides (docs/run-folder.md), then the signal, then result.json where nobody could
-collect the exit code; the log's tail only tells apart what an abort or a GPU fault was, and gives
+collect the exit code; the log's tail only distinguishes what an abort or a GPU fault was, and gives
 the evidence line. The texts of such faults are in `grpo_core.run.protocol`.
 """
 
@@ -83,11 +83,11 @@ def _by_code(end: Ending, code: int) -> Outcome:
     if code == ExitCode.INTERRUPTED:
         return Outcome(Verdict.INTERRUPTED, "interrupted from outside", _proof(end), code)
     verdict, line = _by_text(end)
-    told = _BY_EXIT_CODE.get(code)
-    if told is Verdict.GPU_WATCHDOG and verdict is Verdict.GPU_HANG:
-        told = verdict
-    if told is not None or verdict is not None:
-        found = told or verdict or Verdict.CRASH
+    by_code = _BY_EXIT_CODE.get(code)
+    if by_code is Verdict.GPU_WATCHDOG and verdict is Verdict.GPU_HANG:
+        by_code = verdict
+    if by_code is not None or verdict is not None:
+        found = by_code or verdict or Verdict.CRASH
         return Outcome(found, _words(found, end), line if found is verdict else _proof(end), code)
     return Outcome(Verdict.CRASH, f"crashed with exit code {code}", _proof(end), code)
 
@@ -96,8 +96,8 @@ def _finished(end: Ending) -> Outcome:
     status = (end.result or {}).get("status")
     if status == COMPLETED:
         return Outcome(Verdict.COMPLETED, "completed", "result.json: completed", 0)
-    told = "no result.json" if end.result is None else f"result.json says {status}"
-    return Outcome(Verdict.CRASH, f"ended with exit code 0, but {told}", _proof(end), 0)
+    fault = "no result.json" if end.result is None else f"result.json says {status}"
+    return Outcome(Verdict.CRASH, f"ended with exit code 0, but {fault}", _proof(end), 0)
 
 
 def _by_signal(end: Ending) -> Outcome:
@@ -155,15 +155,15 @@ def _by_text(end: Ending) -> tuple[Verdict | None, str | None]:
 
 def _words(verdict: Verdict, end: Ending) -> str:
     advice = _ADVICE[verdict]
-    told = (end.result or {}).get("reason")
-    if verdict in (Verdict.DIVERGED, Verdict.CONFIG, Verdict.DATA) and told:
-        return f"{advice}: {_short(str(told))}"
+    reason = (end.result or {}).get("reason")
+    if verdict in (Verdict.DIVERGED, Verdict.CONFIG, Verdict.DATA) and reason:
+        return f"{advice}: {_short(str(reason))}"
     return advice
 
 
 def _proof(end: Ending) -> str | None:
-    told = (end.result or {}).get("reason")
-    return _short(str(told)) if told else _last_line(end)
+    reason = (end.result or {}).get("reason")
+    return _short(str(reason)) if reason else _last_line(end)
 
 
 def _last_line(end: Ending) -> str | None:

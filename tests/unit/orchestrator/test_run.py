@@ -1,4 +1,4 @@
-"""States, their arrows, and the state of a sweep: against the design's words."""
+"""States, their arrows, and the state of a sweep: against docs/architecture.md."""
 
 from datetime import UTC, datetime
 
@@ -7,7 +7,7 @@ import pytest
 from orchestrator.run import END_STATES, TRANSITIONS, RunState, stamp, sweep_state
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-# Section 5 of the design, written out.
+# The states of a run as docs/architecture.md draws them.
 ARROWS = {
     "queued": {"running", "paused", "cancelled"},
     "running": {"completed", "failed", "pruned", "cancelled", "queued", "paused"},
@@ -19,8 +19,8 @@ ARROWS = {
 }
 
 
-def test_arrows_are_those_of_the_design():
-    """Exactly the transitions of the design, no more."""
+def test_arrows_are_those_of_the_documents():
+    """Exactly the documented transitions, no more."""
     assert {str(a): {str(b) for b in bs} for a, bs in TRANSITIONS.items()} == ARROWS
 
 

@@ -38,7 +38,7 @@ def test_the_command_writes_where_it_says(tmp_path, monkeypatch, capfd):
     ],
 )
 def test_bad_input_gets_one_message(tmp_path, monkeypatch, capfd, words, code, message):
-    """Exit codes as the design says, no traceback, nothing written."""
+    """Exit codes as docs/json.md says, no traceback, nothing written."""
     finished_sweep(tmp_path, THREE[:1], name="nosuchsweep")
     add_sweep(tmp_path / "b", [planned_run("a", 0, {})], name="s")
     monkeypatch.chdir(tmp_path)

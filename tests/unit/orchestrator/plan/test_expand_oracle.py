@@ -85,7 +85,7 @@ def as_toml(column, lists, explicit, rules, derive, seeds):
 
 
 def brute_force(column, lists, explicit, rules, derive, seeds):
-    """Every run as (all values, seed) in the design's order, and how many settings rules drop."""
+    """Every run as (all values, seed) in the documented order, and how many settings rules drop."""
     points = [dict(run) for run in explicit]
     if column or lists or not explicit:
         rows = [dict(zip(column, row, strict=True)) for row in zip(*column.values(), strict=True)]

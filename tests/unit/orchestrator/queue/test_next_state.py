@@ -1,4 +1,4 @@
-"""What becomes of a run after an attempt: tables written from the design, not from the code."""
+"""What becomes of a run after an attempt: tables written by hand, not from the code."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -33,7 +33,7 @@ def test_a_report_tells_the_best_setting_its_interval_and_what_it_was_before(tmp
     assert [m[1] for m in re.finditer(r"(1e-5|1e-3|0\.1) \d\d\.\d%", ranking)] == [
         "1e-3", "0.1", "1e-5",
     ]  # fmt: skip
-    assert "The first is told apart from every other setting" in ranking
+    assert "The first differs from every other setting" in ranking
 
 
 def test_one_run_a_setting_is_said_to_prove_little(tmp_path):
@@ -48,7 +48,7 @@ def test_settings_that_seeds_cannot_tell_apart_are_counted(tmp_path):
     """Two settings of the same gain, one far below."""
     near = [(0.8, {"lora_rank": 8}), (0.805, {"lora_rank": 16}), (0.1, {"lora_rank": 2})]
     words = read(finished_sweep(tmp_path, near, seeds=(0, 1, 2))).words("ranking")
-    assert "These seeds do not tell the first apart from 1 other setting " in words
+    assert "These seeds do not distinguish the first from 1 other setting " in words
 
 
 def test_a_lower_objective_can_be_the_better_one(tmp_path):

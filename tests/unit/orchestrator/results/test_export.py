@@ -142,7 +142,7 @@ def test_several_formats_at_once(mixed, tmp_path, capfd):
 def test_bad_input_gets_one_message_and_writes_nothing(
     tmp_path, monkeypatch, capfd, words, code, message
 ):
-    """Exit codes as the design says."""
+    """Exit codes as docs/json.md says."""
     finished_sweep(tmp_path / "runs", [(0.5, {})])
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

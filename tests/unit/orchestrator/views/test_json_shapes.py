@@ -52,7 +52,7 @@ def test_status_json_is_as_the_design_says():
 
 
 def test_show_json_is_a_run_with_its_command_and_attempts():
-    """Every key of the design, in its order."""
+    """Every documented key, in its order."""
     attempt = an_attempt(pid=5, pid_started=1.0, started="t", log="/l")
     details = RunDetails(
         run=RUN, sweep=SWEEP, progress=Progress(), attempts=[attempt], waits_for=["x"],

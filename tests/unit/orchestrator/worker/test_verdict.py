@@ -1,4 +1,4 @@
-"""Verdicts over an attempt: tables written from the design, not from the code."""
+"""Verdicts over an attempt: tables written by hand, not from the code."""
 
 import signal
 from dataclasses import replace
