@@ -70,8 +70,10 @@ def train(
                 data = data or prepare_data(cfg)
         _adopt(found, state, data, console, strict)
         watch.lap()
-        stack.enter_context(gpu_lock(f"{cfg.run_name} in {cfg.output_dir}", stop.wait, wait))
-        watch.skip()
+        try:
+            stack.enter_context(gpu_lock(f"{cfg.run_name} in {cfg.output_dir}", stop.wait, wait))
+        finally:
+            watch.skip()
         with stop.at_once():
             apply_limits(cfg)
             with console.busy(f"loading {cfg.model_name}", cfg.model_name):
@@ -82,7 +84,7 @@ def train(
         gc.enable()
         TrainingLoop(folder, state, data, rewards, policy, stop, watch, console).run(found)
         watch.lap()
-        _result(folder, state, None).write(folder.path)
+        _result(folder, state, watch, None).write(folder.path)
         console.completed(state, folder.path)
 
 
@@ -140,7 +142,7 @@ def _verdict(
         known = explain(error, folder.cfg)
         watch.lap()
         try:
-            _result(folder, state, known or error).write(folder.path)
+            _result(folder, state, watch, known or error).write(folder.path)
         except OSError as unwritten:
             console.line(f"[run] result.json could not be written: {unwritten.strerror}")
         if known is None or known is error:
@@ -148,7 +150,9 @@ def _verdict(
         raise known from error
 
 
-def _result(folder: RunFolder, state: RunState, error: Exception | None) -> Result:
+def _result(
+    folder: RunFolder, state: RunState, watch: Stopwatch, error: Exception | None
+) -> Result:
     """The verdict; None is the good end."""
     status, code, reason = COMPLETED, ExitCode.COMPLETED, ""
     if isinstance(error, GRPOError):
@@ -165,6 +169,7 @@ def _result(folder: RunFolder, state: RunState, error: Exception | None) -> Resu
         updates=state.update,
         tokens=state.tokens,
         wall_s=state.wall_s,
+        attempt_s=watch.attempt_s,
         peak_bytes=state.peak_bytes,
         config_hash=config_hash(folder.cfg),
         blas=current_blas().version,

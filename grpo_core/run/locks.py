@@ -163,7 +163,15 @@ def acquire(
             spoke, said = True, now
         if should_stop(POLL_S):
             raise Interrupted(f"stopped while waiting for {name}")
+    if spoke:
+        # Whoever reads the log knows that the wait is over.
+        _say(f"[lock] {name} is free")
     return True
+
+
+def is_waiting(line: str) -> bool:
+    """Whether a line of a run's output says that it waits for a lock."""
+    return line.startswith("[lock] waiting for ")
 
 
 def _say(line: str) -> None:

@@ -113,6 +113,8 @@ class Result:
     updates: int
     tokens: int
     wall_s: float
+    """Trained over all attempts; `attempt_s` in this one. Waiting for the GPU is left out."""
+    attempt_s: float
     peak_bytes: int
     config_hash: str
     blas: str

@@ -10,6 +10,8 @@ class Stopwatch:
 
     def __init__(self, state: RunState) -> None:
         self._state = state
+        self.attempt_s = 0.0
+        """Of this attempt alone, as far as it was counted."""
         self._last = time.monotonic()
 
     def lap(self) -> None:
@@ -17,6 +19,7 @@ class Stopwatch:
         last = self._last
         self.skip()
         self._state.wall_s += self._last - last
+        self.attempt_s += self._last - last
 
     def skip(self) -> None:
         """Leave the time since the last lap out: it was spent waiting for another run."""

@@ -178,7 +178,7 @@ class Claims:
     def _close_attempt(self, attempt: Attempt, outcome: Outcome, wall_s: float) -> bool:
         changed = self._db.execute(
             "UPDATE attempts SET ended = ?, exit_code = ?, signal = ?, outcome = ?, reason = ?,"
-            " evidence = ?, wall_s = max(wall_s, ?) WHERE id = ? AND ended IS NULL",
+            " evidence = ?, wall_s = ? WHERE id = ? AND ended IS NULL",
             (
                 *(self._history.stamp(), outcome.exit_code, outcome.signal, str(outcome.verdict)),
                 *(outcome.reason, outcome.evidence, wall_s, attempt.id),

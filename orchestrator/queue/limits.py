@@ -1,7 +1,7 @@
 """When a run or its sweep has used up what the spec allows: time trained, and disk.
 
-Time is what attempts have trained (time.monotonic stands still while the machine sleeps), summed
-over attempts; disk is what lies in the output folders. Past `run_wall` a run fails; past `wall` or
+Time is what attempts have trained, without waiting for a device or standing still, summed over
+attempts; disk is what lies in the output folders. Past `run_wall` a run fails; past `wall` or
 `disk` the sweep is held with its run back in the queue, and `resume` lifts that limit.
 """
 

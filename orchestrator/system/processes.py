@@ -71,6 +71,16 @@ def is_process(pid: int | None, started: float | None, boot: str) -> bool:
     return now is not None and abs(now - started) < (0.005 if sys.platform == "linux" else 2.0)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process is suspended (SIGSTOP, Ctrl-Z)."""
+    import psutil  # Not at the top: see the opening.
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
+
+
 def signal_process(pid: int, number: signal.Signals) -> None:
     """Signal one process; nothing if it is gone."""
     try:

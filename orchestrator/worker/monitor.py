@@ -6,6 +6,7 @@ Finds out and asks; the trainer is ended by `termination.py`, judged in `verdict
 import time
 from pathlib import Path
 
+from grpo_core.run.locks import is_waiting
 from orchestrator.queue.limits import Used, breach
 from orchestrator.queue.store import Store
 from orchestrator.results.training_log import ProgressReader
@@ -17,6 +18,7 @@ from orchestrator.worker.events import Event, EventKind, Listener
 from orchestrator.worker.patience import Patience
 from orchestrator.worker.stop_monitor import StopMonitor
 from orchestrator.worker.termination import Terminator
+from orchestrator.worker.trained_time import TrainedTime
 
 # How often it looks at what users ask for ("within a second").
 _LOOK_S = 0.5
@@ -38,6 +40,7 @@ class RunMonitor:
         listen: Listener,
         patience: Patience,
         sweep_trained_s: float,
+        from_start: bool,
     ) -> None:
         self._run = run
         self._attempt = attempt
@@ -50,16 +53,12 @@ class RunMonitor:
         self._patience = patience
         self._sweep_s = sweep_trained_s
         self._sweep_bytes = 0
-        self._began = time.monotonic()
-        self._looked = self._noted = self._began
+        self.trained = TrainedTime(attempt.wall_s, from_start=from_start)
+        self._looked = self._noted = time.monotonic()
         self._measured = float("-inf")
         self.memory = processes.MemoryWitness()
         self._stop_monitor = StopMonitor(run, sweep, lambda: store.queries.runs(sweep.id))
         self.because: tuple[str, str | None] | None = None
-
-    def wall_s(self) -> float:
-        """Seconds that this attempt has trained; time.monotonic stands still in sleep."""
-        return self._attempt.wall_s + time.monotonic() - self._began
 
     @property
     def left_s(self) -> float | None:
@@ -72,6 +71,7 @@ class RunMonitor:
         if now - self._looked < _LOOK_S:
             return False
         self._looked = now
+        self.trained.look(trains=self._trains())
         # Each by itself: one that finds the queue in others' hands must not keep the next back.
         for part in (self._obey, self._keep_limits, self._judge):
             with self._patience.skip():
@@ -81,7 +81,7 @@ class RunMonitor:
         if now - self._noted >= _NOTE_S:
             self._noted = now
             with self._patience.skip():
-                self._store.claims.tick(self._attempt, self.wall_s())
+                self._store.claims.tick(self._attempt, self.trained.seconds)
                 self._patience.over()
         return True
 
@@ -93,7 +93,7 @@ class RunMonitor:
     def _keep_limits(self, terminator: Terminator) -> None:
         if terminator.asked is not None:
             return
-        wall_s = self.wall_s()
+        wall_s = self.trained.seconds
         used = Used(self._run.wall_s + wall_s, self._sweep_s + wall_s, self._bytes())
         found = breach(self._sweep.limits, used)
         if found is None:
@@ -124,17 +124,18 @@ class RunMonitor:
 
     def _show(self) -> None:
         progress = self._reader.read()
-        if progress.update is None:
-            self._show_wait()
         if progress != self._seen:
             self._seen = progress
             text = f"update {progress.update}"
             self._listen(Event(EventKind.PROGRESS, text, self._run, progress))
 
-    def _show_wait(self) -> None:
-        """Say what the trainer itself waits for (the GPU), as it says it in its log."""
+    def _trains(self) -> bool:
+        """Whether the trainer neither waits (for the GPU; said once) nor is suspended."""
         lines = read_tail(Path(self._attempt.log), 4096).splitlines()
-        words = lines[-1].removeprefix("[lock] ") if lines else ""
-        if words.startswith("waiting for") and words != self._lock_words:
-            self._lock_words = words
-            self._listen(Event(EventKind.WAITING, words, self._run))
+        if lines and is_waiting(lines[-1]):
+            words = lines[-1].removeprefix("[lock] ")
+            if words != self._lock_words:
+                self._lock_words = words
+                self._listen(Event(EventKind.WAITING, words, self._run))
+            return False
+        return self._attempt.pid is None or not processes.is_stopped(self._attempt.pid)

@@ -298,7 +298,8 @@ class _Worker:
         sweep = sweep or self._patience.insist(lambda: self._queries.sweep_of(run))
         trained_s = self._patience.insist(lambda: self._queries.trained_s(sweep.id))
         watch = RunMonitor(
-            run, attempt, sweep, self._store, self._listen, self._patience, trained_s
+            *(run, attempt, sweep, self._store, self._listen, self._patience, trained_s),
+            from_start=isinstance(trainer, Launched),
         )
         terminator = Terminator(
             trainer, self._stops, lambda text: self._report(EventKind.STOPPING, text, run)
@@ -308,8 +309,11 @@ class _Worker:
                 self._prepare(watch.left_s)
             terminator.look()
         crashpoint("worker.ended")
-        outcome = judge(self._ending(run, attempt, trainer, terminator.asked, watch))
-        self._record(run, attempt, outcome, read_progress(run.folder), watch.wall_s())
+        ending = self._ending(run, attempt, trainer, terminator.asked, watch)
+        # A result that lay there before says nothing of this attempt.
+        fresh = result_identity(run.folder) != attempt.result_before
+        wall_s = watch.trained.settled(ending.result if fresh else None)
+        self._record(run, attempt, judge(ending), read_progress(run.folder), wall_s)
         trainer.close()
 
     def _ending(

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import time
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from orchestrator.errors import WorkerBusy
@@ -277,6 +279,25 @@ def test_run_past_its_time_fails(tmp_path, start):
     assert states() == ["failed", "completed"]
     assert attempts()[0].outcome == "timeout"
     assert "limits.run_wall" in runs()[0].reason
+
+
+@pytest.mark.parametrize("say", ["[lock] waiting for the GPU, held by pid 7 (mlx-grpo)", "stopped"])
+def test_waiting_and_standing_still_are_not_training(tmp_path, start, say):
+    """Neither fills limits.run_wall nor the recorded time: the trainer goes on and completes."""
+    once = {"die": "2:SIGSTOP", "die_file": str(tmp_path / "died")}
+    submit(tmp_path, planned("a", say=say, **once), limits=Limits(run_wall_s=1.5))
+    worker = start()
+    pid = running_pid(worker)
+    eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    # The worker notes the time every five seconds: one such note falls into the stop.
+    stopped_at = time.monotonic()
+    eventually(lambda: time.monotonic() - stopped_at > 6.0)
+    assert states() == ["running"]
+    assert attempts()[0].wall_s < 1.5
+    os.kill(pid, signal.SIGKILL)
+    assert worker.wait() == 0
+    assert states() == ["completed"]
+    assert runs()[0].wall_s < 3.0
 
 
 @pytest.mark.parametrize("limits", [Limits(wall_s=0.2), Limits(disk_bytes=100)])

@@ -86,7 +86,9 @@ def test_measures_are_told_by_their_ending(name, measure):
 
 def test_result_holds_what_the_design_says(tmp_path):
     """Keys word for word."""
-    result = Result("completed", 0, "", {"em": 0.5}, {"em": 0.6}, 4, 100, 1.5, 10, "h", "B 1", 2)
+    result = Result(
+        "completed", 0, "", {"em": 0.5}, {"em": 0.6}, 4, 100, 1.5, 0.5, 10, "h", "B 1", 2
+    )
     result.write(tmp_path)
     assert json.loads((tmp_path / "result.json").read_text()) == {
         "status": "completed",
@@ -97,6 +99,7 @@ def test_result_holds_what_the_design_says(tmp_path):
         "updates": 4,
         "tokens": 100,
         "wall_s": 1.5,
+        "attempt_s": 0.5,
         "peak_bytes": 10,
         "config_hash": "h",
         "blas": "B 1",
