@@ -80,8 +80,8 @@ class TrainingLoop:
         console.detail(f"[memory] {plan}")
         if self.cfg.prefix_sharing and not policy.can_share_prefix:
             console.line(
-                "[model] sliding windows or recurrent layers: prompts are not shared within a "
-                "group, which takes more time and memory"
+                "[model] its layers keep a prompt in a way of their own, so that it is not shared "
+                "within a group, which takes more time and memory"
             )
 
     def run(self, found: Checkpoint | None) -> None:

@@ -288,10 +288,15 @@ MAKES = {
     "youtu_llm": {},
 }
 
-# The handful for the ordinary suite, and which of them share a prompt and mix lengths.
-FEW = ("qwen3", "gemma2", "gpt2", "deepseek_v3", "mistral3", "llama", "mamba2")
-SHARING = ("qwen3", "gemma2", "gpt2", "deepseek_v3", "mistral3")
-MIXING = ("qwen3", "gpt2", "deepseek_v3", "mistral3")
+# The handful for the ordinary suite: each way to keep a prompt, and which cannot share or mix.
+FEW = (
+    *("qwen3", "gemma2", "gpt2", "deepseek_v3", "mistral3"),  # keys and values
+    *("llama", "gpt_oss", "gemma4_text"),  # windows, sinks, shared keys and values
+    *("lfm2", "mamba2", "qwen3_next", "falcon_h1"),  # convolutions and recurrent states
+    "llama4",  # chunks, which have a cache of their own
+)
+SHARING = tuple(make for make in FEW if make != "llama4")
+MIXING = tuple(make for make in SHARING if make != "gemma2")
 
 # Families with a causal language model of which none can be made here.
 NOT_HERE = {

@@ -7,13 +7,15 @@ values, inputs per layer); this one puts everything back and lets all gradients 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
-from grpo_core.model.trunk_head import Params
+from grpo_core.model.shared_prefix import run_prefix, run_rows
+from grpo_core.model.trunk_head import Params, SplitModel
 
 # Recomputed and kept activations give the same gradient but for rounding; what a layer hides from
 # its arguments shows as 0.1 and more.
@@ -45,19 +47,20 @@ def _checkpointed_call(call: Any) -> Any:
         given = (args, kwargs)
         caches = _caches(given)
         before = [_held(cache) for cache in caches]
-        after: list[Any] = []
+        made: list[Any] = []
 
-        def inner(params: Any, floats: list[mx.array]) -> Any:
+        def inner(params: Any, floats: list[mx.array]) -> list[mx.array]:
             layer.update(params)
             (own_args, own_kwargs), held = _with_arrays((given, before), floats, _is_float)
             _hold(caches, held)
             out = call(layer, *own_args, **own_kwargs)
-            after[:] = [_held(cache) for cache in caches]
-            return out, _arrays(after, _is_array)
+            arrays, made[:] = _parted([out, [_held(cache) for cache in caches]])
+            return arrays
 
         floats = _arrays((given, before), _is_float)
-        out, left = mx.checkpoint(inner)(layer.trainable_parameters(), floats)
-        _hold(caches, _with_arrays(after, left, _is_array))
+        arrays = mx.checkpoint(inner)(layer.trainable_parameters(), floats)
+        out, after = _joined(made, arrays)
+        _hold(caches, after)
         return out
 
     return run
@@ -100,6 +103,42 @@ def _with_arrays(tree: Any, arrays: list[mx.array], wanted: Callable[[Any], bool
     return tree_map(lambda leaf: next(given) if wanted(leaf) else leaf, tree)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an array stands in a list."""
+
+    number: int
+
+
+def _parted(tree: list[Any]) -> tuple[list[mx.array], list[Any]]:
+    """The arrays of a tree, each once, and the tree with their places.
+
+    What is returned and cached may be one array, and `mx.checkpoint` loses the gradient of an
+    output that stands there twice.
+    """
+    places: dict[int, int] = {}
+    arrays: list[mx.array] = []
+
+    def part(leaf: Any) -> Any:
+        if not _is_array(leaf):
+            return leaf
+        if id(leaf) not in places:
+            places[id(leaf)] = len(arrays)
+            arrays.append(leaf)
+        return _Place(places[id(leaf)])
+
+    parted: list[Any] = tree_map(part, tree)
+    return arrays, parted
+
+
+def _joined(tree: list[Any], arrays: list[mx.array]) -> list[Any]:
+    """The tree of `_parted` with these arrays."""
+    joined: list[Any] = tree_map(
+        lambda leaf: arrays[leaf.number] if isinstance(leaf, _Place) else leaf, tree
+    )
+    return joined
+
+
 def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, mx.array)
 
@@ -109,12 +148,22 @@ def _is_float(leaf: Any) -> bool:
     return _is_array(leaf) and bool(mx.issubdtype(leaf.dtype, mx.floating))
 
 
-def keeps_gradient(model: nn.Module) -> bool:
-    """Whether recomputed layers give the plain gradient, tried on a few tokens."""
-    ids = mx.arange(1, 9)[None]
-    plain = probe_gradient(model, ids)
-    with checkpointed(model):
-        again = probe_gradient(model, ids)
+def keeps_gradient(split: SplitModel, shares_prefix: bool) -> bool:
+    """Whether recomputed layers give the plain gradient, tried on a few tokens.
+
+    As the update runs them: behind a prompt that rows share, if they do.
+    """
+
+    def logits() -> mx.array:
+        ids = mx.arange(1, 9)[None]
+        if not shares_prefix:
+            return split.head(split.trunk(ids))
+        prefix, last = run_prefix(split, ids[:, :4])
+        return split.head(run_rows(split, prefix, last, ids[:, 4:], 5))
+
+    plain = probe_gradient(split.model, logits)
+    with checkpointed(split.model):
+        again = probe_gradient(split.model, logits)
     apart = mx.stack([_squares(again[name] - grad) for name, grad in plain.items()]).sum()
     whole = mx.stack([_squares(grad) for grad in plain.values()]).sum()
     in_fp32 = all(grad.dtype == mx.float32 for grad in plain.values())
@@ -122,14 +171,13 @@ def keeps_gradient(model: nn.Module) -> bool:
     return bool((apart <= tolerance**2 * whole).item())  # NaN is no agreement
 
 
-def probe_gradient(model: nn.Module, ids: mx.array) -> Params:
-    """Of some logits on `ids` [1, T] by every trained weight, evaluated."""
+def probe_gradient(model: nn.Module, logits: Callable[[], mx.array]) -> Params:
+    """Of some of these logits by every trained weight, evaluated."""
     weights: Params = dict(tree_flatten(model.trainable_parameters()))
 
     def loss(weights: Params) -> mx.array:
         model.update(tree_unflatten(list(weights.items())))
-        logits: mx.array = model(ids).astype(mx.float32)
-        return (logits[..., ::3] ** 2).mean()
+        return (logits().astype(mx.float32)[..., ::3] ** 2).mean()
 
     try:
         grads: Params = mx.grad(loss)(weights)

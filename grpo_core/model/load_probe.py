@@ -57,7 +57,11 @@ def examine(split: SplitModel, cfg: MLXGRPOConfig, mend: Callable[[], bool]) -> 
         vocab = tried(cfg, "on a few tokens", lambda: _width(split.model, some))
     must_give_numbers(split.model, vocab, cfg)
     split.check(some)
-    can = abilities(split, vocab) if cfg.prefix_sharing else Abilities(False, False)
+    can = (
+        abilities(split, vocab, _probe_length(split.model, cfg))
+        if cfg.prefix_sharing
+        else Abilities(False, False)
+    )
     if not can.share_prefix:
         _must_decode_as_it_learns(split.model, vocab, cfg)
     return Findings(vocab, can)
@@ -77,7 +81,7 @@ def must_give_numbers(model: nn.Module, vocab: int, cfg: MLXGRPOConfig) -> None:
 def must_learn(model: nn.Module, cfg: MLXGRPOConfig) -> None:
     """Takes one gradient by all that is trained. Raises ModelError."""
     trained = f"where a gradient is taken (train_type = {cfg.train_type})"
-    grads = tried(cfg, trained, lambda: probe_gradient(model, mx.arange(1, 5)[None]))
+    grads = tried(cfg, trained, lambda: probe_gradient(model, lambda: model(mx.arange(1, 5)[None])))
     if not any(bool(mx.any(grad != 0).item()) for grad in grads.values()):
         raise ModelError(
             f"{cfg.model_name}: the output depends on nothing that is trained; choose other "

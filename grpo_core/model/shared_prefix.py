@@ -1,12 +1,13 @@
-"""One prompt for its whole group: caches that put the prompt's keys and values before every row.
+"""One prompt for its whole group: caches that put what a prompt has left before every row.
 
-mlx-lm's models take them through their own `cache` argument. Each prompt runs once, its rows read
-the same keys and values, and gradients flow into them. (The idea of shared-prefix inference,
-Juravsky et al. 2024, arXiv 2402.05099, taken to training.) Models with sliding windows or recurrent
-layers cannot do this; `abilities` finds out by trying.
+mlx-lm's models take them through their own `cache` argument. Each prompt runs once; its rows read
+the same keys and values, within a window where the model has one, and go on from the same recurrent
+and convolution states; gradients flow into all of it. (The idea of shared-prefix inference,
+Juravsky et al. 2024, arXiv 2402.05099, taken to training.) What a model can do `abilities` finds by
+trying.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +15,30 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.base import create_causal_mask
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import (
+    ArraysCache,
+    CacheList,
+    KVCache,
+    RotatingKVCache,
+    make_prompt_cache,
+)
 
 from grpo_core.model.trunk_head import SplitModel
 
 KV = tuple[mx.array, mx.array]
 """Keys and values of one layer, each [B, heads, T, D]."""
 
+Left = KV | list[mx.array]
+"""What a prompt leaves in one cache: keys and values, or recurrent states [B, ...]."""
+
 # Prompt tokens that run together: enough to fill a GPU.
 PREFILL_TOKENS = 4096
 
 # Tokens that a cache gets room for at a time.
 ROOM = 64
+
+# Tokens on which a model is tried, where no window asks for more.
+PROBE_TOKENS = 8
 
 # A wrong mask or position is off by whole nats; 16-bit logits differ by this much at most.
 PROBE_TOLERANCE = 0.5
@@ -39,13 +52,14 @@ class UnsupportedModel(Exception):
 class PrefixCache:
     """One layer's cache: the prompt's keys and values in front of those of every row.
 
-    Quacks like mlx-lm's caches. It keeps no running state, so a layer may be called again with
-    the same input, as gradient checkpointing does. `fresh` holds what the last call brought.
+    Quacks like mlx-lm's caches. `fresh` holds what the last call brought; `window` is how many
+    tokens a query sees, itself included, 0 for all.
     """
 
-    def __init__(self, prefix: KV | None = None) -> None:
+    def __init__(self, prefix: KV | None = None, window: int = 0) -> None:
         self.prefix = prefix
         self.fresh: KV | None = None
+        self.window = window
 
     @property
     def offset(self) -> Any:
@@ -63,10 +77,9 @@ class PrefixCache:
         self, N: int, return_array: bool = False, window_size: int | None = None
     ) -> mx.array | str | None:
         """What mlx-lm's attention wants for `N` queries behind the prompt."""
-        if window_size is not None:
-            raise UnsupportedModel("a sliding window")
-        if return_array:
-            mask: mx.array = create_causal_mask(N, self.offset)
+        window = window_size or self.window or None
+        if return_array or (window and self.offset + N > window):
+            mask: mx.array = create_causal_mask(N, self.offset, window_size=window)
             return mask
         # "causal" aligns the last query with the last key, so the prefix is seen by all.
         return None if N == 1 else "causal"
@@ -86,8 +99,11 @@ class DecodeCache:
     written in place: joining all anew for each token would move the whole cache.
     """
 
-    def __init__(self, prefix: KV, lengths: Sequence[int], owner: Sequence[int]) -> None:
+    def __init__(
+        self, prefix: KV, lengths: Sequence[int], owner: Sequence[int], window: int = 0
+    ) -> None:
         rows = mx.array(list(owner))
+        self.window = window
         self.kv = prefix[0][rows], prefix[1][rows]  # [B, H, L + room, D]
         self.lengths = mx.array(list(lengths))[rows]  # [B]
         self.longest = int(prefix[0].shape[2])
@@ -112,13 +128,17 @@ class DecodeCache:
     def make_mask(
         self, N: int, return_array: bool = False, window_size: int | None = None
     ) -> mx.array | str | None:
-        """[B, 1, 1, keys]: all but the padding behind shorter prompts."""
-        if window_size is not None:
-            raise UnsupportedModel("a sliding window")
-        if not self.is_ragged:
+        """[B, 1, 1, keys]: all but the padding behind shorter prompts and what no window holds."""
+        window = window_size or self.window
+        keys = self.longest + self.steps + N
+        if not self.is_ragged and (not window or keys <= window):
             return None
-        place = mx.arange(self.longest + self.steps + N)
-        seen = (place < self.lengths[:, None]) | (place >= self.longest)
+        place, lengths = mx.arange(keys), self.lengths[:, None]
+        seen = (place < lengths) | (place >= self.longest)
+        if window:
+            # From the end, where all rows stand at the same place.
+            behind = mx.where(place < self.longest, lengths + self.steps - place, keys - 1 - place)
+            seen = seen & (behind < window)
         return seen[:, None, None]
 
     def keep(self, rows: mx.array) -> None:
@@ -133,40 +153,63 @@ def _with_room(rows: mx.array) -> mx.array:
     return mx.concatenate([rows, mx.zeros((B, H, ROOM, D), rows.dtype)], axis=2)
 
 
-def run_prefix(split: SplitModel, prompt: mx.array) -> tuple[list[KV], mx.array]:
-    """`prompt` [1, P] -> keys and values of every layer, and the last hidden state [1, 1, D]."""
+def run_prefix(split: SplitModel, prompt: mx.array) -> tuple[list[Left], mx.array]:
+    """`prompt` [1, P] -> what it leaves in every cache, and the last hidden state [1, 1, D]."""
     prefix, hidden = _run_prompts(split, prompt)
     return prefix, hidden[:, -1:]
 
 
 def run_prompts(
     split: SplitModel, prompts: Sequence[Sequence[int]]
-) -> tuple[list[KV], mx.array, list[int]]:
-    """Keys and values of every layer [P, H, L, D], last hidden states [P, D], lengths; evaluated.
+) -> tuple[list[Left], mx.array, list[int]]:
+    """What P prompts leave in every cache, last hidden states [P, D], lengths; evaluated.
 
     Prompts of several lengths are padded behind, where nothing before it sees the padding, so no
-    mask is needed. They run some at a time, which bounds the memory of their activations.
+    mask is needed; only where there are recurrent states does each length run by itself. They run
+    some at a time, which bounds the memory of their activations.
     """
     lengths = [len(prompt) for prompt in prompts]
-    at_once = max(1, PREFILL_TOKENS // max(lengths))
     parts = []
-    for start in range(0, len(prompts), at_once):
-        some = slice(start, start + at_once)
-        prefix, hidden = _run_prompts(split, _padded(prompts[some], max(lengths)))
+    for some in _together(lengths, _has_states(split.model)):
+        prefix, hidden = _run_prompts(split, _padded(prompts[some], max(lengths[some])))
         last = hidden[mx.arange(hidden.shape[0]), mx.array(lengths[some]) - 1]
         mx.eval(prefix, last)
         parts.append((prefix, last))
     if len(parts) == 1:
         return *parts[0], lengths
-    return _joined([prefix for prefix, _ in parts]), mx.concatenate([x for _, x in parts]), lengths
+    layers = zip(*(prefix for prefix, _ in parts), strict=True)
+    joined = [_joined(list(layer), max(lengths)) for layer in layers]
+    return joined, mx.concatenate([last for _, last in parts]), lengths
 
 
-def _joined(parts: list[list[KV]]) -> list[KV]:
-    """The same layers of several batches, one behind the other."""
-    return [
-        (mx.concatenate([kv[0] for kv in layer]), mx.concatenate([kv[1] for kv in layer]))
-        for layer in zip(*parts, strict=True)
-    ]
+def _together(lengths: Sequence[int], of_one_length: bool) -> list[slice]:
+    """Which prompts run at once: neighbours, at most so many tokens."""
+    found = [0]
+    for i, length in enumerate(lengths):
+        first = found[-1]
+        full = (i - first + 1) * max(lengths[first : i + 1]) > PREFILL_TOKENS
+        if i > first and (full or (of_one_length and length != lengths[first])):
+            found.append(i)
+    return [slice(*ends) for ends in zip(found, [*found[1:], len(lengths)], strict=True)]
+
+
+def _joined(parts: list[Left], length: int) -> Left:
+    """One cache of several batches, one behind the other; keys and values padded to `length`."""
+    if not isinstance(parts[0], tuple):
+        return [mx.concatenate(list(states)) for states in zip(*parts, strict=True)]
+    keys, values = zip(*parts, strict=True)
+    return mx.concatenate([_wide(k, length) for k in keys]), mx.concatenate(
+        [_wide(v, length) for v in values]
+    )
+
+
+def _wide(rows: mx.array, length: int) -> mx.array:
+    """`rows` [B, H, T, D] padded behind to `length` tokens."""
+    B, H, T, D = rows.shape
+    missing = length - T
+    if not missing:
+        return rows
+    return mx.concatenate([rows, mx.zeros((B, H, missing, D), rows.dtype)], axis=2)
 
 
 def _padded(prompts: Sequence[Sequence[int]], length: int) -> mx.array:
@@ -176,28 +219,109 @@ def _padded(prompts: Sequence[Sequence[int]], length: int) -> mx.array:
     return mx.array(ids)
 
 
-def _run_prompts(split: SplitModel, ids: mx.array) -> tuple[list[KV], mx.array]:
-    caches = [PrefixCache() for _ in range(split.layers)]
+def _run_prompts(split: SplitModel, ids: mx.array) -> tuple[list[Left], mx.array]:
+    caches = _caches(split.model, _empty)
     hidden = split.trunk(ids, caches)
-    fresh = [cache.fresh for cache in caches if cache.fresh is not None]
-    if len(fresh) < len(caches):
-        raise UnsupportedModel("a layer that leaves its cache alone")
-    return fresh, hidden
+    return [_left(part) for cache in caches for part in _parts(cache)], hidden
+
+
+def _caches(model: nn.Module, make: Callable[[Any], Any]) -> list[Any]:
+    """The model's own caches, each with `make`'s in its place."""
+
+    def one(cache: Any) -> Any:
+        if isinstance(cache, CacheList):
+            return CacheList(*map(one, cache.caches))
+        return make(cache)
+
+    return [one(cache) for cache in make_prompt_cache(model)]
+
+
+def _parts(cache: Any) -> list[Any]:
+    """A cache, or those that it holds together."""
+    if isinstance(cache, CacheList):
+        return [part for inner in cache.caches for part in _parts(inner)]
+    return [cache]
+
+
+def _window(cache: Any) -> int:
+    return int(cache.max_size) if isinstance(cache, RotatingKVCache) else 0
+
+
+def _empty(cache: Any) -> Any:
+    """A cache that takes a prompt in; UnsupportedModel for one of another kind."""
+    kind = type(cache)
+    if kind is ArraysCache:
+        return cache
+    if kind is KVCache or (kind is RotatingKVCache and cache.keep == 0):
+        return PrefixCache(window=_window(cache))
+    raise UnsupportedModel(kind.__name__)
+
+
+def _left(cache: Any) -> Left:
+    held = cache.fresh if isinstance(cache, PrefixCache) else list(cache.cache)
+    if held is None or not all(_is_float(array) for array in held):
+        raise UnsupportedModel("a layer that leaves its cache alone, or counts in it")
+    left: Left = held
+    return left
+
+
+def _is_float(array: mx.array | None) -> bool:
+    return array is not None and bool(mx.issubdtype(array.dtype, mx.floating))
+
+
+def _has_states(model: nn.Module) -> bool:
+    caches = make_prompt_cache(model)
+    return any(type(part) is ArraysCache for cache in caches for part in _parts(cache))
+
+
+def can_fork(model: nn.Module) -> bool:
+    """Whether its caches are of kinds that rows can share a prompt through."""
+    try:
+        _caches(model, _empty)
+    except UnsupportedModel:
+        return False
+    return True
+
+
+def decode_caches(
+    split: SplitModel, prefix: list[Left], lengths: Sequence[int], owner: Sequence[int]
+) -> list[Any]:
+    """Caches to decode with: row b goes on behind prompt `owner[b]` of those in `prefix`."""
+    given = iter(prefix)
+    rows = mx.array(list(owner))
+
+    def behind(cache: Any) -> Any:
+        left = next(given)
+        if isinstance(left, tuple):
+            return DecodeCache(left, lengths, owner, _window(cache))
+        cache.cache = [state[rows] for state in left]
+        return cache
+
+    return _caches(split.model, behind)
 
 
 def run_rows(
-    split: SplitModel, prefix: list[KV], last: mx.array, ids: mx.array, length: int
+    split: SplitModel, prefix: list[Left], last: mx.array, ids: mx.array, length: int
 ) -> mx.array:
     """Hidden states [B, C, D] that predict completions of `length` C tokens behind one prompt.
 
     `ids` [B, C - 1] are the completions without their last token; the first state is the
     prompt's last one, computed once and seen by all rows.
     """
-    first = mx.broadcast_to(last, (ids.shape[0], *last.shape[1:]))
+    rows = ids.shape[0]
+    first = mx.broadcast_to(last, (rows, *last.shape[1:]))
     if length == 1:
         return first
-    caches = [PrefixCache(kv) for kv in prefix]
-    return mx.concatenate([first, split.trunk(ids, caches)], axis=1)
+    given = iter(prefix)
+
+    def behind(cache: Any) -> Any:
+        left = next(given)
+        if isinstance(left, tuple):
+            return PrefixCache(left, _window(cache))
+        cache.cache = [mx.broadcast_to(state, (rows, *state.shape[1:])) for state in left]
+        return cache
+
+    return mx.concatenate([first, split.trunk(ids, _caches(split.model, behind))], axis=1)
 
 
 # --- what a model can do
@@ -211,22 +335,15 @@ class Abilities:
     mix_lengths: bool  # prompts of several lengths in one batch of decoding
 
 
-def abilities(split: SplitModel, vocab_size: int) -> Abilities:
-    """Finds out by trying on a few tokens: shared and plain must give the same log-probs."""
-    if not has_plain_caches(split.model):
-        return Abilities(False, False)
-    ids = mx.arange(1, 9) % vocab_size
-    share = _agrees(split, ids, _try_rows)
-    return Abilities(share, share and _agrees(split, ids, _try_decode))
-
-
-def has_plain_caches(model: nn.Module) -> bool:
-    """Whether every layer keeps plain keys and values: no sliding window, no recurrent state."""
-    return all(type(cache) is KVCache for cache in make_prompt_cache(model))
+def abilities(split: SplitModel, vocab_size: int, length: int = PROBE_TOKENS) -> Abilities:
+    """Finds out by trying on `length` tokens: shared and plain must give the same log-probs."""
+    ids = mx.arange(1, length + 1) % vocab_size
+    share = _agrees(split, ids, _try_rows) and _agrees(split, ids, _try_decode)
+    return Abilities(share, share and _agrees(split, ids, _try_decode_mixed))
 
 
 def _agrees(split: SplitModel, ids: mx.array, attempt: Any) -> bool:
-    """Whether an attempt gives the model's own log-probs behind `ids` [8]."""
+    """Whether an attempt gives the model's own log-probs behind `ids` [T]."""
     plain = split.model(ids[None])[0]
     try:
         shared = split.head(attempt(split, ids))
@@ -248,14 +365,24 @@ def log_softmax(logits: mx.array) -> mx.array:
 
 def _try_rows(split: SplitModel, ids: mx.array) -> mx.array:
     """The last five states of `ids`, as the update makes them."""
-    prefix, last = run_prefix(split, ids[None, :4])
-    return run_rows(split, prefix, last, mx.broadcast_to(ids[4:], (2, 4)), 5)[1]
+    prefix, last = run_prefix(split, ids[None, :-4])
+    return run_rows(split, prefix, last, mx.broadcast_to(ids[-4:], (2, 4)), 5)[1]
 
 
 def _try_decode(split: SplitModel, ids: mx.array) -> mx.array:
-    """The last two states of `ids`, decoded beside a longer prompt."""
-    prompts = [ids[:6].tolist(), [0] * 9]
-    prefix, _, lengths = run_prompts(split, prompts)  # type: ignore[arg-type]
-    caches = [DecodeCache(kv, lengths, [1, 0]) for kv in prefix]
-    states = [split.trunk(mx.broadcast_to(ids[t], (2, 1)), caches)[1, 0] for t in (6, 7)]
+    """The last two states of `ids`, decoded in two rows."""
+    return _decoded(split, ids, [ids[:-2].tolist()], [0, 0])  # type: ignore[list-item]
+
+
+def _try_decode_mixed(split: SplitModel, ids: mx.array) -> mx.array:
+    """The same beside a longer prompt."""
+    return _decoded(split, ids, [ids[:-2].tolist(), [0] * (ids.size + 1)], [1, 0])  # type: ignore[list-item]
+
+
+def _decoded(
+    split: SplitModel, ids: mx.array, prompts: list[list[int]], owner: list[int]
+) -> mx.array:
+    prefix, _, lengths = run_prompts(split, prompts)
+    caches = decode_caches(split, prefix, lengths, owner)
+    states = [split.trunk(mx.broadcast_to(token, (2, 1)), caches)[1, 0] for token in ids[-2:]]
     return mx.stack(states)

@@ -18,7 +18,7 @@ from grpo_core.errors import Diverged, Interrupted
 from grpo_core.model.finite import first_fault, gives_numbers
 from grpo_core.model.policy import Policy
 from grpo_core.model.random_keys import Key, to_array
-from grpo_core.model.shared_prefix import DecodeCache, run_prompts
+from grpo_core.model.shared_prefix import DecodeCache, decode_caches, run_prompts
 from grpo_core.model.trunk_head import SplitModel
 from grpo_core.rollout.sampling import Drawn, Sampling, draw
 
@@ -256,10 +256,7 @@ class _State:
         """Drops every row that is not among `rows` (numbers of rows, [K])."""
         self.logits = self.logits[rows]
         for cache in self.caches:
-            if isinstance(cache, DecodeCache):
-                cache.keep(rows)
-            else:
-                _map_rows(cache, lambda a: a[rows])
+            _keep(cache, rows)
 
 
 def _prefill(policy: Policy, prompts: list[tuple[int, ...]], n: int) -> _State:
@@ -269,12 +266,12 @@ def _prefill(policy: Policy, prompts: list[tuple[int, ...]], n: int) -> _State:
     split = policy.split
     prefix, last, lengths = run_prompts(split, prompts)
     owner = [p for p in range(len(prompts)) for _ in range(n)]
-    caches = [DecodeCache(kv, lengths, owner) for kv in prefix]
+    caches = decode_caches(split, prefix, lengths, owner)
     return _State(split, caches, mx.repeat(split.head(last), n, axis=0))
 
 
 def _prefill_own(split: SplitModel, prompts: list[tuple[int, ...]], n: int) -> _State:
-    """With the model's own caches, one copy for each row: sliding windows, recurrent layers.
+    """With the model's own caches, one copy for each row, where a prompt cannot be shared.
 
     The prompts are of one length, since not every cache knows padding.
     """
@@ -283,6 +280,17 @@ def _prefill_own(split: SplitModel, prompts: list[tuple[int, ...]], n: int) -> _
     for cache in caches:
         _map_rows(cache, lambda a: mx.repeat(a, n, axis=0))
     return _State(split, caches, mx.repeat(split.head(hidden[:, -1]), n, axis=0))
+
+
+def _keep(cache: Any, rows: mx.array) -> None:
+    """Drops every row of a cache that is not among `rows`."""
+    if hasattr(cache, "caches"):
+        for inner in cache.caches:
+            _keep(inner, rows)
+    elif isinstance(cache, DecodeCache):
+        cache.keep(rows)
+    else:
+        _map_rows(cache, lambda a: a[rows])
 
 
 def _map_rows(cache: Any, change: Callable[[mx.array], mx.array]) -> None:

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.model.policy import Policy
-from grpo_core.model.shared_prefix import KV, run_prefix, run_rows
+from grpo_core.model.shared_prefix import Left, run_prefix, run_rows
 from grpo_core.model.trunk_head import Params
 from grpo_core.update.logprobs import Head, token_stats
 from grpo_core.update.loss import Objective, Totals, objective
@@ -118,14 +118,14 @@ class GroupPasses:
     def _behind(
         self,
         weights: Params,
-        prefix: list[KV],
+        prefix: list[Left],
         last: mx.array,
         rows: Rows,
         pulls: list[mx.array],
     ) -> Share:
         """One micro-batch's gradient; that by what the prompt has left is added to `pulls`."""
 
-        def loss(weights: Params, prefix: list[KV], last: mx.array) -> Any:
+        def loss(weights: Params, prefix: list[Left], last: mx.array) -> Any:
             self._put(weights)
             hidden = run_rows(self.split, prefix, last, rows.inputs, rows.length)
             return self._loss(hidden, rows)
@@ -165,7 +165,7 @@ class GroupPasses:
     def scores(self, group: Sequence[Sample]) -> Iterator[tuple[int, Scores]]:
         """Each completion's number in the group, and its scores."""
         prompt = mx.array(group[0].prompt_ids)[None]
-        prefix: list[KV] = []
+        prefix: list[Left] = []
         last = mx.zeros((0,))
         if self.plan.prefix_sharing:
             prefix, last = run_prefix(self.split, prompt)

@@ -23,7 +23,7 @@ from grpo_core.model import gated_delta
 from grpo_core.model.adapters import add_adapters, replace_modules
 from grpo_core.model.base_model import BASE_BITS, GROUP_SIZE, call_constructor, quantize_base
 from grpo_core.model.load_probe import FAULTS
-from grpo_core.model.shared_prefix import ROOM, has_plain_caches
+from grpo_core.model.shared_prefix import ROOM, can_fork
 from grpo_core.rollout.generate import LOOK_EVERY, MAX_ROWS
 
 FP32 = 4
@@ -165,7 +165,7 @@ def _shape(model: nn.Module, config: Mapping[str, Any]) -> Shape:
         weights_bytes=_bytes(model.parameters()),
         trainable_bytes=_bytes(model.trainable_parameters()),
         trainable_count=sum(a.size for _, a in _leaves(model.trainable_parameters())),
-        can_share_prefix=has_plain_caches(model),
+        can_share_prefix=can_fork(model),
     )
 
 

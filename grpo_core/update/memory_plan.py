@@ -59,7 +59,7 @@ def plan_memory(
     except ModelError:
         shape = None  # an architecture that the estimate does not know trains all the same
     plan = choose_plan(shape, cfg, budget_bytes(cfg), policy.can_share_prefix)
-    if not plan.grad_checkpoint or keeps_gradient(policy.model):
+    if not plan.grad_checkpoint or keeps_gradient(policy.split, plan.prefix_sharing):
         return plan
     if cfg.grad_checkpoint == "on":
         raise ModelError(

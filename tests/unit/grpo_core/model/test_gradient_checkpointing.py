@@ -51,7 +51,15 @@ def test_recomputed_layers_give_the_gradient_of_plain_autograd(make):
     assert largest > 0
     for name, grad in plain.items():
         np.testing.assert_allclose(again[name], grad, atol=2e-6 * largest, err_msg=name)
-    assert keeps_gradient(model)
+
+
+@pytest.mark.parametrize("make", ["gemma4_text", "hunyuan", "lfm2", "qwen3_next"])
+def test_the_probe_agrees_behind_a_shared_prompt_too(make):
+    """What a layer hands on may be what it caches, once for both."""
+    policy = zoo_policy(make)
+    assert policy.can_share_prefix
+    for shares in (False, True):
+        assert keeps_gradient(policy.split, shares)
 
 
 def hiding(policy):
@@ -81,7 +89,7 @@ def hiding(policy):
 def test_a_layer_that_hides_what_it_takes_is_not_recomputed():
     """Asked for, it is refused by name; left to the memory plan, it stays off with a line."""
     policy = hiding(zoo_policy("qwen3"))
-    assert not keeps_gradient(policy.model)
+    assert not keeps_gradient(policy.split, policy.can_share_prefix)
     cfg = config(train_type="full", grad_checkpoint="on")
     with pytest.raises(ModelError, match=r"qwen3.*grad_checkpoint"):
         plan_memory(policy, cfg)

@@ -27,13 +27,19 @@ def test_a_family_that_decodes_as_another_policy_is_refused(make, train_type, tm
     """gemma3n shares keys and values with a cache only, plamo3's window is one longer without."""
     folder = zoo_folder(make, tmp_path / make)
     with pytest.raises(ModelError, match=rf"{make}: with its caches.*nats"):
-        load(folder, train_type=train_type)
+        load(folder, train_type=train_type, prefix_sharing=False)
+
+
+def test_a_shared_prompt_makes_one_policy_of_two(tmp_path):
+    """Its caches are ours in the rollout and in the update, so plamo3's window is the same."""
+    folder = zoo_folder("plamo3", tmp_path / "model")
+    assert load(folder).can_mix_lengths
 
 
 def test_a_window_beyond_all_lengths_of_the_run_is_not_tried(tmp_path):
     """plamo3's window of 6 is at fault from its seventh token on."""
     folder = zoo_folder("plamo3", tmp_path / "model")
-    load(folder, max_prompt_length=2, max_new_tokens=3)
+    load(folder, max_prompt_length=2, max_new_tokens=3, prefix_sharing=False)
 
 
 @pytest.mark.parametrize("make", ["recurrent_gemma", "mamba", "minimax", "gptj", "plamo2", "afm7"])

@@ -7,7 +7,7 @@ import pytest
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.model import shared_prefix
 from grpo_core.model.random_keys import sample_key
-from grpo_core.model.shared_prefix import DecodeCache, PrefixCache
+from grpo_core.model.shared_prefix import DecodeCache, PrefixCache, _together
 from grpo_core.rollout.generate import generate_groups
 from grpo_core.rollout.sampling import Sampling
 from grpo_core.update.gradient import gradient, score
@@ -36,7 +36,7 @@ def rollouts(policy, prompts=PROMPTS, n=3):
 
 @pytest.mark.parametrize("make", FEW)
 def test_what_a_model_can_do_is_found_by_trying(make):
-    """Sliding windows and recurrent layers cannot share; gemma2's masks cannot mix lengths."""
+    """Chunked attention cannot share; gemma2's masks cannot mix lengths."""
     policy = zoo_policy(make)
     assert policy.can_share_prefix == (make in SHARING)
     assert policy.can_mix_lengths == (make in MIXING)
@@ -122,12 +122,35 @@ def test_a_model_that_cannot_be_cut_is_all_trunk():
     assert policy.split.head_names == ()
 
 
-def test_a_cache_asked_for_a_window_says_no():
-    """Better no sharing than a mask that is silently wrong."""
+def test_a_query_sees_its_window_and_no_more():
+    """Two queries behind a prompt of 4 tokens, three tokens wide: places 2 to 4, and 3 to 5."""
     kv = (mx.zeros((1, 1, 4, 8)), mx.zeros((1, 1, 4, 8)))
-    for cache in (PrefixCache(kv), DecodeCache(kv, [4], [0, 0])):
-        with pytest.raises(Exception, match="sliding window"):
-            cache.make_mask(1, window_size=3)
+    expected = [[0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1]]
+    for cache, asked in ((PrefixCache(kv, 3), None), (PrefixCache(kv), 3)):
+        assert np.array(cache.make_mask(2, window_size=asked)).astype(int).tolist() == expected
+    assert PrefixCache(kv, 6).make_mask(2) == "causal"
+
+
+def test_a_row_decodes_within_its_window():
+    """Prompts of 2 and 4 tokens, one token decoded, a window of 3: as seen from the next token."""
+    kv = (mx.zeros((2, 1, 4, 8)), mx.zeros((2, 1, 4, 8)))
+    cache = DecodeCache(kv, [2, 4], [0, 1], window=3)
+    cache.update_and_fetch(mx.zeros((2, 1, 1, 8)), mx.zeros((2, 1, 1, 8)))
+    # Behind two prompt tokens and places 2 and 3 of padding: its second, then its own two.
+    expected = [[0, 1, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1]]
+    assert np.array(cache.make_mask(1))[:, 0, 0].astype(int).tolist() == expected
+    alike = DecodeCache(kv, [4, 4], [0, 1], window=5)
+    assert alike.make_mask(1) is None
+    alike.update_and_fetch(mx.zeros((2, 1, 1, 8)), mx.zeros((2, 1, 1, 8)))
+    assert np.array(alike.make_mask(1))[0, 0, 0].astype(int).tolist() == [0, 1, 1, 1, 1, 1]
+
+
+def test_prompts_of_one_length_run_together_where_there_are_states(monkeypatch):
+    """Padding would be part of a recurrent state; without states neighbours share a pass."""
+    assert _together([3, 3, 5, 5, 5], True) == [slice(0, 2), slice(2, 5)]
+    assert _together([3, 3, 5, 5, 5], False) == [slice(0, 5)]
+    monkeypatch.setattr(shared_prefix, "PREFILL_TOKENS", 10)
+    assert _together([3, 3, 3, 5, 5], False) == [slice(0, 3), slice(3, 5)]
 
 
 def test_rows_of_shorter_prompts_do_not_see_the_padding():

@@ -192,7 +192,7 @@ def test_what_decoding_keeps_is_read_off_the_model_s_own_caches(make, kept, alwa
 
 def test_whether_a_prompt_is_shared_is_known_before_the_estimate(tmp_path):
     """A full prompt in every row takes more, so a plan must know."""
-    for make, shares in (("qwen3", True), ("mamba2", False)):
+    for make, shares in (("qwen3", True), ("mamba2", True), ("llama4", False)):
         assert model_shape(zoo_config(make), config()).can_share_prefix == shares
 
 
