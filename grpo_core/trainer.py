@@ -21,7 +21,8 @@ from grpo_core.errors import (
 )
 from grpo_core.model.base_model import load_tokenizer_of
 from grpo_core.model.device import apply_limits
-from grpo_core.model.policy import load_policy
+from grpo_core.model.policy import Policy, load_policy
+from grpo_core.model.tables import must_fit_tables
 from grpo_core.rewards.builtin import load_rewards
 from grpo_core.run import checkpoint
 from grpo_core.run.checkpoint import Checkpoint, RunState
@@ -78,6 +79,9 @@ def train(
             apply_limits(cfg)
             with console.busy(f"loading {cfg.model_name}", cfg.model_name):
                 policy = load_policy(cfg)
+            _must_fit(policy, data, cfg)
+        for note in policy.notes:
+            console.line(note)
         state.threads = use_threads(state.threads, policy.parameter_count, console.line)
         # What is loaded stays to the end: the collector need not walk through it again and again.
         gc.freeze()
@@ -111,6 +115,14 @@ def _adopt(
             setattr(state, name, getattr(found.state, name))
     state.fingerprint = data.fingerprint
     state.versions = now
+
+
+def _must_fit(policy: Policy, data: Data, cfg: MLXGRPOConfig) -> None:
+    """ModelError where ids or positions lie beyond the model's tables."""
+    train = [prompt.ids for prompt in data.train]
+    must_fit_tables(policy.model, train, cfg.completion_limit)
+    held_out = [prompt.ids for prompt in [*data.test, *data.train_eval]]
+    must_fit_tables(policy.model, held_out, cfg.eval_max_new_tokens)
 
 
 def _versions() -> dict[str, str]:

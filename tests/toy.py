@@ -24,6 +24,8 @@ SHAPE = Shape(layers=2, heads=4, kv_heads=2, lora_scale=1.5)
 class Letters:
     """A tokenizer whose every token is one character."""
 
+    pad_token_id = None
+
     def decode(self, ids, **_):
         """Tokens as text."""
         return "".join(chr(ord("A") + token) for token in ids)

@@ -172,7 +172,12 @@ class MLXGRPOConfig:
     min_p: float = _f(
         0.0, "sampling", "least share of the best token's probability; 0: off", min=0, below=1
     )
-    stop: list[str] = _f([], "sampling", "texts that end a completion, such as </answer>")
+    stop: list[str] = _f(
+        [], "sampling", "texts that end a completion, such as </answer>; special tokens, too"
+    )
+    stop_at_turn_end: bool = _f(
+        True, "sampling", "the token with which the chat template closes a turn ends a completion"
+    )
 
     # --- objective
     loss_type: str = _f(

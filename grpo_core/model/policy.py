@@ -43,6 +43,7 @@ from grpo_core.model.base_model import (
 )
 from grpo_core.model.load_probe import Findings, examine, must_give_numbers, must_learn
 from grpo_core.model.trunk_head import Params, SplitModel
+from grpo_core.model.turn_end import end_tokens
 
 
 @dataclass(slots=True)
@@ -65,6 +66,7 @@ class Policy:
     initial: Params | None  # the first weights; kept where it `starts_trained`, with kl_coeff > 0
     starts_trained: bool  # what is trained was so before; not so for new adapters
     can_mix_lengths: bool = True  # prompts of several lengths in one batch of decoding
+    notes: tuple[str, ...] = ()  # lines for the user about what was loaded
 
     @property
     def parameter_count(self) -> int:
@@ -186,12 +188,13 @@ def _policy(
     must_learn(split.model, cfg)
     must_give_numbers(split.model, found.vocab_size, cfg)  # with its adapters, too
     tokenizer = read_tokenizer(base.path, base.config, cfg)
+    ends = end_tokens(tokenizer, cfg)
     _ = split.head_names
     starts_trained = adapter is None or bool(cfg.adapter_path)
     policy = Policy(
         model=split.model,
         tokenizer=tokenizer,
-        eos_ids=frozenset(int(i) for i in tokenizer.eos_token_ids),
+        eos_ids=ends.ids,
         train_type=cfg.train_type,
         base=cfg.model_name,
         base_path=base.path,
@@ -205,6 +208,7 @@ def _policy(
         can_mix_lengths=found.can.mix_lengths,
         initial=None,
         starts_trained=starts_trained,
+        notes=ends.notes,
     )
     if starts_trained and cfg.kl_coeff > 0:
         policy.initial = policy.trainable()

@@ -36,7 +36,7 @@ class Group:
     `logprobs`: of each drawn token in nats, by softmax(logits / temperature) over the whole
     vocabulary (temperature 1 when greedy). `sampling_logprobs`: after top_k, top_p and min_p; None
     where nothing was filtered. `finished`: ended by the end token or a stop text, not the limit.
-    `texts`: decoded without the end token.
+    `texts`: decoded without end token and padding.
     """
 
     prompt_ids: tuple[int, ...]
@@ -124,10 +124,16 @@ def _group(policy: Policy, rows: list[_Row], sampling: Sampling) -> Group:
 
 
 def decode_text(policy: Policy, tokens: Sequence[int]) -> str:
-    """The text of a completion, without its end token and without special tokens."""
+    """The text of a completion as the model wrote it, special tokens and all.
+
+    Only the end token and padding are left out: tags such as `<answer>` may be special tokens.
+    """
     ids = list(tokens[:-1]) if tokens and tokens[-1] in policy.eos_ids else list(tokens)
+    padding = policy.tokenizer.pad_token_id
     text: str = policy.tokenizer.decode(
-        ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        [token for token in ids if token != padding],
+        skip_special_tokens=False,
+        clean_up_tokenization_spaces=False,
     )
     return text
 

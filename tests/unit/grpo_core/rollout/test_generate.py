@@ -11,7 +11,7 @@ from grpo_core.model.random_keys import sample_key
 from grpo_core.rollout import generate
 from grpo_core.rollout.generate import decode_text, generate_groups
 from grpo_core.rollout.sampling import Sampling
-from tests.toy import EOS, toy_policy
+from tests.toy import EOS, Letters, toy_policy
 
 PROMPT = (9, 3, 30)
 
@@ -153,6 +153,31 @@ def test_text_of_nothing_is_nothing(policy):
     """An end token alone, and no token at all."""
     assert decode_text(policy, [EOS]) == ""
     assert decode_text(policy, []) == ""
+
+
+class Specials(Letters):
+    """Some letters are special tokens, one of them pads."""
+
+    pad_token_id = 11
+
+    def decode(self, ids, skip_special_tokens=False, **_):
+        """Tokens as text."""
+        special = (11, 20, 35) if skip_special_tokens else ()
+        return super().decode([token for token in ids if token not in special])
+
+
+def test_special_tokens_are_part_of_the_text_and_can_be_stop_texts():
+    """Tags may be special tokens; rewards saw a text without them, and no stop text matched."""
+    policy = toy_policy()
+    policy.tokenizer = Specials()
+    (free,) = sample(policy)
+    for ids, text in zip(free.completions, free.texts, strict=True):
+        assert text == "".join(letter(token) for token in ids if token not in (EOS, 11))
+    stop = letter(20)
+    (stopped,) = sample(policy, stop=(stop,))
+    cut = [text.partition(stop)[0] + stop if stop in text else text for text in free.texts]
+    assert any(stop in text for text in cut)
+    assert stopped.texts == cut
 
 
 def test_a_policy_that_gives_nan_is_no_policy():
