@@ -75,7 +75,10 @@ def console(stderr: bool = False) -> "Console":
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    # What users write, such as a prompt with [/INST] in it, is never markup.
+    return Console(
+        file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=False
+    )
 
 
 @contextlib.contextmanager
@@ -93,7 +96,7 @@ def busy(what: str) -> Iterator[None]:
         # Not before it is needed: it takes a moment to load.
         from rich import progress as bars
 
-        words = bars.TextColumn("{task.description}")
+        words = bars.TextColumn("{task.description}", markup=False)
         columns = (bars.SpinnerColumn(), words, bars.TimeElapsedColumn())
         progress = bars.Progress(*columns, console=console(stderr=True), transient=True)
         progress.add_task(what)
