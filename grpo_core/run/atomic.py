@@ -19,6 +19,10 @@ REPLACED = ".grpo-old-"
 """Before the name of a folder that is about to be replaced."""
 
 
+SET_ASIDE = ".grpo-torn-"
+"""Before the name of what was not whole, and is kept for who wants to look."""
+
+
 def sync(fd: int) -> None:
     """To the disk itself; on macOS fsync alone stops at the disk's own cache."""
     if sys.platform == "darwin":
@@ -70,6 +74,22 @@ def read_json(path: Path) -> dict[str, Any] | None:
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def read_whole_json(path: Path) -> dict[str, Any] | None:
+    """As `read_json`, but OSError where the file is there and cannot be read.
+
+    For whoever would throw away what seems torn: no permission and a failing disk are not that.
+    """
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        document = json.loads(content)
+    except ValueError:
         return None
     return document if isinstance(document, dict) else None
 

@@ -6,6 +6,7 @@ does not match it is passed over. What state belongs in it is decided in `traini
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from grpo_core.run.atomic import new_folder, read_json, remove, write_json
+from grpo_core.errors import ModelError
+from grpo_core.run.atomic import SET_ASIDE, new_folder, read_whole_json, remove, write_json
 from grpo_core.run.protocol import checkpoint_name, checkpoints
 
 MANIFEST = "manifest.json"
@@ -92,13 +94,16 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a checkpoint, as a message; empty for a whole one."""
-    manifest = read_json(folder / MANIFEST)
+    """What is torn in a checkpoint, as a message; empty for a whole one.
+
+    OSError where that cannot be known, as a file is there and cannot be read.
+    """
+    manifest = read_whole_json(folder / MANIFEST)
     if manifest is None or not isinstance(manifest.get("files"), dict):
         return f"{MANIFEST} is missing or torn"
     for name, wanted in manifest["files"].items():
         path = folder / name
-        if not path.is_file():
+        if not path.exists():
             return f"{name} is missing"
         if _fingerprint(path) != wanted:
             return f"{name} is not what was written"
@@ -106,24 +111,35 @@ def damage(folder: Path) -> str:
 
 
 def newest(output_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest whole checkpoint. Newer ones that are torn are removed, and `say` reports why."""
+    """The newest whole checkpoint. Newer ones that are torn are set aside; `say` reports why.
+
+    ModelError where one cannot be read: it may well be whole.
+    """
     for _, path in checkpoints(output_dir):
-        wrong = damage(path)
-        if not wrong:
-            return _read(path)
-        say(f"[resume] passing over {path}: {wrong}")
-        remove(path)
+        try:
+            wrong = damage(path)
+            if not wrong:
+                return _read(path)
+        except OSError as e:
+            raise ModelError(
+                f"{e.filename or path}: cannot be read: {e.strerror}; nothing was changed: make "
+                "it readable and start again, or move the checkpoint away to go on without it"
+            ) from None
+        aside = path.with_name(SET_ASIDE + path.name)
+        say(f"[resume] passing over {path}: {wrong}; it is kept as {aside.name}")
+        remove(aside)
+        os.rename(path, aside)
     return None
 
 
 def _read(path: Path) -> Checkpoint:
-    known = read_json(path / STATE) or {}
+    known = read_whole_json(path / STATE) or {}
     names = {f.name for f in fields(RunState)}
     state = RunState(**{name: value for name, value in known.items() if name in names})
     arrays = mx.load(str(path / ARRAYS))
     assert isinstance(arrays, dict)
     mx.eval(arrays)
-    return Checkpoint(path, state, arrays, read_json(path / ROLLOUTS))
+    return Checkpoint(path, state, arrays, read_whole_json(path / ROLLOUTS))
 
 
 def rotate(output_dir: Path, limit: int, keep: int | None) -> None:

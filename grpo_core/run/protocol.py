@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from pathlib import Path
 
-from grpo_core.run.atomic import REPLACED, TEMPORARY
+from grpo_core.run.atomic import REPLACED, SET_ASIDE, TEMPORARY
 
 # --- the files in a run's output folder
 
@@ -58,13 +58,14 @@ _WEIGHTS = re.compile(
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file or folder of that name is half made, or about to be replaced."""
-    return name.startswith((TEMPORARY, REPLACED))
+    """Whether a file or folder of that name is half made, about to be replaced, or set aside."""
+    return name.startswith((TEMPORARY, REPLACED, SET_ASIDE))
 
 
 def is_weights_folder(name: str) -> bool:
     """Whether a trainer makes a folder of that name in an output folder, whole or half made."""
-    name = name.removeprefix(TEMPORARY).removeprefix(REPLACED)
+    for prefix in (TEMPORARY, REPLACED, SET_ASIDE):
+        name = name.removeprefix(prefix)
     return name == FINAL_FOLDER or _CHECKPOINT.fullmatch(name) is not None
 
 

@@ -1,8 +1,14 @@
 """A checkpoint is whole or passed over, and brings back what was put in."""
 
+import errno
+import io
+import os
+from pathlib import Path
+
 import mlx.core as mx
 import pytest
 
+from grpo_core.errors import ModelError
 from grpo_core.run.checkpoint import RunState, damage, newest, rotate, save
 from grpo_core.run.protocol import checkpoints
 
@@ -57,7 +63,7 @@ def flip(path):
     ["optimizer.safetensors", "trainer_state.json", "manifest.json", "adapters.safetensors"],
 )
 def test_torn_one_is_passed_over_for_the_one_before(tmp_path, name, spoil):
-    """Cut short, one bit wrong, or gone; it says which file, and the torn one goes."""
+    """Cut short, one bit wrong, or gone; it says which file, and the torn one is set aside."""
     save_at(tmp_path, 2)
     torn = save_at(tmp_path, 4)
     spoil(torn / name)
@@ -67,6 +73,28 @@ def test_torn_one_is_passed_over_for_the_one_before(tmp_path, name, spoil):
     assert name in said[0]
     assert str(torn) in said[0]
     assert [update for update, _ in checkpoints(tmp_path)] == [2]
+    assert (tmp_path / ".grpo-torn-checkpoint-4").is_dir()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("name", ["manifest.json", "adapters.safetensors", "trainer_state.json"])
+def test_one_that_cannot_be_read_is_not_torn(tmp_path, monkeypatch, name, number):
+    """It is an error that is told; no checkpoint is touched, and none is passed over."""
+    save_at(tmp_path, 2)
+    whole = save_at(tmp_path, 4)
+    really_open = io.open
+
+    def refuse(path, *args, **more):
+        if not isinstance(path, int) and Path(path) == whole / name:
+            raise OSError(number, os.strerror(number), str(path))
+        return really_open(path, *args, **more)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("io.open", refuse)
+    with pytest.raises(ModelError, match=rf"{name}: cannot be read: .*nothing was changed"):
+        newest(tmp_path, quiet)
+    monkeypatch.undo()
+    assert newest(tmp_path, quiet).state.update == 4
 
 
 def test_none_is_none(tmp_path):
