@@ -33,6 +33,7 @@ Reply = dict[str, Any]
 
 def main() -> None:
     """Load the plug-in, then answer calls until stdin ends."""
+    _die_with(int(sys.argv[1]))
     requests, replies = _take_pipes()
     # A terminal sends Ctrl-C to the whole group, but the trainer decides. A handler that does
     # nothing, unlike SIG_IGN, is not inherited by the programs that a plug-in starts.
@@ -49,6 +50,22 @@ def main() -> None:
             reply = _call(function, request)
         replies.write(json.dumps(reply).encode() + b"\n")
         replies.flush()
+
+
+def _die_with(parent: int) -> None:
+    """Let the kernel kill us with the trainer, where it can.
+
+    Our thread cannot run while a plug-in holds the interpreter's lock. Elsewhere the worker kills
+    whatever still holds the run's lock, which we inherit.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes  # Costs what only Linux needs.
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:  # It died before we asked.
+        os._exit(1)
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:

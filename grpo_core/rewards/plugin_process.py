@@ -32,13 +32,16 @@ class PluginProcess:
 
     def __init__(self) -> None:
         self._stacks, stack_end = os.pipe()
+        os.set_inheritable(stack_end, True)
         script = str(Path(plugin_host.__file__))
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", script, str(os.getpid()), str(stack_end)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                pass_fds=(stack_end,),
+                # All that is inheritable: the pipe, and the run's lock, which a worker passes on so
+                # that it is held as long as any process of the run lives.
+                close_fds=False,
                 bufsize=0,
             )
         finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.config import did_you_mean, nearest_file
-from grpo_core.errors import Interrupted, RewardError
+from grpo_core.errors import GRPOError, Interrupted, RewardError
 from grpo_core.rewards.plugin_process import PluginProcess
 
 # An import may bring a framework along; a call is bounded by reward_timeout_s.
@@ -25,6 +25,10 @@ Value = float | dict[str, str] | None
 
 class PluginFault(Exception):
     """A call that gave no list of values; the message says what happened instead."""
+
+
+class PluginKilled(GRPOError):
+    """A signal has ended the process of a plug-in (the system had no memory left, it crashed)."""
 
 
 class Plugin:
@@ -111,7 +115,12 @@ class Plugin:
             raise PluginFault(f"gave no answer in {timeout_s:g} s ({limit}){_at(where)}") from None
         except EOFError:
             self._host = None
-            raise PluginFault(f"its process died ({_exit_words(host.close())})") from None
+            code = host.close()
+            words = f"its process died ({_exit_words(code)})"
+            if code < 0:
+                # The machine's doing, or a bug's: no reward is missing, the run is tried again.
+                raise PluginKilled(f"reward {self.name!r}: {words}") from None
+            raise PluginFault(words) from None
         except Interrupted:
             self._drop(host)
             raise

@@ -15,7 +15,7 @@ import pytest
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.data.examples import Example
-from grpo_core.errors import Interrupted, RewardError
+from grpo_core.errors import ExitCode, GRPOError, Interrupted, RewardError
 from grpo_core.rewards.builtin import load_rewards
 
 TIMEOUT_S = 0.5
@@ -230,7 +230,6 @@ number = 3
         ("broken.py:f", r"cannot be loaded: raised SyntaxError: .* at broken\.py:3"),
         ("raising.py:f", r"cannot be loaded: raised KeyError: 'x' at raising\.py:2"),
         ("exits.py:f", "cannot be loaded: raised SystemExit: 4"),
-        ("dies.py:f", r"its process died \(SIGKILL\)"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_at_once(write, name, message):
@@ -239,7 +238,6 @@ def test_what_cannot_be_loaded_is_refused_at_once(write, name, message):
     write("\n\ndef f(:\n", "broken.py")
     write("import os\nos.environ.copy()['x' if not {} else ''] if 0 else {}['x']", "raising.py")
     write("import sys\nsys.exit(4)", "exits.py")
-    write("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "dies.py")
     with pytest.raises(RewardError, match=rf"^reward '{name}': .*{message}"):
         load_rewards(MLXGRPOConfig(rewards=["int", name]))
 
@@ -260,8 +258,20 @@ FAULTS = {
     # Holds the interpreter's lock for hours: no thread of the same process could stop it.
     "backtracks": ("re.match('(a+)+$', 'a' * 60 + 'b')", r"gave no answer .* at score\.py:7"),
     "dies": ("os._exit(3)", r"its process died \(exit code 3\)"),
-    "crashes": ("os.kill(os.getpid(), signal.SIGSEGV)", r"its process died \(SIGSEGV\)"),
 }
+
+
+@pytest.mark.parametrize("number", ["SIGSEGV", "SIGKILL"])
+@pytest.mark.parametrize("at", ["f", "load"])
+def test_a_process_killed_by_a_signal_is_a_crash_and_no_missing_reward(write, number, at):
+    """At a call or as it loads: the run ends as one that is tried again, whatever is allowed."""
+    kill = f"os.kill(os.getpid(), signal.{number})"
+    body = f"def f(completions):\n    {kill}" if at == "f" else kill
+    write(f"import os, signal\n{body}\n")
+    with pytest.raises(GRPOError, match=rf"its process died \({number}\)") as caught:
+        score("score.py:f", reward_on_error="nan")
+    assert caught.value.exit_code is ExitCode.CRASH
+
 
 MODULE = """\
 import os, re, signal, sys, time
@@ -355,11 +365,11 @@ def test_a_plugin_ends_with_a_trainer_that_is_killed(write, tmp_path):
     """Even one that hangs: nothing goes on burning a core after kill -9."""
     write(
         """
-        import os, pathlib
+        import os, pathlib, re
         def f(completions):
             pathlib.Path("beside").write_text(str(os.getpid()))
             os.rename("beside", "pid")
-            while True: pass
+            re.match("(a+)+$", "a" * 60 + "b")
         """
     )
     trainer = """
