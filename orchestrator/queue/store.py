@@ -5,13 +5,16 @@ Records are built in `rows.py`, the tables in `schema.py`; what a database needs
 `connection.py`. Opening changes no state: only the worker reconciles.
 """
 
+import os
+import sqlite3
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from orchestrator.errors import UsageError
+from grpo_core.run.atomic import TEMPORARY, sync, sync_folder
+from orchestrator.errors import QueueError, UsageError
 from orchestrator.queue import schema
 from orchestrator.queue.claims import Claims
 from orchestrator.queue.connection import TIMEOUT_S, Connection, connect, connect_memory
@@ -88,7 +91,7 @@ class Store:
         self.close()
 
     def backup(self, target: Path) -> None:
-        """Write a whole, compact copy of the queue to `target`, which must not exist.
+        """Write a whole copy of the queue to `target`, which must not exist.
 
         Safe while others write, unlike copying the file. Raises UsageError, QueueError.
         """
@@ -96,5 +99,31 @@ class Store:
             raise UsageError(f"{target}: exists; name a file that does not")
         if not target.parent.is_dir():
             raise UsageError(f"{target}: there is no folder {target.parent}")
-        self._db.execute("VACUUM INTO ?", (str(target),))
-        target.chmod(0o600)
+        beside = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name[:50]}")
+        try:
+            # Made before SQLite fills it, so that nobody else can read it for a moment either.
+            os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            self._copy_to(beside)
+            os.link(beside, target)  # Unlike a rename it replaces nothing.
+            sync_folder(target.parent)
+        except FileExistsError:
+            raise UsageError(f"{target}: exists; name a file that does not") from None
+        except OSError as e:
+            raise UsageError(f"{target}: cannot be written: {e.strerror}") from None
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _copy_to(self, target: Path) -> None:
+        # Not VACUUM INTO: on a connection that only reads it counts generated columns wrongly.
+        try:
+            with closing(sqlite3.connect(target)) as copy:
+                self._db.raw.backup(copy)
+        except sqlite3.OperationalError as e:
+            # On whose disk it failed SQLite does not say.
+            words = f"{self.path}: cannot be copied to {target.parent}: {e}; nothing is left there"
+            raise QueueError(words) from None
+        fd = os.open(target, os.O_RDWR)
+        try:
+            sync(fd)
+        finally:
+            os.close(fd)

@@ -1,10 +1,15 @@
 """Order, holding back, removal and backup, as users command them."""
 
 import io
+import os
+import resource
+import stat
+from pathlib import Path
 
 import pytest
 
 from orchestrator.queue.store import Store
+from orchestrator.system.paths import home
 from tests.queue_kit import WorkerProcess, eventually, planned, runs, states, submit
 
 SPEC = 'config = "base.toml"\n[params]\nlearning_rate = [1e-5, 1e-4]\n'
@@ -132,6 +137,39 @@ def test_a_backup_is_a_whole_queue(tmp_path, say):
     code, _, err = say("backup", "copy.db")
     assert (code, "exists" in err) == (2, True)
     assert say("backup", "no/such/folder.db")[0] == 2
+
+
+def test_a_backup_that_fails_leaves_nothing(tmp_path, say):
+    """On a full disk: one message that names its folder; the next one goes in whole, 0600."""
+    submit(tmp_path, planned("a"))
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        code, _, err = say("backup", "copy.db")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert code == 2
+    assert f"cannot be copied to {tmp_path}" in err or "cannot be copied to ." in err
+    assert not list(tmp_path.glob("*copy.db"))
+    mask = os.umask(0)
+    try:
+        assert say("backup", "copy.db")[0] == 0
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
+    assert not list(tmp_path.glob(".grpo-tmp*"))
+
+
+def test_a_queue_that_may_only_be_read_is_backed_up(tmp_path, say, monkeypatch):
+    """It was a traceback."""
+    submit(tmp_path, planned("a"))
+    really = os.access
+    refused = {home().db, home().root}
+    monkeypatch.setattr(os, "access", lambda p, mode: Path(p) not in refused and really(p, mode))
+    code, _, err = say("backup", "copy.db")
+    assert code == 0, err
+    with Store.open(tmp_path / "copy.db") as store:
+        assert len(store.queries.runs()) == 1
 
 
 def test_folders_of_runs_never_lie_in_each_other(say, tmp_path):
