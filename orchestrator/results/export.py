@@ -7,7 +7,6 @@ dotted names that pandas.json_normalize gives them. Nothing is rounded, and noth
 import csv
 import io
 import json
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -38,12 +37,8 @@ def record(run: Run, progress: Progress, objective: Objective) -> Record:
         "exit_code": run.exit_code,
         "output_dir": str(run.folder),
         "overrides": run.overrides,
-        "metrics": {key: _finite(value) for key, value in progress.metrics.items()},
+        "metrics": progress.metrics,
     }
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def flat(of: Record) -> Record:

@@ -109,7 +109,7 @@ def _unknown_keys(warnings: Sequence[str]) -> list[str]:
 
 
 def _add_missing(document: Document, file: Path, given: str) -> None:
-    near = nearest_file(file)
+    near = nearest_message(file)
     if given:
         text = f"{given!r}: no such file: {os.path.normpath(file)}{near}"
         document.faults.add(("config",), text, " = ")
@@ -119,7 +119,7 @@ def _add_missing(document: Document, file: Path, given: str) -> None:
         document.faults.add(("config",), f"{text}; {hint}")
 
 
-def nearest_file(path: Path) -> str:
+def nearest_message(path: Path) -> str:
     """`; the nearest is X` for a missing TOML file, or nothing."""
     try:
         best = nearest_toml(path, Path("sweeps"), Path("configs"), Path())

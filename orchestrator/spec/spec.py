@@ -17,7 +17,7 @@ from orchestrator.run import Limits, Objective, Retry, Search
 from orchestrator.space.constraints import Rule
 from orchestrator.space.expressions import Expression, parse
 from orchestrator.space.space import Parameter, axis, zipped
-from orchestrator.spec.base_config import Base, FrozenBase, nearest_file, read_base
+from orchestrator.spec.base_config import Base, FrozenBase, nearest_message, read_base
 from orchestrator.spec.document import MISSING, Document, Faults
 from orchestrator.spec.fields import SEED_IN_EXPRESSION, TABLES, TOP_KEYS, FieldValues
 from orchestrator.spec.positions import KeyPath, find_positions, key_text
@@ -107,7 +107,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such sweep file{nearest_file(path)}") from None
+        raise SpecError(f"{path}: no such sweep file{nearest_message(path)}") from None
     except UnicodeDecodeError as e:
         raise SpecError(f"{path}: not UTF-8 text (byte {e.start}); save it as UTF-8") from None
     except (OSError, ValueError) as e:
