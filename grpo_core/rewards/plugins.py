@@ -116,7 +116,7 @@ class Plugin:
         except EOFError:
             self._host = None
             code = host.close()
-            words = f"its process died ({_exit_words(code)})"
+            words = f"its process died ({_exit_text(code)})"
             if code < 0:
                 # The machine's doing, or a bug's: no reward is missing, the run is tried again.
                 raise PluginKilled(f"reward {self.name!r}: {words}") from None
@@ -137,7 +137,7 @@ def _at(where: str | None) -> str:
     return f" at {where if near.startswith('..') else near}"
 
 
-def _exit_words(code: int) -> str:
+def _exit_text(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 

@@ -15,7 +15,7 @@ from orchestrator.submit import queue_sweep, unfinished_sweep
 from orchestrator.system import paths
 from orchestrator.system.paths import Home, home, shipped
 from orchestrator.views.live import worker_view
-from orchestrator.views.plan import expansion_words
+from orchestrator.views.plan import expansion_text
 from orchestrator.views.results import result_rows, results_table
 from orchestrator.worker import worker
 from orchestrator.worker.serving import worker_alive
@@ -77,7 +77,7 @@ def _submit(store: Store) -> Sweep:
     folders = map(folded, os.listdir("outputs") if os.path.isdir("outputs") else [])
     name = free_name(expansion.spec.name, set(folders))
     sweep, _ = queue_sweep(store, expansion, name, again=True)
-    words = expansion_words(expansion)
+    words = expansion_text(expansion)
     say(f"sweep {sweep.name}: {words}, each a real GRPO training of a tiny model;")
     say(f"everything goes to outputs/{sweep.name}, the queue is {store.path}")
     return sweep
@@ -94,7 +94,7 @@ def _print_results(sweep: Sweep, runs: list[Run], home: Home) -> None:
     out.print(results_table(rows, wide=out.width >= WIDE))
     print()
     if rows[0].learnt:
-        words = f"{rows[0].words()} of the held-out problems solved"
+        words = f"{rows[0].value_text()} of the held-out problems solved"
         print(f"{rows[0].run.name} learnt the most: {words}\n")
     _print_next(sweep.name, rows[0].run.id, home)
 

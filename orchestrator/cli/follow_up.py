@@ -18,7 +18,7 @@ from orchestrator.spec.spec import Spec
 from orchestrator.submit import queue_sweep, recognised
 from orchestrator.text import plural
 from orchestrator.views.json_shapes import submit_shape
-from orchestrator.views.plan import recognised_words, set_line
+from orchestrator.views.plan import recognised_text, set_line
 
 
 class Seeds(click.ParamType[tuple[int, ...]]):
@@ -155,5 +155,5 @@ def extend(sweep: str, spec: Path, overrides: tuple[str, ...], as_json: bool) ->
         words = f"; {plural(more, 'setting')} more to be chosen by {after.search.method}"
         print(f"sweep {after.name}: {plural(len(added), 'run')} added{words if more else ''}")
     if known:
-        say(f"{recognised_words(known)}; what is done is shown and not trained again")
+        say(f"{recognised_text(known)}; what is done is shown and not trained again")
     say_no_worker()

@@ -6,7 +6,7 @@ from orchestrator.cli.output import print_json, say
 from orchestrator.plan.expand import Expansion
 from orchestrator.run import Run, Sweep
 from orchestrator.views.json_shapes import submit_shape
-from orchestrator.views.plan import expansion_words, recognised_words
+from orchestrator.views.plan import expansion_text, recognised_text
 
 
 def print_queued(
@@ -21,9 +21,9 @@ def print_queued(
         print_json(submit_shape(sweep.name, sweep.id, [(r.id, r.name, r.set) for r in runs]))
     else:
         ids = str(runs[0].id) if len(runs) == 1 else f"{runs[0].id}-{runs[-1].id}"
-        print(f"queued sweep {sweep.name} (runs {ids}): {expansion_words(expansion)}")
+        print(f"queued sweep {sweep.name} (runs {ids}): {expansion_text(expansion)}")
     if known:
-        words = recognised_words(known)
+        words = recognised_text(known)
         say(f"{words}; what is done is shown and not trained again (--again would)")
     if sweep.name != expansion.spec.name:
         say(f"the name {expansion.spec.name} is in use, so this one is {sweep.name}")

@@ -10,7 +10,7 @@ from orchestrator.cli.references import Ref, complete_swept
 from orchestrator.queue.store import Store
 from orchestrator.system.paths import home
 from orchestrator.views.json_shapes import status_shape
-from orchestrator.views.now import last_words
+from orchestrator.views.now import last_text
 from orchestrator.views.overview import Overview, read_overview
 from orchestrator.views.status import TABLE_MOST, rows_for, status_picture
 from orchestrator.views.tables import runs_lines
@@ -77,7 +77,7 @@ def status(
 
 def _print_status(pid: int | None, view: Overview, alone: bool) -> None:
     out = console()
-    note = "" if view.running is None else last_words(home(), view.running)
+    note = "" if view.running is None else last_text(home(), view.running)
     width = out.width if out.is_terminal else WIDE - 1
     out.print(status_picture(view, pid, width, datetime.now(UTC), note=note, alone=alone))
     for shown in view.runs.values():

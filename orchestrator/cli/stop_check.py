@@ -93,7 +93,7 @@ def _print(results: dict[str, Replay], runs: list[Run], sweep: Sweep, rule: Stop
             f"{len(result.stopped)} of {len(runs)}",
             percent(result.share_saved),
             duration(result.saved_s),
-            _winner_words(result, sweep),
+            _winner_text(result, sweep),
         )
     out.print(table)
     names = {run.id: run.name for run in runs}
@@ -105,7 +105,7 @@ def _print(results: dict[str, Replay], runs: list[Run], sweep: Sweep, rule: Stop
     say(f"warm-up {rule.warmup:.0%}; health in each: {health}")
 
 
-def _winner_words(result: Replay, sweep: Sweep) -> str:
+def _winner_text(result: Replay, sweep: Sweep) -> str:
     if result.winner is None:
         return "none has a result"
     if not result.winner_killed:

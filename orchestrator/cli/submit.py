@@ -15,7 +15,7 @@ from orchestrator.spec.spec import read_spec
 from orchestrator.submit import forecast_of, previewed_plan, queue_sweep, recognised
 from orchestrator.text import duration, settings, size
 from orchestrator.views.json_shapes import submit_shape
-from orchestrator.views.plan import expansion_words, forecast_words, plan_table, set_line
+from orchestrator.views.plan import expansion_text, forecast_text, plan_table, set_line
 from orchestrator.worker.probe import check, heaviest
 
 
@@ -114,5 +114,5 @@ def _show_plan(expansion: Expansion, as_json: bool, later: bool) -> None:
         print()
         for run in plan.runs:
             print(set_line(plan, run))
-    say(f"{expansion_words(expansion)}; dry run: nothing was queued")
-    say(forecast_words(found))
+    say(f"{expansion_text(expansion)}; dry run: nothing was queued")
+    say(forecast_text(found))

@@ -81,7 +81,7 @@ def changes(then: Provenance | None, cwd: str) -> list[str]:
         return []
     now = look(cwd, then["files"])
     lines = [
-        f"{name}: {_file_words(digest, now['files'][name])}"
+        f"{name}: {_file_text(digest, now['files'][name])}"
         for name, digest in then["files"].items()
         if digest != now["files"][name]
     ]
@@ -115,7 +115,7 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _file_words(then: str | None, now: str | None) -> str:
+def _file_text(then: str | None, now: str | None) -> str:
     if now is None:
         return "was there at the submit and is gone"
     if then is None:

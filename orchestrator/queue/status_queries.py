@@ -163,7 +163,7 @@ class StatusQueries:
     def run_waits_for(self, run: Run, boot_id: str) -> list[str]:
         """Everything that keeps a queued or paused run from starting now, a sentence each."""
         if run.state is RunState.PAUSED:
-            return [_paused_words(run)]
+            return [_paused_text(run)]
         if run.state is not RunState.QUEUED:
             return []
         reasons = []
@@ -192,7 +192,7 @@ class StatusQueries:
         return int(rows[0][0])
 
 
-def _paused_words(run: Run) -> str:
+def _paused_text(run: Run) -> str:
     if run.rung is not None:
         return f"held at update {run.rung} until the others have come as far; then the best go on"
     return f"paused; go on with: grpo-sweep resume {run.id}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.report.groups import is_numeric, value_words
+from orchestrator.report.groups import is_numeric, level_text
 from orchestrator.text import metric, setting_value
 
 # More values than these on an axis become a scale.
@@ -76,7 +76,7 @@ def objective_axis(name: str, values: Sequence[float]) -> Axis:
 
 def tick_text(value: Any) -> str:
     """A value at its tick, clipped where it is long."""
-    text = value_words(value)
+    text = level_text(value)
     return text if len(text) <= _TICK_CHARS else text[: _TICK_CHARS - 1] + "…"
 
 

@@ -66,13 +66,13 @@ def _by_key(facts: Facts, key: str, started: Sequence[int]) -> Grouping:
     few = len(members) <= len(CATEGORIES) and not ordered
     colours = CATEGORIES if few else spread_over(ORDERED, len(members))
     groups = (
-        RunGroup(value_words(json.loads(text)), colour, tuple(members[text]))
+        RunGroup(level_text(json.loads(text)), colour, tuple(members[text]))
         for text, colour in zip(by_order, colours, strict=False)
     )
     return Grouping(key, tuple(groups))
 
 
-def value_words(value: Any) -> str:
+def level_text(value: Any) -> str:
     """A value of a key as the figures write it."""
     return "not set" if value is None else setting_value(value)
 

@@ -73,7 +73,7 @@ def _head(facts: Facts, now: datetime) -> Context:
         "reason": sweep.reason if sweep.paused else None,
         "counts": counts(sweep.counts),
         "objective": sweep.objective.metric,
-        "objective_words": _objective_words(facts),
+        "objective_text": _objective_text(facts),
         "winner": _winner(facts),
         "tiles": _tiles(facts),
         "submitted": clock(sweep.created),
@@ -91,7 +91,7 @@ def _objective_name(facts: Facts) -> str:
     return TITLES[name][0].lower() if name in TITLES else name
 
 
-def _objective_words(facts: Facts) -> str:
+def _objective_text(facts: Facts) -> str:
     """`exact match at the end, higher is better`."""
     kind, _, n = facts.objective.reduce.partition(":")
     when = {"best": "at its best", "last": f"mean of the last {n}" if n else "at the end"}[kind]
@@ -114,7 +114,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     name = facts.objective.metric
     if facts.rows:
         best = facts.rows[0]
-        words = _interval_words(best, facts)
+        words = _interval_text(best, facts)
         tiles.append((f"best setting’s {_objective_name(facts)}", metric(name, best.mean), words))
     if facts.rows and facts.before is not None:
         words = "mean of the runs, before their first update"
@@ -125,7 +125,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _interval_words(row: RankedSetting, facts: Facts) -> str:
+def _interval_text(row: RankedSetting, facts: Facts) -> str:
     if row.ci95 is not None:
         return f"95% interval {_span(row.ci95, facts)}, {row.n}\u00a0seeds"
     if row.n > 1:
@@ -378,11 +378,11 @@ def _run_row(facts: RunFacts, of: Facts) -> Context:
         "wall_s": f"{run.wall_s:.3f}",
         "tags": ", ".join(run.tags),
         "command": facts.command,
-        "attempts": [_attempt_words(attempt) for attempt in facts.attempts],
+        "attempts": [_attempt_text(attempt) for attempt in facts.attempts],
     }
 
 
-def _attempt_words(attempt: Attempt) -> str:
+def _attempt_text(attempt: Attempt) -> str:
     reason = f": {attempt.reason}" if attempt.reason and attempt.outcome != "completed" else ""
     end = attempt.outcome or "running"
     return f"attempt {attempt.n} from {clock(attempt.started)}, {end}{reason}"

@@ -84,7 +84,7 @@ def _syntax_tree(text: str) -> ast.expr:
             warnings.simplefilter("ignore")  # Of odd escapes in texts.
             return ast.parse(text, mode="eval").body
     except SyntaxError as e:
-        fail(text, min(max(1, e.offset or 1), len(text)), _syntax_words(e))
+        fail(text, min(max(1, e.offset or 1), len(text)), _syntax_text(e))
     except (ValueError, RecursionError, MemoryError):
         raise SpecError(f"{shown(text)}: is nested too deeply") from None
 
@@ -103,7 +103,7 @@ def _hint_at_foreign_signs(text: str) -> None:
         fail(text, exclamation.start() + 1, "! is not known here; write not")
 
 
-def _syntax_words(e: SyntaxError) -> str:
+def _syntax_text(e: SyntaxError) -> str:
     message = e.msg or "invalid syntax"
     if "too many nested" in message or "too deeply" in message:
         return "is nested too deeply"

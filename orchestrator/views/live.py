@@ -19,12 +19,12 @@ from orchestrator.system.processes import boot_id
 from orchestrator.text import counts, duration, number, plural
 from orchestrator.views.now import (
     CurveCache,
-    last_words,
+    last_text,
     read_learning_curves,
     run_lines,
 )
 from orchestrator.views.overview import read_overview, updates_text
-from orchestrator.views.tables import STATE_STYLES, left_words
+from orchestrator.views.tables import STATE_STYLES, left_text
 from orchestrator.worker.events import Event, EventKind
 
 # In a file every tenth of a run is a line, not every update.
@@ -54,33 +54,33 @@ def worker_view(home: Home, console: Console) -> WorkerView:
 # --- words
 
 
-def ended_words(run: Run, progress: Progress | None) -> str:
+def ended_text(run: Run, progress: Progress | None) -> str:
     """`completed 30/30, reward 0.52, em 31.2% → 45.5%, in 1m 02s`, or why it did not."""
     now = progress or Progress()
     if run.state is not RunState.COMPLETED:
         reason = f": {run.reason}" if run.reason else ""
         verb = "goes back into the queue" if run.state is RunState.QUEUED else str(run.state)
         return f"{verb}{reason}"
-    words = [f"completed {updates_text(now)}", *_result_words(run, now)]
+    words = [f"completed {updates_text(now)}", *_result_text(run, now)]
     return ", ".join([*words, f"in {duration(run.wall_s)}"])
 
 
-def progress_words(run: Run, now: Progress) -> str:
+def progress_text(run: Run, now: Progress) -> str:
     """`update 14/30, reward 0.52, em 38.0%, about 25s left`."""
-    words = [f"update {updates_text(now)}", *_result_words(run, now)]
+    words = [f"update {updates_text(now)}", *_result_text(run, now)]
     left = now.left_s
     return ", ".join([*words, *([f"about {duration(left)} left"] if left is not None else [])])
 
 
-def _result_words(run: Run, now: Progress) -> list[str]:
+def _result_text(run: Run, now: Progress) -> list[str]:
     words = []
     if now.metrics.get("reward_mean") is not None:
         words.append(f"reward {number(now.metrics['reward_mean'])}")
-    em = read_learning_curves(run.folder).em_words()
+    em = read_learning_curves(run.folder).em_text()
     return [*words, f"em {em}"] if em else words
 
 
-def end_words(home: Home | None) -> str:
+def end_text(home: Home | None) -> str:
     """Why a worker ends by itself: all is done, or what is left cannot start."""
     if home is not None:
         with Store.open(home.db, readonly=True) as store:
@@ -114,13 +114,13 @@ class Lines:
         """Say what has happened."""
         run = event.run
         if event.kind is EventKind.EMPTY:
-            self._write(end_words(self._home))
+            self._write(end_text(self._home))
         elif run is None:
             self._write(event.text)
         elif event.kind is EventKind.PROGRESS:
             self._progress(run, event.progress or Progress())
         elif event.kind is EventKind.ENDED:
-            self._write(f"run {run.id} {run.name}: {ended_words(run, event.progress)}")
+            self._write(f"run {run.id} {run.name}: {ended_text(run, event.progress)}")
         else:
             # Not at other news: the next trainer gets ready while this run goes on.
             if event.kind in (EventKind.STARTED, EventKind.ADOPTED):
@@ -131,7 +131,7 @@ class Lines:
         step = _STEPS * (now.update or 0) // now.updates_total if now.updates_total else 0
         if step > self._step:
             self._step = step
-            self._write(f"run {run.id} {run.name}: {progress_words(run, now)}")
+            self._write(f"run {run.id} {run.name}: {progress_text(run, now)}")
 
     def __enter__(self) -> Self:
         return self
@@ -180,7 +180,7 @@ class LiveView:
                 event.text if event.kind in (EventKind.STOPPING, EventKind.WAITING) else ""
             )
         if event.kind is EventKind.EMPTY:
-            self._console.print(end_words(self._home), style="dim", soft_wrap=True)
+            self._console.print(end_text(self._home), style="dim", soft_wrap=True)
         if event.kind is EventKind.ENDED and event.run is not None:
             self._print_ended(event.run, event.progress)
             self._run = None
@@ -192,7 +192,7 @@ class LiveView:
     def _print_ended(self, run: Run, progress: Progress | None) -> None:
         mark = {RunState.COMPLETED: "✓", RunState.QUEUED: "↻"}.get(run.state, "✗")
         style = STATE_STYLES[run.state]
-        words = ended_words(run, progress)
+        words = ended_text(run, progress)
         line = Text.assemble((f"{mark} {run.id:>3} ", style), (run.name, "bold"), f"  {words}")
         self._console.print(line, soft_wrap=True)
 
@@ -213,7 +213,7 @@ class LiveView:
         rest = now.left_s
         if rest is not None:
             rest = max(0.0, rest - (time.monotonic() - self._seen_at))
-        note = last_words(self._home, run) if now.update is None else ""
+        note = last_text(self._home, run) if now.update is None else ""
         return run_lines(run, now, self._cache.of(run), self._console.width, rest, note)
 
 
@@ -225,13 +225,13 @@ def _queue_line(home: Home) -> Text:
         ]
         view = read_overview(store, open_sweeps)
     line = Text(overflow="ellipsis", no_wrap=True)
-    line.append(_sweep_words(open_sweeps))
+    line.append(_sweep_text(open_sweeps))
     if open_sweeps and view.whole is not None:
-        line.append(f" · {left_words(view.whole)}", style="cyan")
+        line.append(f" · {left_text(view.whole)}", style="cyan")
     return line.append(" · Ctrl-C stops safely", style="dim")
 
 
-def _sweep_words(sweeps: list[Sweep]) -> str:
+def _sweep_text(sweeps: list[Sweep]) -> str:
     if len(sweeps) == 1:
         return f"{sweeps[0].name}: {counts(sweeps[0].counts)}"
     if not sweeps:

@@ -45,7 +45,7 @@ class LearningCurves:
     rewards: tuple[float, ...] = ()
     ems: tuple[float, ...] = ()
 
-    def em_words(self) -> str:
+    def em_text(self) -> str:
         """`31.2% → 45.5%`: exact match at first and now; empty without any."""
         if len(self.ems) < 2:
             return percent(self.ems[0]) if self.ems else ""
@@ -87,7 +87,7 @@ def read_learning_curves(folder: Path) -> LearningCurves:
 # --- the run that trains
 
 
-def last_words(home: Home, run: Run) -> str:
+def last_text(home: Home, run: Run) -> str:
     """The line that the run's trainer said last, such as who holds the GPU."""
     # Not at the top: what a worker needs would make each status wait.
     from orchestrator.worker.attempt_log import read_tail
@@ -139,7 +139,7 @@ def _figures(now: Progress, curves: LearningCurves) -> list[Text]:
     if drawn := curves.spark():
         reward.append(f" {drawn}", style="green")
     words = [reward]
-    if em := curves.em_words() or _known("em", now, percent):
+    if em := curves.em_text() or _known("em", now, percent):
         words.append(Text(f"em {em}"))
     if speed := _known("tokens_per_s", now, lambda value: f"{value:,.0f} tokens/s"):
         words.append(Text(speed))

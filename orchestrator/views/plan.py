@@ -33,7 +33,7 @@ def set_line(plan: Plan, run: PlannedRun) -> str:
     return shlex.join(words)
 
 
-def expansion_words(expansion: Expansion) -> str:
+def expansion_text(expansion: Expansion) -> str:
     """`8 runs = 4 settings × 2 seeds; 1 equal setting merged`."""
     settings, seeds = len(expansion.settings), len(expansion.spec.seeds)
     words = plural(settings * max(1, seeds), "run")
@@ -54,7 +54,7 @@ def expansion_words(expansion: Expansion) -> str:
     return words
 
 
-def forecast_words(found: Forecast) -> str:
+def forecast_text(found: Forecast) -> str:
     """`about 2h 10m and 1.2 GB, going by past runs`, as far as there are any."""
     time = "unknown" if found.time_s is None else f"about {duration(found.time_s)}"
     disk = "unknown" if found.disk_bytes is None else f"about {size(found.disk_bytes)}"
@@ -63,6 +63,6 @@ def forecast_words(found: Forecast) -> str:
     return f"time {time}, disk {disk}, going by past runs of the same model and shape"
 
 
-def recognised_words(found: Mapping[str, int]) -> str:
+def recognised_text(found: Mapping[str, int]) -> str:
     """`3 done, 1 running, 8 new`; empty where nothing was recognised."""
     return ", ".join(f"{n} {word}" for word, n in found.items())

@@ -111,7 +111,7 @@ class ResultRow:
         """Whether it solves more than before."""
         return self.before is not None and self.after is not None and self.after > self.before
 
-    def words(self) -> str:
+    def value_text(self) -> str:
         """`31.2% → 45.5%`."""
         return f"{percent(self.before)} → {percent(self.after)}"
 
@@ -143,7 +143,7 @@ def results_table(rows: Sequence[ResultRow], wide: bool) -> Table:
             str(rank) if row.after is not None else UNKNOWN,
             Text(row.run.name, style="bold" if rank == 1 else ""),
             *settings,
-            row.words() if row.after is not None else str(row.run.state),
+            row.value_text() if row.after is not None else str(row.run.state),
             Text(line, style="green"),
             duration(row.run.wall_s),
         )

@@ -58,7 +58,7 @@ def _facts(details: RunDetails) -> dict[str, str]:
     run, now = details.run, details.progress
     trained = f", {duration(run.wall_s)} trained" if run.wall_s else ""
     return {
-        "state": state_words(details),
+        "state": state_text(details),
         "waits for": "; ".join(details.waits_for),
         "seed": "" if run.seed is None else str(run.seed),
         "tags": ", ".join(run.tags),
@@ -73,7 +73,7 @@ def _facts(details: RunDetails) -> dict[str, str]:
     }
 
 
-def state_words(details: RunDetails) -> str:
+def state_text(details: RunDetails) -> str:
     """The state and why it is so; of a running run who looks after it."""
     run = details.run
     words = _because(str(run.state), run.reason)

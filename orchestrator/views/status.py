@@ -13,7 +13,7 @@ from orchestrator.run import Run, Sweep, stamp
 from orchestrator.text import run_ids
 from orchestrator.views.now import CurveCache, flow, next_line, run_lines, whole_line
 from orchestrator.views.overview import UNFINISHED, Overview
-from orchestrator.views.tables import best_line, runs_table, sweep_words
+from orchestrator.views.tables import best_line, runs_table, sweep_text
 
 # Besides the first open sweep, each gets so many rows; more reasons than these are only counted.
 _ROWS_OF_OTHERS = 3
@@ -103,7 +103,7 @@ def _sweep(
 ) -> list[RenderableType]:
     """A sweep's line, the table of its runs, and why those that stand still do."""
     lines: list[RenderableType] = []
-    lines += flow(sweep_words(sweep, view.left[sweep.id]), width, first="")
+    lines += flow(sweep_text(sweep, view.left[sweep.id]), width, first="")
     if waits_for := view.waits_for.get(sweep.id):
         lines.append(Text(waits_for, style="yellow"))
     shown = view.runs[sweep.id]

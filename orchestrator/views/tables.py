@@ -44,7 +44,7 @@ def plain_table(*columns: str, right: Iterable[str] = ()) -> Table:
     return table
 
 
-def sweep_words(sweep: Sweep, left: Span | None) -> list[Text]:
+def sweep_text(sweep: Sweep, left: Span | None) -> list[Text]:
     """`demo`, `running`, `2 completed, 3 queued`, `1m 40s – 2m 10s left`: the pieces of a line."""
     states = counts(sweep.counts)
     if sweep.to_ask:
@@ -53,11 +53,11 @@ def sweep_words(sweep: Sweep, left: Span | None) -> list[Text]:
         )
     words = [Text(sweep.name, style="bold"), Text(str(sweep.state)), Text(states)]
     if left is not None and sweep.state in ("queued", "running"):
-        words.append(Text(left_words(left), style="cyan"))
+        words.append(Text(left_text(left), style="cyan"))
     return words
 
 
-def left_words(left: Span) -> str:
+def left_text(left: Span) -> str:
     """`1m 40s – 2m 10s left`."""
     return f"{span(left.low_s, left.high_s)} left"
 

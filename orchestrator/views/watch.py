@@ -24,7 +24,7 @@ from orchestrator.errors import QueueError
 from orchestrator.queue.store import Store
 from orchestrator.run import Run
 from orchestrator.system.paths import Home
-from orchestrator.views.now import CurveCache, is_open, last_words
+from orchestrator.views.now import CurveCache, is_open, last_text
 from orchestrator.views.overview import Overview, ProgressReaders, read_overview
 from orchestrator.views.status import rows_for, status_picture
 from orchestrator.worker.serving import worker_alive
@@ -88,7 +88,7 @@ class Snapshot:
         view = self._view
         if not view.sweeps:
             return Text(EMPTY)
-        note = "" if view.running is None else last_words(self._home, view.running)
+        note = "" if view.running is None else last_text(self._home, view.running)
         return status_picture(
             view,
             self._pid,

@@ -10,7 +10,7 @@ from orchestrator.system import paths
 from orchestrator.system.locks import is_held
 from orchestrator.system.paths import Home
 from orchestrator.worker.attempt_log import read_tail
-from orchestrator.worker.serving import busy_words, holder_pid
+from orchestrator.worker.serving import busy_text, holder_pid
 
 _DETACH_WAIT_S = 20.0
 
@@ -29,7 +29,7 @@ def spawn_detached(
     """
     home = (home or paths.home()).make()
     if is_held(home.worker_lock):
-        raise WorkerBusy(busy_words(home))
+        raise WorkerBusy(busy_text(home))
     words = [sys.executable, "-P", "-m", "orchestrator", "work"]
     words += ["--until-empty"] if until_empty else []
     words += ["--frozen"] if frozen else []

@@ -134,7 +134,7 @@ class Watcher:
             return []
         self._failed.add(sweep.id)
         text = f"run {run.id} {run.name} of sweep {sweep.name} failed: {run.reason}"
-        best = best_words(store.queries.runs(sweep.id), sweep.objective)
+        best = best_text(store.queries.runs(sweep.id), sweep.objective)
         return [Notice(FIRST_FAILURE, text, run.reason or "", sweep, run, best)]
 
     def _stopped(self, store: Store) -> list[Notice]:
@@ -152,7 +152,7 @@ class Watcher:
             return []
         reason = "; ".join(reasons)
         sweep = held[0] if len(held) == 1 else None
-        best = "" if sweep is None else best_words(store.queries.runs(sweep.id), sweep.objective)
+        best = "" if sweep is None else best_text(store.queries.runs(sweep.id), sweep.objective)
         return [Notice(QUEUE_STOPPED, f"nothing more starts: {reason}", reason, sweep, None, best)]
 
 
@@ -163,12 +163,12 @@ def _open_sweeps(store: Store) -> set[int]:
 
 
 def _done_notice(sweep: Sweep, runs: Sequence[Run]) -> Notice:
-    best = best_words(runs, sweep.objective)
+    best = best_text(runs, sweep.objective)
     text = f"sweep {sweep.name} is done: {counts(sweep.counts)}"
     return Notice(SWEEP_DONE, f"{text}; best: {best}" if best else text, "", sweep, None, best)
 
 
-def best_words(runs: Sequence[Run], objective: Objective) -> str:
+def best_text(runs: Sequence[Run], objective: Objective) -> str:
     """`learning_rate=1e-3 num_generations=8: em 45.5% (n=3)`; empty without a result."""
     found = by_setting(completed_scores(runs, objective), objective)
     if not found:

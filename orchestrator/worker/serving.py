@@ -32,7 +32,7 @@ def serve_alone(home: Home) -> Iterator[FileLock]:
     """Be the one worker of the queue; WorkerBusy when another is."""
     lock = try_lock(home.worker_lock, _LOCK_WAIT_S)
     if lock is None:
-        raise WorkerBusy(busy_words(home))
+        raise WorkerBusy(busy_text(home))
     with lock:
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
@@ -48,7 +48,7 @@ def holder_pid(home: Home) -> int | None:
     return pid if isinstance(pid, int) else None
 
 
-def busy_words(home: Home) -> str:
+def busy_text(home: Home) -> str:
     """Who serves the queue already."""
     holder = _holder(home)
     who = f"pid {holder.get('pid')}, since {holder.get('started')}" if holder else "another process"

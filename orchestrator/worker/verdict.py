@@ -88,7 +88,7 @@ def _by_code(end: Ending, code: int) -> Outcome:
         by_code = verdict
     if by_code is not None or verdict is not None:
         found = by_code or verdict or Verdict.CRASH
-        return Outcome(found, _words(found, end), line if found is verdict else _proof(end), code)
+        return Outcome(found, _reason(found, end), line if found is verdict else _proof(end), code)
     return Outcome(Verdict.CRASH, f"crashed with exit code {code}", _proof(end), code)
 
 
@@ -111,7 +111,7 @@ def _by_signal(end: Ending) -> Outcome:
         return Outcome(Verdict.OOM, _ADVICE[Verdict.OOM], end.memory, None, name)
     verdict, line = _by_text(end) if end.signal != signals.SIGKILL else (None, None)
     if verdict is not None:
-        return Outcome(verdict, _words(verdict, end), line, None, name)
+        return Outcome(verdict, _reason(verdict, end), line, None, name)
     return Outcome(Verdict.CRASH, f"killed by {name}", _last_line(end), None, name)
 
 
@@ -153,7 +153,7 @@ def _by_text(end: Ending) -> tuple[Verdict | None, str | None]:
     return (_BY_FAULT[found], _short(last[found])) if found else (None, None)
 
 
-def _words(verdict: Verdict, end: Ending) -> str:
+def _reason(verdict: Verdict, end: Ending) -> str:
     advice = _ADVICE[verdict]
     reason = (end.result or {}).get("reason")
     if verdict in (Verdict.DIVERGED, Verdict.CONFIG, Verdict.DATA) and reason:

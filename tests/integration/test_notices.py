@@ -19,7 +19,7 @@ from orchestrator.worker.notices import (
     Notice,
     Notifier,
     Watcher,
-    best_words,
+    best_text,
     command_of_environment,
     desktop_command,
     is_off,
@@ -275,7 +275,7 @@ def test_the_best_setting_is_the_best_mean_over_its_seeds():
         return a_run(state=state, value=value, overrides={"learning_rate": lr, "batch_size": 2})
 
     runs = [run(0.6, 1e-4), run(0.4, 1e-4), run(0.55, 1e-5), run(0.9, 1e-3, RunState.PRUNED)]
-    assert best_words(runs, Objective()) == "learning_rate=1e-5: em 55.0% (n=1)"
-    assert best_words(runs, Objective(goal="min")) == "learning_rate=1e-4: em 50.0% (n=2)"
-    assert best_words(runs[:2], Objective("loss")) == "loss 0.5000 (n=2)"
-    assert best_words([], Objective()) == ""
+    assert best_text(runs, Objective()) == "learning_rate=1e-5: em 55.0% (n=1)"
+    assert best_text(runs, Objective(goal="min")) == "learning_rate=1e-4: em 50.0% (n=2)"
+    assert best_text(runs[:2], Objective("loss")) == "loss 0.5000 (n=2)"
+    assert best_text([], Objective()) == ""

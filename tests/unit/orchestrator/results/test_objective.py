@@ -12,7 +12,7 @@ from orchestrator.report.gather import gather
 from orchestrator.results.objective import completed_scores, reduce_curve, run_value, setting_key
 from orchestrator.run import Objective, RunState
 from orchestrator.system.paths import home
-from orchestrator.worker.notices import best_words
+from orchestrator.worker.notices import best_text
 from tests.records import a_done_run
 from tests.sweep_kit import add_sweep, finish_next, planned_run, write_lines
 
@@ -98,7 +98,7 @@ def test_best_report_export_pivot_and_notice_show_one_value(tmp_path, capsys):
     with Store.open(home().db, readonly=True) as store:
         sweep = store.queries.sweep("s")
         facts, runs = gather(store, sweep, home()), store.queries.runs(sweep.id)
-    assert best_words(runs, sweep.objective) == "em 50.0% (n=1)"
+    assert best_text(runs, sweep.objective) == "em 50.0% (n=1)"
     assert [row.mean for row in facts.rows] == [0.5]
     assert main(["best", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["mean"] == 0.5
@@ -118,7 +118,7 @@ def test_all_show_no_value_where_none_was_recorded(tmp_path, capsys):
     with Store.open(home().db, readonly=True) as store:
         sweep = store.queries.sweep("s")
         assert store.status.best_run(sweep) is None
-        assert best_words(store.queries.runs(sweep.id), sweep.objective) == ""
+        assert best_text(store.queries.runs(sweep.id), sweep.objective) == ""
     with sqlite3.connect(home().db) as db:
         assert db.execute("SELECT * FROM leaderboard").fetchall() == []
     assert main(["best", "--json"]) == 0
@@ -132,4 +132,4 @@ def test_a_notice_counts_the_seeds_of_a_setting_together_however_its_values_are_
     one = a_done_run(value=0.6, overrides={"lora_rank": 8, "batch_size": 2})
     other = replace(one, value=0.4, overrides={"batch_size": 2, "lora_rank": 8})
     winner = replace(one, value=0.55, overrides={"lora_rank": 16, "batch_size": 2})
-    assert best_words([one, other, winner], Objective()) == "lora_rank=16: em 55.0% (n=1)"
+    assert best_text([one, other, winner], Objective()) == "lora_rank=16: em 55.0% (n=1)"

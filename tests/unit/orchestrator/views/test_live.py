@@ -6,7 +6,7 @@ from orchestrator.run import (
     Progress,
     RunState,
 )
-from orchestrator.views.live import Lines, ended_words, progress_words
+from orchestrator.views.live import Lines, ended_text, progress_text
 from orchestrator.worker.events import Event, EventKind
 from tests.view_kit import RUN, logged
 
@@ -36,9 +36,9 @@ def test_the_end_of_a_run_is_told_with_its_result(tmp_path):
         {"update": 9, "em": 0.5, "split": "test"},
     )
     now = Progress(10, 10, {"reward_mean": 0.5})
-    assert ended_words(run, now) == ("completed 10/10, reward 0.5000, em 25.0% → 50.0%, in 20s")
+    assert ended_text(run, now) == ("completed 10/10, reward 0.5000, em 25.0% → 50.0%, in 20s")
     failed = replace(RUN, state=RunState.FAILED, reason="out of memory")
-    assert ended_words(failed, None) == "failed: out of memory"
+    assert ended_text(failed, None) == "failed: out of memory"
     back = replace(RUN, state=RunState.QUEUED, reason="interrupted")
-    assert ended_words(back, None) == "goes back into the queue: interrupted"
-    assert progress_words(RUN, Progress(5, 10, {}, 2.0)).endswith("about 10s left")
+    assert ended_text(back, None) == "goes back into the queue: interrupted"
+    assert progress_text(RUN, Progress(5, 10, {}, 2.0)).endswith("about 10s left")

@@ -27,7 +27,7 @@ def test_results_are_ranked_by_held_out_exact_match(tmp_path):
         folders.append(logged(tmp_path / name, *lines, {"update": 1, "reward_mean": 1.0}))
     lost = replace(RUN, id=9, name="lost", state=RunState.FAILED)
     rows = result_rows([lost, *folders])
-    assert [row.words() for row in rows[:2]] == ["25.0% → 75.0%", "25.0% → 50.0%"]
+    assert [row.value_text() for row in rows[:2]] == ["25.0% → 75.0%", "25.0% → 50.0%"]
     assert rows[2].run is lost
     text = drawn(results_table(rows, wide=False), width=80).splitlines()
     assert "25.0% → 75.0%" in text[1]

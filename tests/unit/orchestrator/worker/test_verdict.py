@@ -49,7 +49,7 @@ def test_exit_code_0_needs_a_result_that_says_completed(result):
         ("Segmentation fault", "crash"),
     ],
 )  # fmt: skip
-def test_abort_is_told_apart_by_its_last_words(line, verdict):
+def test_an_abort_is_named_by_its_last_line(line, verdict):
     """SIGABRT alone says nothing: the log's line does, and becomes the evidence."""
     tail = f"loading\n{line}\nAborted\n"
     outcome = judge(Ending(signal=signal.SIGABRT, log_tail=tail))
