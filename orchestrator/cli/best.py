@@ -1,9 +1,11 @@
 """`grpo-sweep best`, `compare` and `importance`: what a sweep has found, and how sure that is."""
 
+import itertools
+
 import click
 
 from grpo_core.config import FIELDS, did_you_mean
-from orchestrator.cli.options import json_option
+from orchestrator.cli.options import json_option, metric_option
 from orchestrator.cli.output import WIDE, console, print_json, say
 from orchestrator.cli.references import Ref, open_queue
 from orchestrator.errors import UsageError
@@ -17,12 +19,13 @@ from orchestrator.results.leaderboard import (
     first_against_second,
     ranking,
 )
-from orchestrator.results.objective import completed_scores
+from orchestrator.results.objective import by_metric, completed_scores, moved_rewards
 from orchestrator.run import Run, RunState, Sweep
 from orchestrator.spec.base_config import base_values
-from orchestrator.text import bar, counts, duration, metric, percent, plural
+from orchestrator.text import bar, counts, duration, percent, plural
+from orchestrator.text import metric as metric_text
 from orchestrator.views.json_shapes import best_shape, history_shape, levels_shape
-from orchestrator.views.results import best_table, levels_table
+from orchestrator.views.results import best_table, levels_table, no_result_words
 from orchestrator.views.tables import plain_table
 
 
@@ -30,8 +33,9 @@ from orchestrator.views.tables import plain_table
 @click.argument("sweep", type=Ref(), default="@")
 @click.option("--iqm", is_flag=True, help="Rank by the interquartile mean instead of the mean.")
 @click.option("--history", is_flag=True, help="Show the best value so far against GPU hours.")
+@metric_option
 @json_option
-def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
+def best(sweep: str, iqm: bool, history: bool, metric: str | None, as_json: bool) -> None:
     """Rank the settings of a SWEEP (default: the latest) by its objective.
 
     The mean over the seeds of each setting, with its 95% interval from three seeds on, and whether
@@ -42,13 +46,13 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
       grpo-sweep best lr
       grpo-sweep best lr --history
     """
-    found, runs = _sweep_and_runs(sweep)
+    found, runs = by_metric(*_sweep_and_runs(sweep), metric)
     if history:
         points = _history(found, runs)
         if as_json:
             print_json(history_shape(found.objective, points))
         else:
-            _print_history(found, points)
+            _print_history(found, runs, points)
         return
     statistic: stats.Statistic = "iqm" if iqm else "mean"
     rows = ranking(completed_scores(runs, found.objective), found.objective, statistic)
@@ -63,6 +67,7 @@ def best(sweep: str, iqm: bool, history: bool, as_json: bool) -> None:
         out.print(best_table(rows, found.objective, out.width >= WIDE, keys))
         _print_duel(found, rows, duel)
     _say_what_is_missing(found, runs, sum(row.n for row in rows))
+    _say_what_moved(found, rows)
 
 
 def _sweep_and_runs(ref: str) -> tuple[Sweep, list[Run]]:
@@ -100,15 +105,24 @@ def _say_what_is_missing(sweep: Sweep, runs: list[Run], ranked: int) -> None:
     if ranked == len(runs):
         return
     if not ranked:
-        say(
-            f"sweep {sweep.name} has no result yet for {sweep.objective.metric}: "
-            f"{counts(sweep.counts)}"
-        )
+        say(f"{no_result_words(sweep, runs)}: {counts(sweep.counts)}")
     else:
         missing = plural(len(runs) - ranked, "run")
         # The ranked ones are completed; what is left of these has logged no value.
         others = {**sweep.counts, RunState.COMPLETED: sweep.counts[RunState.COMPLETED] - ranked}
         say(f"{missing} without a result: {counts(others)}")
+
+
+def _say_what_moved(sweep: Sweep, rows: list[RankedSetting]) -> None:
+    """Where all runs tie, a ranking says nothing; other metrics may."""
+    scores = [score for row in rows for score in row.scores]
+    for key, (low, high) in itertools.islice(moved_rewards(scores).items(), 1):
+        name = sweep.objective.metric
+        say(
+            f"all {plural(len(scores), 'run')} tie at {name} {metric_text(name, scores[0].value)}; "
+            f"{key} ended between {metric_text(key, low)} and {metric_text(key, high)}: "
+            f"grpo-sweep best {sweep.name} --metric {key}"
+        )
 
 
 # --- the best so far
@@ -121,15 +135,15 @@ def _history(sweep: Sweep, runs: list[Run]) -> list[tuple[float, float]]:
     return [(seconds / 3600, value) for seconds, value in points]
 
 
-def _print_history(sweep: Sweep, points: list[tuple[float, float]]) -> None:
+def _print_history(sweep: Sweep, runs: list[Run], points: list[tuple[float, float]]) -> None:
     table = plain_table("GPU time", f"best {sweep.objective.metric}", right=("GPU time",))
     shown = [p for i, p in enumerate(points) if i == 0 or p[1] != points[i - 1][1]]
     for hours, value in [*shown, *(points[-1:] if points[-1:] != shown[-1:] else [])]:
-        table.add_row(duration(hours * 3600), metric(sweep.objective.metric, value))
+        table.add_row(duration(hours * 3600), metric_text(sweep.objective.metric, value))
     if points:
         console().print(table)
     else:
-        say(f"sweep {sweep.name} has no result yet for {sweep.objective.metric}")
+        say(no_result_words(sweep, runs))
 
 
 # --- compare
@@ -138,8 +152,9 @@ def _print_history(sweep: Sweep, points: list[tuple[float, float]]) -> None:
 @click.command()
 @click.argument("sweep", type=Ref(), default="@")
 @click.option("--by", "key", metavar="PARAM", required=True, help="The parameter to compare.")
+@metric_option
 @json_option
-def compare(sweep: str, key: str, as_json: bool) -> None:
+def compare(sweep: str, key: str, metric: str | None, as_json: bool) -> None:
     """Compare the values of a parameter over all other settings of a SWEEP.
 
     Where runs share everything but this parameter, seed included, they are compared pair by pair.
@@ -148,10 +163,10 @@ def compare(sweep: str, key: str, as_json: bool) -> None:
     Examples:
       grpo-sweep compare lr --by learning_rate
     """
-    found, runs = _sweep_and_runs(sweep)
-    moved = dict.fromkeys(name for run in runs for name in run.overrides)
-    if key not in moved:
-        near = did_you_mean(key, moved if key in FIELDS else FIELDS)
+    found, runs = by_metric(*_sweep_and_runs(sweep), metric)
+    varied = dict.fromkeys(name for run in runs for name in run.overrides)
+    if key not in varied:
+        near = did_you_mean(key, varied if key in FIELDS else FIELDS)
         raise UsageError(f"--by {key}: no run of sweep {found.name} sets it{near}")
     base = base_values(found, [key]).get(key)
     levels = by_parameter(completed_scores(runs, found.objective), key, base, found.objective)

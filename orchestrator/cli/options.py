@@ -14,6 +14,13 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
 
 
+def metric_option(command: F) -> F:
+    """`--metric KEY`."""
+    return click.option(
+        "--metric", metavar="KEY", help="Judge by this key of the log, for once, not the objective."
+    )(command)
+
+
 def set_option(command: F) -> F:
     """`--set key=value`, any number of times."""
     return click.option(

@@ -6,19 +6,21 @@ from grpo_core.config import did_you_mean
 from orchestrator.cli.output import console, print_json, say
 from orchestrator.errors import UsageError
 from orchestrator.queue.store import Store
-from orchestrator.results.objective import run_value
+from orchestrator.results.objective import by_metric, run_value
 from orchestrator.results.pivot import cells
 from orchestrator.run import Run, Sweep
 from orchestrator.spec.base_config import base_values
 from orchestrator.views.pivot import pivot_shape, pivot_table
+from orchestrator.views.results import no_result_words
 
 
-def print_pivot(ref: str, keys: Sequence[str], as_json: bool) -> None:
+def print_pivot(ref: str, keys: Sequence[str], metric: str | None, as_json: bool) -> None:
     """Print the objective of a sweep by one or two parameters, as a table or as JSON."""
     with Store.open(readonly=True) as store:
         sweep = store.queries.sweep(ref)
         runs = store.queries.runs(sweep.id)
     _check(sweep, keys, runs)
+    sweep, runs = by_metric(sweep, runs, metric)
 
     def value_of(run: Run) -> float | None:
         return run_value(run, sweep.objective)
@@ -32,7 +34,7 @@ def print_pivot(ref: str, keys: Sequence[str], as_json: bool) -> None:
     if any(cell.mean is not None for cell in found):
         say("* the best mean; ± half of the 95% interval; n runs, over all other parameters")
     else:
-        say(f"sweep {sweep.name} has no result yet for {sweep.objective.metric}")
+        say(no_result_words(sweep, runs))
 
 
 def _check(sweep: Sweep, keys: Sequence[str], runs: Sequence[Run]) -> None:

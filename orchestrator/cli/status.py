@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 
 import click
 
-from orchestrator.cli.options import json_option
+from orchestrator.cli.options import json_option, metric_option
 from orchestrator.cli.output import WIDE, busy, console, print_json
 from orchestrator.cli.references import Ref, complete_swept
+from orchestrator.errors import UsageError
 from orchestrator.queue.store import Store
 from orchestrator.system.paths import home
 from orchestrator.views.json_shapes import status_shape
@@ -33,11 +34,13 @@ _RUNS_OF_ONE = 40
     shell_complete=complete_swept,
     help="The objective by the values of a parameter; twice: rows and columns.",
 )
+@metric_option
 @json_option
 def status(
     sweep: str | None = None,
     show_all: bool = False,
     keys: tuple[str, ...] = (),
+    metric: str | None = None,
     as_json: bool = False,
 ) -> None:
     """What runs now, what comes next, what waits and why, and when it will be done.
@@ -55,8 +58,10 @@ def status(
         # Not at the top: a status without --by comes sooner.
         from orchestrator.cli.pivot import print_pivot
 
-        print_pivot(sweep or "@", keys, as_json)
+        print_pivot(sweep or "@", keys, metric, as_json)
         return
+    if metric is not None:
+        raise UsageError("--metric goes with --by")
     with Store.open(readonly=True) as store, busy("reading the queue"):
         sweeps = [store.queries.sweep(sweep)] if sweep else store.queries.sweeps(all=show_all)
         # Programs get every run; a person one screen, or a page of the sweep that is named.

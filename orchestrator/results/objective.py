@@ -6,13 +6,15 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from grpo_core.config import did_you_mean
+from orchestrator.errors import UsageError
 from orchestrator.results import stats
 from orchestrator.results.training_log import read_curve
-from orchestrator.run import Objective, Run, RunState
+from orchestrator.run import Objective, Run, RunState, Sweep
 
 
 @dataclass(frozen=True)
@@ -71,3 +73,56 @@ def completed_scores(runs: Iterable[Run], objective: Objective) -> list[Score]:
     done = (run for run in runs if run.state is RunState.COMPLETED)
     found = ((run, run_value(run, objective)) for run in done)
     return [Score(run, value) for run, value in found if value is not None]
+
+
+# --- another metric, for once
+
+# Of these keys of the log less is better; of any other more is.
+_LESS_IS_BETTER = ("loss", "grad_norm", "kl", "truncated_frac", "frac_reward_zero_std")
+
+
+def by_metric(sweep: Sweep, runs: Iterable[Run], metric: str | None) -> tuple[Sweep, list[Run]]:
+    """A sweep and its runs judged by another metric; as they are without one.
+
+    Raises UsageError where no run has logged it.
+    """
+    found = list(runs)
+    if metric is None or metric == sweep.objective.metric:
+        return sweep, found
+    known = dict.fromkeys(
+        key for run in found for key in run.metrics if _last(run, key) is not None
+    )
+    if metric not in known:
+        near = did_you_mean(metric, known) or f"; they logged {', '.join(known) or 'nothing'}"
+        raise UsageError(f"--metric {metric}: no run of sweep {sweep.name} has logged it{near}")
+    less = metric in _LESS_IS_BETTER or metric.endswith(("_s", "_bytes"))
+    goal = "min" if less and not metric.endswith("_per_s") else "max"
+    objective = replace(sweep.objective, metric=metric, goal=goal)
+    judged = [replace(run, value=_value_by(run, objective)) for run in found]
+    return replace(sweep, objective=objective), judged
+
+
+def _value_by(run: Run, objective: Objective) -> float | None:
+    """By the log; where that is gone, the last metrics tell the last value, and no other."""
+    value = read_value(run.folder, objective)
+    return _last(run, objective.metric) if value is None and objective.reduce == "last" else value
+
+
+def _last(run: Run, key: str) -> float | None:
+    value = run.metrics.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def moved_rewards(scores: Sequence[Score]) -> dict[str, tuple[float, float]]:
+    """Where all runs reached one value: the lowest and the highest of each reward that differs."""
+    if len(scores) < 2 or len({score.value for score in scores}) > 1:
+        return {}
+    found = {}
+    keys = dict.fromkeys(key for score in scores for key in score.run.metrics)
+    for key in [k for k in keys if k == "reward_mean" or k.startswith("reward/")]:
+        values = [v for score in scores if (v := _last(score.run, key)) is not None]
+        if values and min(values) < max(values):
+            found[key] = (min(values), max(values))
+    return found

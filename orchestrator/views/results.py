@@ -9,7 +9,7 @@ from rich.text import Text
 
 from orchestrator.results.leaderboard import Level, RankedSetting, differing_keys
 from orchestrator.results.training_log import read_curve
-from orchestrator.run import Objective, Run, RunState
+from orchestrator.run import Objective, Run, RunState, Sweep
 from orchestrator.text import (
     SHORT_NAMES,
     UNKNOWN,
@@ -92,6 +92,17 @@ def _against(level: Level) -> str:
     pairs = f", {level.against.meetings} pairs" if level.against.paired else ""
     verdict = words.get(level.against.verdict, level.against.verdict)
     return f"{verdict} (p = {level.against.p:.2g}{pairs})"
+
+
+def no_result_words(sweep: Sweep, runs: Sequence[Run]) -> str:
+    """That there is no result, and, once all is done, by what else the runs can be judged."""
+    name = sweep.objective.metric
+    if sweep.state in ("queued", "running", "paused"):
+        return f"sweep {sweep.name} has no result yet for {name}"
+    words = f"sweep {sweep.name} is {sweep.state} and has no result for {name}"
+    if any(run.state is RunState.COMPLETED and "reward_mean" in run.metrics for run in runs):
+        words += " (try --metric reward_mean)"
+    return words
 
 
 # --- runs

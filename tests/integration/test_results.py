@@ -24,8 +24,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def sweep(text, value, log=None):
-    """A sweep whose runs have all completed; `value(run)` is the exact match, `log(run)` lines."""
+def sweep(text, value, log=None, more=lambda run: {}):
+    """A sweep whose runs have all completed; `value(run)` is the exact match, `log(run)` lines.
+
+    `more(run)` are the last values of other metrics.
+    """
     Path("s.toml").write_text(f'config = "base.toml"\n{text}')
     expansion = expand(read_spec(Path("s.toml")))
     with Store.open(home().db) as store:
@@ -41,7 +44,7 @@ def sweep(text, value, log=None):
                 attempt,
                 DONE,
                 newer_checkpoint=True,
-                progress=Progress(10, 10, {"em": em}),
+                progress=Progress(10, 10, {**({} if em is None else {"em": em}), **more(run)}),
                 value=em,
                 wall_s=1800.0,
             )
@@ -167,3 +170,43 @@ def test_stop_check_replays_a_finished_sweep(say):
     assert "run 4 kl0.1, update 3: median: em 0.03 at best" in out
     assert say("stop-check", "--warmup", "130%")[0] == 2
     assert say("stop-check", "--health", "klx > 1")[0] == 2
+
+
+def reward(run):
+    """A reward that rose with the rate, and a KL that did too."""
+    large = run.overrides["learning_rate"] == 1e-4
+    return {"reward_mean": 0.95 if large else 0.5, "kl": 0.9 if large else 0.1}
+
+
+def test_where_every_run_ties_best_says_so_and_names_what_moved(say):
+    """Six times 0.0%, while the reward went from 0.5 to 0.95."""
+    sweep(RATES, lambda run: 0.0, more=reward)
+    err = say("best")[2]
+    assert "all 6 runs tie at em 0.0%; reward_mean ended between 0.5000 and 0.9500" in err
+    assert "grpo-sweep best s --metric reward_mean" in err
+    first = json.loads(say("best", "--metric", "reward_mean", "--json")[1])
+    assert (first["objective"], first["goal"]) == ("reward_mean", "max")
+    assert first["rows"][0]["params"] == {"learning_rate": 1e-4}
+    assert first["rows"][0]["mean"] == pytest.approx(0.95)
+
+
+def test_another_metric_for_once_in_compare_and_pivot(say):
+    """Of KL the least is best; what no run logged is named with what they did log."""
+    sweep(RATES, by_rate, more=reward)
+    told = json.loads(say("compare", "--by", "learning_rate", "--metric", "kl", "--json")[1])
+    assert (told["goal"], [row["value"] for row in told["rows"]]) == ("min", [1e-5, 1e-4])
+    told = json.loads(say("status", "s", "--by", "learning_rate", "--metric", "kl", "--json")[1])
+    means = [row["mean"] for row in told["rows"]]
+    assert means == pytest.approx([0.1, 0.9])
+    assert [row["best"] for row in told["rows"]] == [True, False]
+    code, _, err = say("best", "--metric", "reward_men")
+    assert (code, "did you mean reward_mean?" in err) == (2, True)
+    assert say("status", "--metric", "kl")[0] == 2
+
+
+def test_a_sweep_that_is_over_has_no_result_and_not_none_yet(say):
+    """No run has logged em, and none will."""
+    sweep(RATES, lambda run: None, more=reward)
+    for words in (("best",), ("best", "--history"), ("status", "s", "--by", "learning_rate")):
+        err = say(*words)[2]
+        assert "sweep s is completed and has no result for em (try --metric reward_mean)" in err
