@@ -363,8 +363,8 @@ MUTATIONS = (
     Mutation(
         "an old result is taken for a new one",
         "orchestrator/worker/worker.py",
-        "fresh = result_identity(run.folder) != attempt.result_before",
-        "fresh = True",
+        "return result_identity(run.folder) != attempt.result_before",
+        "return True",
         (WORKER_KILL,),
     ),
     Mutation(

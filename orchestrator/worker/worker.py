@@ -310,9 +310,8 @@ class _Worker:
             terminator.look()
         crashpoint("worker.ended")
         ending = self._ending(run, attempt, trainer, terminator.asked, watch)
-        # A result that lay there before says nothing of this attempt.
-        fresh = result_identity(run.folder) != attempt.result_before
-        wall_s = watch.trained.settled(ending.result if fresh else None)
+        result = ending.result if _is_fresh(run, attempt) else None
+        wall_s = watch.trained.settled(result)
         self._record(run, attempt, judge(ending), read_progress(run.folder), wall_s)
         trainer.close()
 
@@ -325,8 +324,7 @@ class _Worker:
         watch: RunMonitor,
     ) -> Ending:
         # A finished folder is not trained again: exit code 0, and the result is an old one.
-        fresh = result_identity(run.folder) != attempt.result_before
-        known = fresh or trainer.exit_code == 0
+        known = _is_fresh(run, attempt) or trainer.exit_code == 0
         return Ending(
             exit_code=trainer.exit_code,
             signal=trainer.signal,
@@ -371,3 +369,8 @@ class _Worker:
         self, kind: EventKind, text: str, run: Run | None = None, progress: Progress | None = None
     ) -> None:
         self._listen(Event(kind, text, run, progress))
+
+
+def _is_fresh(run: Run, attempt: Attempt) -> bool:
+    """Whether the attempt wrote result.json; one that lay there before says nothing of it."""
+    return result_identity(run.folder) != attempt.result_before

@@ -116,7 +116,7 @@ def test_extend_gives_new_runs_free_names(say):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[objective]\nmetric = "kl"\n', "objective: differs from that of sweep s"),
+        ('[objective]\nmetric = "reward_mean"\n', "objective: differs from that of sweep s"),
         ('[search]\nmethod = "random"\nruns = 4\n', "search: sweep s searches by grid"),
         ("[params]\nlearning_rat = [1]\n", "unknown field; did you mean learning_rate?"),
     ],
