@@ -177,6 +177,8 @@ def _planned(
 
 @cache
 def _sized(name: str, model: str, items: tuple[str, ...]) -> tuple[MLXGRPOConfig, Shape]:
+    # As on a Mac, wherever the documents are made: on a CPU auto is float32.
+    items = ("dtype=bfloat16", *items)
     cfg = resolve_config(str(ROOT / "configs" / f"{name}.toml"), list(items))
     sizes = dict(zip(_KEYS, _MODELS[model], strict=True))
     return cfg, model_shape({**_QWEN, **sizes}, cfg)

@@ -92,6 +92,12 @@ class MLXGRPOConfig:
         "model",
         "start from these adapters (a folder written by mlx-lm); with them on is the reference",
     )
+    dtype: str = _f(
+        "auto",
+        "model",
+        "of the weights; auto: as they are stored, on the CPU float32 without quantisation",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
     quantize_for_rollouts: bool = _f(
         True, "model", "quantise the frozen base to 4 bits at load; off with train_type full"
     )

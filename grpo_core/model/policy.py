@@ -42,6 +42,7 @@ from grpo_core.model.base_model import (
     read_tokenizer,
 )
 from grpo_core.model.load_probe import Findings, examine, must_give_numbers, must_learn
+from grpo_core.model.precision import precision
 from grpo_core.model.trunk_head import Params, SplitModel
 from grpo_core.model.turn_end import end_tokens
 
@@ -141,7 +142,11 @@ def load_policy(cfg: MLXGRPOConfig) -> Policy:
     model, config = load_base(path, cfg)
     bits = bits_of(config)
     _refuse_quantized_full(cfg, bits)
-    wants_bits = cfg.quantize_for_rollouts and cfg.train_type != "full" and not bits
+    held = precision(config, cfg)
+    if held.casts:
+        model.set_dtype(held.dtype)
+        config = config | {"torch_dtype": held.name}
+    wants_bits = held.quantize
     embeddings = quantize_base(model, GROUP_SIZE, BASE_BITS) if wants_bits else {}
     load_weights(model)
     model.eval()
@@ -157,7 +162,7 @@ def load_policy(cfg: MLXGRPOConfig) -> Policy:
     else:
         adapter = add_adapters(model, cfg)
     model.eval()
-    base = _Base(path, config, BASE_BITS if wants_bits else bits, wants_bits)
+    base = _Base(path, config, BASE_BITS if wants_bits else bits, wants_bits, held.note)
     return _policy(cfg, base, split, found, adapter)
 
 
@@ -175,6 +180,7 @@ class _Base:
     config: dict[str, Any]
     bits: int
     quantized_here: bool
+    note: str  # how it is held; perhaps empty
 
 
 def _policy(
@@ -208,7 +214,7 @@ def _policy(
         can_mix_lengths=found.can.mix_lengths,
         initial=None,
         starts_trained=starts_trained,
-        notes=ends.notes,
+        notes=(base.note, *ends.notes) if base.note else ends.notes,
     )
     if starts_trained and cfg.kl_coeff > 0:
         policy.initial = policy.trainable()

@@ -23,6 +23,7 @@ from grpo_core.model import gated_delta
 from grpo_core.model.adapters import add_adapters, replace_modules
 from grpo_core.model.base_model import BASE_BITS, GROUP_SIZE, call_constructor, quantize_base
 from grpo_core.model.load_probe import FAULTS
+from grpo_core.model.precision import precision
 from grpo_core.model.shared_prefix import ROOM, can_fork
 from grpo_core.rollout.generate import LOOK_EVERY, MAX_ROWS
 
@@ -126,14 +127,14 @@ def model_shape(config: Mapping[str, Any], cfg: MLXGRPOConfig) -> Shape:
     """The model of that config.json with what the run puts into it; ModelError if unknown."""
     try:
         model = _skeleton(dict(config), cfg)
-        return _shape(model, config)
+        return _shape(model, config, precision(config, cfg).dtype)
     except FAULTS as error:
         raise ModelError(
             f"{cfg.model_name}: its memory cannot be estimated from config.json: {error!r}"
         ) from None
 
 
-def _shape(model: nn.Module, config: Mapping[str, Any]) -> Shape:
+def _shape(model: nn.Module, config: Mapping[str, Any], dtype: mx.Dtype) -> Shape:
     caches = make_prompt_cache(model)
     logits = model(mx.zeros((1, PROBE_TOKENS), mx.int32), cache=caches)  # never evaluated
     parts = [part for cache in caches for part in _parts(cache)]
@@ -146,7 +147,6 @@ def _shape(model: nn.Module, config: Mapping[str, Any]) -> Shape:
     by_channel = any(hasattr(source, name) for name in _BY_CHANNEL)
     is_ssm, is_chunked = hasattr(source, "ssm_update"), hasattr(source, "gated_delta_update")
     largest = [max((a.size for a in _held(part)), default=0) for part in states]
-    dtype = _dtype({**config, **config.get("text_config", {})})
     return Shape(
         layers=len(model.layers),
         hidden=_hidden(model),
@@ -269,11 +269,12 @@ def _skeleton(config: dict[str, Any], cfg: MLXGRPOConfig) -> nn.Module:
     model_class, args_class = _get_classes(config)
     model = model_class(args_class.from_dict(config))
     call_constructor(model)
-    model.set_dtype(_dtype({**config, **config.get("text_config", {})}))
+    held = precision(config, cfg)
+    model.set_dtype(held.dtype)
     made = config.get("quantization") or config.get("quantization_config")
     if made:
         quantize_base(model, int(made.get("group_size", GROUP_SIZE)), int(made.get("bits", 4)))
-    elif cfg.quantize_for_rollouts and cfg.train_type != "full":
+    elif held.quantize:
         embeddings = quantize_base(model, GROUP_SIZE, BASE_BITS)
         try:
             model(mx.zeros((1, 2), mx.int32))
@@ -283,12 +284,6 @@ def _skeleton(config: dict[str, Any], cfg: MLXGRPOConfig) -> nn.Module:
         model.freeze()
         add_adapters(model, cfg)
     return model
-
-
-def _dtype(config: Mapping[str, Any]) -> mx.Dtype:
-    name = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
-    known = {"float32": mx.float32, "float16": mx.float16}
-    return known.get(str(name), mx.bfloat16)
 
 
 def _leaves(tree: Any) -> list[tuple[str, mx.array]]:

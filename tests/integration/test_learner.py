@@ -33,6 +33,7 @@ def config(**fields):
         "system_prompt": "",
         "assistant_prefix": "",
         "quantize_for_rollouts": False,
+        "dtype": "float32",
         "lora_rank": 4,
         "max_train_samples": 2,
         "num_generations": 4,

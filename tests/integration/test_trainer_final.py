@@ -13,7 +13,7 @@ from tests.trainer_kit import command, complete, result_of
 
 KINDS = {
     "lora": {},
-    "qlora": {"quantize_for_rollouts": True},
+    "qlora": {"quantize_for_rollouts": True, "dtype": "float32"},
     "dora": {"train_type": "dora"},
     "full": {"train_type": "full", "learning_rate": 1e-4},
     "sampled": {"eval_num_generations": 3, "eval_temperature": 0.9},

@@ -20,6 +20,7 @@ IDS = mx.array([[5, 40, 7, 99, 12, 3]])
 
 def config(**more):
     settings = {"model_name": "builtin/tiny", "quantize_for_rollouts": False, "lora_rank": 4}
+    settings["dtype"] = "float32"  # auto quantises nothing on a CPU
     return MLXGRPOConfig(**{**settings, **more})
 
 

@@ -53,7 +53,9 @@ def test_a_family_with_ways_of_its_own_loads(make, tmp_path):
 @pytest.mark.parametrize("make", ["seed_oss", "llama4_text"])
 def test_an_embedding_that_the_model_multiplies_itself_stays_as_it_is(make, tmp_path):
     """Quantised it has another shape; the layers are quantised all the same."""
-    policy = load(zoo_folder(make, tmp_path / make, scale=2), quantize_for_rollouts=True)
+    policy = load(
+        zoo_folder(make, tmp_path / make, scale=2), quantize_for_rollouts=True, dtype="float32"
+    )
     kinds = {type(module) for _, module in policy.model.named_modules()}
     assert nn.QuantizedLinear in kinds
     assert nn.QuantizedEmbedding not in kinds
@@ -93,7 +95,7 @@ def test_a_layer_that_overflows_in_float16_is_named(tmp_path):
 
     folder = rewrite(tmp_path / "model", change)
     with pytest.raises(ModelError, match=r"NaN.*: model\.layers\.1\.mlp\.down_proj is the first.*"):
-        load(folder)
+        load(folder, dtype="float16")
 
 
 def test_weights_that_are_not_finite_are_named(tmp_path):

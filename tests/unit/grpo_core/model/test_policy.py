@@ -21,6 +21,7 @@ KINDS = ("lora", "dora", "full")
 
 def config(**more):
     settings = {"model_name": "builtin/tiny", "quantize_for_rollouts": False, "lora_rank": 4}
+    settings["dtype"] = "float32"  # auto quantises nothing on a CPU
     return MLXGRPOConfig(**{**settings, **more})
 
 

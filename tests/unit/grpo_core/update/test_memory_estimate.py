@@ -63,10 +63,10 @@ def test_weights_are_counted_as_they_are_loaded():
 def test_size_of_a_real_model_is_known_without_its_weights():
     """Qwen2.5-0.5B has 494 M parameters, in 4 bits 0.28 GB; nothing is evaluated to know it."""
     before = mx.get_active_memory()
-    full = model_shape(QWEN_HALF_B, config(train_type="full"))
+    full = model_shape(QWEN_HALF_B, config(train_type="full", dtype="bfloat16"))
     assert full.trainable_count == pytest.approx(494e6, rel=1e-3)
     assert full.weights_bytes == 2 * full.trainable_count
-    quantised = model_shape(QWEN_HALF_B, config(quantize_for_rollouts=True))
+    quantised = model_shape(QWEN_HALF_B, config(quantize_for_rollouts=True, dtype="bfloat16"))
     assert quantised.weights_bytes - quantised.trainable_bytes == pytest.approx(0.278e9, rel=0.01)
     assert mx.get_active_memory() - before < 1e6
 
@@ -138,7 +138,7 @@ def test_each_saving_lowers_the_estimate():
 
 def test_full_fine_tuning_counts_masters_and_reference():
     """bf16 weights want fp32 masters; with a KL term the first weights stay as well."""
-    cfg = config(train_type="full", kl_coeff=0.1)
+    cfg = config(train_type="full", kl_coeff=0.1, dtype="bfloat16")
     shape = model_shape(QWEN_HALF_B, cfg)
     count = shape.trainable_count
     standing = {part.name: part.bytes for part in estimate(shape, cfg, 100).standing}

@@ -24,7 +24,9 @@ GB = 10**9
 
 
 def config(**more):
-    return MLXGRPOConfig(**{"num_generations": 8, "max_new_tokens": 32, **more})
+    return MLXGRPOConfig(
+        **{"num_generations": 8, "max_new_tokens": 32, "dtype": "bfloat16", **more}
+    )
 
 
 def plan(budget, **more):

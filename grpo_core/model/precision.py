@@ -1,0 +1,61 @@
+"""In which numbers a model is held: the `dtype` of its weights, and whether its base is quantised.
+
+On MLX's CPU backend products in 16 bits are 40 times and those of 4-bit weights 100 times slower
+than in fp32, so `dtype = "auto"` takes fp32 there and quantises nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from grpo_core.config.fields import MLXGRPOConfig
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """`name` is that of the weights' type, a key of DTYPES; `note` a line for the user, or "".
+
+    Without `casts` the weights stay as their files have them, which config.json need not know.
+    """
+
+    name: str
+    quantize: bool
+    casts: bool = True
+    note: str = ""
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The type as MLX knows it."""
+        return DTYPES[self.name]
+
+
+def precision(config: Mapping[str, Any], cfg: MLXGRPOConfig) -> Precision:
+    """What a run takes for the model of that config.json.
+
+    `quantize`: by us; never what its maker has quantised, nor what is trained in full.
+    """
+    stored = _stored(config)
+    made = config.get("quantization") or config.get("quantization_config")
+    wanted = cfg.quantize_for_rollouts and cfg.train_type != "full" and not made
+    if cfg.dtype != "auto":
+        return Precision(cfg.dtype, wanted)
+    if mx.default_device().type != mx.DeviceType.cpu:
+        return Precision(stored, wanted, casts=False)
+    if stored == "float32" and not wanted:
+        return Precision(stored, False)
+    return Precision(
+        "float32",
+        quantize=False,
+        note="[model] on the CPU the weights are held in float32 and not quantised, which is 40 "
+        f"to 100 times faster (dtype = auto; dtype = {stored} does as the configuration says)",
+    )
+
+
+def _stored(config: Mapping[str, Any]) -> str:
+    whole = {**config, **(config.get("text_config") or {})}
+    name = str(whole.get("torch_dtype") or whole.get("dtype") or "bfloat16")
+    return name if name in DTYPES else "bfloat16"
