@@ -37,7 +37,7 @@ PER_HIDDEN = 3.0
 PER_SCORE = 1.34
 # Of a recurrent layer's states: one for each chunk of tokens (gated delta), or for each token.
 PER_STATE = 1.7
-# Of what a token of an ssm layer sees of the others, and of a gate for each channel in a chunk.
+# Of what a token of an ssm layer, and of a chunk in a gated delta layer, is to the others.
 PER_SSM, PER_CHANNEL = 6.0, 4.0
 # Where a loop takes each token out of an array by its index (Jamba), the gradient by the array is
 # made for each token; of several arrays.
@@ -64,7 +64,7 @@ class Shape:
     layers: int
     hidden: int
     outputs: int
-    """Width of all linear layers' outputs for one token, the experts' as often as it takes one."""
+    """Width of all linear layers' outputs for one token, as often as it passes them."""
     heads: int
     """Attention heads of all layers."""
     ssm_heads: int
@@ -72,7 +72,7 @@ class Shape:
     states: float
     """Numbers in the states that a token leaves for the backward pass, all layers."""
     channels: int
-    """Numbers in the gates by channel that a token of a chunk leaves, all layers."""
+    """Numbers that a token of a chunk (gated delta) leaves beside its states, all layers."""
     looped: int
     """Width of what a loop over tokens takes apart by index, all layers."""
     kept: int
@@ -143,6 +143,7 @@ def _shape(model: nn.Module, config: Mapping[str, Any], dtype: mx.Dtype) -> Shap
     states = [part for part in parts if isinstance(part, ArraysCache)]
     recurrent = sum(all(isinstance(p, ArraysCache) for p in _parts(cache)) for cache in caches)
     heads = int(_setting(config, _HEADS, 1))
+    passes = int(_setting(config, _PASSES, 1))
     source = sys.modules[type(model.layers[0]).__module__]
     by_channel = any(hasattr(source, name) for name in _BY_CHANNEL)
     is_ssm, is_chunked = hasattr(source, "ssm_update"), hasattr(source, "gated_delta_update")
@@ -150,11 +151,11 @@ def _shape(model: nn.Module, config: Mapping[str, Any], dtype: mx.Dtype) -> Shap
     return Shape(
         layers=len(model.layers),
         hidden=_hidden(model),
-        outputs=_outputs(model, int(_setting(config, _EXPERTS_A_TOKEN, 1))),
-        heads=heads * (len(model.layers) - recurrent),
+        outputs=passes * _outputs(model, int(_setting(config, _EXPERTS_A_TOKEN, 1))),
+        heads=passes * heads * (len(model.layers) - recurrent),
         ssm_heads=sum(_state_heads(part) for part in states) if is_ssm else 0,
         states=0 if is_ssm else sum(largest) / (gated_delta.CHUNK if is_chunked else 1),
-        channels=sum(_channels(part) for part in states) if by_channel else 0,
+        channels=sum(_channels(part, by_channel) for part in states) if is_chunked else 0,
         looped=sum(_looped(part) for part in states) if hasattr(source, _BY_INDEX) else 0,
         kept=sum(_a_token(part) for part in plain),
         kept_always=sum(a.nbytes for part in states for a in _held(part)),
@@ -178,6 +179,9 @@ _EXPERTS_A_TOKEN = (
     "moe_top_k",
     "moe_k",
 )
+
+# How often the blocks run, one after the other.
+_PASSES = ("loop_num", "num_loops")
 
 # What a module of mlx-lm defines where its gated delta layers have a gate for each channel.
 _BY_CHANNEL = ("KimiDeltaAttention", "BailingKDA", "KimiK3DeltaAttention")
@@ -225,10 +229,23 @@ def _state_heads(cache: Any) -> int:
     return max((array.shape[1] for array in _held(cache) if array.ndim == 4), default=0)
 
 
-def _channels(cache: Any) -> int:
-    """Heads times channels times the tokens of a chunk, of a state [1, heads, E, D]."""
-    sizes = [a.shape[1] * a.shape[3] for a in _held(cache) if a.ndim == 4]
-    return max(sizes, default=0) * gated_delta.CHUNK_BY_CHANNEL
+def _channels(cache: Any, by_channel: bool) -> int:
+    """What a token and head of a gated delta layer is to the others of its chunk, all heads.
+
+    Of a state [1, heads, E, D]: a number for each token of the chunk, its keys and values; or a
+    number for each token and channel.
+    """
+    sizes = [
+        a.shape[1]
+        * (
+            gated_delta.CHUNK_BY_CHANNEL * a.shape[3]
+            if by_channel
+            else gated_delta.CHUNK + a.shape[2] + a.shape[3]
+        )
+        for a in _held(cache)
+        if a.ndim == 4
+    ]
+    return max(sizes, default=0)
 
 
 def _looped(cache: Any) -> int:
