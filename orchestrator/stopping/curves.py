@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.results.objective import setting_key
 from orchestrator.results.training_log import read_log
 from orchestrator.run import Objective, Run, RunState
+from orchestrator.text import percent
 
 LogLine = Mapping[str, Any]
 
@@ -103,6 +104,8 @@ def worse(value: float, bound: float, objective: Objective) -> bool:
     return value < bound if objective.goal == "max" else value > bound
 
 
-def shown(value: Any) -> str:
-    """A logged value in a message."""
-    return f"{value:.4g}" if is_finite(value) else "nan"
+def shown(name: str, value: Any) -> str:
+    """A logged value in a message: exact match in percent, as everywhere."""
+    if not is_finite(value):
+        return "nan"
+    return percent(value) if name == "em" else f"{value:.4g}"

@@ -61,14 +61,15 @@ def _losers(
     ranked = sorted(values.values(), reverse=objective.goal == "max")
     keep = max(1, len(ranked) // rule.eta)
     last = ranked[keep - 1]
-    scores = ", ".join(shown(value) for value in ranked)
+    name = objective.metric
+    scores = ", ".join(shown(name, value) for value in ranked)
     return {
         curve.run: Decision(
             curve.run,
             rung[curve.run],
             StopCode.HALVING,
-            f"halving: {objective.metric} {shown(values[curve.setting])} at {share:.0%} of the "
-            f"run; the best {keep} of {len(ranked)} settings have {shown(last)} or better",
+            f"halving: {name} {shown(name, values[curve.setting])} at {share:.0%} of the "
+            f"run; the best {keep} of {len(ranked)} settings have {shown(name, last)} or better",
             f"rung {number + 1}, update {rung[curve.run]}: {scores}",
         )
         for curve in arrived

@@ -137,6 +137,6 @@ def _evidence(rule: HealthRule, streak: Sequence[LogLine]) -> str:
     names = ("loss", "grad_norm") if rule.metric == "nan" else (rule.metric,)
     return "; ".join(
         f"update {update_of(line)}: "
-        + ", ".join(f"{name} = {shown(line[name])}" for name in names if name in line)
+        + ", ".join(f"{name} = {shown(name, line[name])}" for name in names if name in line)
         for line in streak[-MAX_SHOWN:]
     )

@@ -37,11 +37,12 @@ def below_median(
     median = statistics.median(others)
     if not worse(best, median, objective):
         return None
+    name = objective.metric
     return Decision(
         curve.run,
         at,
         StopCode.MEDIAN,
-        f"median: {objective.metric} {shown(best)} at best, {shown(median)} is the median "
-        f"of {len(others)} runs at update {at}",
-        f"update {at}: others {', '.join(shown(value) for value in sorted(others))}",
+        f"median: {name} {shown(name, best)} at best, {shown(name, median)} "
+        f"is the median of {len(others)} runs at update {at}",
+        f"update {at}: others {', '.join(shown(name, value) for value in sorted(others))}",
     )

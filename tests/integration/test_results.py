@@ -167,7 +167,7 @@ def test_stop_check_replays_a_finished_sweep(say):
     assert not any(row["winner_stopped"] for row in told.values())
     code, out, _ = say("stop-check", "--rule", "median")
     assert code == 0
-    assert "run 4 kl0.1, update 3: median: em 0.03 at best" in out
+    assert "run 4 kl0.1, update 3: median: em 3.0% at best" in out
     assert say("stop-check", "--warmup", "130%")[0] == 2
     assert say("stop-check", "--health", "klx > 1")[0] == 2
 

@@ -69,7 +69,7 @@ def test_halving_pauses_at_rungs_and_resumes_the_best(tmp_path):
         "30% of the run",
         "60% of the run",
     ]
-    assert "(rung 1, update 12: 4.8, 3.6, 2.4, 1.2)" in found[0].reason
+    assert "(rung 1, update 12: 480.0%, 360.0%, 240.0%, 120.0%)" in found[0].reason
     assert [a.outcome for a in attempts(2)] == ["held", "held", "completed"]
     assert [len(attempts(run.id)) for run in found] == [1, 3, 1, 2]
     assert all(run.rung is None for run in found)

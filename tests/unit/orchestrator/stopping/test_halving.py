@@ -24,9 +24,9 @@ def test_half_goes_on_at_each_rung():
     assert ends == {0: 3, 1: 3, 2: 3, 3: 3, 4: 3, 5: 6, 6: 6, 7: 10, 8: 10}
     assert {i for i in range(9) if steps[i].decision} == {0, 1, 2, 3, 4, 5, 6}
     assert steps[4].decision.reason == (
-        "halving: em 0.4 at 30% of the run; the best 4 of 9 settings have 0.5 or better"
+        "halving: em 40.0% at 30% of the run; the best 4 of 9 settings have 50.0% or better"
     )
-    assert steps[6].decision.evidence == "rung 2, update 6: 0.8, 0.7, 0.6, 0.5"
+    assert steps[6].decision.evidence == "rung 2, update 6: 80.0%, 70.0%, 60.0%, 50.0%"
 
 
 def test_nobody_is_judged_before_all_have_come_to_the_rung():

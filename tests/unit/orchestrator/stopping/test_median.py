@@ -14,8 +14,8 @@ def test_a_run_below_the_median_of_its_peers_is_stopped():
     curve = run(9, [0.1, 0.25, 0.2], total=4, state=RunState.RUNNING)
     decision = below_median(curve, peers, median_rule(), EM)
     assert decision.update == 3
-    assert decision.reason == "median: em 0.25 at best, 0.3 is the median of 4 runs at update 3"
-    assert decision.evidence == "update 3: others 0.3, 0.3, 0.3, 0.5"
+    assert decision.reason == "median: em 25.0% at best, 30.0% is the median of 4 runs at update 3"
+    assert decision.evidence == "update 3: others 30.0%, 30.0%, 30.0%, 50.0%"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_only_runs_that_came_as_far_are_peers():
     assert below_median(curve, short, median_rule(), EM) is None
     longer = [run(i, [0.0] * 5 + [0.2] * 3) for i in range(3)]  # At 3/4 of 8 updates: 0.2.
     assert below_median(curve, longer, median_rule(), EM).reason.startswith(
-        "median: em 0.1 at best, 0.2 is"
+        "median: em 10.0% at best, 20.0% is"
     )
     assert below_median(run(9, [0.1, 0.1], total=4), longer, median_rule(), EM) is None
 
