@@ -34,14 +34,11 @@ class Patience:
         """What `do` returns, once it can be done; QueueBusy if the user stops the worker first."""
         while True:
             try:
-                found = do()
+                return do()
             except QueueBusy as e:
                 if self._stops.count:
                     raise
                 self.wait(e)
-            else:
-                self.over()
-                return found
 
     @contextmanager
     def skip(self, wait_s: float = _BRIEF_S) -> Iterator[None]:

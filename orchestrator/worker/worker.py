@@ -351,6 +351,7 @@ class _Worker:
             value=read_value(run.folder, objective),
         )
         ended = self._patience.insist(finish)
+        self._patience.over()
         self._patience.insist(lambda: self._store.duplicates.read_values(owner_id=run.id))
         if ended is not None:
             self._report(
