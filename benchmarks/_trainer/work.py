@@ -91,6 +91,7 @@ class Setting:
             "eval_dataset": str(folder / "eval.jsonl"),
             "system_prompt": "",
             "assistant_prefix": "",
+            "stop_at_turn_end": False,
             "rewards": [f"{folder / 'reward.py'}:checksum"],
             "num_generations": self.group,
             "max_new_tokens": self.tokens,

@@ -116,9 +116,9 @@ def test_run_exits_as_the_trainer_does(folder, words, code):
 
 
 def test_a_run_that_cannot_work_says_why(folder, capfd):
-    """A missing model folder: failed, with the trainer's own words as evidence."""
+    """A model folder that never came: failed, with the trainer's message as evidence."""
     (folder / "s.toml").write_text('config = "tiny.toml"\n[set]\nmodel_name = "./nowhere"\n')
-    assert main(["submit", "s.toml"]) == 0
+    assert main(["submit", "s.toml", "--later"]) == 0
     assert main(["work", "--until-empty"]) == 0
     assert main(["wait"]) == 1
     capfd.readouterr()

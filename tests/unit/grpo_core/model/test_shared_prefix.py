@@ -81,7 +81,8 @@ def test_gradient_and_scores_do_not_depend_on_the_way_there(make):
     for other in others:
         assert other.stats == pytest.approx(first.stats, rel=1e-5, abs=1e-6)
         for name, grad in first.grads.items():
-            np.testing.assert_allclose(other.grads[name], grad, atol=2e-6 * largest, err_msg=name)
+            # fp32 sums in whichever order a BLAS takes, through the inverses of gated delta.
+            np.testing.assert_allclose(other.grads[name], grad, atol=1e-5 * largest, err_msg=name)
     for plan in plans:
         for group, found in zip(groups, score(policy, groups, cfg, plan), strict=True):
             for sample, scores in zip(group, found, strict=True):

@@ -129,7 +129,8 @@ def test_compiled_parts_give_the_same_gradient_in_few_shapes(plan, monkeypatch):
     found = gradient(policy, [group()], cfg, plan)
     assert found.stats == pytest.approx(plain.stats, rel=1e-5)
     for name, grad in plain.grads.items():
-        np.testing.assert_allclose(found.grads[name], grad, atol=1e-6, err_msg=name)
+        # Padding changes the order of a BLAS's sums; a padded token that counts shows as 1e-2.
+        np.testing.assert_allclose(found.grads[name], grad, atol=4e-6, err_msg=name)
     assert {rows.length for rows in cut(group(), 2, group_passes.COMPILED_MULTIPLE)} == {32}
 
 
