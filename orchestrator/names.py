@@ -62,3 +62,11 @@ def free_name(stem: str, taken: Container[str]) -> str:
 def cut(text: str, size: int) -> str:
     """The beginning of a text: at most `size` bytes, whole characters."""
     return text.encode()[:size].decode(errors="ignore")
+
+
+def cut_middle(text: str, size: int) -> str:
+    """The beginning and the end of a text of more than `size` characters, `..` between them."""
+    if len(text) <= size:
+        return text
+    left = (size - 1) // 2
+    return f"{text[:left]}..{text[len(text) - (size - 2 - left) :]}"

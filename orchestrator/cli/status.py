@@ -85,6 +85,7 @@ def _print_status(pid: int | None, view: Overview, alone: bool) -> None:
     note = "" if view.running is None else last_text(home(), view.running)
     width = out.width if out.is_terminal else WIDE - 1
     out.print(status_picture(view, pid, width, datetime.now(UTC), note=note, alone=alone))
-    for shown in view.runs.values():
+    for sweep_id, shown in view.runs.items():
         if len(shown) > TABLE_MOST:
-            print("\n" + "\n".join(runs_lines(shown, view, width)))
+            swept = view.swept.get(sweep_id, ())
+            print("\n" + "\n".join(runs_lines(shown, view, width, swept)))

@@ -11,6 +11,7 @@ from typing import Any
 
 from grpo_core.config import MLXGRPOConfig, apply_overrides, format_value
 from orchestrator.errors import NothingAffected, UsageError
+from orchestrator.plan.run_names import default_names
 from orchestrator.results.leaderboard import RankedSetting, ranking
 from orchestrator.results.objective import completed_scores
 from orchestrator.run import Objective, Run, Sweep
@@ -62,10 +63,14 @@ def fork_spec(run: Run, sweep: Sweep, update: int | None, overrides: Sequence[st
     """
     at, folder = _checkpoint(run, update)
     start = "model_name" if _trains_whole_model(sweep, run, overrides) else "adapter_path"
-    values = {**run.overrides, "seed": run.seed, start: str(folder), **_values(overrides)}
+    changed = _values(overrides)
+    values = {**run.overrides, "seed": run.seed, start: str(folder), **changed}
     values["tags"] = [f"fork of run {run.id} at {at}"]
     text = _table("[[run]]", values)
-    return _spec(sweep, f"{run.name}-at{at}", [], sweep.objective, [text])
+    # By what differs from its parent: by all that it sets, nobody would know it apart.
+    name = "-".join([f"at{at}", *(default_names(list(changed), [changed]) if changed else [])])
+    top = [f"run_name = {_value(name)}"]
+    return _spec(sweep, f"{run.name}-at{at}", top, sweep.objective, [text])
 
 
 def _checkpoint(run: Run, update: int | None) -> tuple[int, Path]:

@@ -10,11 +10,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from grpo_core.config import FIELDS, MLXGRPOConfig, did_you_mean, format_value
-from orchestrator.names import MAX_NAME_BYTES, cut, folded, free_name, safe_name, without_unsafe
+from orchestrator.names import (
+    MAX_NAME_BYTES,
+    cut,
+    cut_middle,
+    folded,
+    free_name,
+    safe_name,
+    without_unsafe,
+)
 from orchestrator.text import SHORT_NAMES, short_number
 
 # The beginning of a prompt distinguishes it well enough.
 MAX_VALUE_BYTES = 40
+# A name stands in tables beside other columns; so has a long value in it.
+_NAME_SIZE = 32
+_VALUE_SIZE = 20
 # Width and precision of at most two digits: a name, not a page.
 _FORMAT_SPEC = re.compile(
     r"(?:[^{}]?[<>=^])?[-+ ]?#?0?\d{0,2}[,_]?(?:\.\d{1,2})?[bcdeEfFgGnosxX%]?"
@@ -33,30 +44,46 @@ def value_text(value: Any) -> str:
 
 
 def default_names(
-    keys: Sequence[str],
-    rows: Iterable[Mapping[str, Any]],
-    alone: str = "run",
-    taken: Iterable[str] = (),
+    keys: Sequence[str], rows: Iterable[Mapping[str, Any]], taken: Iterable[str] = ()
 ) -> list[str]:
-    """`lr1e-5-g8-s0`: what differs between runs, short and unique; `alone` where nothing does.
+    """`lr1e-5-g8-s0`: what differs between runs, short and unique; `run` where nothing does.
 
-    `rows` hold the values of each run, a key that one does not have is left out of its name; none
-    is named as one of `taken`.
+    `rows` hold the values of each run, a key that one does not have is left out of its name, and
+    one without any but a seed is `base`; none is named as one of `taken`.
     """
     names: list[str] = []
     used = {folded(name) for name in taken}
     for row in rows:
-        stem = "-".join(_part(key, row[key]) for key in keys if key in row).lstrip(".-")
-        name = free_name(cut(stem or alone, MAX_NAME_BYTES - 10), used)
+        name = free_name(_stem(keys, row), used)
         used.add(folded(name))
         names.append(name)
     return names
 
 
+def _stem(keys: Sequence[str], row: Mapping[str, Any]) -> str:
+    parts = [_part(key, row[key]) for key in keys if key in row]
+    chosen = [key for key in keys if key != "seed"]
+    if chosen and not any(key in row for key in chosen):
+        parts = ["base", *parts]
+    return cut(_joined(parts).lstrip(".-") or "run", MAX_NAME_BYTES - 10)
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """The parts of a name; of a long one those in the middle are left out, whole."""
+    left, right = list(parts), list[str]()
+    text = "-".join(left)
+    while len(text) > _NAME_SIZE and len(left) + len(right) > 2:
+        rest = [*left, *right]
+        middle = len(rest) // 2
+        left, right = rest[:middle], rest[middle + 1 :]
+        text = f"{'-'.join(left)}..{'-'.join(right)}"
+    return text
+
+
 def _part(key: str, value: Any) -> str:
     if isinstance(value, str):  # The last part of a path or a repository says the most.
         value = os.path.basename(value.rstrip("/"))
-    text = value_text(value)
+    text = cut_middle(value_text(value), _VALUE_SIZE)
     return f"{SHORT_NAMES[key]}{text}" if key in SHORT_NAMES else f"{key}={text}"
 
 

@@ -102,11 +102,17 @@ def _is_known(spec: Spec, setting: PlannedSetting, seed: int | None, taken: Take
 
 
 def _named_values(spec: Spec, setting: PlannedSetting, config: MLXGRPOConfig) -> Mapping[str, Any]:
-    """What a default name is made of; of a draw what it has drawn, to three digits."""
-    if spec.search.method == "grid":
-        return vars(config)
-    drawn = {**setting.overrides, "seed": config.seed}
-    return {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in drawn.items()}
+    """What a default name is made of: what the spec moves, and what is not as in all the others.
+
+    An explicit run is named by what makes it differ from the base; a draw to three digits.
+    """
+    shared = {**vars(spec.base.config), **spec.fixed}
+    moved = {name for parameter in spec.parameters for name in parameter.names}
+    own = moved if setting.origin[0] == "params" else set()
+    values = {k: v for k, v in setting.overrides.items() if k in own or v != shared[k]}
+    if spec.search.method != "grid":
+        values = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in values.items()}
+    return {**values, "seed": config.seed}
 
 
 def _run_names(

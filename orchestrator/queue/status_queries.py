@@ -3,14 +3,17 @@
 Reads only; for status, watch and show. How long the rest takes is computed in `eta.py`.
 """
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from orchestrator.queue.connection import Connection
 from orchestrator.queue.queries import HALTED, HELD, Queries
 from orchestrator.queue.rows import RUN, run_of
+from orchestrator.results.leaderboard import differing_keys
 from orchestrator.run import HoldCode, Run, RunState, Share, Sweep, stamp
 
 # So many of the latest ended runs show how much the times of equal runs differ.
@@ -93,11 +96,21 @@ class StatusQueries:
 
     def keys_of(self, sweep_id: int) -> list[str]:
         """The parameters that the first runs of a sweep set, in their order."""
+        settings = self._settings(sweep_id, "position")
+        return list(dict.fromkeys(key for setting in settings for key in setting))
+
+    def swept(self, sweep_id: int) -> tuple[str, ...]:
+        """The parameters whose values differ between the first and last runs of a sweep."""
+        # The first axis turns slowest: in a long sweep it may have moved only at the end.
+        ends = (self._settings(sweep_id, order) for order in ("position", "position DESC"))
+        return tuple(differing_keys(itertools.chain.from_iterable(ends)))
+
+    def _settings(self, sweep_id: int, order: str) -> list[dict[str, Any]]:
         rows = self._db.read(
-            "SELECT overrides FROM runs WHERE sweep_id = ? ORDER BY position LIMIT 100",
+            f"SELECT overrides FROM runs WHERE sweep_id = ? ORDER BY {order} LIMIT 100",
             (sweep_id,),
         )
-        return list(dict.fromkeys(key for row in rows for key in json.loads(row[0])))
+        return [json.loads(row[0]) for row in rows]
 
     def summary_rows(self, sweep_id: int, most: int) -> list[Run]:
         """A screenful of a long sweep, in its order.

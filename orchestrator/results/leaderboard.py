@@ -5,6 +5,7 @@ from whoever read the training logs. The statistics themselves are in `stats.py`
 """
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -174,9 +175,12 @@ def _values(group: Sequence[Score]) -> list[float]:
 
 
 def differing_keys(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """The keys whose values are not the same in all rows (a missing one is a value too)."""
+    """The keys whose values are not the same in all rows (a missing one is a value too).
+
+    Those that most rows have come first: an explicit run may set what no other does.
+    """
     found = list(rows)
-    keys = dict.fromkeys(key for row in found for key in row)
+    keys = [key for key, _ in Counter(key for row in found for key in row).most_common()]
     return [key for key in keys if len({json.dumps(row.get(key, _ABSENT)) for row in found}) > 1]
 
 

@@ -59,13 +59,17 @@ def updates_text(now: Progress) -> str:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """What the queue knows of a sweep: the `runs` to show, and by what its time is estimated."""
+    """What the queue knows of a sweep: the `runs` to show, and by what its time is estimated.
+
+    `swept` are the parameters that differ between its runs.
+    """
 
     sweep: Sweep
     runs: Sequence[Run]
     work: Work
     waits_for: str | None = None
     best: Run | None = None
+    swept: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Overview:
     whole: Span | None = None
     waits_for: Mapping[int, str | None] = field(default_factory=dict)
     best: Mapping[int, Run | None] = field(default_factory=dict)
+    swept: Mapping[int, Sequence[str]] = field(default_factory=dict)
     running: Run | None = None
     next_runs: tuple[Run, ...] = ()
     halted: str | None = None
@@ -123,7 +128,14 @@ def _status_of(store: Store, sweep: Sweep, most: int | None) -> SweepStatus:
         store.queries.runs(sweep.id) if most is None else store.status.summary_rows(sweep.id, most)
     )
     best = store.status.best_run(sweep) if sum(sweep.counts.values()) <= _BEST_OF else None
-    return SweepStatus(sweep, shown, _work(store, sweep), store.status.sweep_waits_for(sweep), best)
+    return SweepStatus(
+        sweep,
+        shown,
+        _work(store, sweep),
+        store.status.sweep_waits_for(sweep),
+        best,
+        store.status.swept(sweep.id) if shown else (),
+    )
 
 
 def _work(store: Store, sweep: Sweep) -> Work:
@@ -163,6 +175,7 @@ def overview(
         whole=whole,
         waits_for={of.sweep.id: of.waits_for for of in statuses},
         best={of.sweep.id: of.best for of in statuses},
+        swept={of.sweep.id: of.swept for of in statuses},
         running=running,
         next_runs=tuple(next_runs),
         halted=halted,

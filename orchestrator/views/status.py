@@ -13,7 +13,7 @@ from orchestrator.run import Run, Sweep, stamp
 from orchestrator.text import run_ids
 from orchestrator.views.now import CurveCache, flow, next_line, run_lines, whole_line
 from orchestrator.views.overview import UNFINISHED, Overview
-from orchestrator.views.tables import best_line, runs_table, sweep_text
+from orchestrator.views.tables import best_line, left_out_line, runs_table, sweep_text, with_room
 
 # Besides the first open sweep, each gets so many rows; more reasons than these are only counted.
 _ROWS_OF_OTHERS = 3
@@ -111,7 +111,11 @@ def _sweep(
         lines.append(Text(f"all {len(shown):,} runs stand below", style="dim"))
     elif shown:
         draw = None if cache is None else lambda run: cache.of(run).spark(16)
-        lines.append(runs_table(shown, view, width, draw))
+        swept = view.swept.get(sweep.id, ())
+        lines.append(runs_table(shown, view, width, draw, swept))
+        room = with_room(shown, view, width, swept)
+        if left_out := [key for key in swept if key not in room]:
+            lines.append(left_out_line(left_out))
     more = sum(sweep.counts.values()) - len(shown)
     if shown and more:
         every = " --all" if alone else ""

@@ -4,12 +4,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.names import cut_middle
 from orchestrator.queue.eta import Span
 from orchestrator.run import Objective, Progress, Run, RunState, Sweep
 from orchestrator.text import (
+    SHORT_NAMES,
     UNKNOWN,
     bar,
     counts,
@@ -18,6 +21,7 @@ from orchestrator.text import (
     number,
     percent,
     plural,
+    setting_value,
     size,
     span,
 )
@@ -69,16 +73,17 @@ def best_line(run: Run, objective: Objective) -> Text:
 
 
 def runs_table(
-    runs: Sequence[Run], view: Overview, width: int, curve: Callable[[Run], str] | None = None
+    runs: Sequence[Run],
+    view: Overview,
+    width: int,
+    curve: Callable[[Run], str] | None = None,
+    swept: Sequence[str] = (),
 ) -> Table:
-    """Runs with state and progress, in as many columns as `width` has room for.
+    """Runs with state, what is `swept` and progress, in as many columns as `width` has room for.
 
     `curve` draws the reward of a run, in a column of its own.
     """
-    drawn = curve is not None and width >= _CURVE_FROM
-    columns = _columns(width, drawn)
-    if curve is not None and drawn:
-        columns.append(_Column("reward so far", 0, lambda run, now: Text(curve(run), "green")))
+    columns = _columns(runs, view, width, swept, curve)
     table = plain_table(*(c.head for c in columns), right=(c.head for c in columns if c.right))
     table.columns[1].no_wrap = False
     for run in runs:
@@ -87,9 +92,11 @@ def runs_table(
     return table
 
 
-def runs_lines(runs: Sequence[Run], view: Overview, width: int) -> Iterator[str]:
+def runs_lines(
+    runs: Sequence[Run], view: Overview, width: int, swept: Sequence[str] = ()
+) -> Iterator[str]:
     """As `runs_table` for very many runs: plain text, a thousand times sooner."""
-    columns = _columns(width, drawn=False)
+    columns = _columns(runs, view, width, swept)
     rows = [[c.head for c in columns]]
     rows += [[_plain(c.cell(run, view.progress[run.id])) for c in columns] for run in runs]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -105,12 +112,6 @@ def _plain(cell: str | Text) -> str:
     return cell if isinstance(cell, str) else cell.plain
 
 
-def _columns(width: int, drawn: bool) -> "list[_Column]":
-    # Where a curve takes its room, the bar, which says the least, needs a wider terminal.
-    room = width - _CURVE_ROOM if drawn else width
-    return [c for c in _COLUMNS if (room if c.head == "progress" else width) >= c.least]
-
-
 @dataclass(frozen=True)
 class _Column:
     """A column of the runs, shown in terminals that are at least so wide."""
@@ -121,6 +122,70 @@ class _Column:
     right: bool = False
 
 
+def _columns(
+    runs: Sequence[Run],
+    view: Overview,
+    width: int,
+    swept: Sequence[str],
+    curve: Callable[[Run], str] | None = None,
+) -> list[_Column]:
+    """The columns that have room; what is swept goes before what is nice to know."""
+    parameters = [_parameter(key) for key in with_room(runs, view, width, swept)]
+    room = width - sum(_width(column, runs, view) for column in parameters)
+    drawn = curve is not None and room >= _CURVE_FROM
+    # Where a curve takes its room, the bar, which says the least, needs a wider terminal.
+    bar_room = room - _CURVE_ROOM if drawn else room
+    columns = [c for c in _COLUMNS if (bar_room if c.head == "progress" else room) >= c.least]
+    columns[2:2] = parameters
+    if curve is not None and drawn:
+        columns.append(_Column("reward so far", 0, lambda run, now: Text(curve(run), "green")))
+    return columns
+
+
+def with_room(runs: Sequence[Run], view: Overview, width: int, swept: Sequence[str]) -> list[str]:
+    """Those of the swept parameters for which the table of these runs has a column."""
+    taken = sum(_width(column, runs, view) for column in _COLUMNS if not column.least)
+    taken -= max(0, max((len(run.name) for run in runs), default=0) - _LEAST_NAME)
+    found = []
+    for key in swept:
+        wanted = _width(_parameter(key), runs, view)
+        if taken + wanted <= width:
+            found.append(key)
+            taken += wanted
+    return found
+
+
+def left_out_line(left_out: Sequence[str]) -> Text:
+    """That parameters which differ have no column."""
+    words = f"no room for {', '.join(left_out)}: a wider terminal, or --json, shows it all"
+    return Text(words, style="dim")
+
+
+def _width(column: _Column, runs: Sequence[Run], view: Overview) -> int:
+    """What a column takes of a line, with the two blanks behind it."""
+    cells = (_plain(column.cell(run, view.progress[run.id])) for run in runs)
+    return max([len(column.head), *map(cell_len, cells)]) + 2
+
+
+def _parameter(key: str) -> _Column:
+    def cell(run: Run, now: Progress) -> str:
+        return value_cell(run.overrides[key]) if key in run.overrides else UNKNOWN
+
+    return _Column(SHORT_NAMES.get(key, key), 0, cell, right=True)
+
+
+def value_cell(value: Any) -> str:
+    """A value of a parameter in a column: three digits of a number, both ends of a long text."""
+    if isinstance(value, float):
+        value = float(f"{value:.3g}")
+    elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = "+".join(value)
+    return cut_middle(setting_value(value).replace("\n", " "), _VALUE_SIZE)
+
+
+# From this length on the name of a run is cut for the sake of what it was trained with.
+_LEAST_NAME = 16
+_VALUE_SIZE = 20
 # Below this a drawn curve takes room that the run's name needs.
 _CURVE_FROM = 78
 _CURVE_ROOM = 25

@@ -340,7 +340,7 @@ def test_json_of_very_many_runs_is_the_same_json(say, folder):
     assert "… 1,488 more: grpo-sweep status s" in say("status")[1]
     assert "… 1,460 more: grpo-sweep status s --all" in say("status", "s")[1]
     every = say("status", "s", "--all")[1]
-    assert len(re.findall(r"^ *\d+  r\d+ +queued", every, re.M)) == 1500
+    assert len(re.findall(r"^ *\d+  r\d+ +\d+  queued", every, re.M)) == 1500
 
 
 def test_a_worker_that_ends_over_a_held_sweep_says_what_holds_it(say, folder, monkeypatch):

@@ -67,6 +67,7 @@ def test_a_fork_starts_from_the_named_checkpoint(say, tmp_path):
         "kl_coeff": 0.1,
     }
     assert forked.tags == ("fork of run 1 at 20",)
+    assert (forked.sweep, forked.name) == ("lr1e-5-s0-at20", "at20-kl0.1")
     assert (forked.seed, forked.folder != runs()[0].folder) == (0, True)
     assert say("fork", "1", "--set", "train_type=full")[0] == 2
     assert say("fork", "1", "--set", "kl_coef=1")[0] == 2

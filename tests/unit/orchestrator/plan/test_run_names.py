@@ -32,7 +32,13 @@ def test_no_text_makes_a_name_that_leads_elsewhere(text):
         ("seeds = [0, 1]\n", ["s0", "s1"]),
         ("[set]\nbatch_size = 2\n", ["run"]),
         ("[params]\nbatch_size = [1, 2]\n[[run]]\nkl_coeff = 0.1\n",
-         ["bs1-kl0.1", "bs1-kl0", "bs2-kl0"]),
+         ["kl0.1", "bs1", "bs2"]),
+        ('[params]\nlearning_rate = [2e-5, 1e-4]\n[[run]]\nrewards = ["int"]\n',
+         ["rewards=int", "lr2e-5", "lr1e-4"]),
+        ("[params]\nbatch_size = [1, 2]\n[[run]]\ntags = ['baseline']\n[set]\nkl_coeff = 0.1\n"
+         "[[run]]\nkl_coeff = 0.0\n", ["base", "kl0", "bs2"]),
+        ("seeds = [0, 1]\n[params]\nbatch_size = [1, 2]\n[[run]]\nkl_coeff = 0.1\n",
+         ["kl0.1-s0", "bs1-s0", "bs2-s0", "kl0.1-s1", "bs1-s1", "bs2-s1"]),
         ('[params]\nloss_type = ["grpo", "dapo"]\n', ["loss_type=grpo", "loss_type=dapo"]),
         ('[params]\nmodel_name = ["Qwen/a b", "x/a/b"]\n', ["model_name=a-b", "model_name=b"]),
         ('[params]\nmodel_name = ["x/a", "y/A"]\n', ["model_name=a", "model_name=A-2"]),
@@ -53,6 +59,25 @@ def test_long_values_make_short_names(folder):
     found = names(f"[params]\nsystem_prompt = [{', '.join(long)}]\n")
     assert len(set(found)) == 3
     assert all(len(name.encode()) < 100 for name in found)
+
+
+def test_a_long_name_keeps_its_ends(folder):
+    """Of a value the beginning and the end, of a name whole parts: no figure is cut in two."""
+    rewards = [f'"{kind}.py:judge_{kind}"' for kind in ("correctness", "second")]
+    wanted = ["rewards=correctne..rrectness", "rewards=second.py..ge_second"]
+    assert names(f"[params]\nrewards = [[{rewards[0]}], [{rewards[1]}]]\n") == wanted
+    many = {
+        "learning_rate": [1e-05, 0.0001],
+        "num_generations": [4, 8],
+        "temperature": [0.7, 1.0],
+        "kl_coeff": [0.01, 0.04],
+        "warmup_ratio": [0.1, 0.2],
+        "lora_rank": [8, 16],
+    }
+    rows = "".join(f"{key} = {values}\n" for key, values in many.items())
+    found = names(f"seeds = [0, 1]\n[[zip]]\n{rows}")
+    assert found[:2] == ["lr1e-5-g4-t0.7..r8-s0", "lr1e-4-g8-t1..r16-s0"]
+    assert all(len(name) <= 32 for name in found)
 
 
 def test_templates_make_names_and_folders(folder):
@@ -79,4 +104,6 @@ def test_a_draw_is_named_by_what_it_has_drawn_to_three_digits(folder):
     for run in runs(SEARCH.format(method="sobol", runs=8)):
         short = short_number(float(f"{run.overrides['learning_rate']:.3g}"))
         assert run.name.startswith(f"lr{short}-g")
-        assert ("clip_eps_high=" in run.name) == ("clip_eps_high" in run.overrides)
+        assert run.name.endswith(f"loss_type={run.overrides['loss_type']}")
+        # What it sets is too much for a name; what does not count is not in it.
+        assert (".." in run.name) == ("clip_eps_high" in run.overrides)

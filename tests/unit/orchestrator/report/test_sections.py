@@ -36,6 +36,15 @@ def test_a_report_tells_the_best_setting_its_interval_and_what_it_was_before(tmp
     assert "The first differs from every other setting" in ranking
 
 
+def test_what_is_swept_stands_in_columns_of_the_runs(tmp_path):
+    """As people know it: a run's values beside its name, to sort by."""
+    settings = [(0.5, {"learning_rate": 1e-5, "lora_rank": 8}), (0.4, {"learning_rate": 0.5})]
+    words = read(finished_sweep(tmp_path, settings)).words("runs")
+    assert "id run state learning_ rate lora_ rank em seed" in words
+    assert re.search(r"completed 1e-5 8 \d", words)
+    assert re.search(r"completed 0\.5 – \d", words)
+
+
 def test_one_run_a_setting_is_said_to_prove_little(tmp_path):
     """No interval over seeds is invented; the evaluation's own is named as such."""
     reader = read(finished_sweep(tmp_path, THREE))

@@ -150,3 +150,9 @@ def test_only_the_keys_that_differ_are_told():
     ]
     assert differing_keys(rows) == ["b", "d"]
     assert differing_keys([]) == []
+
+
+def test_what_most_settings_set_comes_first():
+    """An explicit run, which is first, may set what no other does."""
+    rows = [{"rewards": ["int"]}, {"lr": 1, "g": 2}, {"lr": 2, "g": 2}]
+    assert differing_keys(rows) == ["lr", "g", "rewards"]

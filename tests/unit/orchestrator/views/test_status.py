@@ -35,6 +35,16 @@ def test_a_status_is_one_picture_for_every_width():
     assert "all done unknown: nothing like what is left was measured yet" in text
 
 
+def test_a_parameter_without_a_column_is_named():
+    """Nobody takes two settings for one because the terminal is narrow."""
+    runs = [replace(RUN, overrides={"learning_rate": 1e-5, "system_prompt": "p" * 99})]
+    of = replace(status_of(SWEEP, runs), swept=("learning_rate", "system_prompt"))
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    words = "no room for system_prompt: a wider terminal"
+    assert words in drawn(status_picture(overview([of]), 7, 70, now), 70)
+    assert "no room" not in drawn(status_picture(overview([of]), 7, 120, now), 120)
+
+
 def test_one_reason_of_many_runs_is_told_once():
     """Three runs that failed alike are one line, another reason another one."""
     failed = replace(RUN, state=RunState.FAILED, reason="no such model")

@@ -30,3 +30,21 @@ def test_a_long_name_is_cut_and_no_figure(width):
     assert len(lines[1]) <= width
     assert {"completed", "10/10", "1.250", "50.0%"} <= set(lines[1].split())
     assert "n…" in lines[1]
+
+
+def test_what_is_swept_stands_in_columns():
+    """People compare values, not names; where there is no room, the name of a run is cut first."""
+    wide = {"learning_rate": 1.23456e-4, "num_generations": 8, "rewards": ["int", "xml_format"]}
+    runs = [replace(RUN, id=i, name="lr1e-5-g4-rewards=int..-s0", overrides=wide) for i in (1, 2)]
+    runs.append(replace(RUN, id=3, name="base-s0", overrides={}))
+    view = overview([status_of(SWEEP, runs)])
+    keys = ("learning_rate", "num_generations", "rewards")
+    lines = drawn(runs_table(runs, view, 120, swept=keys), 120).splitlines()
+    assert lines[0].split()[:6] == ["id", "run", "lr", "g", "rewards", "state"]
+    assert lines[1].split()[2:5] == ["1.23e-4", "8", "int+xml_format"]
+    assert lines[3].split()[2:5] == ["–", "–", "–"]
+    lines = drawn(runs_table(runs, view, 78, swept=keys), 78).splitlines()
+    assert lines[0].split()[:4] == ["id", "run", "lr", "g"]
+    assert max(map(len, lines)) <= 78
+    assert lines[1].split()[-1] == "50.0%"
+    assert drawn(runs_table(runs, view, 60, swept=keys), 60).split()[:3] == ["id", "run", "g"]
