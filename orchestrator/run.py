@@ -52,6 +52,8 @@ class Verdict(StrEnum):
     OOM = "oom"
     GPU_WATCHDOG = "gpu_watchdog"
     GPU_HANG = "gpu_hang"
+    GPU_RESET = "gpu_reset"
+    GPU_FAULT = "gpu_fault"
     DIVERGED = "diverged"
     CONFIG = "config"
     DATA = "data"
@@ -86,7 +88,10 @@ class HoldCode(StrEnum):
 
 
 # What `retry.on` may name: the same command may well succeed the next time.
-RETRYABLE = (Verdict.CRASH, Verdict.LOST, Verdict.GPU_WATCHDOG)
+RETRYABLE = (
+    *(Verdict.CRASH, Verdict.LOST),
+    *(Verdict.GPU_WATCHDOG, Verdict.GPU_RESET, Verdict.GPU_FAULT),
+)
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ class Retry:
     """`max` deaths in a row without a newer checkpoint end a run; `on` names what is repeated."""
 
     max: int = 2
-    on: tuple[str, ...] = (Verdict.CRASH, Verdict.LOST)
+    on: tuple[str, ...] = RETRYABLE
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,21 @@ def _memory_message(text: str, cfg: MLXGRPOConfig | None) -> str:
 
 
 def _gpu_message(text: str, fault: MachineFault) -> str:
+    """What helps: the same command goes on from the newest checkpoint in every case.
+
+    The watchdog is that of mlx #3267, where neither fewer operations in a command nor smaller
+    batches changed anything.
+    """
     if fault is MachineFault.GPU_WATCHDOG:
         return (
-            f"the GPU's watchdog ended a command: {text}; run the same command again with the "
-            "display asleep, with micro_batch_size=1, or with MLX_MAX_OPS_PER_BUFFER=10 set"
+            f"the GPU's watchdog ended a command: {text}; run the same command again while the "
+            "display sleeps (on a Mac: pmset displaysleepnow; see mlx #3267)"
         )
+    if fault is MachineFault.GPU_BUFFERS:
+        return (
+            f"too many GPU buffers at once: {text}; this counts buffers, not bytes (mlx #4464): "
+            "the same command goes on from its checkpoint"
+        )
+    if fault is MachineFault.GPU_RESET:
+        return f"the GPU was reset, maybe for another program: {text}; run the same command again"
     return f"the GPU failed: {text}; run the same command again, after a reboot if it stays"

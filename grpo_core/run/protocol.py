@@ -111,7 +111,11 @@ class MachineFault(Enum):
     GPU_HANG = auto()
     """The GPU is hung; only a restart of the machine helps."""
     GPU_WATCHDOG = auto()
-    """A command took so long that the system ended it."""
+    """A command kept the display waiting, or took so long, that the system ended it."""
+    GPU_RESET = auto()
+    """The GPU was reset for another command, maybe another program's; it works again."""
+    GPU_BUFFERS = auto()
+    """More buffers were alive than Metal allows, of whatever size; a new process has none."""
     MEMORY = auto()
     DISK = auto()
     GPU = auto()
@@ -119,14 +123,12 @@ class MachineFault(Enum):
 
 
 # What MLX 0.32 on Metal, CUDA and CPU, the system's allocators and Metal's command buffers say, in
-# small letters. In this order: a hang is also said to be a failed command.
+# small letters. In this order: a hang is also said to be a failed command, and the limit of buffers
+# comes from the allocator.
 _TEXTS: dict[MachineFault, tuple[str, ...]] = {
     MachineFault.GPU_HANG: (
         "callbackerrorhang",
         "gpu hang",
-        "innocentvictim",
-        "innocent victim",
-        "submissionsignored",
     ),
     MachineFault.GPU_WATCHDOG: (
         "impactinginteractivity",
@@ -135,6 +137,14 @@ _TEXTS: dict[MachineFault, tuple[str, ...]] = {
         "launch timed",
         "cudaerrorlaunchtimeout",
     ),
+    MachineFault.GPU_RESET: (
+        "innocentvictim",
+        "innocent victim",
+        "victim of gpu error",
+        "submissionsignored",
+        "prior/excessive gpu errors",
+    ),
+    MachineFault.GPU_BUFFERS: ("resource limit (",),
     MachineFault.MEMORY: (
         "insufficient memory",
         "erroroutofmemory",
@@ -144,7 +154,6 @@ _TEXTS: dict[MachineFault, tuple[str, ...]] = {
         "memoryerror",
         "std::bad_alloc",
         "unable to allocate",
-        "resource limit",
         "cudaerrormemoryallocation",
     ),
     MachineFault.DISK: (

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from orchestrator.queue.connection import Connection
 from orchestrator.queue.history import History
 from orchestrator.queue.holds import Holds
-from orchestrator.queue.next_state import BACKOFF_MOST_S, Next, decide
+from orchestrator.queue.next_state import LONGEST_BACKOFF_S, Next, decide
 from orchestrator.queue.queries import HALTED, HELD, Queries
 from orchestrator.queue.rows import dump
 from orchestrator.run import (
@@ -95,7 +95,7 @@ class Claims:
 
     def _claimable(self, boot_id: str) -> dict[str, str]:
         # A clock that was set back must not make a back-off of seconds one of hours.
-        horizon = stamp(self._history.now(), 2 * BACKOFF_MOST_S)
+        horizon = stamp(self._history.now(), 2 * LONGEST_BACKOFF_S)
         return {"now": self._history.stamp(), "horizon": horizon, "boot_id": boot_id}
 
     def _open_attempt(self, run: Run, host: str, boot_id: str, before: Before) -> Attempt:
@@ -164,7 +164,9 @@ class Claims:
                 return None
             run = self._queries.run(attempt.run_id)
             sweep = self._queries.sweep_of(run)
-            then = decide(run, sweep.retry, outcome, newer_checkpoint, self._history.now())
+            previous = self._queries.verdict_before(attempt)
+            now = self._history.now()
+            then = decide(run, sweep.retry, outcome, newer_checkpoint, now, previous)
             self._leave_running(run, outcome, then, progress, wall_s, value)
             self._count_failures(sweep, run, outcome, then)
             if then.halt:

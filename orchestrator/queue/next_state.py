@@ -20,16 +20,42 @@ class Next:
     halt: str | None = None
 
 
-BACKOFF_FIRST_S = 1.0
-BACKOFF_MOST_S = 60.0
+@dataclass(frozen=True)
+class Patience:
+    """The back-off after a death, doubled each time, and how many times `retry.max` is tried."""
+
+    first_s: float = 1.0
+    most_s: float = 60.0
+    factor: int = 1
+
+    def wait_s(self, deaths: int) -> float:
+        """How long a run waits that has died so often in a row."""
+        return min(self.first_s * 2 ** (deaths - 1), self.most_s)
+
+    def tries(self, most: int) -> int:
+        """How many deaths in a row are the end where `retry.max` is `most`."""
+        return most * self.factor if most > 1 else most
 
 
-def decide(run: Run, retry: Retry, outcome: Outcome, newer_checkpoint: bool, now: datetime) -> Next:
+# The watchdog goes by the display, which a user leaves on for a while: by default half an hour.
+_PATIENCE = {Verdict.GPU_WATCHDOG: Patience(first_s=60.0, most_s=900.0, factor=3)}
+LONGEST_BACKOFF_S = max(patience.most_s for patience in _PATIENCE.values())
+
+
+def decide(
+    run: Run,
+    retry: Retry,
+    outcome: Outcome,
+    newer_checkpoint: bool,
+    now: datetime,
+    previous: Verdict | None = None,
+) -> Next:
     """The next state of a running run, by the verdict over its attempt.
 
     `run.deaths` was counted up before the launch, so it includes this attempt. Interruption is no
     failure; a death is repeated from the checkpoint until `retry.max` of them in a row brought no
-    newer one.
+    newer one. `previous` is the verdict over the attempt that ended before, of whichever run, in
+    this boot.
     """
     verdict, words = outcome.verdict, outcome.reason
     if verdict is Verdict.COMPLETED:
@@ -43,13 +69,23 @@ def decide(run: Run, retry: Retry, outcome: Outcome, newer_checkpoint: bool, now
     waiting = RunState.PAUSED if run.request is StopRequest.PAUSE else RunState.QUEUED
     if verdict is Verdict.INTERRUPTED:
         return Next(waiting, words)
-    halt = words if verdict is Verdict.GPU_HANG else None
+    halt = _halt(outcome, previous)
     if halt is None and verdict not in retry.on:
         return Next(RunState.FAILED, words)
     if newer_checkpoint:
         return Next(waiting, f"{words}; goes on from its newest checkpoint", halt=halt)
-    if run.deaths >= retry.max:
+    patience = _PATIENCE.get(verdict, Patience())
+    if run.deaths >= patience.tries(retry.max):
         tried = f"{run.deaths} deaths in a row without a newer checkpoint; the last: {words}"
         return Next(RunState.FAILED, tried if run.deaths > 1 else words, run.deaths, halt=halt)
-    wait_s = min(BACKOFF_FIRST_S * 2 ** (run.deaths - 1), BACKOFF_MOST_S)
-    return Next(waiting, f"{words}; tried again", run.deaths, stamp(now, wait_s), halt)
+    not_before = stamp(now, patience.wait_s(run.deaths))
+    return Next(waiting, f"{words}; tried again", run.deaths, not_before, halt)
+
+
+def _halt(outcome: Outcome, previous: Verdict | None) -> str | None:
+    """Why the queue must stop: the GPU hangs, or was reset for one attempt after another."""
+    if outcome.verdict is Verdict.GPU_HANG:
+        return outcome.reason
+    if outcome.verdict is Verdict.GPU_RESET is previous:
+        return "the GPU was reset twice in a row: restart the machine before it trains on"
+    return None

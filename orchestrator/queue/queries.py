@@ -23,6 +23,7 @@ from orchestrator.run import (
     Share,
     StopRequest,
     Sweep,
+    Verdict,
 )
 
 # A sweep that is held keeps its queued runs; `after` holds it until the other has nothing to do.
@@ -157,6 +158,18 @@ class Queries:
         """Every attempt of the run, the first one first."""
         rows = self._db.read(f"{ATTEMPT} WHERE run_id = ? ORDER BY n", (run_id,))
         return [attempt_of(row) for row in rows]
+
+    def verdict_before(self, attempt: Attempt) -> Verdict | None:
+        """How the attempt before this one ended, of whichever run; None before the first one.
+
+        An attempt before the machine's last start does not count.
+        """
+        rows = self._db.read(
+            "SELECT outcome FROM attempts WHERE id < ? AND boot_id = ? AND ended IS NOT NULL"
+            " ORDER BY id DESC LIMIT 1",
+            (attempt.id, attempt.boot_id),
+        )
+        return Verdict(rows[0][0]) if rows else None
 
     def find_runs(self, ref: str) -> list[Run]:
         """The runs that `ref` means: an id `12`, a range `3-7`, a sweep's name, `@`, a run's name.

@@ -18,24 +18,35 @@ _BY_EXIT_CODE: dict[int, Verdict] = {
     ExitCode.CONFIG: Verdict.CONFIG,
     ExitCode.DATA: Verdict.DATA,
     ExitCode.OUT_OF_MEMORY: Verdict.OOM,
-    ExitCode.GPU_FAULT: Verdict.GPU_WATCHDOG,
+    ExitCode.GPU_FAULT: Verdict.GPU_FAULT,
     ExitCode.DIVERGED: Verdict.DIVERGED,
     ExitCode.DISK_FULL: Verdict.DISK_FULL,
 }
 
-# The first that a line of the log shows. Any other fault of the GPU has no verdict of its own.
+# The first that a line of the log shows.
 _BY_FAULT = {
     MachineFault.GPU_HANG: Verdict.GPU_HANG,
     MachineFault.GPU_WATCHDOG: Verdict.GPU_WATCHDOG,
+    MachineFault.GPU_BUFFERS: Verdict.GPU_FAULT,
     MachineFault.MEMORY: Verdict.OOM,
     MachineFault.DISK: Verdict.DISK_FULL,
+    MachineFault.GPU_RESET: Verdict.GPU_RESET,
+    MachineFault.GPU: Verdict.GPU_FAULT,
 }
+_GPU = frozenset(
+    {Verdict.GPU_HANG, Verdict.GPU_WATCHDOG, Verdict.GPU_RESET, Verdict.GPU_FAULT},
+)
 
 _ADVICE = {
     Verdict.COMPLETED: "completed",
     Verdict.OOM: "out of memory; lower num_generations, max_new_tokens or micro_batch_size",
-    Verdict.GPU_WATCHDOG: "the GPU's watchdog ended a command that ran too long",
+    Verdict.GPU_WATCHDOG: (
+        "the GPU's watchdog ended a command; let the display sleep (on a Mac: pmset"
+        " displaysleepnow)"
+    ),
     Verdict.GPU_HANG: "the GPU hangs: restart the machine before anything else is trained",
+    Verdict.GPU_RESET: "the GPU was reset, maybe for another program",
+    Verdict.GPU_FAULT: "the GPU failed in a command",
     Verdict.DIVERGED: "diverged",
     Verdict.CONFIG: "the configuration was refused",
     Verdict.DATA: "data, model or reward cannot be used",
@@ -82,14 +93,16 @@ def _by_code(end: Ending, code: int) -> Outcome:
         return _stopped(end, code)
     if code == ExitCode.INTERRUPTED:
         return Outcome(Verdict.INTERRUPTED, "interrupted from outside", _proof(end), code)
-    verdict, line = _by_text(end)
-    by_code = _BY_EXIT_CODE.get(code)
-    if by_code is Verdict.GPU_WATCHDOG and verdict is Verdict.GPU_HANG:
-        by_code = verdict
-    if by_code is not None or verdict is not None:
-        found = by_code or verdict or Verdict.CRASH
-        return Outcome(found, _reason(found, end), line if found is verdict else _proof(end), code)
-    return Outcome(Verdict.CRASH, f"crashed with exit code {code}", _proof(end), code)
+    fault, line = _by_text(end)
+    by_text = _BY_FAULT[fault] if fault is not None else None
+    verdict = _BY_EXIT_CODE.get(code, by_text)
+    if verdict is Verdict.GPU_FAULT and by_text in _GPU:
+        verdict = by_text
+    if verdict is None:
+        return Outcome(Verdict.CRASH, f"crashed with exit code {code}", _proof(end), code)
+    if verdict is by_text:
+        return Outcome(verdict, _reason(verdict, end, fault), line, code)
+    return Outcome(verdict, _reason(verdict, end), _proof(end), code)
 
 
 def _finished(end: Ending) -> Outcome:
@@ -109,9 +122,10 @@ def _by_signal(end: Ending) -> Outcome:
         return Outcome(Verdict.INTERRUPTED, f"ended by {name}", _last_line(end), None, name)
     if end.memory is not None:
         return Outcome(Verdict.OOM, _ADVICE[Verdict.OOM], end.memory, None, name)
-    verdict, line = _by_text(end) if end.signal != signals.SIGKILL else (None, None)
-    if verdict is not None:
-        return Outcome(verdict, _reason(verdict, end), line, None, name)
+    fault, line = _by_text(end) if end.signal != signals.SIGKILL else (None, None)
+    if fault is not None:
+        verdict = _BY_FAULT[fault]
+        return Outcome(verdict, _reason(verdict, end, fault), line, None, name)
     return Outcome(Verdict.CRASH, f"killed by {name}", _last_line(end), None, name)
 
 
@@ -145,15 +159,17 @@ def _lost(end: Ending) -> Outcome:
     return Outcome(Verdict.LOST, words, _last_line(end))
 
 
-def _by_text(end: Ending) -> tuple[Verdict | None, str | None]:
-    """What the log's tail (or result.json's reason) shows about an abort, and the line."""
+def _by_text(end: Ending) -> tuple[MachineFault | None, str | None]:
+    """The fault that the log's tail (or result.json's reason) shows, and the line."""
     lines = [*end.log_tail.splitlines(), str((end.result or {}).get("reason") or "")]
     last = {machine_fault(line): line for line in lines}
     found = next((fault for fault in _BY_FAULT if fault in last), None)
-    return (_BY_FAULT[found], _short(last[found])) if found else (None, None)
+    return (found, _short(last[found])) if found else (None, None)
 
 
-def _reason(verdict: Verdict, end: Ending) -> str:
+def _reason(verdict: Verdict, end: Ending, fault: MachineFault | None = None) -> str:
+    if fault is MachineFault.GPU_BUFFERS:
+        return "more GPU buffers at once than Metal allows (mlx #4464); a new process has none"
     advice = _ADVICE[verdict]
     reason = (end.result or {}).get("reason")
     if verdict in (Verdict.DIVERGED, Verdict.CONFIG, Verdict.DATA) and reason:

@@ -36,7 +36,7 @@ WRITER = "[write] Unable to write 3900096 bytes to file."
     ("text", "kind", "shrinks"),
     [
         (MALLOC, OutOfMemory, True),
-        (RESOURCES, OutOfMemory, True),
+        (RESOURCES, GPUFault, False),
         (CPU_MALLOC, OutOfMemory, True),
         (CUDA, OutOfMemory, True),
         (QUEUE, OutOfMemory, False),
@@ -87,3 +87,21 @@ def test_ours_stays_and_bugs_stay_bugs():
     assert explain(MemoryError()).exit_code == 4
     for bug in (TypeError("x"), RuntimeError("[matmul] shapes"), PermissionError(13, "denied")):
         assert explain(bug) is None
+
+
+@pytest.mark.parametrize("text", [INTERACTIVITY, TIMEOUT])
+def test_watchdog_message_says_what_helps(text):
+    """A display that sleeps; fewer operations in a command and smaller batches change nothing."""
+    words = str(explain(RuntimeError(text), MLXGRPOConfig()))
+    assert "pmset displaysleepnow" in words
+    assert "mlx #3267" in words
+    assert "micro_batch_size" not in words
+    assert "MLX_MAX_OPS_PER_BUFFER" not in words
+
+
+def test_too_many_buffers_are_cured_by_a_new_process():
+    """The limit counts buffers, not bytes: nothing needs to be lowered."""
+    words = str(explain(RuntimeError(RESOURCES), MLXGRPOConfig()))
+    assert "goes on from its checkpoint" in words
+    assert "mlx #4464" in words
+    assert "num_generations" not in words

@@ -44,7 +44,19 @@ def test_versions_are_those_that_are_installed():
     ("text", "fault"),
     [
         ("kIOGPUCommandBufferCallbackErrorHang", MachineFault.GPU_HANG),
-        ("Command buffer execution failed: Innocent Victim (0000000e)", MachineFault.GPU_HANG),
+        ("Caused GPU Hang Error (00000003)", MachineFault.GPU_HANG),
+        ("Command buffer execution failed: Innocent Victim (0000000e)", MachineFault.GPU_RESET),
+        (
+            "[METAL] Command buffer execution failed: Discarded (victim of GPU error/recovery) "
+            "(00000005:kIOGPUCommandBufferCallbackErrorInnocentVictim)",
+            MachineFault.GPU_RESET,
+        ),
+        (
+            "Ignored (for causing prior/excessive GPU errors) "
+            "(00000004:kIOGPUCommandBufferCallbackErrorSubmissionsIgnored)",
+            MachineFault.GPU_RESET,
+        ),
+        ("[metal::malloc] Resource limit (499000) exceeded.", MachineFault.GPU_BUFFERS),
         (
             "kIOGPUCommandBufferCallbackErrorImpactingInteractivity",
             MachineFault.GPU_WATCHDOG,
@@ -58,6 +70,8 @@ def test_versions_are_those_that_are_installed():
         ),
         ("OSError: [Errno 28] No space left on device", MachineFault.DISK),
         ("kIOGPUCommandBufferCallbackErrorPageFault", MachineFault.GPU),
+        ("Command buffer execution failed: Internal Error (0000000e:Internal)", MachineFault.GPU),
+        ("kIOGPUCommandBufferCallbackErrorInvalidResource", MachineFault.GPU),
         ("[matmul] Last dimension of first input", None),
     ],
 )

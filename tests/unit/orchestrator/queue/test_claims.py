@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from orchestrator.queue.claims import _CLAIM
 from orchestrator.queue.connection import connect
 from orchestrator.queue.store import Store
-from orchestrator.run import Limits, Outcome, Progress, Retry, Verdict, stamp
+from orchestrator.run import HoldCode, Limits, Outcome, Progress, Retry, Verdict, stamp
 from tests.queue_kit import (
     BOOT,
     DONE,
@@ -144,6 +144,27 @@ def test_halted_queue_opens_with_the_next_boot(tmp_path, store):
     assert store.queries.halted(BOOT) == "the GPU hangs"
     assert store.queries.halted("next") is None
     assert store.claims.claim("host", "next", nothing_before) is not None
+
+
+def test_two_resets_in_a_row_halt_the_queue(tmp_path, store):
+    """Of whichever runs; an attempt that ended otherwise starts the count anew."""
+    submit(tmp_path, *(planned(f"r{i}") for i in range(4)))
+    reset = Outcome(Verdict.GPU_RESET, "another command broke the GPU")
+    for outcome in (reset, DONE, reset):
+        end(store, claim(store)[1], outcome)
+        assert store.queries.halted(BOOT) is None
+    end(store, claim(store)[1], reset)
+    assert store.queries.halted(BOOT) is not None
+    assert store.queries.halt_code(BOOT) is HoldCode.GPU_HANG
+
+
+def test_reset_before_a_reboot_does_not_count(tmp_path, store):
+    """The machine was started anew between the two."""
+    submit(tmp_path, planned("a"), planned("b"))
+    reset = Outcome(Verdict.GPU_RESET, "another command broke the GPU")
+    end(store, claim(store)[1], reset)
+    end(store, store.claims.claim("host", "next", nothing_before)[1], reset)
+    assert store.queries.halted("next") is None
 
 
 def test_sweep_waits_for_the_one_it_comes_after(tmp_path, store):

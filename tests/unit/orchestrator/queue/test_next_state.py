@@ -12,10 +12,11 @@ from tests.records import a_run
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def after(verdict, deaths=1, request=None, newer=False, retry=None):
+def after(verdict, deaths=1, request=None, newer=False, retry=None, previous=None):
     """Where a run goes that has died `deaths` times, this one included."""
     run = replace(a_run(), deaths=deaths, request=request)
-    return decide(run, retry or Retry(max=3), Outcome(Verdict(verdict), "words"), newer, NOW)
+    outcome = Outcome(Verdict(verdict), "words")
+    return decide(run, retry or Retry(max=3), outcome, newer, NOW, previous)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,8 @@ def after(verdict, deaths=1, request=None, newer=False, retry=None):
         ("completed", "completed"), ("cancelled", "cancelled"), ("interrupted", "queued"),
         ("crash", "queued"), ("lost", "queued"), ("gpu_hang", "queued"),
         ("oom", "failed"), ("config", "failed"), ("data", "failed"), ("diverged", "failed"),
-        ("disk_full", "failed"), ("timeout", "failed"), ("gpu_watchdog", "failed"),
+        ("disk_full", "failed"), ("timeout", "failed"), ("gpu_watchdog", "queued"),
+        ("gpu_reset", "queued"), ("gpu_fault", "queued"),
     ],
 )  # fmt: skip
 def test_default_policy(verdict, state):
@@ -33,8 +35,8 @@ def test_default_policy(verdict, state):
 
 
 def test_retry_on_names_what_is_repeated():
-    """A sweep may want the watchdog's victims again, or no crash at all."""
-    assert after("gpu_watchdog", retry=Retry(3, ("gpu_watchdog",))).state == "queued"
+    """A sweep may want no crash again, or nothing that the watchdog ended."""
+    assert after("gpu_watchdog", retry=Retry(3, ("crash", "lost"))).state == "failed"
     assert after("crash", retry=Retry(3, ("lost",))).state == "failed"
 
 
@@ -69,6 +71,29 @@ def test_request_of_the_user_stands_whatever_the_ending(verdict):
     """Pause pauses and cancel cancels also when the trainer died meanwhile."""
     assert after(verdict, request=StopRequest.PAUSE).state == "paused"
     assert after(verdict, request=StopRequest.CANCEL).state == "cancelled"
+
+
+@pytest.mark.parametrize(("deaths", "seconds"), [(1, 60), (2, 120), (4, 480), (5, 900), (6, 900)])
+def test_watchdog_waits_for_the_display_to_sleep(deaths, seconds):
+    """A minute at first, a quarter of an hour at most: a second later the display is still on."""
+    then = after("gpu_watchdog", deaths=deaths, retry=Retry(max=1000))
+    assert then.not_before == stamp(NOW, seconds)
+
+
+@pytest.mark.parametrize(("deaths", "most", "state"), [
+    (5, 2, "queued"), (6, 2, "failed"), (1, 1, "failed"), (1, 0, "failed"), (9, 3, "failed"),
+])  # fmt: skip
+def test_watchdog_is_tried_three_times_as_often(deaths, most, state):
+    """By default for half an hour: 1 + 2 + 4 + 8 + 15 minutes; `max = 1` tries nothing again."""
+    assert after("gpu_watchdog", deaths=deaths, retry=Retry(max=most)).state == state
+
+
+def test_two_resets_in_a_row_halt_the_queue():
+    """One may be another program's; two, and the GPU is not well."""
+    assert after("gpu_reset").halt is None
+    assert after("gpu_reset", previous=Verdict.CRASH).halt is None
+    halt = after("gpu_reset", previous=Verdict.GPU_RESET).halt
+    assert halt is not None and "twice in a row" in halt
 
 
 def test_hang_halts_the_queue_and_is_not_repeated_for_ever():

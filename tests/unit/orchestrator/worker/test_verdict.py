@@ -15,7 +15,7 @@ METAL = "[METAL] Command buffer execution failed: kIOGPUCommandBufferCallbackErr
 @pytest.mark.parametrize(
     ("code", "verdict"),
     [
-        (2, "config"), (3, "data"), (4, "oom"), (5, "gpu_watchdog"), (6, "diverged"),
+        (2, "config"), (3, "data"), (4, "oom"), (5, "gpu_fault"), (6, "diverged"),
         (7, "disk_full"), (75, "interrupted"), (1, "crash"), (99, "crash"),
     ],
 )  # fmt: skip
@@ -38,7 +38,12 @@ def test_exit_code_0_needs_a_result_that_says_completed(result):
     [
         (METAL + "OutOfMemory", "oom"),
         (METAL + "Hang", "gpu_hang"),
-        (METAL + "InnocentVictim", "gpu_hang"),
+        (METAL + "InnocentVictim", "gpu_reset"),
+        (METAL + "SubmissionsIgnored", "gpu_reset"),
+        (METAL + "PageFault", "gpu_fault"),
+        (METAL + "InvalidResource", "gpu_fault"),
+        ("[METAL] Command buffer execution failed: Internal Error (0000000e)", "gpu_fault"),
+        ("[metal::malloc] Resource limit (499000) exceeded.", "gpu_fault"),
         (METAL + "ImpactingInteractivity", "gpu_watchdog"),
         (METAL + "Timeout", "gpu_watchdog"),
         ("[metal::malloc] Attempting to allocate 9 bytes", "oom"),
@@ -58,10 +63,30 @@ def test_an_abort_is_named_by_its_last_line(line, verdict):
     assert outcome.evidence == (line if verdict != "crash" else "Aborted")
 
 
-def test_code_5_is_a_hang_where_the_log_says_so():
-    """The watchdog leaves a GPU that works; a hang does not."""
-    hang = Ending(exit_code=5, result={"reason": "the GPU failed: Caused GPU Hang Error"})
-    assert judge(hang).verdict is Verdict.GPU_HANG
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("the GPU failed: Caused GPU Hang Error", "gpu_hang"),
+        ("a command was ended: kIOGPUCommandBufferCallbackErrorImpactingInteractivity",
+         "gpu_watchdog"),
+        ("the GPU failed: Discarded (victim of GPU error/recovery)", "gpu_reset"),
+        ("the GPU failed: kIOGPUCommandBufferCallbackErrorPageFault", "gpu_fault"),
+        ("too many buffers: [metal::malloc] Resource limit (499000) exceeded.", "gpu_fault"),
+    ],
+)  # fmt: skip
+def test_code_5_is_told_apart_by_its_text(text, verdict):
+    """A watchdog, a reset and a fault leave a GPU that works; a hang does not."""
+    outcome = judge(Ending(exit_code=5, result={"reason": text}))
+    assert (outcome.verdict, outcome.evidence) == (verdict, text)
+
+
+def test_advice_says_what_helps():
+    """A display that sleeps, not smaller batches; a new process for too many buffers."""
+    watchdog = judge(Ending(exit_code=5, log_tail=METAL + "ImpactingInteractivity"))
+    assert "pmset displaysleepnow" in watchdog.reason
+    buffers = judge(Ending(exit_code=5, log_tail="[metal::malloc] Resource limit (499000) exc"))
+    assert "mlx #4464" in buffers.reason
+    assert "micro_batch" not in watchdog.reason + buffers.reason
 
 
 def test_text_of_a_log_never_outranks_an_explained_exit():
