@@ -30,6 +30,7 @@ from grpo_core.config import (
 from grpo_core.config.help import fields_help
 from grpo_core.errors import ExitCode, GRPOError
 from grpo_core.run.folder import RunFolder, claim_folder
+from grpo_core.run.macos import relax_watchdog, stay_awake
 from grpo_core.run.protocol import PREWARM
 from grpo_core.run.signals import StopFlag
 from grpo_core.run.standby import StandbyInput
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is wrong in the environment is reported before a folder is claimed.
         find_blas()
         most_threads()
+        if (line := relax_watchdog(os.environ)) is not None:
+            _say(line)
         if args.dry_run or cfg.dry_run:
             _dry_run(cfg, args.strict)
         else:
@@ -125,7 +128,16 @@ def _train(
         # Late, as it takes mlx, transformers and datasets along.
         from grpo_core.trainer import train
 
+        _keep_awake()
         train(folder, stop, strict, wait, data)
+
+
+def _keep_awake() -> None:
+    """Until this process ends, sweep or not."""
+    try:
+        stay_awake(os.getpid())
+    except OSError as e:
+        _say(f"[note] the machine may go to sleep: {e.filename}: {e.strerror}")
 
 
 def _completed_message(folder: RunFolder) -> str:

@@ -21,7 +21,7 @@ class Next:
 
 
 @dataclass(frozen=True)
-class Patience:
+class Backoff:
     """The back-off after a death, doubled each time, and how many times `retry.max` is tried."""
 
     first_s: float = 1.0
@@ -38,8 +38,8 @@ class Patience:
 
 
 # The watchdog goes by the display, which a user leaves on for a while: by default half an hour.
-_PATIENCE = {Verdict.GPU_WATCHDOG: Patience(first_s=60.0, most_s=900.0, factor=3)}
-LONGEST_BACKOFF_S = max(patience.most_s for patience in _PATIENCE.values())
+_BACKOFFS = {Verdict.GPU_WATCHDOG: Backoff(first_s=60.0, most_s=900.0, factor=3)}
+LONGEST_BACKOFF_S = max(each.most_s for each in _BACKOFFS.values())
 
 
 def decide(
@@ -74,11 +74,11 @@ def decide(
         return Next(RunState.FAILED, words)
     if newer_checkpoint:
         return Next(waiting, f"{words}; goes on from its newest checkpoint", halt=halt)
-    patience = _PATIENCE.get(verdict, Patience())
-    if run.deaths >= patience.tries(retry.max):
+    backoff = _BACKOFFS.get(verdict, Backoff())
+    if run.deaths >= backoff.tries(retry.max):
         tried = f"{run.deaths} deaths in a row without a newer checkpoint; the last: {words}"
         return Next(RunState.FAILED, tried if run.deaths > 1 else words, run.deaths, halt=halt)
-    not_before = stamp(now, patience.wait_s(run.deaths))
+    not_before = stamp(now, backoff.wait_s(run.deaths))
     return Next(waiting, f"{words}; tried again", run.deaths, not_before, halt)
 
 

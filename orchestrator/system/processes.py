@@ -192,10 +192,3 @@ def low_memory() -> str | None:
 
 def _gb(size: float) -> str:
     return f"{size / 2**30:.1f} GB"
-
-
-def stay_awake(pid: int, platform: str = sys.platform) -> "subprocess.Popen[bytes] | None":
-    """On macOS, keep the machine from idle sleep until `pid` ends (caffeinate(8)); else nothing."""
-    if platform != "darwin":
-        return None
-    return subprocess.Popen(["/usr/bin/caffeinate", "-i", "-w", str(pid)], start_new_session=True)

@@ -85,7 +85,6 @@ class Launched:
     def __init__(self, process: "subprocess.Popen[bytes]", lock: FileLock) -> None:
         self._process = process
         self._lock = lock
-        self._awake = processes.stay_awake(process.pid)
         self.pid = process.pid
         self.exit_code: int | None = None
         self.signal: int | None = None
@@ -124,8 +123,6 @@ class Launched:
     def close(self) -> None:
         """See Trainer."""
         self._lock.release()
-        if self._awake is not None:
-            self._awake.wait()
 
 
 class Adopted:

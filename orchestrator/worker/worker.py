@@ -56,6 +56,7 @@ from orchestrator.worker.serving import serve_alone
 from orchestrator.worker.standby import Standby, StandbySlot, affordable
 from orchestrator.worker.termination import Stops, Terminator, stop_signals
 from orchestrator.worker.verdict import Ending, judge
+from orchestrator.worker.wakefulness import Wakefulness
 
 # How often the worker looks at its signals, and, while idle, at the queue.
 _TICK_S = 0.1
@@ -134,6 +135,7 @@ class _Worker:
         self._host = socket.gethostname()
         self._boot_id = processes.boot_id()
         self._idle_words = ""
+        self._awake = Wakefulness(lambda text: self._report(EventKind.WAITING, text))
         self._patience = Patience(store, stops, lambda text: self._report(EventKind.WAITING, text))
 
     def serve(self, until_empty: bool) -> None:
@@ -143,6 +145,7 @@ class _Worker:
             self._serve(until_empty)
         finally:
             self._slot.clear()
+            self._awake.release()
 
     def _serve(self, until_empty: bool) -> None:
         while not self._stops.count:
@@ -162,6 +165,7 @@ class _Worker:
         self._patience.over()
         if claimed is not None:
             self._idle_words = ""
+            self._awake.hold()
             self._train(*claimed)
         elif until_empty and not self._has_work():
             return False
@@ -203,6 +207,7 @@ class _Worker:
         attempt = self._patience.insist(lambda: self._queries.attempts(run.id)[-1])
         trainer = Adopted(attempt, self._home)
         if not trainer.wait(0):
+            self._awake.hold()
             self._report(EventKind.ADOPTED, f"trains on (pid {trainer.pid})", run)
         self._follow(run, attempt, trainer)
 
@@ -360,6 +365,11 @@ class _Worker:
 
     def _idle(self) -> None:
         waiting = self._queries.waiting(self._boot_id)
+        # Left is what waits for its back-off; what is held may stay so for days.
+        if waiting.ready_at is not None:
+            self._awake.hold()
+        else:
+            self._awake.release()
         words = "; ".join(waiting.held) if waiting.queued else "nothing is queued"
         if words and words != self._idle_words:
             self._idle_words = words

@@ -203,3 +203,23 @@ def test_changed_data_are_not_trained_on(tmp_path):
     done = train(folder, **settings)
     assert done.returncode == 3
     assert "trained on other rows" in done.stderr
+
+
+def test_trainer_keeps_its_machine_awake(tmp_path):
+    """By itself, sweep or not; where that cannot be, it is said and the training goes on."""
+    code = (
+        "import errno, sys; import grpo_core.__main__ as m\n"
+        "def awake(pid): raise FileNotFoundError(errno.ENOENT, f'asked by {pid}', 'caffeinate')\n"
+        "m.stay_awake = awake\n"
+        "sys.exit(m.main(sys.argv[1:]))"
+    )
+    args = command(tmp_path / "out", **ONE)
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", code, *args[4:]],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=surroundings(tmp_path / "out"),
+    ) as trainer:
+        _, err = trainer.communicate(timeout=240)
+    assert f"[note] the machine may go to sleep: caffeinate: asked by {trainer.pid}" in err
+    assert trainer.returncode == 0

@@ -101,8 +101,3 @@ def test_little_memory_names_who_has_the_rest(monkeypatch):
 def test_kernel_counts_its_kills():
     """The counter is read where there is one."""
     assert processes.oom_kills() >= 0
-
-
-def test_only_macos_needs_to_be_kept_awake():
-    """Elsewhere no process is made."""
-    assert processes.stay_awake(os.getpid(), platform="linux") is None
