@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is wrong in the environment is reported before a folder is claimed.
         find_blas()
         most_threads()
-        if (line := relax_watchdog(os.environ)) is not None:
-            _say(line)
+        if (relaxed := relax_watchdog(os.environ)) is not None:
+            _say(relaxed)
         if args.dry_run or cfg.dry_run:
             _dry_run(cfg, args.strict)
         else:

@@ -30,7 +30,7 @@ class Backoff:
 
     def wait_s(self, deaths: int) -> float:
         """How long a run waits that has died so often in a row."""
-        return min(self.first_s * 2 ** (deaths - 1), self.most_s)
+        return min(self.first_s * 2.0 ** min(deaths - 1, 30), self.most_s)
 
     def tries(self, most: int) -> int:
         """How many deaths in a row are the end where `retry.max` is `most`."""
