@@ -1,7 +1,6 @@
 """What a process of ours asks of macOS: to stay awake, and that the display's watchdog be patient.
 
-The one place for it in both packages; on any other system nothing is done. What the orchestrator
-reads of macOS is in `orchestrator/system/macos.py`.
+The one place for it in both packages; on any other system nothing is done.
 """
 
 import subprocess
