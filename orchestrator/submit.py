@@ -186,10 +186,13 @@ def _free_folder(store: Store, config: MLXGRPOConfig, again: bool) -> str:
     """DIR, DIR-2, ...: the first that neither the queue nor another configuration uses.
 
     With `again` it holds no completed run either: the trainer would leave that as it is.
+    Raises SpecError where no number behind the name would help.
     """
     in_use = store.queries.folders_in_use()
     waiting, folders = set(map(folded, in_use)), RunFolders(in_use)
     first = os.path.normpath(config.output_dir)
+    if fault := folders.outer_clash(os.path.join(os.getcwd(), first)) or _look_fault(first):
+        raise SpecError(f"output_dir: {fault}; choose another folder")
     names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
     for name in names:
         folder = Path(os.getcwd(), name)
@@ -198,6 +201,17 @@ def _free_folder(store: Store, config: MLXGRPOConfig, again: bool) -> str:
         if not taken and not (again and is_done(folder)):
             return name
     raise AssertionError("there is always a free folder")
+
+
+def _look_fault(folder: str) -> str:
+    """Why nobody can look whether there is a folder of this name; empty where one can."""
+    try:
+        os.lstat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as e:
+        return f"{folder}: {e.strerror}"
+    return ""
 
 
 # --- folders

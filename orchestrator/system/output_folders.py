@@ -128,12 +128,17 @@ class RunFolders:
         same = self._known.get(key, folder)
         if same != folder:
             return f"{folder} and {same} differ only in case: on many disks they are one folder"
-        outer = next((self._known[up] for up in _above(key) if up in self._known), None)
-        if around := outer or _run_around(path):
-            return f"{folder} lies in {around}, the folder of another run"
+        if inside := self.outer_clash(folder):
+            return inside
         if within := self._above.get(key) or _run_within(path):
             return f"{folder} has {within} in it, the folder of another run"
         return None
+
+    def outer_clash(self, folder: str) -> str | None:
+        """What is wrong with a folder that lies in another run's, under any name; else None."""
+        known = (self._known[up] for up in _above(folded(folder)) if up in self._known)
+        around = next(known, None) or _run_around(Path(folder))
+        return f"{folder} lies in {around}, the folder of another run" if around else None
 
 
 def _run_around(folder: Path) -> Path | None:

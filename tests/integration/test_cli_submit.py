@@ -111,6 +111,38 @@ def test_queued_single_runs_with_one_output_dir_get_three_folders(say):
     assert "learning_rate=5e-06" in found[1].set
 
 
+def test_a_single_run_in_the_folder_of_another_is_refused(say, folder):
+    """No number behind the name leads out of that folder: a waiting run's, or one on the disk."""
+    base = ("run", "--config", "base.toml", "--queue")
+    say(*base, "--set", "output_dir=outputs/a")
+    code, _, err = say(*base, "--set", "output_dir=outputs/a/b")
+    assert code == 2
+    assert f"lies in {folder}/outputs/a, the folder of another run" in err
+    (folder / "old").mkdir()
+    (folder / "old" / "config.resolved.json").write_text("{}")
+    code, _, err = say(*base, "--set", "output_dir=old/deep/b")
+    assert code == 2
+    assert f"lies in {folder}/old, the folder of another run" in err
+    assert len(runs()) == 1
+
+
+def test_a_single_run_with_another_s_folder_in_its_own_gets_the_next(say):
+    """There a number helps."""
+    base = ("run", "--config", "base.toml", "--queue")
+    say(*base, "--set", "output_dir=outputs/a/b")
+    assert say(*base, "--set", "output_dir=outputs/a")[0] == 0
+    assert runs()[1].output_dir == "outputs/a-2"
+
+
+def test_a_folder_that_cannot_be_looked_for_is_refused(say):
+    """With a name longer than a disk allows no number helps either."""
+    name = "a" * 300
+    code, _, err = say("run", "--config", "base.toml", "--queue", "--set", f"output_dir={name}")
+    assert code == 2
+    assert f"output_dir: {name}: File name too long" in err
+    assert not runs()
+
+
 def test_a_queued_single_run_is_checked_strictly(say):
     """What waits overnight must not fail for a typo."""
     code, _, err = say("run", "--config", "base.toml", "--set", "learning_rat=1", "--queue")
