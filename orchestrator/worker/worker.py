@@ -88,12 +88,17 @@ def work(
     with Store.open(home.db) as store, stop_signals() as stops, store.patience(TRY_S):
         prepares = affordable() if prewarm is None else prewarm
         worker = _Worker(home, store, stops, listen, trainer, frozen, prepares)
-        while True:
-            with serve_alone(home):
-                worker.serve(until_empty)
-            # A sweep that came while we let go of the lock has seen that a worker is there.
-            if stops.count or not worker.has_work():
-                break
+        try:
+            while True:
+                with serve_alone(home):
+                    worker.serve(until_empty)
+                # A sweep that came while we let go of the lock has seen that a worker is there.
+                if stops.count or not worker.has_work():
+                    break
+        except QueueBusy:
+            # A stop ends also the wait for a queue that others hold.
+            if not stops.count:
+                raise
         listen(Event(EventKind.STOPPED if stops.count else EventKind.EMPTY, "the worker ends"))
     return ExitCode.INTERRUPTED if stops.count else 0
 
@@ -185,13 +190,13 @@ class _Worker:
 
     def tidy(self) -> None:
         """Settle a running run that has ended, or that is asked to end."""
-        run = self._queries.running()
-        if run is None:
+        left = self._running()
+        if left is None:
             return
-        attempt = self._queries.attempts(run.id)[-1]
+        run, attempt, sweep, trained_s = left
         trainer = Adopted(attempt, self._home)
         if trainer.wait(0) or run.request is not None:
-            self._follow(run, attempt, trainer)
+            self._follow(run, attempt, trainer, sweep, trained_s)
 
     def _before(self, run: Run) -> Before:
         checkpoint = RunPaths(run.folder).newest_checkpoint()
@@ -201,22 +206,35 @@ class _Worker:
     def _reconcile(self) -> None:
         """Take over what a dead worker left: a live trainer, or what nobody read of one."""
         self._patience.insist(self._store.duplicates.read_values)
-        run = self._patience.insist(self._queries.running)
-        if run is None:
+        left = self._patience.insist(self._running)
+        if left is None:
             return
-        attempt = self._patience.insist(lambda: self._queries.attempts(run.id)[-1])
+        run, attempt, sweep, trained_s = left
         trainer = Adopted(attempt, self._home)
         if not trainer.wait(0):
             self._awake.hold()
             self._report(EventKind.ADOPTED, f"trains on (pid {trainer.pid})", run)
-        self._follow(run, attempt, trainer)
+        self._follow(run, attempt, trainer, sweep, trained_s)
+
+    def _running(self) -> tuple[Run, Attempt, Sweep, float] | None:
+        """The running run with all that is needed to watch it."""
+        run = self._queries.running()
+        if run is None:
+            return None
+        return run, self._queries.attempts(run.id)[-1], *self._sweep_so_far(run)
+
+    def _sweep_so_far(self, run: Run) -> tuple[Sweep, float]:
+        """A run's sweep, and the seconds that it has trained."""
+        sweep = self._queries.sweep_of(run)
+        return sweep, self._queries.trained_s(sweep.id)
 
     def _train(self, run: Run, attempt: Attempt) -> None:
-        sweep = self._patience.insist(lambda: self._queries.sweep_of(run))
-        if not self._is_as_submitted(run, attempt, sweep):
-            return
-        low_memory = processes.low_memory()
         try:
+            # Before the launch: once a trainer lives, no wait for the queue may keep us from it.
+            sweep, trained_s = self._patience.insist(lambda: self._sweep_so_far(run))
+            if not self._is_as_submitted(run, attempt, sweep):
+                return
+            low_memory = processes.low_memory()
             trainer, attempt = self._patience.insist(lambda: self._launch(run, attempt, sweep))
         except LaunchError as e:
             words = f"cannot be started: {e}"
@@ -229,7 +247,7 @@ class _Worker:
         crashpoint("worker.started")
         words = f"attempt {attempt.n}, pid {trainer.pid}"
         self._report(EventKind.STARTED, "; ".join(filter(None, (words, low_memory))), run)
-        self._follow(run, attempt, trainer, sweep)
+        self._follow(run, attempt, trainer, sweep, trained_s)
 
     def _launch(self, run: Run, attempt: Attempt, sweep: Sweep) -> tuple[Launched, Attempt]:
         """Let the standby go, else start one; the attempt knows its process."""
@@ -297,11 +315,9 @@ class _Worker:
         return False
 
     def _follow(
-        self, run: Run, attempt: Attempt, trainer: Trainer, sweep: Sweep | None = None
+        self, run: Run, attempt: Attempt, trainer: Trainer, sweep: Sweep, trained_s: float
     ) -> None:
         """Watch a trainer until it ends, then record how."""
-        sweep = sweep or self._patience.insist(lambda: self._queries.sweep_of(run))
-        trained_s = self._patience.insist(lambda: self._queries.trained_s(sweep.id))
         watch = RunMonitor(
             *(run, attempt, sweep, self._store, self._listen, self._patience, trained_s),
             from_start=isinstance(trainer, Launched),
@@ -317,8 +333,10 @@ class _Worker:
         ending = self._ending(run, attempt, trainer, terminator.asked, watch)
         result = ending.result if _is_fresh(run, attempt) else None
         wall_s = watch.trained.settled(result)
-        self._record(run, attempt, judge(ending), read_progress(run.folder), wall_s)
-        trainer.close()
+        try:
+            self._record(run, attempt, judge(ending), read_progress(run.folder), wall_s)
+        finally:
+            trainer.close()
 
     def _ending(
         self,

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import sqlite3
 from contextlib import closing, contextmanager
 
@@ -10,7 +11,18 @@ import pytest
 from orchestrator.queue.store import Store
 from orchestrator.system.paths import home
 from orchestrator.worker.serving import worker_alive
-from tests.queue_kit import attempts, eventually, planned, states, submit, updates_logged
+from orchestrator.worker.worker import tidy, work
+from tests.queue_kit import (
+    FAKE,
+    attempts,
+    eventually,
+    is_alive,
+    planned,
+    states,
+    submit,
+    trainers_started,
+    updates_logged,
+)
 from tests.queue_kit import runs as all_runs
 
 
@@ -114,3 +126,33 @@ def test_a_launch_waits_for_room_on_the_disk(tmp_path, start):
     assert worker.wait() == 0
     assert states() == ["completed"]
     assert len(attempts()) == 1
+
+
+def stopped_while_locked(tmp_path, kind):
+    """A worker here that finds the queue locked from its event `kind` on, and is told to stop."""
+    with closing(sqlite3.connect(home().db, isolation_level=None)) as other:
+
+        def listen(event):
+            if event.kind == kind:
+                eventually(lambda: (tmp_path / "out/a/checkpoint-2").exists())
+                other.execute("BEGIN EXCLUSIVE")
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return work(until_empty=True, on_event=listen, trainer=FAKE, prewarm=False)
+
+
+@pytest.mark.parametrize("kind", ["started", "adopted"])
+def test_a_stop_reaches_the_trainer_of_a_queue_that_is_locked(tmp_path, start, kind):
+    """It saves and ends before the worker does; the next worker reads how it ended."""
+    submit(tmp_path, planned("a", updates=1000, update_s=0.05))
+    if kind == "adopted":
+        first = start()
+        eventually(lambda: attempts() and attempts()[0].pid)
+        first.kill()
+    assert stopped_while_locked(tmp_path, kind) == 75
+    (pid,) = trainers_started(tmp_path)
+    assert not is_alive(pid)
+    tidy()
+    assert states() == ["queued"]
+    assert attempts()[0].outcome == "interrupted"
+    assert all_runs()[0].deaths == 0
