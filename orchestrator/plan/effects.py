@@ -53,9 +53,11 @@ def _check_same(
             continue
         other = vars(setting_config(spec, settings[twin]))
         name = next(name for name in values if values[name] != other[name])
+        drawn = spec.search.method != "grid" and any(name in p.names for p in spec.parameters)
+        hint = 'say `when = "..."` on it' if drawn else "drop one of them with [[exclude]]"
         text = (
             f"{name} differs between settings {twin + 1} and {i + 1} without effect, as "
-            f"{voids[i][name]}: they would be the same run; drop one of them with [[exclude]]"
+            f"{voids[i][name]}: they would be the same run; {hint}"
         )
         add_contradiction(spec, setting, text, "", faults)
         return

@@ -6,14 +6,15 @@ and kept like any other. Nothing is queued here.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grpo_core.config import MLXGRPOConfig, apply_overrides, format_value
+from grpo_core.config import MLXGRPOConfig, apply_overrides, format_value, void_fields
 from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.plan.run_names import default_names
-from orchestrator.results.leaderboard import RankedSetting, ranking
-from orchestrator.results.objective import completed_scores
+from orchestrator.results.leaderboard import ranking
+from orchestrator.results.objective import completed_scores, setting_key
 from orchestrator.run import Objective, Run, Sweep
 from orchestrator.spec.base_config import FrozenBase, resolved_base
 from orchestrator.spec.spec import Spec, parse_spec
@@ -22,17 +23,59 @@ from orchestrator.system.paths import RunPaths
 # --- confirm
 
 
-def finalists(sweep: Sweep, runs: Sequence[Run], top: int) -> list[RankedSetting]:
-    """The best settings of a sweep, at most `top`; NothingAffected where it has no result yet."""
+@dataclass(frozen=True)
+class Finalist:
+    """One of the best settings; it has several ranks where a search tried the same run twice."""
+
+    params: dict[str, Any]
+    ranks: tuple[int, ...]
+
+
+def finalists(sweep: Sweep, runs: Sequence[Run], top: int) -> list[Finalist]:
+    """The best settings of a sweep, at most `top`; NothingAffected where it has no result yet.
+
+    What has no effect in a setting is left out, and those that are equal without it are one.
+    """
     rows = ranking(completed_scores(runs, sweep.objective), sweep.objective)
     if not rows:
         metric = sweep.objective.metric
         raise NothingAffected(f"sweep {sweep.name} has no completed run with {metric} yet")
-    return rows[:top]
+    base = resolved_base(sweep)
+    found: dict[str, Finalist] = {}
+    for row in rows:
+        params = _plain(base, row.params, [row.params for row in rows])
+        same = found.get(key := setting_key(params))
+        if same is not None:
+            found[key] = replace(same, ranks=(*same.ranks, row.rank))
+        elif len(found) < top:
+            found[key] = Finalist(params, (row.rank,))
+    return list(found.values())
+
+
+def _plain(
+    base: MLXGRPOConfig, params: dict[str, Any], all_params: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """A setting without its void fields; one that must stay void gets the same value in all.
+
+    Of two lengths the larger is void, but without it the base's might be the smaller one.
+    """
+    effect = _effect(base, params)
+    for name in params.keys() & void_fields(replace(base, **params)).keys():
+        rest = {key: value for key, value in params.items() if key != name}
+        values = (other[name] for other in all_params if name in other)
+        tried = (rest, *({**params, name: value} for value in values))
+        params = next(changed for changed in tried if _effect(base, changed) == effect)
+    return params
+
+
+def _effect(base: MLXGRPOConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    config = replace(base, **params)
+    voids = void_fields(config)
+    return {name: value for name, value in vars(config).items() if name not in voids}
 
 
 def confirm_spec(
-    sweep: Sweep, runs: Iterable[Run], best: Iterable[RankedSetting], seeds: Sequence[int]
+    sweep: Sweep, runs: Iterable[Run], best: Iterable[Finalist], seeds: Sequence[int]
 ) -> Spec:
     """The best settings on fresh seeds, scored on rows that no selection has seen.
 
@@ -45,11 +88,15 @@ def confirm_spec(
             "fresh seeds say more than those that the settings were chosen by"
         )
     tables = [
-        _table("[[run]]", {**row.params, "eval_part": "confirm", "tags": [f"rank {row.rank}"]})
-        for row in best
+        _table("[[run]]", {**one.params, "eval_part": "confirm", "tags": _ranks(one)})
+        for one in best
     ]
     seeds_line = f"seeds = {list(seeds)}"
     return _spec(sweep, f"{sweep.name}-confirm", [seeds_line], sweep.objective, tables)
+
+
+def _ranks(finalist: Finalist) -> list[str]:
+    return [f"rank {rank}" for rank in finalist.ranks]
 
 
 # --- fork
@@ -111,7 +158,9 @@ def _values(overrides: Sequence[str]) -> dict[str, Any]:
 def _spec(
     sweep: Sweep, name: str, top: Iterable[str], objective: Objective, runs: Iterable[str]
 ) -> Spec:
-    judged = {"metric": objective.metric, "goal": objective.goal, "reduce": objective.reduce}
+    # A metric that is named must be logged, also by runs that evaluate nothing.
+    default = vars(Objective())
+    judged = {key: value for key, value in vars(objective).items() if value != default[key]}
     parts = [f"name = {_value(name)}", *top, "", *runs, _table("[objective]", judged)]
     return parse_spec("\n".join(parts), Path(f"{name}.toml"), (), FrozenBase.of(sweep))
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.queue.store import Store
+from orchestrator.run import Objective, Progress
 from orchestrator.system.paths import home
-from tests.integration.test_results import RATES, by_rate, folder, sweep
-from tests.queue_kit import eventually, runs, states
+from tests.integration.test_results import DONE, RATES, by_rate, folder, sweep
+from tests.queue_kit import eventually, nothing_before, runs, states
+from tests.sweep_kit import add_sweep, planned_run
 
 __all__ = ["folder"]
 
@@ -50,6 +52,60 @@ def test_confirm_wants_fresh_seeds_and_finished_runs(say):
     assert {run.sweep for run in runs()} == {"s", "new"}
 
 
+def ranked(*settings):
+    """A sweep with a completed run of each setting, the first the best."""
+    planned = [planned_run(f"r{i}", 0, setting) for i, setting in enumerate(settings)]
+    add_sweep(Path.cwd(), planned)
+    with Store.open(home().db) as store:
+        for place in range(len(settings)):
+            _, attempt = store.claims.claim("host", "boot", nothing_before)
+            values = {"progress": Progress(1, 1, {}), "value": 1 - place / 10, "wall_s": 1.0}
+            store.claims.finish(attempt, DONE, newer_checkpoint=True, **values)
+
+
+def test_confirm_leaves_out_what_has_no_effect(say):
+    """Three finalists of a search without a KL term differ in its estimator as well."""
+    ranked(
+        {"learning_rate": 1e-5, "kl_coeff": 0.0, "kl_estimator": "k1"},
+        {"learning_rate": 2e-5, "kl_coeff": 0.0, "kl_estimator": "k3"},
+        {"learning_rate": 3e-5, "kl_coeff": 0.04, "kl_estimator": "k1"},
+    )
+    assert say("confirm", "s", "--seeds", "7")[0] == 0
+    found = [run for run in runs() if run.sweep == "s-confirm"]
+    part = {"eval_part": "confirm"}
+    assert [run.overrides for run in found] == [
+        {"learning_rate": 1e-5, "kl_coeff": 0.0, **part},
+        {"learning_rate": 2e-5, "kl_coeff": 0.0, **part},
+        {"learning_rate": 3e-5, "kl_coeff": 0.04, "kl_estimator": "k1", **part},
+    ]
+
+
+def test_confirm_trains_settings_that_are_one_run_once(say):
+    """With the ranks of both; another one takes the place that is free."""
+    ranked(
+        {"kl_coeff": 0.0, "kl_estimator": "k1"},
+        {"kl_coeff": 0.0, "kl_estimator": "k3"},
+        {"kl_coeff": 0.1, "kl_estimator": "k1"},
+        {"kl_coeff": 0.2, "kl_estimator": "k1"},
+    )
+    assert say("confirm", "s", "--top", "2", "--seeds", "7")[0] == 0
+    found = [run for run in runs() if run.sweep == "s-confirm"]
+    assert [run.overrides["kl_coeff"] for run in found] == [0.0, 0.1]
+    assert [run.tags for run in found] == [("rank 1", "rank 2"), ("rank 3",)]
+
+
+def test_confirm_keeps_a_void_value_that_keeps_another_one_from_counting(say):
+    """Of two lengths the smaller counts; without the larger one that of the base would."""
+    ranked(
+        {"max_new_tokens": 1500, "max_completion_length": 1200},
+        {"max_new_tokens": 1600, "max_completion_length": 1300},
+    )
+    assert say("confirm", "s", "--seeds", "7")[0] == 0
+    found = [run for run in runs() if run.sweep == "s-confirm"]
+    assert [run.overrides["max_completion_length"] for run in found] == [1200, 1300]
+    assert [run.overrides["max_new_tokens"] for run in found] == [1500, 1500]
+
+
 def test_a_fork_starts_from_the_named_checkpoint(say, tmp_path):
     """Adapters of the parent, its values but for what is changed, a folder of its own."""
     sweep(RATES, by_rate)
@@ -81,6 +137,22 @@ def test_a_fork_of_full_training_takes_the_whole_model(say):
     checkpoint.mkdir(parents=True)
     assert say("fork", "1")[0] == 0
     assert runs()[-1].overrides["model_name"] == str(checkpoint)
+
+
+def test_a_fork_of_a_run_that_evaluates_nothing_asks_for_no_evaluation(say):
+    """Its sweep named no objective, and neither does the fork; one that was named is kept."""
+    rates = "[params]\nlearning_rate = [1e-5]\n"
+    sweep(f"[set]\neval_steps = 0\n{rates}", lambda run: None)
+    (runs()[0].folder / "checkpoint-3").mkdir(parents=True)
+    assert say("fork", "1")[0] == 0
+    judged = '[objective]\nmetric = "reward_mean"\ngoal = "min"\nreduce = "best"\n'
+    Path("r.toml").write_text(f'config = "base.toml"\noutput = "o/{{run}}"\n{rates}{judged}')
+    say("submit", "r.toml")
+    (runs()[-1].folder / "checkpoint-3").mkdir(parents=True)
+    assert say("fork", str(runs()[-1].id))[0] == 0
+    with Store.open(home().db, readonly=True) as store:
+        objectives = [store.queries.sweep_of(run).objective for run in store.queries.runs()]
+    assert objectives == [Objective()] * 2 + [Objective("reward_mean", "min", "best")] * 2
 
 
 def test_extend_adds_what_is_new_and_keeps_what_is_there(say):

@@ -56,3 +56,14 @@ def test_a_sweep_over_a_void_field_is_refused(text, words):
 def test_a_sweep_whose_settings_differ_in_effect_is_not(text):
     """A void field may be set, or vary where it counts."""
     expansion(text)
+
+
+def test_what_a_search_has_drawn_is_to_say_when_it_counts():
+    """An [[exclude]] would throw the draw away; the parameter can say when it is drawn at all."""
+    search = (
+        '[search]\nmethod = "sobol"\nruns = 8\n[params]\ntrain_type = ["lora", "full"]\n'
+        "lora_rank = [4, 8]\n"
+    )
+    with pytest.raises(SpecError, match=r'lora_rank.*say `when = "\.\.\."` on it') as caught:
+        expansion(search)
+    assert "exclude" not in str(caught.value)
