@@ -35,6 +35,7 @@ from grpo_core.config.values import (
     did_you_mean,
     format_override,
     format_value,
+    named_path,
     nearest_file,
 )
 from grpo_core.config.void_fields import void_fields
@@ -56,6 +57,7 @@ __all__ = [
     "format_override",
     "format_value",
     "load_toml_config",
+    "named_path",
     "nearest_file",
     "nearest_toml",
     "parse_config",

@@ -4,6 +4,7 @@ Pure. Which key belongs to which field, and what is said about it, is decided in
 """
 
 import json
+import os
 from collections.abc import Iterable
 from datetime import date, datetime, time
 from difflib import SequenceMatcher, get_close_matches
@@ -21,6 +22,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?`, or nothing where no known name is near."""
     near = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def named_path(name: str) -> Path:
+    """The path that a value of a configuration names, `~` being the user's own folder.
+
+    The folder of a user that there is not stays as it is written: nothing lies there.
+    """
+    return Path(os.path.expanduser(name))
 
 
 def nearest_file(path: Path, files: Iterable[Path]) -> Path | None:

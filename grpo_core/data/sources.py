@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from grpo_core.config import did_you_mean, nearest_file
+from grpo_core.config import did_you_mean, named_path, nearest_file
 from grpo_core.data.arithmetic import arithmetic_rows
 from grpo_core.errors import DataError, first_line
 
@@ -54,7 +54,7 @@ def read_source(dataset: str, config: str, split: str) -> Source:
     Raises DataError where the source cannot be found or read, or holds no row.
     """
     if is_file(dataset):
-        source = _read_file(Path(dataset).expanduser(), dataset)
+        source = _read_file(named_path(dataset), dataset)
     elif dataset.startswith("builtin/"):
         source = _read_builtin(dataset, split)
     else:

@@ -16,6 +16,7 @@ from huggingface_hub.errors import StrictDataclassError
 from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS, load_config, load_model, load_tokenizer
 
 from grpo_core.config.fields import MLXGRPOConfig
+from grpo_core.config.values import named_path
 from grpo_core.errors import ModelError, first_line
 from grpo_core.model import tiny
 
@@ -37,7 +38,7 @@ def base_folder(name: str, revision: str, weights: bool = True) -> Path:
     """
     if name == tiny.MODEL_NAME:
         return tiny.model_path()
-    path = Path(name).expanduser()
+    path = named_path(name)
     if path.is_dir():
         return path
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:

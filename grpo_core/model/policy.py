@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.utils import save_model
 
 from grpo_core.config.fields import MLXGRPOConfig
+from grpo_core.config.values import named_path
 from grpo_core.errors import ModelError
 from grpo_core.model import gated_delta, tiny
 from grpo_core.model.adapters import (
@@ -158,7 +159,7 @@ def load_policy(cfg: MLXGRPOConfig) -> Policy:
     if cfg.train_type == "full":
         model.unfreeze()
     elif cfg.adapter_path:
-        adapter = start_from(model, Path(cfg.adapter_path), cfg)
+        adapter = start_from(model, named_path(cfg.adapter_path), cfg)
     else:
         adapter = add_adapters(model, cfg)
     model.eval()

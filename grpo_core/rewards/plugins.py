@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo_core.config import did_you_mean, nearest_file
+from grpo_core.config import did_you_mean, named_path, nearest_file
 from grpo_core.errors import GRPOError, Interrupted, RewardError
 from grpo_core.rewards.plugin_process import PluginProcess
 
@@ -166,7 +166,7 @@ def _locate(target: str) -> Target:
         raise RewardError(f"reward {target!r}: write file.py:function or package.module:function")
     if not place.endswith(".py"):
         return Target(None, place, function, os.getcwd())
-    path = Path(place).expanduser()
+    path = named_path(place)
     if not path.is_file():
         raise RewardError(f"reward {target!r}: no file {place}{_nearest(path)}")
     return Target(str(path.resolve()), None, function, str(path.resolve().parent))

@@ -14,7 +14,7 @@ from pathlib import Path
 from platform import platform
 from typing import Any
 
-from grpo_core.config import FIELDS, MLXGRPOConfig, config_hash, resolved_dict
+from grpo_core.config import FIELDS, MLXGRPOConfig, config_hash, named_path, resolved_dict
 from grpo_core.errors import ConfigError
 from grpo_core.run.atomic import put_back, read_json, write_json
 from grpo_core.run.locks import Lock, acquire
@@ -71,7 +71,7 @@ def _has_traces(path: Path) -> bool:
 
 def candidate_folders(output_dir: str) -> Iterator[Path]:
     """DIR, DIR-2, DIR-3, ..."""
-    first = Path(output_dir)
+    first = named_path(output_dir)
     yield first
     # "." and ".." have no name to put a number behind.
     first = first if first.name not in ("", "..") else first.resolve()
@@ -127,12 +127,12 @@ def _is_lost(path: Path, wanted_hash: str) -> bool:
 
 def _settle(cfg: MLXGRPOConfig, path: Path, lock: Lock) -> RunFolder:
     """The folder is ours: mend what a death left, drop the last attempt's verdict, sign it."""
-    if path != Path(cfg.output_dir):
+    if path != (first := named_path(cfg.output_dir)):
         _say(
             f"[output] {cfg.output_dir} holds another configuration"
-            f"{_difference(Path(cfg.output_dir), cfg)}; writing to {path}"
+            f"{_difference(first, cfg)}; writing to {path}"
         )
-        cfg = _with_folder(cfg, path)
+    cfg = _with_folder(cfg, path)
     put_back(path)
     (path / RESULT_FILE).unlink(missing_ok=True)
     write_json(path / CONFIG_FILE, {**resolved_dict(cfg), "versions": versions()})

@@ -70,7 +70,7 @@ class Home:
 def home(env: Mapping[str, str] = os.environ) -> Home:
     """The user's home of the queue: GRPO_SWEEP_HOME, else the user's data folder. Makes nothing."""
     if named := env.get(ENV_HOME):
-        return Home(Path(named).expanduser().absolute())
+        return Home(Path(os.path.expanduser(named)).absolute())
     # Not at the top: where the home is named it is not needed, and a status comes sooner.
     import platformdirs
 

@@ -95,6 +95,12 @@ def test_a_file_that_gives_no_rows_is_an_error(tmp_path, name, message):
         read(tmp_path / name)
 
 
+def test_the_file_of_a_user_that_there_is_not_is_an_error():
+    """Not a traceback."""
+    with pytest.raises(DataError, match="no such file"):
+        read_source("~nobody-here/x.jsonl", "", "train")
+
+
 @pytest.mark.parametrize(
     ("dataset", "split", "message"),
     [

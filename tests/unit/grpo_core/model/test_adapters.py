@@ -114,6 +114,15 @@ def test_training_starts_from_adapters_that_mlx_lm_made(tmp_path):
     assert same(again(IDS), policy.model(IDS))
 
 
+def test_adapters_in_the_users_own_folder_are_found(tmp_path, monkeypatch):
+    """As the check at submit finds them; no user of that name has no adapters."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made_by_mlx_lm(tmp_path / "start")
+    assert load_policy(config(adapter_path="~/start")).trainable()
+    with pytest.raises(ModelError, match="adapter_path = '~nobody-here/start'"):
+        load_policy(config(adapter_path="~nobody-here/start"))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

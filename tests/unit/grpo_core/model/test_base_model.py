@@ -113,3 +113,9 @@ def test_a_model_that_is_nowhere_is_one_clear_message(name):
         load_policy(config(model_name=name))
     assert repr(name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_a_user_that_there_is_not_is_refused():
+    """In one message, as any folder that is not there."""
+    with pytest.raises(ModelError, match="model_name = '~nobody-here/x': no such folder"):
+        load_policy(config(model_name="~nobody-here/x"))

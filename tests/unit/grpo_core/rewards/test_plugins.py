@@ -221,6 +221,7 @@ number = 3
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("~nobody-here/scor.py:f", "no file ~nobody-here/scor.py"),
         ("scor.py:score_length", r"no file scor\.py; the nearest is score\.py.*looked from"),
         ("score.py:score_lenght", r"no function 'score_lenght'.*did you mean score_length\?"),
         ("score.py:number", "number is not a function but of type int"),

@@ -49,6 +49,17 @@ def test_new_folder_is_signed(tmp_path):
     assert held["versions"]["python"].startswith("3.")
 
 
+def test_a_folder_in_the_users_own_is_not_one_named_tilde(tmp_path, monkeypatch, capsys):
+    """The configuration says where it lies, and nothing speaks of another one."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = take(config("~/out"))
+    assert folder.path == tmp_path / "out"
+    assert folder.cfg.output_dir == str(tmp_path / "out")
+    assert "another configuration" not in "".join(capsys.readouterr())
+    other = take(config("~/out", seed=9))
+    assert other.path == tmp_path / "out-2"
+
+
 def test_same_configuration_goes_on_in_its_folder(tmp_path):
     """Also under another run_name and with other logging: they are not in the hash."""
     cfg = config(tmp_path / "out")
