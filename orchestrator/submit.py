@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from grpo_core.config import MLXGRPOConfig, config_hash, format_override
+from grpo_core.config import MLXGRPOConfig, config_hash, format_override, named_path
 from orchestrator.errors import SpecError
 from orchestrator.names import folded, free_name, safe_name, sweep_name_fault
 from orchestrator.plan.expand import Expansion
 from orchestrator.plan.forecast import Forecast, forecast
-from orchestrator.plan.inputs import missing, refuse_missing
+from orchestrator.plan.inputs import LATER, missing, refuse_missing
 from orchestrator.plan.provenance import with_provenance
 from orchestrator.queue.store import Store
 from orchestrator.results.training_log import read_result
@@ -124,15 +124,16 @@ def queue_run(
     source: str,
     overrides: Sequence[str],
     again: bool = False,
+    later: bool = False,
 ) -> Run:
     """A run of a config that was resolved from a file and overrides, queued as a sweep of one.
 
-    A folder in use becomes DIR-2. Raises SpecError where a file that it reads is not there.
+    A folder in use becomes DIR-2. Raises SpecError where a file that it reads is not there, unless
+    it may come `later`.
     """
-    if absent := [
-        f"{source}: {key} = {fault}" for key, fault in missing(vars(config), os.getcwd())
-    ]:
-        raise SpecError(*absent)
+    absent = [] if later else missing(vars(config), os.getcwd())
+    if faults := [f"{source}: {key} = {fault}{LATER}" for key, fault in absent]:
+        raise SpecError(*faults)
     wanted = _sweep_name(config)
     # Files are read before the transaction: they may be large.
     plan = _plan(store, wanted, source, overrides, config, again)
@@ -190,7 +191,7 @@ def _free_folder(store: Store, config: MLXGRPOConfig, again: bool) -> str:
     """
     in_use = store.queries.folders_in_use()
     waiting, folders = set(map(folded, in_use)), RunFolders(in_use)
-    first = os.path.normpath(config.output_dir)
+    first = os.path.normpath(named_path(config.output_dir))
     if fault := folders.outer_clash(os.path.join(os.getcwd(), first)) or _look_fault(first):
         raise SpecError(f"output_dir: {fault}; choose another folder")
     names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))

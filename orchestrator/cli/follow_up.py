@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.background import say_no_worker, start_worker
-from orchestrator.cli.options import json_option, set_option
+from orchestrator.cli.options import json_option, later_option, set_option
 from orchestrator.cli.output import print_json, say
 from orchestrator.cli.queued import print_queued
 from orchestrator.cli.references import Ref, one_run, open_queue
@@ -51,9 +51,16 @@ class Seeds(click.ParamType[tuple[int, ...]]):
 )
 @click.option("--dry-run", is_flag=True, help="Show the runs; queue nothing.")
 @click.option("--start", is_flag=True, help="Start a worker in the background if none runs.")
+@later_option
 @json_option
 def confirm(
-    sweep: str, top: int, seeds: tuple[int, ...], dry_run: bool, start: bool, as_json: bool
+    sweep: str,
+    top: int,
+    seeds: tuple[int, ...],
+    dry_run: bool,
+    start: bool,
+    later: bool,
+    as_json: bool,
 ) -> None:
     """Train the best settings of a SWEEP again, on fresh seeds and scored on fresh rows.
 
@@ -71,7 +78,7 @@ def confirm(
     if len(best) < top:
         say(f"sweep {found.name} has only {plural(len(best), 'setting')} with a result")
     spec = confirm_spec(found, runs, best, seeds)
-    _submit(spec, found, dry_run, start, as_json)
+    _submit(spec, found, dry_run, start, later, as_json)
 
 
 @click.command()
@@ -80,6 +87,7 @@ def confirm(
 @set_option
 @click.option("--dry-run", is_flag=True, help="Show the run; queue nothing.")
 @click.option("--start", is_flag=True, help="Start a worker in the background if none runs.")
+@later_option
 @json_option
 def fork(
     run: str,
@@ -87,6 +95,7 @@ def fork(
     overrides: tuple[str, ...],
     dry_run: bool,
     start: bool,
+    later: bool,
     as_json: bool,
 ) -> None:
     """Start a new run from the checkpoint of a RUN, with some values changed.
@@ -101,10 +110,12 @@ def fork(
         parent = one_run(store, run)
         sweep = store.queries.sweep_of(parent)
     spec = fork_spec(parent, sweep, update, overrides)
-    _submit(spec, sweep, dry_run, start, as_json)
+    _submit(spec, sweep, dry_run, start, later, as_json)
 
 
-def _submit(spec: Spec, sweep: Sweep, dry_run: bool, start: bool, as_json: bool) -> None:
+def _submit(
+    spec: Spec, sweep: Sweep, dry_run: bool, start: bool, later: bool, as_json: bool
+) -> None:
     """Queue a spec that came from a sweep, in the folder from which that was submitted."""
     expansion = expand(spec)
     if dry_run:
@@ -114,7 +125,7 @@ def _submit(spec: Spec, sweep: Sweep, dry_run: bool, start: bool, as_json: bool)
         say("dry run: nothing was queued")
         return
     with open_queue() as store:
-        queued, runs = queue_sweep(store, expansion, cwd=sweep.cwd)
+        queued, runs = queue_sweep(store, expansion, cwd=sweep.cwd, later=later)
     print_queued(expansion, queued, runs, as_json, {})
     if start:
         start_worker()
@@ -129,8 +140,9 @@ def _submit(spec: Spec, sweep: Sweep, dry_run: bool, start: bool, as_json: bool)
 @click.argument("sweep", type=Ref())
 @click.argument("spec", type=click.Path(path_type=Path))
 @set_option
+@later_option
 @json_option
-def extend(sweep: str, spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def extend(sweep: str, spec: Path, overrides: tuple[str, ...], later: bool, as_json: bool) -> None:
     """Add to a SWEEP what its changed SPEC has more, and keep all that it has.
 
     New values, runs and seeds are queued behind the others; what the spec no longer names stays.
@@ -144,7 +156,7 @@ def extend(sweep: str, spec: Path, overrides: tuple[str, ...], as_json: bool) ->
         found = store.queries.sweep(sweep)
         sets = overrides or found.submitted.overrides
         added = store.submissions.extend(
-            found.id, lambda now, runs: extension(now, runs, spec, sets)
+            found.id, lambda now, runs: extension(now, runs, spec, sets, later)
         )
         after = store.queries.sweep(found.name)
         known = recognised(store, added)

@@ -21,6 +21,12 @@ def metric_option(command: F) -> F:
     )(command)
 
 
+def later_option(command: F) -> F:
+    """`--later`."""
+    words = "Queue also what reads files that are still to come."
+    return click.option("--later", is_flag=True, help=words)(command)
+
+
 def set_option(command: F) -> F:
     """`--set key=value`, any number of times."""
     return click.option(

@@ -7,7 +7,7 @@ import click
 
 from grpo_core.config import config_path, resolve_config
 from orchestrator.cli.background import say_no_worker
-from orchestrator.cli.options import set_option
+from orchestrator.cli.options import later_option, set_option
 from orchestrator.cli.output import say
 from orchestrator.cli.references import open_queue
 from orchestrator.errors import UsageError
@@ -25,12 +25,14 @@ from orchestrator.worker.launcher import TRAINER
 @set_option
 @click.option("--queue", "to_queue", is_flag=True, help="Put it into the queue instead.")
 @click.option("--again", is_flag=True, help="With --queue: train also what was trained before.")
+@later_option
 @click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[TRAINER OPTION]...")
 def run(
     config: str | None,
     overrides: tuple[str, ...],
     to_queue: bool,
     again: bool,
+    later: bool,
     more: tuple[str, ...],
 ) -> None:
     """Train one run now: the same resolution, log and exit code as mlx-grpo.
@@ -42,9 +44,11 @@ def run(
       grpo-sweep run --config configs/tiny.toml --set learning_rate=1e-4 --set seed=7
     """
     if to_queue:
-        _queue(config, overrides, more, again)
+        _queue(config, overrides, more, again, later)
     elif again:
         raise UsageError("--again goes with --queue; without it another output_dir trains anew")
+    elif later:
+        raise UsageError("--later goes with --queue; without it the run begins now")
     else:
         _become_trainer(config, overrides, more)
 
@@ -60,7 +64,11 @@ def _become_trainer(config: str | None, overrides: tuple[str, ...], more: tuple[
 
 
 def _queue(
-    config: str | None, overrides: tuple[str, ...], more: tuple[str, ...], again: bool
+    config: str | None,
+    overrides: tuple[str, ...],
+    more: tuple[str, ...],
+    again: bool,
+    later: bool,
 ) -> None:
     """Checked strictly, as everything that is queued; a folder in use becomes DIR-2."""
     unknown = [word for word in more if word != "--strict"]
@@ -68,7 +76,7 @@ def _queue(
         raise UsageError(f"--queue takes no {unknown[0]}: the worker starts the run")
     resolved = resolve_config(config, overrides, strict=True)
     with open_queue() as store:
-        queued = queue_run(store, resolved, config_path(config), overrides, again)
+        queued = queue_run(store, resolved, config_path(config), overrides, again, later)
     print(f"queued run {queued.id} (sweep {queued.sweep}) in {queued.output_dir}")
     if queued.same_as is not None:
         say(f"{queued.reason}; nothing is trained again (--again would)")

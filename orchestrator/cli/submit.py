@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.background import say_no_worker, start_worker
-from orchestrator.cli.options import json_option, set_option
+from orchestrator.cli.options import json_option, later_option, set_option
 from orchestrator.cli.output import busy, console, print_json, say
 from orchestrator.cli.queued import print_queued
 from orchestrator.cli.references import Ref, open_queue
@@ -37,7 +37,7 @@ from orchestrator.worker.probe import check, heaviest
 @click.option(
     "--frozen", is_flag=True, help="Hold the sweep if data, rewards, code or packages change."
 )
-@click.option("--later", is_flag=True, help="Queue also what reads files that are still to come.")
+@later_option
 @json_option
 def submit(
     spec: Path,

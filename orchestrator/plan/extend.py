@@ -22,11 +22,17 @@ from orchestrator.spec.document import Faults
 from orchestrator.spec.spec import read_spec
 
 
-def extension(sweep: Sweep, runs: Sequence[Run], path: Path, overrides: Sequence[str]) -> Extension:
+def extension(
+    sweep: Sweep,
+    runs: Sequence[Run],
+    path: Path,
+    overrides: Sequence[str],
+    later: bool = False,
+) -> Extension:
     """What the spec at `path` adds to a sweep.
 
     Raises SpecError for its faults and where it cannot be the same sweep, NothingAffected where it
-    adds nothing.
+    adds nothing. With `later` the files that it reads may be still to come.
     """
     expansion = expand(read_spec(path, overrides))
     _check_same(sweep, expansion, str(path))
@@ -37,7 +43,8 @@ def extension(sweep: Sweep, runs: Sequence[Run], path: Path, overrides: Sequence
         raise NothingAffected(f"{path}: adds nothing to sweep {sweep.name}")
     plan = expansion.plan(sweep.name, sweep.cwd)
     plan = replace(plan, to_ask=max(to_ask, 0), runs=tuple(new))
-    refuse_missing(expansion, sweep.cwd)
+    if not later:
+        refuse_missing(expansion, sweep.cwd)
     plan = with_provenance(plan, sweep.provenance)
     return Extension(plan.runs, plan)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo_core.config import did_you_mean, nearest_file
+from grpo_core.config import did_you_mean, named_path, nearest_file
 from orchestrator.errors import SpecError
 from orchestrator.plan.expand import Expansion
 from orchestrator.space.distributions import Choice
@@ -18,12 +18,12 @@ from orchestrator.spec.positions import KeyPath
 from orchestrator.spec.spec import Spec
 
 _DATA_FILES = (".jsonl", ".parquet")
-_LATER = "; submit --later where it is still to come"
+LATER = "; --later where it is still to come"
 
 
 def path_of(name: str, cwd: str) -> Path:
     """Where a file or folder lies that a configuration of `cwd` names so."""
-    return Path(cwd, Path(name).expanduser())
+    return Path(cwd, named_path(name))
 
 
 def inputs(values: Mapping[str, Any], cwd: str) -> tuple[str, ...]:
@@ -124,17 +124,20 @@ def refuse_missing(expansion: Expansion, cwd: str) -> None:
     """
     spec = expansion.spec
     faults = Faults(spec.source, spec.faults.positions)
-    base = vars(spec.base.config)
-    settings = [setting.overrides for setting in expansion.settings]
-    settings += [{**spec.fixed, **values} for values in _choices(spec)]
-    for overrides in settings or [spec.fixed]:
-        for key, fault in missing({**base, **overrides}, cwd):
-            faults.add(_place(spec, key, faults), f"{fault}{_LATER}", " = ")
+    base = {**vars(spec.base.config), **spec.fixed}
+    found = [
+        fault for setting in expansion.settings for fault in missing(base | setting.overrides, cwd)
+    ]
+    # What else is in the setting of a choice will be chosen too.
+    for choice in _choices(spec):
+        found += [fault for fault in missing(base | choice, cwd) if fault[0] in choice]
+    for key, fault in found:
+        faults.add(_place(spec, key, faults), f"{fault}{LATER}", " = ")
     if faults.found:
         raise SpecError(*faults.lines())
 
 
-def _choices(spec: Spec) -> Iterator[Mapping[str, Any]]:
+def _choices(spec: Spec) -> Iterator[dict[str, Any]]:
     for parameter in spec.parameters:
         if isinstance(parameter.domain, Choice):
             yield from map(parameter.assign, parameter.domain.values)
