@@ -104,7 +104,7 @@ class Store:
             # Made before SQLite fills it, so that nobody else can read it for a moment either.
             os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             self._copy_to(beside)
-            os.link(beside, target)  # Unlike a rename it replaces nothing.
+            _move(beside, target)
             sync_folder(target.parent)
         except FileExistsError:
             raise UsageError(f"{target}: exists; name a file that does not") from None
@@ -127,3 +127,13 @@ class Store:
             sync(fd)
         finally:
             os.close(fd)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a file without replacing another; FileExistsError. Needs no hard links, as exFAT."""
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        os.replace(source, target)
+    except OSError:
+        target.unlink()
+        raise

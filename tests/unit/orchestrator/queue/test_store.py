@@ -1,5 +1,7 @@
 """The open queue: opening, a lock, a backup, and reading while another writes."""
 
+import errno
+import os
 import threading
 
 import pytest
@@ -40,6 +42,25 @@ def test_locked_database_is_said_and_nothing_is_lost(tmp_path, store):
     ):
         other.control.cancel([1])
     assert states() == ["queued"]
+
+
+def test_backup_needs_no_hard_links(tmp_path, store, monkeypatch):
+    """On a stick (exFAT) there are none; there too a file that comes meanwhile is not replaced."""
+
+    def no_links(*_args, **_more):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    store.backup(tmp_path / "a.db")
+    assert (tmp_path / "a.db").stat().st_mode & 0o777 == 0o600
+    with Store.open(tmp_path / "a.db") as copy:
+        assert copy.queries.damage() is None
+    copy_to = store._copy_to
+    monkeypatch.setattr(store, "_copy_to", lambda to: (copy_to(to), other.write_text("mine")))
+    other = tmp_path / "b.db"
+    with pytest.raises(UsageError, match=r"b\.db: exists"):
+        store.backup(other)
+    assert other.read_text() == "mine"
 
 
 def test_backup_is_whole_and_never_overwrites(tmp_path, store):
