@@ -31,6 +31,8 @@ from orchestrator.worker.events import Event, EventKind
 _STEPS = 10
 # Counting a long queue costs; it moves slowly.
 _RECOUNT_S = 2.0
+# The worker draws between two looks at its trainer: a queue that others hold is read later.
+_READ_TIMEOUT_S = 0.2
 
 
 class WorkerView(Protocol):
@@ -83,7 +85,7 @@ def _result_text(run: Run, now: Progress) -> list[str]:
 def end_text(home: Home | None) -> str:
     """Why a worker ends by itself: all is done, or what is left cannot start."""
     if home is not None:
-        with Store.open(home.db, readonly=True) as store:
+        with _open_queue(home) as store:
             waiting = store.queries.waiting(boot_id())
             latest = store.queries.sweeps(latest=1)[-1:]
         if waiting.queued:
@@ -217,9 +219,13 @@ class LiveView:
         return run_lines(run, now, self._cache.of(run), self._console.width, rest, note)
 
 
+def _open_queue(home: Home) -> Store:
+    return Store.open(home.db, readonly=True, timeout_s=_READ_TIMEOUT_S)
+
+
 def _queue_line(home: Home) -> Text:
     """`demo: 2 completed, 1 running, 3 queued · 2m 10s – 2m 50s left · Ctrl-C stops safely`."""
-    with Store.open(home.db, readonly=True) as store:
+    with _open_queue(home) as store:
         open_sweeps = [
             s for s in store.queries.sweeps(latest=0) if s.state in ("queued", "running")
         ]

@@ -1,13 +1,22 @@
 """What a worker says as it works, a line an event."""
 
+import io
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
+import pytest
+from rich.console import Console
+
+from orchestrator.errors import QueueBusy
 from orchestrator.run import (
     Progress,
     RunState,
 )
-from orchestrator.views.live import Lines, ended_text, progress_text
+from orchestrator.system.paths import home
+from orchestrator.views.live import Lines, LiveView, ended_text, progress_text
 from orchestrator.worker.events import Event, EventKind
+from tests.queue_kit import planned, submit
 from tests.view_kit import RUN, logged
 
 
@@ -26,6 +35,19 @@ def test_a_worker_tells_a_tenth_of_a_run_at_a_time(tmp_path):
     lines(Event(EventKind.PREPARED, "standby (pid 6)", replace(run, id=2)))
     lines(Event(EventKind.PROGRESS, "", run, Progress(100, 100, {}, 2.0)))
     assert said[-1] == "run 2 r: prepared, standby (pid 6)"
+
+
+@pytest.mark.parametrize("view", ["live", "lines"])
+def test_a_view_waits_for_a_queue_no_longer_than_a_moment(tmp_path, monkeypatch, view):
+    """It draws in the worker's thread, which must hear its signals and watch its trainer."""
+    monkeypatch.setattr("orchestrator.queue.connection.wal_is_safe", lambda: False)
+    submit(tmp_path, planned("a"))
+    console = Console(file=io.StringIO(), force_terminal=True)
+    shown = LiveView(home(), console) if view == "live" else Lines(print, home())
+    with closing(sqlite3.connect(home().db, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(QueueBusy, match=r"waited 0\.\d+ s"):
+            shown(Event(EventKind.EMPTY, "the worker ends"))
 
 
 def test_the_end_of_a_run_is_told_with_its_result(tmp_path):
