@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from grpo_core.config import MLXGRPOConfig, config_hash, format_override, named_path
+from grpo_core.run.protocol import COMPLETED
 from orchestrator.errors import SpecError
 from orchestrator.names import folded, free_name, safe_name, sweep_name_fault
 from orchestrator.plan.expand import Expansion
@@ -261,4 +262,4 @@ def holds_another(folder: Path, wanted_hash: str | None) -> bool:
 
 def is_done(folder: Path) -> bool:
     """Whether a run is completed in `folder`: the trainer trains nothing there again."""
-    return (read_result(folder) or {}).get("status") == "completed"
+    return (read_result(folder) or {}).get("status") == COMPLETED

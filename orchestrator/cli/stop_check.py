@@ -100,7 +100,7 @@ def _print(results: dict[str, Replay], runs: list[Run], sweep: Sweep, rule: Stop
     if len(results) == 1:
         for decision in next(iter(results.values())).stopped:
             where = f"run {decision.run} {names[decision.run]}, update {decision.update}"
-            out.print(f"{where}: {decision.reason}", soft_wrap=True, markup=False)
+            out.print(f"{where}: {decision.reason}", soft_wrap=True)
     health = ", ".join(map(str, rule.health)) or "no rule"
     say(f"warm-up {rule.warmup:.0%}; health in each: {health}")
 

@@ -42,7 +42,7 @@ class Work:
     """What is known of the runs of a sweep: all of them counted in `shares`.
 
     `begun` are the unfinished runs that were started before, `sample` (kind, seconds) of ended
-    ones, `similar_runs` completed runs of other sweeps, `waiting_duplicates` waiting runs by kind
+    ones, `similar_runs` completed runs of other sweeps, `waiting_duplicates` queued runs by kind
     that will only take over another run's result, and `to_come` runs that a search has yet to
     choose.
     """

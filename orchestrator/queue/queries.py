@@ -284,8 +284,8 @@ class Queries:
 
     def shown_elsewhere(self, folders: Sequence[Path]) -> set[Path]:
         """Which of these folders belong to a run of the queue."""
-        sql = "SELECT 1 FROM runs WHERE folder = ? LIMIT 1"
-        return {folder for folder in folders if self._db.read(sql, (os.path.normpath(folder),))}
+        known = {row[0] for row in self._db.read("SELECT folder FROM runs")}
+        return {folder for folder in folders if os.path.normpath(folder) in known}
 
     def attempt(self, attempt_id: int) -> Attempt:
         """The attempt with this id, which must exist."""

@@ -51,10 +51,10 @@ class StatusQueries:
         return [Share(RunState.COMPLETED, *row) for row in rows]
 
     def waiting_duplicates(self, sweep_id: int) -> Mapping[str, int]:
-        """How many waiting runs of each kind only wait for the same run of another sweep."""
+        """How many queued runs of each kind only wait for the same run of another sweep."""
         rows = self._db.read(
             "SELECT kind FROM runs INDEXED BY runs_same WHERE same_as IS NOT NULL"
-            f" AND sweep_id = ? AND {_LIVE}",
+            " AND sweep_id = ? AND state = 'queued'",
             (sweep_id,),
         )
         return Counter(row[0] for row in rows)

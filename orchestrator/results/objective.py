@@ -13,7 +13,7 @@ from typing import Any
 from grpo_core.config import did_you_mean
 from orchestrator.errors import UsageError
 from orchestrator.results import stats
-from orchestrator.results.training_log import read_curve
+from orchestrator.results.training_log import finite_number, read_curve
 from orchestrator.run import Objective, Run, RunState, Sweep
 
 
@@ -90,7 +90,7 @@ def by_metric(sweep: Sweep, runs: Iterable[Run], metric: str | None) -> tuple[Sw
     if metric is None or metric == sweep.objective.metric:
         return sweep, found
     known = dict.fromkeys(
-        key for run in found for key in run.metrics if _last(run, key) is not None
+        key for run in found for key, last in run.metrics.items() if finite_number(last) is not None
     )
     if metric not in known:
         near = did_you_mean(metric, known) or f"; they logged {', '.join(known) or 'nothing'}"
@@ -105,14 +105,9 @@ def by_metric(sweep: Sweep, runs: Iterable[Run], metric: str | None) -> tuple[Sw
 def _value_by(run: Run, objective: Objective) -> float | None:
     """By the log; where that is gone, the last metrics tell the last value, and no other."""
     value = read_value(run.folder, objective)
-    return _last(run, objective.metric) if value is None and objective.reduce == "last" else value
-
-
-def _last(run: Run, key: str) -> float | None:
-    value = run.metrics.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        return None
-    return float(value)
+    if value is None and objective.reduce == "last":
+        return finite_number(run.metrics.get(objective.metric))
+    return value
 
 
 def moved_rewards(scores: Sequence[Score]) -> dict[str, tuple[float, float]]:
@@ -122,7 +117,9 @@ def moved_rewards(scores: Sequence[Score]) -> dict[str, tuple[float, float]]:
     found = {}
     keys = dict.fromkeys(key for score in scores for key in score.run.metrics)
     for key in [k for k in keys if k == "reward_mean" or k.startswith("reward/")]:
-        values = [v for score in scores if (v := _last(score.run, key)) is not None]
+        values = [
+            v for score in scores if (v := finite_number(score.run.metrics.get(key))) is not None
+        ]
         if values and min(values) < max(values):
             found[key] = (min(values), max(values))
     return found

@@ -38,7 +38,7 @@ def read_curves(folder: Path, metrics: Iterable[str]) -> dict[str, list[tuple[in
         if not is_held_out(line) or not isinstance(line.get("update"), int):
             continue
         for metric, curve in curves.items():
-            if (value := _number(line.get(metric))) is not None:
+            if (value := finite_number(line.get(metric))) is not None:
                 curve.append((line["update"], value))
     return curves
 
@@ -126,15 +126,21 @@ class ProgressReader:
 def _seconds(line: Line) -> float:
     """The durations in a line; rates end in _per_s."""
     return sum(
-        float(value)
+        finite_number(value) or 0.0
         for key, value in line.items()
-        if key.endswith("_s") and not key.endswith("_per_s") and isinstance(value, int | float)
+        if key.endswith("_s") and not key.endswith("_per_s")
     )
 
 
-def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+def finite_number(value: Any) -> float | None:
+    """A logged value as a number that can be compared; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON knows no largest integer.
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _finite(value: Any) -> Any:

@@ -3,14 +3,13 @@
 Nobody is stopped without evidence: a missing value or a tie keeps a run going.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from orchestrator.results.objective import setting_key
-from orchestrator.results.training_log import read_log
+from orchestrator.results.training_log import finite_number, read_log
 from orchestrator.run import Objective, Run, RunState
 from orchestrator.text import percent
 
@@ -42,9 +41,9 @@ class RunCurve:
     def points(self, metric: str, until: int | None = None) -> list[tuple[int, float]]:
         """(update, value) of a metric after training began; evaluations on held-out rows only."""
         return [
-            (update_of(line), float(line[metric]))
+            (update_of(line), value)
             for line in self.lines
-            if is_finite(line.get(metric))
+            if (value := finite_number(line.get(metric))) is not None
             and line.get("split", "test") == "test"
             and 0 < update_of(line) <= (self.total if until is None else until)
         ]
@@ -94,11 +93,6 @@ def update_of(line: LogLine) -> int:
     return update if isinstance(update, int) else 0
 
 
-def is_finite(value: Any) -> bool:
-    """Whether a logged value is a number that can be compared."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def worse(value: float, bound: float, objective: Objective) -> bool:
     """Whether a value of the objective is worse than another."""
     return value < bound if objective.goal == "max" else value > bound
@@ -106,6 +100,7 @@ def worse(value: float, bound: float, objective: Objective) -> bool:
 
 def shown(name: str, value: Any) -> str:
     """A logged value in a message: exact match in percent, as everywhere."""
-    if not is_finite(value):
+    number = finite_number(value)
+    if number is None:
         return "nan"
-    return percent(value) if name == "em" else f"{value:.4g}"
+    return percent(number) if name == "em" else f"{number:.4g}"

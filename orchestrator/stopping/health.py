@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from grpo_core.config import did_you_mean
 from orchestrator.errors import SpecError
+from orchestrator.results.training_log import finite_number
 from orchestrator.stopping.curves import (
     Decision,
     LogLine,
     RunCurve,
     StopCode,
-    is_finite,
     shown,
     update_of,
 )
@@ -40,11 +40,11 @@ class HealthRule:
         """Whether the condition holds in a line of the log; None where the line says nothing."""
         if self.metric == "nan":
             logged = [line[name] for name in ("loss", "grad_norm") if name in line]
-            return any(not is_finite(value) for value in logged) if logged else None
+            return None in map(finite_number, logged) if logged else None
         if self.metric not in line or line.get("split", "test") != "test":
             return None
-        value = line[self.metric]
-        return is_finite(value) and _SIGNS[self.sign](value, self.bound)
+        value = finite_number(line[self.metric])
+        return value is not None and _SIGNS[self.sign](value, self.bound)
 
     def __str__(self) -> str:
         if self.metric == "nan":

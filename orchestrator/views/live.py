@@ -50,7 +50,7 @@ def worker_view(home: Home, console: Console) -> WorkerView:
     """The live view in a terminal that can show it, else lines."""
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveView(home, console)
-    return Lines(lambda line: console.print(line, soft_wrap=True, markup=False), home)
+    return Lines(lambda line: console.print(line, soft_wrap=True), home)
 
 
 # --- words

@@ -105,7 +105,7 @@ def read_overview(
     `rows` says so for single sweeps; `read` gives the progress of a run. Reads no more runs than it
     shows, and those that have begun: a queue may hold very many.
     """
-    boot = _boot_id()
+    boot = boot_id()
     statuses = [_status_of(store, sweep, (rows or {}).get(sweep.id, most)) for sweep in sweeps]
     shown = {sweep.id for sweep in sweeps}
     others = [_status_of(store, s, 0) for s in store.queries.sweeps(latest=0) if s.id not in shown]
@@ -117,10 +117,6 @@ def read_overview(
         store.queries.halted(boot),
         read,
     )
-
-
-def _boot_id() -> str:
-    return boot_id()
 
 
 def _status_of(store: Store, sweep: Sweep, most: int | None) -> SweepStatus:

@@ -1,6 +1,7 @@
 """What a status asks of the queue, and how little of it it reads."""
 
 import re
+from dataclasses import replace
 
 from orchestrator.queue.store import Store
 from orchestrator.run import Progress
@@ -9,6 +10,7 @@ from tests.queue_kit import (
     DONE,
     OOM,
     nothing_before,
+    plan_of,
     planned,
     submit,
 )
@@ -33,6 +35,32 @@ def test_telling_runs_are_those_that_a_person_looks_for(tmp_path):
         assert [run.id for run in look.status.summary_rows(1, 6)] == [3, 5, 17, 18, 19, 20]
         assert len(look.status.summary_rows(1, 100)) == 20
         assert [run.id for run in look.queries.begun(1)] == [5]
+
+
+def test_a_duplicate_that_is_put_away_waits_for_nothing(tmp_path):
+    """Only what is queued will take over the other's result; else the rest seems a run shorter."""
+    with Store.open() as store:
+        for sweep in ("s", "t"):
+            runs = [replace(planned(sweep + name), identity=name, hash=name) for name in "abc"]
+            plan = plan_of(tmp_path, *runs)
+            store.submissions.add_sweep(sweep, lambda free, plan=plan: replace(plan, name=free))
+        assert [r.same_as for r in store.queries.runs()] == [None] * 3 + [1, 2, 3]
+        assert sum(store.status.waiting_duplicates(2).values()) == 3
+        store.control.pause([5])
+        assert sum(store.status.waiting_duplicates(2).values()) == 2
+
+
+def test_the_folders_of_removed_runs_are_looked_for_once(tmp_path):
+    """Not by a walk over all runs for each of them."""
+    submit(tmp_path, *(planned(f"r{i}") for i in range(9)))
+    with Store.open() as store:
+        folders = [run.folder for run in store.queries.runs()]
+        asked = []
+        store._db.raw.set_trace_callback(asked.append)
+        shown = store.queries.shown_elsewhere([*folders, tmp_path / "other"])
+        store._db.raw.set_trace_callback(None)
+    assert shown == set(folders)
+    assert len(asked) == 1
 
 
 def test_a_status_reads_only_what_it_shows(tmp_path):

@@ -105,6 +105,13 @@ def test_numbers_that_json_cannot_say_are_unknown(tmp_path):
     assert read_progress(tmp_path).metrics == {"update": 1, "loss": None, "kl": None}
 
 
+def test_a_number_too_large_to_compare_is_no_number(tmp_path):
+    """An integer of 400 digits is JSON; it ended whoever read the log."""
+    write(tmp_path, {"update": 1, "em": 10**400, "update_s": 10**400}, {"update": 2, "em": 0.5})
+    assert read_curve(tmp_path, "em") == [(2, 0.5)]
+    assert read_progress(tmp_path).s_per_update is None
+
+
 def test_result_is_told_from_a_later_one(tmp_path):
     """A replaced result.json has another identity; a missing one has none."""
     assert result_identity(tmp_path) is None
