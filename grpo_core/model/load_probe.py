@@ -19,6 +19,7 @@ from grpo_core.model.finite import first_fault, gives_numbers
 from grpo_core.model.gradient_checkpointing import probe_gradient
 from grpo_core.model.shared_prefix import Abilities, abilities, log_softmax
 from grpo_core.model.trunk_head import SplitModel
+from grpo_core.run.protocol import machine_fault
 
 # What mlx-lm's models raise where something does not fit them.
 FAULTS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -52,6 +53,8 @@ def examine(split: SplitModel, cfg: MLXGRPOConfig, mend: Callable[[], bool]) -> 
     try:
         vocab = _width(split.model, some)
     except FAULTS as error:
+        if _is_of_the_machine(error):
+            raise
         if not mend():
             raise _failure(cfg, "on a few tokens", error) from error
         vocab = tried(cfg, "on a few tokens", lambda: _width(split.model, some))
@@ -90,11 +93,20 @@ def must_learn(model: nn.Module, cfg: MLXGRPOConfig) -> None:
 
 
 def tried(cfg: MLXGRPOConfig, when: str, work: Callable[[], Any]) -> Any:
-    """What `work` gives; ModelError for what mlx-lm's model raises."""
+    """What `work` gives; ModelError for what mlx-lm's model raises.
+
+    Short memory and a GPU's faults, which MLX raises as RuntimeError too, go on as they are.
+    """
     try:
         return work()
     except FAULTS as error:
+        if _is_of_the_machine(error):
+            raise
         raise _failure(cfg, when, error) from error
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    return machine_fault(str(error)) is not None
 
 
 def _failure(cfg: MLXGRPOConfig, when: str, error: Exception) -> ModelError:
@@ -126,7 +138,7 @@ def _must_decode_as_it_learns(model: nn.Module, vocab: int, cfg: MLXGRPOConfig) 
 
 def _probe_length(model: nn.Module, cfg: MLXGRPOConfig) -> int:
     """Enough tokens to leave the shortest window behind, but no more than a run can reach."""
-    longest = cfg.max_prompt_length + min(cfg.max_new_tokens, cfg.max_completion_length)
+    longest = cfg.max_prompt_length + cfg.completion_limit
     sizes = [c.max_size for c in make_prompt_cache(model) if isinstance(c, RotatingKVCache)]
     window = min(sizes, default=0)
     wanted = 2 * DECODED + (window if window < longest else DECODED)

@@ -1,6 +1,7 @@
 """What is tried at load: families that need a hand get it, those that would mislead are refused."""
 
 import json
+import re
 import shutil
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ import pytest
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import ModelError
-from grpo_core.model import tiny
+from grpo_core.model import load_probe, tiny
 from grpo_core.model.policy import load_policy
 from tests.zoo import zoo_folder
 
@@ -118,3 +119,23 @@ def test_adapters_that_are_not_finite_are_named(tmp_path):
     policy.save(tmp_path / "adapters", cfg)
     with pytest.raises(ModelError, match=f"weights of {name} are not finite"):
         load("builtin/tiny", adapter_path=str(tmp_path / "adapters"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[METAL] Command buffer execution failed: Insufficient Memory",
+        "Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)",
+    ],
+)
+def test_a_fault_of_the_machine_is_none_of_the_model(text, monkeypatch):
+    """MLX raises both as RuntimeError; short memory is retried, a model that cannot run is not."""
+
+    def fails(*args):
+        raise RuntimeError(text)
+
+    with pytest.raises(RuntimeError, match=re.escape(text)):
+        load_probe.tried(MLXGRPOConfig(), "on a few tokens", fails)
+    monkeypatch.setattr(load_probe, "_width", fails)
+    with pytest.raises(RuntimeError, match=re.escape(text)):
+        load("builtin/tiny")
