@@ -13,8 +13,13 @@ from grpo_core.errors import ModelError
 POSITION_NAMES = ("wpe", "embed_positions", "position_embeddings", "pos_embed")
 
 
-def must_fit_tables(model: nn.Module, prompts: Sequence[Sequence[int]], limit: int) -> None:
-    """ModelError unless `prompts` and `limit` tokens more can be looked up in its tables."""
+def must_fit_tables(
+    model: nn.Module, prompts: Sequence[Sequence[int]], limit: int, field: str
+) -> None:
+    """ModelError unless `prompts` and `limit` tokens more can be looked up in its tables.
+
+    `field` is what bounds those tokens. The last of them is never read.
+    """
     kinds = (nn.Embedding, nn.QuantizedEmbedding)
     tables = [(name, m) for name, m in model.named_modules() if isinstance(m, kinds)]
     positions = [int(m.weight.shape[0]) for name, m in tables if name.endswith(POSITION_NAMES)]
@@ -26,9 +31,9 @@ def must_fit_tables(model: nn.Module, prompts: Sequence[Sequence[int]], limit: i
             "tokens were added to its tokenizer, and the model was not resized; resize it, or use "
             "the tokenizer that it was made with"
         )
-    longest = max(map(len, prompts), default=0) + limit
+    longest = max(map(len, prompts), default=0) + limit - 1
     if positions and longest > min(positions):
         raise ModelError(
             f"prompts and completions reach {longest} tokens, and the model has learned positions "
-            f"for {min(positions)}; lower max_prompt_length or max_new_tokens"
+            f"for {min(positions)}; lower max_prompt_length or {field}"
         )

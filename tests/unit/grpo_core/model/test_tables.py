@@ -22,16 +22,18 @@ def test_an_id_beyond_the_table_is_refused(make, quantized):
     if quantized:
         nn.quantize(model, 32, 4)
     last = rows(model, "wte" if make == "gpt2" else "embed_tokens") - 1
-    must_fit_tables(model, [[3, last]], 1)
+    must_fit_tables(model, [[3, last]], 1, "max_new_tokens")
     with pytest.raises(ModelError, match=f"token {last + 1} .* {last + 1} rows.*not resized"):
-        must_fit_tables(model, [[3], [last + 1, 2]], 1)
+        must_fit_tables(model, [[3], [last + 1, 2]], 1, "max_new_tokens")
 
 
 def test_learned_positions_end_and_rotary_ones_do_not():
-    """GPT-2 has a row for each position, Llama has none."""
+    """GPT-2 has a row for each position, Llama has none; the last token drawn is never read."""
     model = zoo_model("gpt2", 0, 1, 512)
     last = rows(model, "wpe")
-    must_fit_tables(model, [[3] * 4], last - 4)
-    with pytest.raises(ModelError, match=rf"reach {last + 1} tokens.*positions for {last};"):
-        must_fit_tables(model, [[3] * 4], last - 3)
-    must_fit_tables(zoo_model("llama", 0, 1, 512), [[3] * 4], 10**6)
+    must_fit_tables(model, [[3] * 4], last - 3, "max_new_tokens")
+    with pytest.raises(
+        ModelError, match=rf"reach {last + 1} tokens.*positions for {last};.* or eval_max"
+    ):
+        must_fit_tables(model, [[3] * 4], last - 2, "eval_max_new_tokens")
+    must_fit_tables(zoo_model("llama", 0, 1, 512), [[3] * 4], 10**6, "max_new_tokens")
