@@ -39,6 +39,8 @@ ROOM = 64
 
 # Tokens on which a model is tried, where no window asks for more.
 PROBE_TOKENS = 8
+# Of these the last states are compared.
+PROBE_COMPARED = 5
 
 # A wrong mask or position is off by whole nats; 16-bit logits differ by this much at most.
 PROBE_TOLERANCE = 0.5
@@ -222,7 +224,7 @@ def _padded(prompts: Sequence[Sequence[int]], length: int) -> mx.array:
 def _run_prompts(split: SplitModel, ids: mx.array) -> tuple[list[Left], mx.array]:
     caches = _caches(split.model, _empty)
     hidden = split.trunk(ids, caches)
-    return [_left(part) for cache in caches for part in _parts(cache)], hidden
+    return [_left(part) for cache in caches for part in cache_parts(cache)], hidden
 
 
 def _caches(model: nn.Module, make: Callable[[Any], Any]) -> list[Any]:
@@ -236,10 +238,10 @@ def _caches(model: nn.Module, make: Callable[[Any], Any]) -> list[Any]:
     return [one(cache) for cache in make_prompt_cache(model)]
 
 
-def _parts(cache: Any) -> list[Any]:
+def cache_parts(cache: Any) -> list[Any]:
     """A cache, or those that it holds together."""
     if isinstance(cache, CacheList):
-        return [part for inner in cache.caches for part in _parts(inner)]
+        return [part for inner in cache.caches for part in cache_parts(inner)]
     return [cache]
 
 
@@ -271,7 +273,7 @@ def _is_float(array: mx.array | None) -> bool:
 
 def _has_states(model: nn.Module) -> bool:
     caches = make_prompt_cache(model)
-    return any(type(part) is ArraysCache for cache in caches for part in _parts(cache))
+    return any(type(part) is ArraysCache for cache in caches for part in cache_parts(cache))
 
 
 def can_fork(model: nn.Module) -> bool:
@@ -338,13 +340,17 @@ class Abilities:
 def abilities(split: SplitModel, vocab_size: int, length: int = PROBE_TOKENS) -> Abilities:
     """Finds out by trying on `length` tokens: shared and plain must give the same log-probs."""
     ids = mx.arange(1, length + 1) % vocab_size
-    share = _agrees(split, ids, _try_rows) and _agrees(split, ids, _try_decode)
-    return Abilities(share, share and _agrees(split, ids, _try_decode_mixed))
+    plain = split.model(ids[None])[0, -PROBE_COMPARED:]
+
+    def agrees(attempt: Any) -> bool:
+        return _agrees(split, ids, plain, attempt)
+
+    share = agrees(_try_rows) and agrees(_try_decode)
+    return Abilities(share, share and agrees(_try_decode_mixed))
 
 
-def _agrees(split: SplitModel, ids: mx.array, attempt: Any) -> bool:
-    """Whether an attempt gives the model's own log-probs behind `ids` [T]."""
-    plain = split.model(ids[None])[0]
+def _agrees(split: SplitModel, ids: mx.array, plain: mx.array, attempt: Any) -> bool:
+    """Whether an attempt gives the model's own log-probs behind `ids` [T]; `plain` are the last."""
     try:
         shared = split.head(attempt(split, ids))
     except (UnsupportedModel, AttributeError, TypeError, ValueError, IndexError):

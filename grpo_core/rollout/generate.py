@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import CacheList, make_prompt_cache
 
 from grpo_core.errors import Diverged, Interrupted
 from grpo_core.model.finite import first_fault, gives_numbers
@@ -290,7 +290,7 @@ def _prefill_own(split: SplitModel, prompts: list[tuple[int, ...]], n: int) -> _
 
 def _keep(cache: Any, rows: mx.array) -> None:
     """Drops every row of a cache that is not among `rows`."""
-    if hasattr(cache, "caches"):
+    if isinstance(cache, CacheList):
         for inner in cache.caches:
             _keep(inner, rows)
     elif isinstance(cache, DecodeCache):
@@ -301,7 +301,7 @@ def _keep(cache: Any, rows: mx.array) -> None:
 
 def _map_rows(cache: Any, change: Callable[[mx.array], mx.array]) -> None:
     """Applies `change` to every array [B, ...] that a cache of mlx-lm holds, in place."""
-    if hasattr(cache, "caches"):
+    if isinstance(cache, CacheList):
         for inner in cache.caches:
             _map_rows(inner, change)
         return
