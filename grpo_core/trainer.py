@@ -38,6 +38,8 @@ from grpo_core.training_loop import TrainingLoop
 
 # Among the versions that a checkpoint records.
 BLAS = "blas"
+BASE = "base model"
+"""Names of what a checkpoint records beside packages: what multiplied, and how the base is held."""
 
 
 def prepare_data(cfg: MLXGRPOConfig) -> Data:
@@ -80,6 +82,7 @@ def train(
             with console.busy(f"loading {cfg.model_name}", cfg.model_name):
                 policy = load_policy(cfg)
             _must_fit(policy, data, cfg)
+        _adopt_base(found, state, policy, console, strict)
         for note in policy.notes:
             console.line(note)
         state.threads = use_threads(state.threads, policy.parameter_count, console.line)
@@ -114,15 +117,37 @@ def _adopt(
         for name in RunState.__slots__:
             setattr(state, name, getattr(found.state, name))
     state.fingerprint = data.fingerprint
-    state.versions = now
+    state.versions = {BASE: state.versions[BASE], **now} if BASE in state.versions else now
+
+
+def _adopt_base(
+    found: Checkpoint | None, state: RunState, policy: Policy, console: Console, strict: bool
+) -> None:
+    """Report a base that is held in other numbers than before; ConfigError if strict.
+
+    `dtype = "auto"` takes what suits the device, so a run that goes on elsewhere may meet another.
+    """
+    before = state.versions.get(BASE)
+    if found is not None and before not in (None, policy.held_as):
+        if strict:
+            raise ConfigError(
+                f"{found.path}: trained on a base in {before}, and here it would be "
+                f"{policy.held_as}; set dtype and quantize_for_rollouts as it was in a folder of "
+                "its own, go on where it began, or go on without --strict"
+            )
+        console.line(f"[resume] {BASE} was {before}, is {policy.held_as}: results will differ")
+    state.versions[BASE] = policy.held_as
 
 
 def _must_fit(policy: Policy, data: Data, cfg: MLXGRPOConfig) -> None:
     """ModelError where ids or positions lie beyond the model's tables."""
     train = [prompt.ids for prompt in data.train]
-    must_fit_tables(policy.model, train, cfg.completion_limit)
-    held_out = [prompt.ids for prompt in [*data.test, *data.train_eval]]
-    must_fit_tables(policy.model, held_out, cfg.eval_max_new_tokens)
+    must_fit_tables(policy.model, train, cfg.completion_limit, "max_new_tokens")
+    evaluated = (data.test if cfg.eval_steps else []) + (
+        data.train_eval if cfg.eval_every_updates else []
+    )
+    held_out = [prompt.ids for prompt in evaluated]
+    must_fit_tables(policy.model, held_out, cfg.eval_max_new_tokens, "eval_max_new_tokens")
 
 
 def _versions() -> dict[str, str]:

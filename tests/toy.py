@@ -78,6 +78,7 @@ def toy_policy(train_type="full", seed=0, bits=0):
         base="toy",
         base_path=Path("toy"),
         base_bits=bits,
+        held_as=f"float32 in {bits} bits" if bits else "float32",
         quantized_here=bits > 0,
         adapter=adapter,
         config={},

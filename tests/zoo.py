@@ -391,6 +391,7 @@ def zoo_policy(make, seed=0, scale=1, vocab=VOCAB):
         base=make,
         base_path=Path(make),
         base_bits=0,
+        held_as="float32",
         quantized_here=False,
         adapter=None,
         config=zoo_config(make, scale, vocab),

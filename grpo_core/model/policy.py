@@ -43,7 +43,7 @@ from grpo_core.model.base_model import (
     read_tokenizer,
 )
 from grpo_core.model.load_probe import Findings, examine, must_give_numbers, must_learn
-from grpo_core.model.precision import precision
+from grpo_core.model.precision import cast, precision
 from grpo_core.model.trunk_head import Params, SplitModel
 from grpo_core.model.turn_end import end_tokens
 
@@ -59,6 +59,7 @@ class Policy:
     base: str  # model_name as configured
     base_path: Path
     base_bits: int  # 0: not quantised
+    held_as: str  # the base's numbers, such as "bfloat16 in 4 bits"
     quantized_here: bool  # by quantize_for_rollouts, not by its maker
     adapter: Adapter | None  # None with train_type full
     config: dict[str, Any]  # the model's config.json
@@ -145,7 +146,7 @@ def load_policy(cfg: MLXGRPOConfig) -> Policy:
     _refuse_quantized_full(cfg, bits)
     held = precision(config, cfg)
     if held.casts:
-        model.set_dtype(held.dtype)
+        cast(model, held.dtype)
         config = config | {"torch_dtype": held.name}
     wants_bits = held.quantize
     embeddings = quantize_base(model, GROUP_SIZE, BASE_BITS) if wants_bits else {}
@@ -163,7 +164,7 @@ def load_policy(cfg: MLXGRPOConfig) -> Policy:
     else:
         adapter = add_adapters(model, cfg)
     model.eval()
-    base = _Base(path, config, BASE_BITS if wants_bits else bits, wants_bits, held.note)
+    base = _Base(path, config, BASE_BITS if wants_bits else bits, wants_bits, held.name, held.note)
     return _policy(cfg, base, split, found, adapter)
 
 
@@ -181,7 +182,13 @@ class _Base:
     config: dict[str, Any]
     bits: int
     quantized_here: bool
+    dtype: str
     note: str  # how it is held; perhaps empty
+
+    @property
+    def held_as(self) -> str:
+        """Its numbers, as a message."""
+        return f"{self.dtype} in {self.bits} bits" if self.bits else self.dtype
 
 
 def _policy(
@@ -206,6 +213,7 @@ def _policy(
         base=cfg.model_name,
         base_path=base.path,
         base_bits=base.bits,
+        held_as=base.held_as,
         quantized_here=base.quantized_here,
         adapter=adapter,
         config=base.config,

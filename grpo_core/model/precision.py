@@ -4,11 +4,13 @@ On MLX's CPU backend products in 16 bits are 40 times and those of 4-bit weights
 than in fp32, so `dtype = "auto"` takes fp32 there and quantises nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
 
 from grpo_core.config.fields import MLXGRPOConfig
 
@@ -47,12 +49,30 @@ def precision(config: Mapping[str, Any], cfg: MLXGRPOConfig) -> Precision:
         return Precision(stored, wanted, casts=False)
     if stored == "float32" and not wanted:
         return Precision(stored, False)
+    if made:
+        note = (
+            "[model] its maker quantised it, and the CPU multiplies such weights some 100 times "
+            "slower than float32: take the model without quantisation there"
+        )
+        return Precision("float32", quantize=False, note=note)
     return Precision(
         "float32",
         quantize=False,
         note="[model] on the CPU the weights are held in float32 and not quantised, which is 40 "
         f"to 100 times faster (dtype = auto; dtype = {stored} does as the configuration says)",
     )
+
+
+def cast(model: nn.Module, dtype: mx.Dtype) -> None:
+    """Holds the model's weights in `dtype`, but for those that its family keeps as they are."""
+    casts: Callable[[str], bool] = getattr(model, "cast_predicate", lambda path: True)
+    arrays: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    floats = [
+        (path, array.astype(dtype))
+        for path, array in arrays.items()
+        if casts(path) and mx.issubdtype(array.dtype, mx.floating)
+    ]
+    model.update(tree_unflatten(floats))
 
 
 def _stored(config: Mapping[str, Any]) -> str:

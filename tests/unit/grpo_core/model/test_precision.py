@@ -3,11 +3,13 @@
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from mlx.utils import tree_flatten
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.model import precision as module
 from grpo_core.model.policy import load_policy
-from grpo_core.model.precision import precision
+from grpo_core.model.precision import cast, precision
+from tests.zoo import zoo_model
 
 BF16 = {"torch_dtype": "bfloat16"}
 FP32 = {"torch_dtype": "float32"}
@@ -58,3 +60,21 @@ def test_a_run_on_the_cpu_says_what_it_took():
     assert policy.base_bits == 0
     (line,) = policy.notes
     assert "float32 and not quantised" in line
+
+
+def test_what_a_maker_quantised_is_said_to_be_slow_on_a_cpu(monkeypatch):
+    """Nothing is done to it, so the line is not that it was left unquantised."""
+    on(monkeypatch, mx.DeviceType.cpu)
+    assert "its maker quantised it" in precision(MADE, MLXGRPOConfig()).note
+
+
+def test_what_a_family_keeps_in_float32_stays_so():
+    """mlx-lm's qwen3_5 names `A_log` in its cast_predicate: its decay needs the digits."""
+    model = zoo_model("qwen3_5", 0, 2, 512)
+    cast(model, mx.bfloat16)
+    kept = {
+        name.rsplit(".", 1)[-1]
+        for name, array in tree_flatten(model.parameters())
+        if array.dtype == mx.float32
+    }
+    assert kept == {"A_log"}
