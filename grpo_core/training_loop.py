@@ -308,6 +308,7 @@ class TrainingLoop:
         self.samples.sync()
         with new_folder(self.path / FINAL_FOLDER) as folder:
             self.policy.save(folder, self.cfg)
+            checkpoint.write_manifest(folder)
 
 
 def _plan(cfg: MLXGRPOConfig, policy: Policy, state: RunState, console: Console) -> MemoryPlan:

@@ -16,9 +16,8 @@ import mlx.core as mx
 
 from grpo_core.errors import ModelError
 from grpo_core.run.atomic import SET_ASIDE, new_folder, read_whole_json, remove, write_json
-from grpo_core.run.protocol import checkpoint_name, checkpoints
+from grpo_core.run.protocol import MANIFEST, checkpoint_name, checkpoints
 
-MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
 ARRAYS = "optimizer.safetensors"
 ROLLOUTS = "rollouts.json"
@@ -78,8 +77,13 @@ def save(
         write_json(folder / STATE, asdict(state))
         if rollouts is not None:
             write_json(folder / ROLLOUTS, rollouts)
-        write_json(folder / MANIFEST, {"files": _manifest(folder)})
+        write_manifest(folder)
     return target
+
+
+def write_manifest(folder: Path) -> None:
+    """List what lies in a folder of weights; written last."""
+    write_json(folder / MANIFEST, {"files": _manifest(folder)})
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -115,7 +119,14 @@ def newest(output_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
 
     ModelError where one cannot be read: it may well be whole.
     """
-    for _, path in checkpoints(output_dir):
+    try:
+        found = checkpoints(output_dir)
+    except OSError as e:
+        raise ModelError(
+            f"{e.filename or output_dir}: cannot be listed: {e.strerror}; nothing was changed: "
+            "make it readable and start again"
+        ) from None
+    for _, path in found:
         try:
             wrong = damage(path)
             if not wrong:

@@ -19,6 +19,8 @@ SAMPLES_FILE = "samples.jsonl"
 RESULT_FILE = "result.json"
 FINAL_FOLDER = "final"
 LOCK_FILE = ".lock"
+MANIFEST = "manifest.json"
+"""Lists the files of a folder of weights, each with its size and its sum."""
 
 COMPLETED = "completed"
 """The status in the result.json of a run that has nothing left to do."""
@@ -34,11 +36,11 @@ def checkpoint_name(update: int) -> str:
 def checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
     """The checkpoints as (update, folder), newest first; half-made ones have another name.
 
-    Empty where the folder is not there, or cannot be listed.
+    Empty where the folder is not there; OSError where it cannot be listed.
     """
     try:
         found = [(_CHECKPOINT.fullmatch(path.name), path) for path in output_dir.iterdir()]
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     named = [(int(m[1]), path) for m, path in found if m and path.is_dir()]
     return sorted(named, reverse=True)

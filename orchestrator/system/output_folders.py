@@ -13,6 +13,7 @@ from grpo_core.run.locks import LockFault, try_flock
 from grpo_core.run.protocol import (
     CONFIG_FILE,
     LOCK_FILE,
+    MANIFEST,
     RUN_FILES,
     is_temporary,
     is_weights_file,
@@ -92,16 +93,25 @@ def _is_own_file(name: str) -> bool:
 
 def _delete_weights(folder: os.DirEntry[str]) -> list[str]:
     """Delete a checkpoint or the final weights; the paths of what stays."""
+    listed = _listed(Path(folder.path))
     stays = []
-    for entry in _entries(folder.path):
+    # The list goes last, so that a deletion which was cut off can be done again.
+    for entry in sorted(_entries(folder.path), key=lambda e: e.name == MANIFEST):
         name = entry.name
-        if entry.is_file(follow_symlinks=False) and (is_weights_file(name) or is_temporary(name)):
+        own = name in listed or is_weights_file(name) or is_temporary(name)
+        if own and entry.is_file(follow_symlinks=False):
             os.unlink(entry.path)
         else:
             stays.append(f"{folder.name}/{name}")
     if not stays:
         os.rmdir(folder.path)
     return stays
+
+
+def _listed(folder: Path) -> frozenset[str]:
+    """What the trainer says it wrote there; a model brings files of any name along."""
+    files = (read_json(folder / MANIFEST) or {}).get("files")
+    return frozenset(files) if isinstance(files, dict) else frozenset()
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:

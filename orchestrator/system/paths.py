@@ -109,8 +109,11 @@ class RunPaths:
         return self.folder / protocol.FINAL_FOLDER
 
     def checkpoints(self) -> list[tuple[int, Path]]:
-        """The whole checkpoints as (update, folder), newest first."""
-        return protocol.checkpoints(self.folder)
+        """The whole checkpoints as (update, folder), newest first; empty if that cannot be told."""
+        try:
+            return protocol.checkpoints(self.folder)
+        except OSError:
+            return []
 
     def newest_checkpoint(self) -> int:
         """The update of the newest checkpoint, -1 where there is none."""

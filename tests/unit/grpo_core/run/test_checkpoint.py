@@ -97,6 +97,18 @@ def test_one_that_cannot_be_read_is_not_torn(tmp_path, monkeypatch, name, number
     assert newest(tmp_path, quiet).state.update == 4
 
 
+def test_a_folder_that_cannot_be_listed_does_not_begin_anew(tmp_path, monkeypatch):
+    """With an empty list the run would start from its base and write over what is there."""
+    save_at(tmp_path, 2)
+
+    def refuse(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ModelError, match=rf"{tmp_path}: cannot be listed: .*nothing was changed"):
+        newest(tmp_path, quiet)
+
+
 def test_none_is_none(tmp_path):
     """No checkpoint, or only what is not one."""
     (tmp_path / "checkpoint-x").mkdir()

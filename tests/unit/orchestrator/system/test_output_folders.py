@@ -52,6 +52,18 @@ def test_a_folder_that_holds_a_run_alone_goes(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+def test_what_a_model_brought_along_goes_by_the_list(tmp_path):
+    """Final weights take any file of their tokenizer along; what was laid beside them stays."""
+    folder = trained(tmp_path / "a")
+    for name in ("tekken.json", "chat_template.json", "my-notes.md"):
+        (folder / "final" / name).write_text("x")
+    listed = {"files": {"tekken.json": {}, "chat_template.json": {}, "../../b": {}}}
+    (folder / "final" / "manifest.json").write_text(json.dumps(listed))
+    (tmp_path / "b").write_text("mine")
+    assert "final/my-notes.md" in delete_run(folder, "h")
+    assert files(tmp_path) == ["a/final/my-notes.md", "b"]
+
+
 @pytest.mark.parametrize(
     "name",
     [
