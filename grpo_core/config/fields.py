@@ -7,6 +7,9 @@ and `--set` become these values: `resolve.py`. Names follow MLX-GRPO, TRL and ml
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+DATA_FILES = (".jsonl", ".parquet")
+"""The kinds of local files that are read."""
+
 REWARD_NAMES = ("correctness", "int", "strict_format", "soft_format", "xmlcount")
 
 SYSTEM_PROMPT = (

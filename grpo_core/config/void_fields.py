@@ -7,7 +7,7 @@ since it would train the same run several times and rank them. Pure.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grpo_core.config.fields import FIELDS, MLXGRPOConfig
+from grpo_core.config.fields import DATA_FILES, FIELDS, MLXGRPOConfig
 
 ADAPTER_SHAPE = ("lora_rank", "lora_scale", "lora_dropout", "lora_layers", "lora_keys")
 CLIP = ("clip_eps", "clip_eps_high", "clip_delta")
@@ -25,7 +25,7 @@ class VoidRule:
 
 
 def _is_local(dataset: str) -> bool:
-    return dataset.startswith("builtin/") or dataset.lower().endswith((".jsonl", ".parquet"))
+    return dataset.startswith("builtin/") or dataset.lower().endswith(DATA_FILES)
 
 
 def _is_unfiltered(cfg: MLXGRPOConfig) -> bool:
@@ -64,12 +64,12 @@ VOID_RULES = (
     ),
     VoidRule(
         ("dataset_split",),
-        lambda cfg: cfg.dataset.lower().endswith((".jsonl", ".parquet")),
+        lambda cfg: cfg.dataset.lower().endswith(DATA_FILES),
         "dataset is a file, which has no splits",
     ),
     VoidRule(
         ("eval_split",),
-        lambda cfg: (cfg.eval_dataset or cfg.dataset).lower().endswith((".jsonl", ".parquet")),
+        lambda cfg: (cfg.eval_dataset or cfg.dataset).lower().endswith(DATA_FILES),
         "the held-out rows are in a file, which has no splits",
     ),
     VoidRule(

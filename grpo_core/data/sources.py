@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grpo_core.config import did_you_mean, named_path, nearest_file
+from grpo_core.config.fields import DATA_FILES
 from grpo_core.data.arithmetic import arithmetic_rows
 from grpo_core.errors import DataError, first_line
 
 Row = Mapping[str, Any]
 
 BUILTIN = "builtin/arithmetic"
-FILE_KINDS = (".jsonl", ".parquet")
 # The hub's gsm8k has two configurations and no default one.
 _HUB_CONFIGS = {"openai/gsm8k": "main", "gsm8k": "main"}
 
@@ -45,7 +45,7 @@ class Source:
 
 def is_file(dataset: str) -> bool:
     """Whether `dataset` names a local file, there or not."""
-    return dataset.lower().endswith(FILE_KINDS)
+    return dataset.lower().endswith(DATA_FILES)
 
 
 def read_source(dataset: str, config: str, split: str) -> Source:
@@ -197,7 +197,7 @@ def _hub_fault(dataset: str, error: Exception) -> str:
     suffix = Path(dataset).suffix
     hint = "check the name, dataset_config and the network"
     if suffix in (".json", ".csv", ".txt", ".gz"):
-        hint = f"of local files, {' and '.join(FILE_KINDS)} are read, not {suffix}"
+        hint = f"of local files, {' and '.join(DATA_FILES)} are read, not {suffix}"
     elif os.environ.get("HF_HUB_OFFLINE") or isinstance(error, ConnectionError):
         hint = (
             "check the name and the network (offline, only what was downloaded before can be had)"

@@ -17,8 +17,9 @@ from mlx_lm.models import gated_delta
 CHUNK = 64
 CHUNK_BY_CHANNEL = 16
 
-# The least gate, so that its logarithm is finite; e to the power of -87.
-LEAST_GATE = 1e-38
+# The least gate, so that its logarithm is finite: e to the power of -87. Not below the least normal
+# number of fp32, 1.18e-38, as a GPU may take what is smaller for 0.
+LEAST_GATE = 1.2e-38
 
 _loop = gated_delta.gated_delta_ops
 

@@ -229,7 +229,7 @@ def load_rewards(cfg: MLXGRPOConfig) -> Rewards:
     try:
         for name in cfg.rewards:
             rewards[name] = _load(name, cfg.reward_timeout_s)
-    except RewardError:
+    except BaseException:  # a stop as well: no process of a plug-in outlives this
         Rewards(rewards, [], "", False).close()
         raise
     return Rewards(rewards, cfg.reward_weights, cfg.assistant_prefix, cfg.reward_on_error == "nan")

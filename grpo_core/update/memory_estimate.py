@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import ArraysCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, make_prompt_cache
 from mlx_lm.utils import _get_classes
 
 from grpo_core.config import MLXGRPOConfig
@@ -23,8 +23,8 @@ from grpo_core.model import gated_delta
 from grpo_core.model.adapters import add_adapters, replace_modules
 from grpo_core.model.base_model import BASE_BITS, GROUP_SIZE, call_constructor, quantize_base
 from grpo_core.model.load_probe import FAULTS
-from grpo_core.model.precision import precision
-from grpo_core.model.shared_prefix import ROOM, can_fork
+from grpo_core.model.precision import cast, precision
+from grpo_core.model.shared_prefix import ROOM, cache_parts, can_fork
 from grpo_core.rollout.generate import LOOK_EVERY, MAX_ROWS
 
 FP32 = 4
@@ -79,10 +79,6 @@ class Shape:
     """Bytes that a token leaves in the caches of all layers while it is decoded."""
     kept_always: int
     """Bytes of a row's recurrent states, all layers."""
-    windowed: int
-    """Of `kept`, the bytes that a window bounds."""
-    window: int
-    """Tokens of that window; 0 without one."""
     vocab: int
     dtype_bytes: int
     weights_bytes: int
@@ -137,11 +133,10 @@ def model_shape(config: Mapping[str, Any], cfg: MLXGRPOConfig) -> Shape:
 def _shape(model: nn.Module, config: Mapping[str, Any], dtype: mx.Dtype) -> Shape:
     caches = make_prompt_cache(model)
     logits = model(mx.zeros((1, PROBE_TOKENS), mx.int32), cache=caches)  # never evaluated
-    parts = [part for cache in caches for part in _parts(cache)]
+    parts = [part for cache in caches for part in cache_parts(cache)]
     plain = [part for part in parts if not isinstance(part, ArraysCache)]
-    windows = [part for part in plain if isinstance(part, RotatingKVCache)]
     states = [part for part in parts if isinstance(part, ArraysCache)]
-    recurrent = sum(all(isinstance(p, ArraysCache) for p in _parts(cache)) for cache in caches)
+    recurrent = sum(all(isinstance(p, ArraysCache) for p in cache_parts(cache)) for cache in caches)
     heads = int(_setting(config, _HEADS, 1))
     passes = int(_setting(config, _PASSES, 1))
     source = sys.modules[type(model.layers[0]).__module__]
@@ -159,8 +154,6 @@ def _shape(model: nn.Module, config: Mapping[str, Any], dtype: mx.Dtype) -> Shap
         looped=sum(_looped(part) for part in states) if hasattr(source, _BY_INDEX) else 0,
         kept=sum(_a_token(part) for part in plain),
         kept_always=sum(a.nbytes for part in states for a in _held(part)),
-        windowed=sum(_a_token(part) for part in windows),
-        window=min((part.max_size for part in windows), default=0),
         vocab=int(logits.shape[-1]),
         dtype_bytes=dtype.size,
         weights_bytes=_bytes(model.parameters()),
@@ -201,15 +194,6 @@ def _setting(config: Mapping[str, Any], names: tuple[str, ...], default: Any) ->
             if value:
                 return max(value) if isinstance(value, list) else value
     return default
-
-
-def _parts(cache: Any) -> list[Any]:
-    """A layer's caches: one, or those that it holds together."""
-    return (
-        [p for inner in cache.caches for p in _parts(inner)]
-        if hasattr(cache, "caches")
-        else [cache]
-    )
 
 
 def _held(cache: Any) -> list[mx.array]:
@@ -287,7 +271,7 @@ def _skeleton(config: dict[str, Any], cfg: MLXGRPOConfig) -> nn.Module:
     model = model_class(args_class.from_dict(config))
     call_constructor(model)
     held = precision(config, cfg)
-    model.set_dtype(held.dtype)
+    cast(model, held.dtype)
     made = config.get("quantization") or config.get("quantization_config")
     if made:
         quantize_base(model, int(made.get("group_size", GROUP_SIZE)), int(made.get("bits", 4)))
