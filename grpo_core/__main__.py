@@ -28,12 +28,13 @@ from grpo_core.config import (
     resolve_config,
 )
 from grpo_core.config.help import fields_help
-from grpo_core.errors import ExitCode, GRPOError
+from grpo_core.errors import ConfigError, ExitCode, GRPOError
 from grpo_core.run.folder import RunFolder, claim_folder
 from grpo_core.run.macos import relax_watchdog, stay_awake
 from grpo_core.run.protocol import PREWARM
 from grpo_core.run.signals import StopFlag
 from grpo_core.run.standby import StandbyInput
+from grpo_core.run.surroundings import missing_folder, settle_streams
 
 if TYPE_CHECKING:
     from grpo_core.data.splits import Data
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     standby = StandbyInput() if args.prewarm else None
     debug = False
     try:
+        if gone := missing_folder():  # No relative path means anything then.
+            raise ConfigError(gone)
         cfg = resolve_config(args.config, args.set, args.strict)
         debug = cfg.debug
         if debug:
@@ -188,12 +191,11 @@ def script() -> NoReturn:
     """
     # Until the run begins: walking through all that is being loaded takes a fifth of a second.
     gc.disable()
+    settle_streams()
     code = main()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        # None where the process was started without one.
-        if stream is not None:
-            stream.flush()
+        stream.flush()
     os._exit(code)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from grpo_core.config import MLXGRPOConfig, config_hash, format_override, named_path
 from grpo_core.run.protocol import COMPLETED
+from grpo_core.run.surroundings import folder_fault
 from orchestrator.errors import SpecError
 from orchestrator.names import folded, free_name, safe_name, sweep_name_fault
 from orchestrator.plan.expand import Expansion
@@ -193,7 +194,7 @@ def _free_folder(store: Store, config: MLXGRPOConfig, again: bool) -> str:
     in_use = store.queries.folders_in_use()
     waiting, folders = set(map(folded, in_use)), RunFolders(in_use)
     first = os.path.normpath(named_path(config.output_dir))
-    if fault := folders.outer_clash(os.path.join(os.getcwd(), first)) or _look_fault(first):
+    if fault := folders.outer_clash(os.path.join(os.getcwd(), first)) or folder_fault(Path(first)):
         raise SpecError(f"output_dir: {fault}; choose another folder")
     names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
     for name in names:
@@ -203,17 +204,6 @@ def _free_folder(store: Store, config: MLXGRPOConfig, again: bool) -> str:
         if not taken and not (again and is_done(folder)):
             return name
     raise AssertionError("there is always a free folder")
-
-
-def _look_fault(folder: str) -> str:
-    """Why nobody can look whether there is a folder of this name; empty where one can."""
-    try:
-        os.lstat(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    except OSError as e:
-        return f"{folder}: {e.strerror}"
-    return ""
 
 
 # --- folders
@@ -240,8 +230,10 @@ def refuse_taken_folders(plan: Plan, source: str, again: bool = False) -> None:
 
 
 def refuse_nested_folders(store: Store, plan: Plan, source: str) -> None:
-    """SpecError where a run's folder lies in another run's, or another's in it."""
+    """SpecError where a run's folder lies in another run's, another's in it, or can be none."""
     planned = [os.path.normpath(os.path.join(plan.cwd, run.output_dir)) for run in plan.runs]
+    if fault := next(filter(None, (folder_fault(Path(folder)) for folder in planned)), None):
+        raise SpecError(f"{source}: output: {fault}")
     folders = RunFolders((*store.queries.folders_in_use(), *planned))
     if fault := next(filter(None, map(folders.clash, planned)), None):
         raise SpecError(f"{source}: output: {fault}; give the sweep another `output`")

@@ -4,7 +4,6 @@ A folder belongs to the configuration whose hash its config.resolved.json holds;
 another one is only read. One trainer at a time: an flock on `.lock` in the folder.
 """
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from grpo_core.run.protocol import (
     checkpoints,
     package_versions,
 )
+from grpo_core.run.surroundings import folder_fault
 
 
 class Standing(Enum):
@@ -112,7 +112,8 @@ def claim_folder(
         if standing is Standing.DONE:
             result = read_json(path / RESULT_FILE) or {}
             return RunFolder(path, _with_folder(cfg, path), None, result)
-        _must_be_folder(path)
+        if fault := folder_fault(path):
+            raise ConfigError(f"output_dir = {str(path)!r}: {fault}")
         lock = Lock(path / LOCK_FILE, what=cfg.run_name)
         # Whoever holds the lock may write its configuration, or finish, while we wait.
         lost = partial(_is_lost, path, config_hash(cfg))
@@ -141,15 +142,6 @@ def _settle(cfg: MLXGRPOConfig, path: Path, lock: Lock) -> RunFolder:
 
 def _with_folder(cfg: MLXGRPOConfig, path: Path) -> MLXGRPOConfig:
     return cfg if path == Path(cfg.output_dir) else replace(cfg, output_dir=str(path))
-
-
-def _must_be_folder(path: Path) -> None:
-    for part in (path, *path.parents):
-        if part.exists() and not part.is_dir():
-            raise ConfigError(f"output_dir = {str(path)!r}: {part} is a file; choose a folder")
-    existing = next(part for part in (path, *path.absolute().parents) if part.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"output_dir = {str(path)!r}: {existing} cannot be written to")
 
 
 def _difference(path: Path, cfg: MLXGRPOConfig) -> str:

@@ -150,3 +150,17 @@ def test_a_queued_single_run_is_checked_strictly(say):
     assert "did you mean learning_rate?" in err
     assert not home().db.exists()
     assert say("run", "--queue", "--no-wait", "--config", "base.toml")[0] == 2
+
+
+def test_runs_that_could_write_nowhere_are_refused(say, folder):
+    """A link to a disk that is away, and a file in the way: both show at submit, not at night."""
+    (folder / "outputs").symlink_to("/nowhere/disk")
+    code, _, err = say("submit", "lr.toml")
+    assert code == 2
+    assert "output: " in err
+    assert "outputs leads to /nowhere/disk, which is not there" in err
+    assert say("run", "--queue", "--set", "output_dir=outputs/a", "--config", "base.toml")[0] == 2
+    (folder / "outputs").unlink()
+    (folder / "outputs").touch()
+    assert "outputs is a file" in say("submit", "lr.toml")[2]
+    assert states() == []

@@ -207,3 +207,10 @@ def test_dot_has_neighbours_too(tmp_path, monkeypatch):
     found = candidate_folders(".")
     next(found)
     assert next(found) == tmp_path / "here-2"
+
+
+def test_a_link_to_a_disk_that_is_away_is_named(tmp_path):
+    """A folder of runs on another disk, which is not mounted: that is what must be said."""
+    (tmp_path / "outputs").symlink_to("/nowhere/disk")
+    with pytest.raises(ConfigError, match="outputs leads to /nowhere/disk, which is not there; if"):
+        take(config(tmp_path / "outputs" / "run"))
