@@ -10,7 +10,8 @@ from typing import Any
 DATA_FILES = (".jsonl", ".parquet")
 """The kinds of local files that are read."""
 
-REWARD_NAMES = ("correctness", "int", "strict_format", "soft_format", "xmlcount")
+DEFAULT_REWARDS = ("correctness", "int", "strict_format", "soft_format", "xmlcount")
+REWARD_NAMES = (*DEFAULT_REWARDS, "answer_block")
 
 SYSTEM_PROMPT = (
     "Respond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>"
@@ -74,7 +75,9 @@ class MLXGRPOConfig:
 
     # --- model
     model_name: str = _f(
-        "Qwen/Qwen2.5-1.5B-Instruct", "model", "local folder, hub repository or builtin/tiny"
+        "Qwen/Qwen2.5-1.5B-Instruct",
+        "model",
+        "local folder, hub repository, builtin/tiny or builtin/smollm2",
     )
     model_revision: str = _f(
         "", "model", "branch, tag or commit of a hub model; empty: its default"
@@ -107,7 +110,9 @@ class MLXGRPOConfig:
 
     # --- data
     dataset: str = _f(
-        "openai/gsm8k", "data", "hub repository, .jsonl or .parquet file, or builtin/arithmetic"
+        "openai/gsm8k",
+        "data",
+        "hub repository, .jsonl or .parquet file, builtin/arithmetic or builtin/counting",
     )
     dataset_config: str = _f(
         "", "data", "configuration of a hub data set; empty: main for gsm8k, else its default"
@@ -142,7 +147,7 @@ class MLXGRPOConfig:
 
     # --- reward
     rewards: list[str] = _f(
-        list(REWARD_NAMES),
+        list(DEFAULT_REWARDS),
         "reward",
         "built-in names, file.py:function or package.module:function; their weighted sum counts",
     )

@@ -1,4 +1,4 @@
-"""Where rows come from: JSONL and Parquet files, hub repositories, builtin/arithmetic.
+"""Where rows come from: JSONL and Parquet files, hub repositories, the built-in tasks.
 
 Reads only; columns are checked in `examples.py`. A row that cannot be read stands in the list as
 its fault, so that all faults of a file are reported in one message. Each source imports what it
@@ -15,11 +15,12 @@ from typing import Any, Literal
 from grpo_core.config import did_you_mean, named_path, nearest_file
 from grpo_core.config.fields import DATA_FILES
 from grpo_core.data.arithmetic import arithmetic_rows
+from grpo_core.data.counting import counting_rows
 from grpo_core.errors import DataError, first_line
 
 Row = Mapping[str, Any]
 
-BUILTIN = "builtin/arithmetic"
+BUILTINS = {"builtin/arithmetic": arithmetic_rows, "builtin/counting": counting_rows}
 # The hub's gsm8k has two configurations and no default one.
 _HUB_CONFIGS = {"openai/gsm8k": "main", "gsm8k": "main"}
 
@@ -165,13 +166,17 @@ def _numbered(name: str, rows: Iterable[Row]) -> list[Entry]:
 
 
 def _read_builtin(dataset: str, split: str) -> Source:
-    if dataset != BUILTIN:
-        raise DataError(f"dataset {dataset}: no such built-in; there is {BUILTIN}")
+    rows_of = BUILTINS.get(dataset)
+    if rows_of is None:
+        raise DataError(
+            f"dataset {dataset}: no such built-in; there are {' and '.join(BUILTINS)}"
+            + did_you_mean(dataset, BUILTINS)
+        )
     splits: tuple[Literal["train", "test"], ...] = ("train", "test")
     for known in splits:
         if split == known:
             name = f"{dataset}[{split}]"
-            return Source(name, _numbered(name, arithmetic_rows(known)))
+            return Source(name, _numbered(name, rows_of(known)))
     raise _no_split(dataset, split, splits)
 
 

@@ -16,9 +16,12 @@ from huggingface_hub.errors import StrictDataclassError
 from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS, load_config, load_model, load_tokenizer
 
 from grpo_core.config.fields import MLXGRPOConfig
-from grpo_core.config.values import named_path
+from grpo_core.config.values import did_you_mean, named_path
 from grpo_core.errors import ModelError, first_line
-from grpo_core.model import tiny
+from grpo_core.model import smollm2, tiny
+
+BUILTINS = {tiny.MODEL_NAME: tiny.model_path, smollm2.MODEL_NAME: smollm2.model_path}
+"""Models that are named `builtin/...`, and what gives their folder."""
 
 # mlx-lm's defaults for `convert -q`.
 BASE_BITS = 4
@@ -36,8 +39,13 @@ def base_folder(name: str, revision: str, weights: bool = True) -> Path:
 
     Without `weights` the hub is asked for the small files only.
     """
-    if name == tiny.MODEL_NAME:
-        return tiny.model_path()
+    if name in BUILTINS:
+        return BUILTINS[name]()
+    if name.startswith("builtin/"):
+        raise ModelError(
+            f"model_name = {name!r}: no such built-in; there are {' and '.join(BUILTINS)}"
+            + did_you_mean(name, BUILTINS)
+        )
     path = named_path(name)
     if path.is_dir():
         return path

@@ -20,7 +20,7 @@ from mlx_lm.utils import save_model
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.config.values import named_path
 from grpo_core.errors import ModelError
-from grpo_core.model import gated_delta, tiny
+from grpo_core.model import gated_delta
 from grpo_core.model.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -33,6 +33,7 @@ from grpo_core.model.adapters import (
 )
 from grpo_core.model.base_model import (
     BASE_BITS,
+    BUILTINS,
     COMPANION_FILES,
     GROUP_SIZE,
     base_folder,
@@ -248,7 +249,7 @@ def _adapter_config(policy: Policy, adapter: Adapter, cfg: MLXGRPOConfig) -> dic
         "fine_tune_type": policy.train_type,
         "num_layers": adapter.layers,
         "lora_parameters": adapter.parameters,
-        "model": str(policy.base_path) if policy.base == tiny.MODEL_NAME else policy.base,
+        "model": str(policy.base_path) if policy.base in BUILTINS else policy.base,
         "base_model": policy.base,
         "base_revision": cfg.model_revision,
         "base_bits": policy.base_bits,

@@ -73,6 +73,13 @@ def xmlcount(text: str, answer: str) -> float:
     return max(0.0, 0.125 * found - 0.001 * len(tail))
 
 
+def answer_block(text: str, answer: str) -> float:
+    """0.5 where one answer block ends the text: for tasks that need no reasoning."""
+    once = text.count(OPEN) == 1 and text.count(CLOSE) == 1
+    is_filled = bool(extract_answer(text))
+    return 0.5 if once and is_filled and text.strip().endswith(CLOSE) else 0.0
+
+
 def _once_each(text: str) -> bool:
     return all(text.count(tag) == 1 for tag in TAGS)
 
@@ -89,6 +96,7 @@ BUILTINS: dict[str, Builtin] = {
     "strict_format": strict_format,
     "soft_format": soft_format,
     "xmlcount": xmlcount,
+    "answer_block": answer_block,
 }
 
 

@@ -7,11 +7,11 @@ import pytest
 from grpo_core.config import MLXGRPOConfig, advice, load_toml_config, resolve_config
 
 CONFIGS = sorted((Path(__file__).parents[4] / "configs").glob("*.toml"))
-SHIPPED = {"default", "smoke_test", "ultra_light", "medium", "prod", "tiny"}
+SHIPPED = {"default", "smoke_test", "ultra_light", "medium", "prod", "tiny", "real"}
 
 
 def test_the_configs_of_the_design_are_there():
-    """The six names that the documents use."""
+    """The seven names that the documents use."""
     assert {path.stem for path in CONFIGS} == SHIPPED
 
 

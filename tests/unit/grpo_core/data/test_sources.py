@@ -105,7 +105,11 @@ def test_the_file_of_a_user_that_there_is_not_is_an_error():
     ("dataset", "split", "message"),
     [
         ("builtin/arithmetic", "tests", r"no split 'tests'; splits are train, test; did you mean"),
-        ("builtin/gsm8k", "train", r"no such built-in; there is builtin/arithmetic"),
+        (
+            "builtin/gsm8k",
+            "train",
+            r"no such built-in; there are builtin/arithmetic and builtin/counting",
+        ),
     ],
 )
 def test_a_built_in_that_is_not_there_is_an_error(dataset, split, message):

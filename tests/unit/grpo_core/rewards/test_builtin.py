@@ -170,3 +170,20 @@ def test_an_unknown_reward_is_refused_with_the_nearest_name():
     """Before a model loads, and with every name that there is."""
     with pytest.raises(RewardError, match=r"'correctnes': unknown.*did you mean correctness\?"):
         load_rewards(MLXGRPOConfig(rewards=["correctnes"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("<answer>7</answer>", 0.5),
+        ("So <answer>\n7\n</answer>\n", 0.5),
+        ("<answer>7</answer>.", 0.0),
+        ("<answer>7", 0.0),
+        ("<answer> </answer>", 0.0),
+        ("<answer>6</answer><answer>7</answer>", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_answer_block_wants_one_answer_at_the_end(text, value):
+    """For tasks without reasoning: one block, filled, and nothing after it."""
+    assert BUILTINS["answer_block"](text, "7") == value
