@@ -26,6 +26,7 @@ from grpo_core.config import (
     format_override,
     load_toml_config,
     resolve_config,
+    set_field,
 )
 from grpo_core.config.help import fields_help
 from grpo_core.errors import ConfigError, ExitCode, GRPOError
@@ -172,7 +173,7 @@ def _explain_values(config: str | None, overrides: Sequence[str], cfg: MLXGRPOCo
         in_file = set(load_toml_config(path))
     except GRPOError:
         in_file = set()
-    in_set = {item.partition("=")[0].strip() for item in overrides}
+    in_set = {set_field(item) for item in overrides}
     for name, info in FIELDS.items():
         value = getattr(cfg, name)
         source = "--set" if name in in_set else path if name in in_file else ""

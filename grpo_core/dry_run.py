@@ -12,7 +12,7 @@ from grpo_core.config import (
     GROUPS,
     MLXGRPOConfig,
     config_hash,
-    format_value,
+    toml_value,
 )
 from grpo_core.data.prompts import Prompt
 from grpo_core.data.splits import Data, load_data
@@ -57,15 +57,10 @@ def _config_lines(cfg: MLXGRPOConfig) -> list[str]:
     for group in GROUPS:
         lines += ["", f"# {group}"]
         names = [name for name, info in FIELDS.items() if info.group == group]
-        lines += [f"{name} = {_toml(getattr(cfg, name))}" for name in names]
+        lines += [f"{name} = {toml_value(getattr(cfg, name))}" for name in names]
     if cfg.extra:
         lines += ["", "# tags: " + ", ".join(f"{k} = {v!r}" for k, v in cfg.extra.items())]
     return lines[1:]
-
-
-def _toml(value: object) -> str:
-    # A list's item is a TOML scalar.
-    return format_value([value])[1:-1] if not isinstance(value, list) else format_value(value)
 
 
 def _length_lines(cfg: MLXGRPOConfig, data: Data) -> list[str]:

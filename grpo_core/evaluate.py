@@ -11,6 +11,7 @@ from typing import Any
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.data.prompts import Prompt
+from grpo_core.data.thinking import answer_of
 from grpo_core.model.policy import Policy
 from grpo_core.model.random_keys import derive_key
 from grpo_core.rewards.builtin import is_correct
@@ -77,15 +78,14 @@ def evaluate(
     return Evaluation(
         split=split,
         n=len(prompts),
-        right=sum(_is_solved(prompt, group, cfg) for prompt, group in pairs),
+        right=sum(_is_solved(prompt, group) for prompt, group in pairs),
         truncated_frac=finished.count(False) / len(finished),
     )
 
 
-def _is_solved(prompt: Prompt, group: Group, cfg: MLXGRPOConfig) -> bool:
-    return any(
-        is_correct(cfg.assistant_prefix + text, prompt.example.answer) for text in group.texts
-    )
+def _is_solved(prompt: Prompt, group: Group) -> bool:
+    answers = (answer_of(prompt.opening + text) for text in group.texts)
+    return any(is_correct(answer, prompt.example.answer) for answer in answers)
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:

@@ -12,7 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from grpo_core.config import MLXGRPOConfig, config_hash, format_override, named_path
+from grpo_core.config import (
+    MLXGRPOConfig,
+    config_hash,
+    format_override,
+    named_path,
+    set_field,
+)
 from grpo_core.run.protocol import COMPLETED
 from grpo_core.run.surroundings import folder_fault
 from orchestrator.errors import SpecError
@@ -163,7 +169,7 @@ def _plan(
 ) -> Plan:
     folder = _free_folder(store, config, again)
     own = {"output_dir": folder, "run_name": config.run_name}
-    keys = dict.fromkeys(item.partition("=")[0].strip() for item in overrides)
+    keys = dict.fromkeys(map(set_field, overrides))
     values = {key: getattr(config, key) for key in keys if key not in own}
     passed = {**values, **own}
     planned = PlannedRun(

@@ -24,6 +24,7 @@ from grpo_core.config.resolve import (
     parse_toml,
     resolve_config,
     resolved_dict,
+    set_field,
     update_config_from_dict,
 )
 from grpo_core.config.validation import (
@@ -37,6 +38,7 @@ from grpo_core.config.values import (
     format_value,
     named_path,
     nearest_file,
+    toml_value,
 )
 from grpo_core.config.void_fields import void_fields
 
@@ -64,6 +66,8 @@ __all__ = [
     "parse_toml",
     "resolve_config",
     "resolved_dict",
+    "set_field",
+    "toml_value",
     "update_config_from_dict",
     "validate",
     "void_fields",

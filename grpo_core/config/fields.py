@@ -64,7 +64,7 @@ class FieldInfo:
 
 def _f(default: Any, group: str, help: str, **more: Any) -> Any:
     metadata = {"group": group, "help": help, **more}
-    if isinstance(default, list):
+    if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
@@ -134,8 +134,8 @@ class MLXGRPOConfig:
     assistant_prefix: str = _f(
         "<reasoning>", "data", "start of every answer, in training, evaluation and reward text"
     )
-    chat_template_kwargs: str = _f(
-        "{}", "data", 'JSON object for the chat template, such as {"enable_thinking": false}'
+    chat_template_kwargs: dict[str, Any] = _f(
+        {}, "data", "table of what the chat template reads, such as {enable_thinking = false}"
     )
     max_train_samples: int = _f(
         0, "data", "rows to train on, the same in every epoch; 0: all", unit="rows", min=0
@@ -363,7 +363,9 @@ class MLXGRPOConfig:
 def _info(f: Any) -> FieldInfo:
     default = f.default if f.default is not MISSING else f.default_factory()
     kind = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
-    if "[" in str(f.type):
+    if isinstance(default, dict):
+        kind = "table"
+    elif "[" in str(f.type):
         kind = str(f.type)
     return FieldInfo(name=f.name, type=kind, default=default, **f.metadata)
 

@@ -164,6 +164,8 @@ def _apply(cfg: MLXGRPOConfig, overrides: Sequence[str], warn: Warn) -> None:
         key, text = key.strip(), text.strip()
         if not sign:
             warn(f"[warn] ignoring override (no '='): {item}")
+        elif (field := set_field(item)) != key:
+            getattr(cfg, field)[key.removeprefix(f"{field}.")] = tag_value(text)
         elif key not in FIELDS:
             warn(f"[warn] unknown config key: {key}")
             cfg.extra[key] = tag_value(text)
@@ -171,6 +173,13 @@ def _apply(cfg: MLXGRPOConfig, overrides: Sequence[str], warn: Warn) -> None:
             setattr(cfg, key, unquote(text))
         else:
             _set_from_text(cfg, key, text, warn)
+
+
+def set_field(item: str) -> str:
+    """The field that an item of `--set` gives a value: of `table.key=value` the table."""
+    key = item.partition("=")[0].strip()
+    field = key.partition(".")[0]
+    return field if field in FIELDS and FIELDS[field].type == "table" else key
 
 
 def _strict_warn(faults: list[str], where: str) -> Warn:
@@ -221,7 +230,7 @@ def resolve_config(
         _apply(cfg, overrides, _strict_warn(faults, "--set") if strict else _say)
     # In strict mode a value that does not fit is named once, by validation, which says what fits.
     faults = [fault for fault in faults if "failed to coerce" not in fault]
-    set_keys = {item.partition("=")[0].strip() for item in overrides}
+    set_keys = {set_field(item) for item in overrides}
     for fault in find_faults(cfg):
         where = "--set" if fault.field in set_keys else path if fault.field in data else "default"
         faults.append(f"{where}: {fault.text}")

@@ -3,7 +3,6 @@
 Pure; finds every fault at once. The ranges themselves stand in `fields.py`.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +65,7 @@ def type_description(kind: str) -> str:
         "str": "text",
         "list[str]": 'a list of texts, such as ["a", "b"]',
         "list[float]": "a list of numbers, such as [1.0, 0.5]",
+        "table": "a table, such as {a = true, b = 1}",
     }
     return known[kind]
 
@@ -110,9 +110,6 @@ def _contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
         )
     if cfg.lora_layers == 0:
         found.append((("lora_layers",), "lora_layers = 0: no block would learn; -1 takes all"))
-    fault = _template_fault(cfg.chat_template_kwargs)
-    if fault:
-        found.append((("chat_template_kwargs",), fault))
     for name in ("model_name", "dataset", "output_dir", "prompt_key", "answer_key"):
         if not getattr(cfg, name).strip():
             found.append(((name,), f"{name} = '': must not be empty"))
@@ -175,15 +172,6 @@ def _objective_contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
             )
         )
     return found
-
-
-def _template_fault(text: str) -> str:
-    try:
-        if isinstance(json.loads(text), dict):
-            return ""
-    except json.JSONDecodeError:
-        pass
-    return f"chat_template_kwargs = {text!r}: must be a JSON object, such as {{}}"
 
 
 def advice(cfg: MLXGRPOConfig) -> list[str]:

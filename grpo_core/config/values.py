@@ -5,7 +5,8 @@ Pure. Which key belongs to which field, and what is said about it, is decided in
 
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time
 from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 
 import tomli
 
-_TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
+_TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "table": dict}
+_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 
@@ -57,10 +59,23 @@ def _parse_list(text: str) -> Any:
     return table["value"]
 
 
+def _parse_table(text: str) -> Any:
+    """A table as TOML or, as other trainers take it, as JSON; ValueError for anything else."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        document = tomli.loads(f"value = {text}")
+    if list(document) != ["value"]:
+        raise ValueError(f"not a table: {text}")
+    return document["value"]
+
+
 def parse_text(text: str, kind: str) -> Any:
     """The value that `--set` text stands for; ValueError where it does not fit the type."""
     if kind.startswith("list["):
         return fit(_parse_list(text), kind)
+    if kind == "table":
+        return fit(_parse_table(text), kind)
     text = unquote(text)
     if kind == "bool":
         word = text.strip().lower()
@@ -85,13 +100,22 @@ def fit(value: Any, kind: str) -> Any:
         return float(value)
     if type(value) is not _TYPES[kind]:
         raise ValueError(f"not of type {kind}")
-    return value
+    if kind == "table" and _holds_null(value):
+        raise ValueError("null is no value of TOML")
+    return jsonable(value)
+
+
+def _holds_null(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_holds_null, value.values() if isinstance(value, dict) else value))
+    return value is None
 
 
 def format_value(value: Any) -> str:
     """The text of `--set` that brings `value` back, to the last bit.
 
-    Strings stand bare unless stripping blanks or quotes would change them; lists as in TOML.
+    Strings stand bare unless stripping blanks or quotes would change them; lists and tables as in
+    TOML.
     """
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -100,11 +124,19 @@ def format_value(value: Any) -> str:
     if isinstance(value, str):
         return value if unquote(value.strip()) == value else f'"{value}"'
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml_scalar(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        items = (f"{_toml_key(key)} = {toml_value(item)}" for key, item in value.items())
+        return "{" + ", ".join(items) + "}"
     return str(value)
 
 
-def _toml_scalar(value: Any) -> str:
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else toml_value(key)
+
+
+def toml_value(value: Any) -> str:
+    """As a TOML file has it: like `format_value`, but texts stand in quotes."""
     if isinstance(value, str):
         # JSON's escapes are TOML's, but for DEL, which TOML wants escaped too.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -128,7 +160,9 @@ def jsonable(value: Any) -> Any:
 
 
 def tag_value(text: str) -> Any:
-    """A tag's value as TOML reads it, else its text."""
+    """A value without a type, as TOML reads it, else its text; `True` and `False` are booleans."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     try:
         table = tomli.loads(f"value = {text}")
     except tomli.TOMLDecodeError:

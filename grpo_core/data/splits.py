@@ -14,7 +14,7 @@ from typing import Any
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.data.examples import Example, to_examples
-from grpo_core.data.prompts import Prompt, make_prompts
+from grpo_core.data.prompts import Prompt, make_prompts, template_notes
 from grpo_core.data.sources import Source, read_source, read_with_test
 from grpo_core.errors import DataError
 
@@ -67,7 +67,11 @@ def load_data(cfg: MLXGRPOConfig, tokenizer: Any) -> Data:
         train_eval=_fitting(prompts[: len(needed)][: cfg.eval_subset_size], cfg.max_prompt_length),
         dropped=len(drawn) - len(train),
         fingerprint=splits.fingerprint,
-        notes=(*splits.notes, *_notes(cfg, drawn, drawn_test)),
+        notes=(
+            *splits.notes,
+            *template_notes(needed[0], cfg, tokenizer),
+            *_notes(cfg, drawn, drawn_test),
+        ),
     )
 
 

@@ -117,7 +117,8 @@ def convert(gguf: Path, folder: Path) -> None:
     found = hashlib.sha256(gguf.read_bytes()).hexdigest()
     if found != GGUF_SHA256:
         raise ModelError(f"{gguf.name} of {REQUIREMENT}: another file than expected ({found})")
-    packed, meta = mx.load(str(gguf), return_metadata=True)
+    loaded: Any = mx.load(str(gguf), return_metadata=True)
+    packed, meta = loaded
     facts = {name: _plain(value) for name, value in meta.items()}
     with new_folder(folder) as made:
         weights = _renamed(_whole(packed), facts)

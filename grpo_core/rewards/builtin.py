@@ -3,9 +3,9 @@
 The built-ins are MLX-GRPO's (and before it those of the "GSM8K demo" that most GRPO code starts
 from) with its weights: 2 for a correct answer, up to 0.5 for each of int, strict_format,
 soft_format and xmlcount. Ours differ where theirs could not be earned: the text that is judged
-begins with the assistant prefix, reasoning may have several lines, and a line feed at the very
-end changes nothing. What counts as the right answer stands in `answers.py`, the user's own
-functions run in `plugins.py`.
+begins with the assistant prefix, what a model thinks before it is left out, reasoning may have
+several lines, and a line feed at the very end changes nothing. What counts as the right answer
+stands in `answers.py`, the user's own functions run in `plugins.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from grpo_core.config import MLXGRPOConfig, did_you_mean
 from grpo_core.data.answers import CLOSE, OPEN, TAGS, extract_answer, is_correct, is_whole_number
 from grpo_core.data.examples import Example
+from grpo_core.data.thinking import answer_of
 from grpo_core.errors import RewardError
 from grpo_core.rewards.plugins import Plugin, PluginFault, Value
 
@@ -105,7 +106,7 @@ BUILTINS: dict[str, Builtin] = {
 
 @dataclass(frozen=True, slots=True)
 class ExampleCompletions:
-    """The completions of one example: their texts with the assistant prefix, and their ids."""
+    """The completions of one example: their texts as rewards get them, and their ids."""
 
     example: Example
     texts: list[str]
@@ -137,13 +138,11 @@ class Rewards:
         self,
         rewards: Mapping[str, Builtin | Plugin],
         weights: Sequence[float],
-        prefix: str,
         missing_on_error: bool,
     ) -> None:
         self.names = list(rewards)
         self.weights = np.array(weights or [1.0] * len(rewards))
         self._rewards = dict(rewards)
-        self._prefix = prefix
         self._missing_on_error = missing_on_error
 
     def __call__(
@@ -155,9 +154,9 @@ class Rewards:
     ) -> np.ndarray:
         """Rewards [R, N] in float64, NaN where one is missing.
 
-        `completions` are decoded texts without the assistant prefix, which is put before them
-        here; the completions of one example stand side by side. Raises RewardError with the row
-        at fault, and Interrupted soon after `should_stop()`.
+        `completions` are texts that begin as their prompts' `opening` says; those of one example
+        stand side by side. Raises RewardError with the row at fault, and Interrupted soon after
+        `should_stop()`.
         """
         groups = list(self._groups(completions, completion_ids, examples))
         values = [
@@ -187,16 +186,14 @@ class Rewards:
         rows = zip(completions, completion_ids, examples, strict=True)
         for _, group in groupby(rows, key=lambda row: row[2].line):
             texts, ids, same = zip(*group, strict=True)
-            yield ExampleCompletions(
-                same[0], [self._prefix + text for text in texts], [list(i) for i in ids]
-            )
+            yield ExampleCompletions(same[0], list(texts), [list(i) for i in ids])
 
     def _score(
         self, name: str, group: ExampleCompletions, should_stop: Callable[[], bool]
     ) -> list[float]:
         reward = self._rewards[name]
         if not isinstance(reward, Plugin):
-            return [reward(text, group.example.answer) for text in group.texts]
+            return [reward(answer_of(text), group.example.answer) for text in group.texts]
         try:
             values = reward(group.arguments(), should_stop)
             return [
@@ -238,9 +235,9 @@ def load_rewards(cfg: MLXGRPOConfig) -> Rewards:
         for name in cfg.rewards:
             rewards[name] = _load(name, cfg.reward_timeout_s)
     except BaseException:  # a stop as well: no process of a plug-in outlives this
-        Rewards(rewards, [], "", False).close()
+        Rewards(rewards, [], False).close()
         raise
-    return Rewards(rewards, cfg.reward_weights, cfg.assistant_prefix, cfg.reward_on_error == "nan")
+    return Rewards(rewards, cfg.reward_weights, cfg.reward_on_error == "nan")
 
 
 def _load(name: str, timeout_s: float) -> Builtin | Plugin:

@@ -42,7 +42,11 @@ def judge_groups(
     """The groups with their rewards, in order. Raises RewardError, and Interrupted."""
     n = cfg.num_generations
     values = rewards(
-        [text for group in groups for text in group.texts],
+        [
+            prompt.opening + text
+            for prompt, group in zip(prompts, groups, strict=True)
+            for text in group.texts
+        ],
         [ids for group in groups for ids in group.completions],
         [prompt.example for prompt in prompts for _ in range(n)],
         should_stop,

@@ -4,13 +4,18 @@ Each is a spec of explicit runs over the frozen base of the first sweep, so that
 and kept like any other. Nothing is queued here.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grpo_core.config import MLXGRPOConfig, apply_overrides, format_value, void_fields
+from grpo_core.config import (
+    MLXGRPOConfig,
+    apply_overrides,
+    set_field,
+    toml_value,
+    void_fields,
+)
 from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.plan.run_names import default_names
 from orchestrator.results.leaderboard import ranking
@@ -109,14 +114,19 @@ def fork_spec(run: Run, sweep: Sweep, update: int | None, overrides: Sequence[st
     there, UsageError where the overrides change what kind of weights is trained.
     """
     at, folder = _checkpoint(run, update)
-    start = "model_name" if _trains_whole_model(sweep, run, overrides) else "adapter_path"
-    changed = _values(overrides)
+    given = apply_overrides(resolved_base(sweep), run.set, strict=True)
+    was_full = given.train_type == "full"
+    config = apply_overrides(given, overrides, strict=True)
+    if (config.train_type == "full") is not was_full:
+        raise UsageError("--set train_type: a fork trains the same kind of weights as its parent")
+    start = "model_name" if was_full else "adapter_path"
+    changed = {key: getattr(config, key) for key in map(set_field, overrides)}
     values = {**run.overrides, "seed": run.seed, start: str(folder), **changed}
     values["tags"] = [f"fork of run {run.id} at {at}"]
     text = _table("[[run]]", values)
     # By what differs from its parent: by all that it sets, nobody would know it apart.
     name = "-".join([f"at{at}", *(default_names(list(changed), [changed]) if changed else [])])
-    top = [f"run_name = {_value(name)}"]
+    top = [f"run_name = {toml_value(name)}"]
     return _spec(sweep, f"{run.name}-at{at}", top, sweep.objective, [text])
 
 
@@ -135,23 +145,6 @@ def _checkpoint(run: Run, update: int | None) -> tuple[int, Path]:
     return at, there[at].resolve()
 
 
-def _trains_whole_model(sweep: Sweep, run: Run, overrides: Sequence[str]) -> bool:
-    """Whether the run's checkpoints are whole models; UsageError where the fork's are not."""
-    config = apply_overrides(resolved_base(sweep), run.set, strict=True)
-    whole = config.train_type == "full"
-    changed = apply_overrides(config, overrides, strict=True)
-    if (changed.train_type == "full") is not whole:
-        raise UsageError("--set train_type: a fork trains the same kind of weights as its parent")
-    return whole
-
-
-def _values(overrides: Sequence[str]) -> dict[str, Any]:
-    """The values of `--set` as a spec writes them."""
-    config = apply_overrides(MLXGRPOConfig(), overrides, strict=True)
-    keys = (item.partition("=")[0].strip() for item in overrides)
-    return {key: getattr(config, key) for key in keys}
-
-
 # --- both
 
 
@@ -161,20 +154,10 @@ def _spec(
     # A metric that is named must be logged, also by runs that evaluate nothing.
     default = vars(Objective())
     judged = {key: value for key, value in vars(objective).items() if value != default[key]}
-    parts = [f"name = {_value(name)}", *top, "", *runs, _table("[objective]", judged)]
+    parts = [f"name = {toml_value(name)}", *top, "", *runs, _table("[objective]", judged)]
     return parse_spec("\n".join(parts), Path(f"{name}.toml"), (), FrozenBase.of(sweep))
 
 
 def _table(head: str, values: Mapping[str, Any]) -> str:
-    lines = (f"{key} = {_value(value)}" for key, value in values.items())
+    lines = (f"{key} = {toml_value(value)}" for key, value in values.items())
     return "\n".join([head, *lines, ""])
-
-
-def _value(value: Any) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, str):
-        # JSON's escapes are TOML's, but that TOML escapes DEL too.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
-    return format_value(value)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo_core.config import did_you_mean, named_path, nearest_file
+from grpo_core.config import did_you_mean, named_path, nearest_file, set_field
 from orchestrator.errors import SpecError
 from orchestrator.plan.expand import Expansion
 from orchestrator.space.distributions import Choice
@@ -145,7 +145,7 @@ def _choices(spec: Spec) -> Iterator[dict[str, Any]]:
 
 def _place(spec: Spec, key: str, faults: Faults) -> KeyPath:
     """Where the spec gives a field; else where it names its base, which does."""
-    if any(item.partition("=")[0].strip() == key for item in spec.overrides):
+    if any(set_field(item) == key for item in spec.overrides):
         return ("--set", key)
     tables = [path for path in faults.positions if path[-1:] == (key,)]
     return tables[0] if tables else ("config", key)

@@ -300,6 +300,7 @@ _KINDS = {
     "str": "text",
     "list[str]": "a list",
     "list[float]": "a list",
+    "table": "a table",
 }
 
 

@@ -1,6 +1,7 @@
 """Values that a spec gives to config fields: checked as the trainer would, faults placed."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,10 +106,10 @@ class FieldValues:
             self.faults.add((*path, "when"), SEED_IN_EXPRESSION)
         return parameter if len(self.faults.found) == before else None
 
-    def from_text(self, path: KeyPath, name: str, item: str) -> Any:
-        """The value of a `--set` item, read as the trainer reads it; MISSING as in `value`."""
+    def from_text(self, path: KeyPath, name: str, item: str, config: MLXGRPOConfig) -> Any:
+        """The value of a `--set` item, read over `config` as the trainer does; MISSING as above."""
         try:
-            value = getattr(apply_overrides(MLXGRPOConfig(), [item], strict=True), name)
+            value = getattr(apply_overrides(deepcopy(config), [item], strict=True), name)
         except ConfigError:
             value = item.partition("=")[2].strip()
         return self.value(path, name, value)

@@ -28,6 +28,7 @@ _TYPES: dict[str, Schema] = {
     "float": {"type": "number"},
     "list[str]": {"type": "array", "items": {"type": "string"}},
     "list[float]": {"type": "array", "items": {"type": "number"}},
+    "table": {"type": "object"},
 }
 _TEXT: Schema = {"type": "string", "pattern": r"\S"}
 _EXPRESSION: Schema = {

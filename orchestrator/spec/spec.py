@@ -5,11 +5,11 @@ what only shows in a whole run (fields that contradict each other).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grpo_core.config import FIELDS, did_you_mean, parse_toml
+from grpo_core.config import FIELDS, MLXGRPOConfig, did_you_mean, parse_toml, set_field
 from grpo_core.errors import ConfigError
 from orchestrator.errors import SpecError
 from orchestrator.names import MAX_NAME_BYTES, cut, safe_name, sweep_name_fault
@@ -139,7 +139,8 @@ class _Reader:
         document.refuse_huge_numbers()
         self._top_level()
         moved = self._moved_names()
-        fixed = self._keep(self._set(overrides, moved), moved)
+        base = read_base(document, self.path.parent, frozen)
+        fixed = self._keep(self._set(overrides, moved, base.config), moved)
         explicit = self._runs()
         search = read_search(document)
         axes, drawn = self._params(search)
@@ -149,7 +150,7 @@ class _Reader:
             text=self.text,
             overrides=tuple(overrides),
             name=self._name(),
-            base=read_base(document, self.path.parent, frozen),
+            base=base,
             output=document.text("output", DEFAULT_OUTPUT),
             run_name=document.text("run_name", "") or None,
             seeds=self._seeds(moved, fixed, explicit),
@@ -216,8 +217,13 @@ class _Reader:
                 self._fault(("keep", "checkpoints"), f"{name} is given too; keep one of them")
         return {**fixed, **kept}
 
-    def _set(self, overrides: Sequence[str], moved: Mapping[str, KeyPath]) -> dict[str, Any]:
-        fixed = {}
+    def _set(
+        self,
+        overrides: Sequence[str],
+        moved: Mapping[str, KeyPath],
+        base: MLXGRPOConfig | None,
+    ) -> dict[str, Any]:
+        fixed: dict[str, Any] = {}
         for name, value in self.document.table("set").items():
             path: KeyPath = ("set", name)
             if name in moved:
@@ -227,21 +233,26 @@ class _Reader:
             if fitted is not MISSING:
                 fixed[name] = fitted
         for item in overrides:
-            self._set_from_command_line(item, fixed, moved)
+            self._set_from_command_line(item, fixed, moved, base)
         return fixed
 
     def _set_from_command_line(
-        self, item: str, fixed: dict[str, Any], moved: Mapping[str, KeyPath]
+        self,
+        item: str,
+        fixed: dict[str, Any],
+        moved: Mapping[str, KeyPath],
+        base: MLXGRPOConfig | None,
     ) -> None:
-        name, sign, _ = item.partition("=")
-        name = name.strip()
+        sign = "=" in item
+        name = set_field(item)
         path: KeyPath = ("--set", name)
         if not sign:
             self._fault(("--set", item), "not an override; write key=value")
         elif name in moved:
             self._fault(path, "is an axis of the spec; change it there")
         elif self.values.known_field(path, name):
-            fitted = self.values.from_text(path, name, item)
+            config = replace(base or MLXGRPOConfig(), **fixed)
+            fitted = self.values.from_text(path, name, item, config)
             if fitted is not MISSING:
                 fixed[name] = fitted
 

@@ -41,7 +41,7 @@ def rare(text, _):
 
 def rollouts(rewards, weights, number=5, **more):
     cfg = config(num_generations=8, **more)
-    judge = Rewards(rewards, weights, "", False)
+    judge = Rewards(rewards, weights, False)
     return draw_batch(toy_policy(), judge, prompts(), cfg, number, lambda: False)
 
 

@@ -240,6 +240,18 @@ VALUES = {
     "bool": st.booleans(),
     "list[str]": st.lists(st.text(st.characters(exclude_categories=["Cs"]))),
     "list[float]": st.lists(st.floats(allow_nan=False)),
+    "table": st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])),
+        st.recursive(
+            st.booleans()
+            | st.integers(-(2**63), 2**63 - 1)
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.text(st.characters(exclude_categories=["Cs"])),
+            lambda inner: st.lists(inner, max_size=3),
+            max_leaves=5,
+        ),
+        max_size=3,
+    ),
 }
 
 
@@ -284,7 +296,8 @@ def test_toml_values_keep_their_types_and_misfits_are_refused(capsys):
         ('rewards=["corectness"]', "did you mean correctness?"),
         ("reward_weights=[1,2]", "2 weights for 5 rewards"),
         ("eval_num_generations=4", "set eval_temperature above 0"),
-        ("chat_template_kwargs=[1]", "must be a JSON object"),
+        ("chat_template_kwargs=[1]", "must be a table, such as {a = true, b = 1}"),
+        ('chat_template_kwargs={"a": null}', "must be a table"),
         ("overlong_buffer=4096", "overlong_buffer = 4096: above the completion limit, 512"),
         ("model_name=", "model_name = '': must not be empty"),
         ("loss_type=gspo importance_sampling_level=token", "leave it at auto"),
@@ -369,3 +382,37 @@ def test_config_needs_no_mlx():
     code = "import sys, grpo_core.config; print('mlx' in sys.modules or 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        ["chat_template_kwargs={enable_thinking = false}"],
+        ['chat_template_kwargs={"enable_thinking": false}'],
+        ["chat_template_kwargs.enable_thinking=false"],
+        ["chat_template_kwargs.enable_thinking=False"],
+        [
+            "chat_template_kwargs={enable_thinking = true}",
+            "chat_template_kwargs.enable_thinking=false",
+        ],
+    ],
+)
+def test_a_table_is_set_whole_or_by_one_of_its_keys(items):
+    """As TOML, as the JSON of other trainers, or by a dot; the later one counts."""
+    cfg = apply_overrides(MLXGRPOConfig(), items, strict=True)
+    assert cfg.chat_template_kwargs == {"enable_thinking": False}
+    assert MLXGRPOConfig().chat_template_kwargs == {}
+
+
+def test_a_key_of_a_table_is_added_to_what_the_file_says(tmp_path):
+    """The file's other keys stay."""
+    file = tmp_path / "a.toml"
+    file.write_text("[chat_template_kwargs]\nenable_thinking = true\nlanguage = 'en'\n")
+    cfg = resolve_config(str(file), ["chat_template_kwargs.enable_thinking=no"], strict=True)
+    assert cfg.chat_template_kwargs == {"enable_thinking": "no", "language": "en"}
+
+
+def test_only_a_table_has_keys():
+    """A dot behind any other field is an unknown key."""
+    with pytest.raises(ConfigError, match=r"unknown config key: seed\.x"):
+        apply_overrides(MLXGRPOConfig(), ["seed.x=1"], strict=True)

@@ -5,7 +5,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.data.examples import Example
-from grpo_core.data.prompts import make_prompts
+from grpo_core.data.prompts import make_prompts, template_notes
 from grpo_core.errors import DataError
 from tests.byte_tokenizer import TEMPLATE, byte_tokenizer
 
@@ -45,9 +45,9 @@ def test_chat_messages_keep_their_own_system_message():
 def test_template_kwargs_reach_the_template():
     """As thinking models want them."""
     tokenizer = byte_tokenizer(TEMPLATE + "{{ '<think>' if enable_thinking else '<no>' }}")
-    for value, end in (("true", "<think>"), ("false", "<no>")):
-        kwargs = f'{{"enable_thinking": {value}}}'
-        assert render("q", tokenizer, chat_template_kwargs=kwargs).endswith(f"]{end}<reasoning>")
+    for value, end in ((True, "<think>"), (False, "<no><reasoning>")):
+        kwargs = {"enable_thinking": value}
+        assert render("q", tokenizer, chat_template_kwargs=kwargs).endswith(f"]{end}")
 
 
 def test_a_template_with_a_date_gets_the_same_one_every_day():
@@ -119,3 +119,80 @@ def test_without_a_template_a_prompt_begins_as_the_tokenizer_begins():
     tokenizer = byte_tokenizer(template=None, begin=True)
     text = render("q", tokenizer, system_prompt="", assistant_prefix="")
     assert text == "<s>User: q\n\nAssistant:\n"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "end", "opening"),
+    [
+        ("<reasoning>", "<think>\n", "<think>\n"),  # would stand within the block
+        ("", "<think>\n", "<think>\n"),
+        ("<think>", "<think>\n", "<think>\n"),  # not doubled
+        ("<think>\n", "<think>\n", "<think>\n"),
+        ("<think>\nWell, ", "<think>\nWell, ", "<think>\nWell, "),
+        ("Well, ", "<think>\nWell, ", "<think>\nWell, "),
+    ],
+)
+def test_a_block_that_the_template_opens_begins_the_answer(prefix, end, opening):
+    """As in DeepSeek's distilled models: what rewards get begins as the model's turn does."""
+    tokenizer = byte_tokenizer(TEMPLATE + "{{ '<think>\n' }}")
+    cfg = MLXGRPOConfig(system_prompt="", assistant_prefix=prefix)
+    [made] = make_prompts([Example(0, "q", "1", {}, "a.jsonl:1")], cfg, tokenizer)
+    assert made.text == "[user]q\n[assistant]" + end
+    assert made.opening == opening
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, TEMPLATE + "{{ '<think>\n\n</think>\n\n' }}", None])
+def test_where_no_block_is_open_an_answer_begins_with_the_prefix(template):
+    """Nor where the template opens and closes one."""
+    [made] = make_prompts(
+        [Example(0, "q", "1", {}, "a.jsonl:1")], MLXGRPOConfig(), byte_tokenizer(template)
+    )
+    assert made.opening == "<reasoning>"
+    assert made.text.endswith("<reasoning>")
+
+
+def notes(template, **fields):
+    cfg = MLXGRPOConfig(**fields)
+    return template_notes(Example(0, "q", "1", {}, "a.jsonl:1"), cfg, byte_tokenizer(template))
+
+
+def test_the_user_is_told_what_the_template_opens():
+    """What becomes of the prefix, and what rewards get."""
+    [line] = notes(TEMPLATE + "<think>\n")
+    assert line == (
+        "the chat template opens <think> itself; assistant_prefix = '<reasoning>' would stand "
+        "within and is left out: rewards get texts that begin with it, and the built-in ones judge "
+        "what follows </think>"
+    )
+    assert notes(TEMPLATE) == []
+    assert notes(None) == []
+
+
+READS = TEMPLATE + "{{ '<no>' if short is defined and not short }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "kwargs", "end"),
+    [
+        (
+            READS,
+            {"shor": False},
+            "it reads short; did you mean short?",
+        ),
+        (READS, {"short": True}, ": without it the template writes the same"),
+        (TEMPLATE, {"short": False}, "does not read it, it reads none"),
+        (None, {"short": False}, ": the model has no chat template"),
+    ],
+)
+def test_a_key_that_changes_nothing_is_told(template, kwargs, end):
+    """A typing error, or a value that is the template's own."""
+    [line] = notes(template, chat_template_kwargs=kwargs)
+    key, value = next(iter(kwargs.items()))
+    start = f"chat_template_kwargs.{key} = {str(value).lower()} changes nothing in the prompt"
+    assert line.startswith(start)
+    assert line.endswith(end)
+
+
+def test_a_key_that_changes_the_prompt_is_not_told():
+    """It is what it is there for."""
+    assert notes(READS, chat_template_kwargs={"short": False}) == []

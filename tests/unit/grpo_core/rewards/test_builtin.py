@@ -28,9 +28,9 @@ def example(answer="72", index=0):
 
 def score(completion, prefix=PREFIX, answer="72", **fields):
     """Each reward of one completion, by name."""
-    cfg = MLXGRPOConfig(assistant_prefix=prefix, **fields)
+    cfg = MLXGRPOConfig(**fields)
     with load_rewards(cfg) as rewards:
-        values = rewards([completion], [[1, 2, 3]], [example(answer)])
+        values = rewards([prefix + completion], [[1, 2, 3]], [example(answer)])
     assert values.shape == (len(cfg.rewards), 1)
     return dict(zip(rewards.names, values[:, 0].tolist(), strict=True))
 
@@ -187,3 +187,16 @@ def test_an_unknown_reward_is_refused_with_the_nearest_name():
 def test_answer_block_wants_one_answer_at_the_end(text, value):
     """For tasks without reasoning: one block, filled, and nothing after it."""
     assert BUILTINS["answer_block"](text, "7") == value
+
+
+@pytest.mark.parametrize("opening", ["<think>\n", "<think>", " <seed:think>", "[THINK]"])
+def test_what_is_thought_before_the_answer_is_not_judged(opening):
+    """Tags and answers within the block count for nothing, neither for nor against."""
+    close = opening.strip().replace("<", "</").replace("[", "[/")
+    thought = f"Is it <answer>3</answer>? <reasoning>\n{close}\n\n"
+    assert score(thought + PREFIX + PERFECT, opening) == MOST
+
+
+def test_a_thought_without_an_end_earns_nothing():
+    """Cut at the limit: no answer was given, though a right one was thought of."""
+    assert set(score("Is it <answer>72</answer>? Or", "<think>").values()) == {0.0}

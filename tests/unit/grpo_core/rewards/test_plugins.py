@@ -44,12 +44,12 @@ def score(name, completions=("a", "bb"), examples=None, **fields):
     """The values of one plug-in, one list item for each completion."""
     cfg = MLXGRPOConfig(
         rewards=[name],
-        assistant_prefix="<p>",
         **{"reward_timeout_s": 60.0, **fields},
     )
     with load_rewards(cfg) as rewards:
         ids = [[n, n] for n in range(len(completions))]
-        values = rewards(list(completions), ids, examples or [example()] * len(completions))
+        texts = [f"<p>{text}" for text in completions]
+        values = rewards(texts, ids, examples or [example()] * len(completions))
     return values[0].tolist()
 
 
