@@ -173,6 +173,7 @@ class TrainingLoop:
         self.state.last |= figures
         update = self.state.update
         if update % self.cfg.logging_steps and update != self.schedule.updates:
+            self.log.touch()
             return
         self.log.write(line)
         for shown in self.rollouts.shown if at.iteration == 0 else ():

@@ -59,6 +59,7 @@ class Verdict(StrEnum):
     DATA = "data"
     DISK_FULL = "disk_full"
     TIMEOUT = "timeout"
+    STALLED = "stalled"
     CRASH = "crash"
     LOST = "lost"
 
@@ -70,6 +71,7 @@ class StopRequest(StrEnum):
     CANCEL = "cancel"
     PAUSE = "pause"
     TIMEOUT = "timeout"
+    STALL = "stall"
     RUNG = "rung"
     PRUNE = "prune"
     FAIL = "fail"
@@ -89,7 +91,7 @@ class HoldCode(StrEnum):
 
 # What `retry.on` may name: the same command may well succeed the next time.
 RETRYABLE = (
-    *(Verdict.CRASH, Verdict.LOST),
+    *(Verdict.CRASH, Verdict.LOST, Verdict.STALLED),
     *(Verdict.GPU_WATCHDOG, Verdict.GPU_RESET, Verdict.GPU_FAULT),
 )
 
@@ -143,12 +145,16 @@ class Objective:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a sweep; None is no limit. `max_failures` in a row of one verdict pause it."""
+    """Limits of a sweep; None is no limit. `max_failures` in a row of one verdict pause it.
+
+    `stall_s` is the least silence that ends a trainer (`worker/silence.py`).
+    """
 
     max_failures: int = 3
     wall_s: float | None = None
     run_wall_s: float | None = None
     disk_bytes: int | None = None
+    stall_s: float = 900.0
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,11 @@ class JsonLines:
         text = json.dumps(finite(line), ensure_ascii=False, allow_nan=False) + "\n"
         _write_all(self._fd, text.encode(), self.path)
 
+    def touch(self) -> None:
+        """Say that the run goes on, where it has nothing to write: a worker looks at the time."""
+        if self._enabled:
+            self.path.touch()
+
     def cut(self, keep: Callable[[Line], bool]) -> None:
         """Keep the lines for which `keep` holds, atomically; a torn line goes."""
         self.close()

@@ -15,7 +15,7 @@ from orchestrator.views.now import last_text
 from orchestrator.views.overview import Overview, read_overview
 from orchestrator.views.status import TABLE_MOST, rows_for, status_picture
 from orchestrator.views.tables import runs_lines
-from orchestrator.worker.serving import worker_alive
+from orchestrator.worker.serving import ServingWorker, serving_worker
 
 # A status is one screen: of a long sweep it shows what matters now.
 _RUNS_SHOWN = 12
@@ -71,20 +71,20 @@ def status(
             view = read_overview(
                 store, sweeps, 0, rows_for(sweeps, _RUNS_OF_ONE if sweep else _RUNS_SHOWN)
             )
-    pid = worker_alive()
+    worker = serving_worker()
     if as_json:
-        print_json(status_shape(pid, view))
+        print_json(status_shape(worker, view))
     elif not sweeps:
         print("the queue is empty; try: grpo-sweep demo   or: grpo-sweep submit SPEC")
     else:
-        _print_status(pid, view, alone=sweep is not None)
+        _print_status(worker, view, alone=sweep is not None)
 
 
-def _print_status(pid: int | None, view: Overview, alone: bool) -> None:
+def _print_status(worker: ServingWorker | None, view: Overview, alone: bool) -> None:
     out = console()
     note = "" if view.running is None else last_text(home(), view.running)
     width = out.width if out.is_terminal else WIDE - 1
-    out.print(status_picture(view, pid, width, datetime.now(UTC), note=note, alone=alone))
+    out.print(status_picture(view, worker, width, datetime.now(UTC), note=note, alone=alone))
     for sweep_id, shown in view.runs.items():
         if len(shown) > TABLE_MOST:
             swept = view.swept.get(sweep_id, ())

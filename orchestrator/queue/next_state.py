@@ -22,11 +22,15 @@ class Next:
 
 @dataclass(frozen=True)
 class Backoff:
-    """The back-off after a death, doubled each time, and how many times `retry.max` is tried."""
+    """The back-off after a death, doubled each time; `factor` times `retry.max` deaths are the end.
+
+    No more than `most` of them, whatever the spec says.
+    """
 
     first_s: float = 1.0
     most_s: float = 60.0
     factor: int = 1
+    most: int | None = None
 
     def wait_s(self, deaths: int) -> float:
         """How long a run waits that has died so often in a row."""
@@ -34,11 +38,16 @@ class Backoff:
 
     def tries(self, most: int) -> int:
         """How many deaths in a row are the end where `retry.max` is `most`."""
-        return most * self.factor if most > 1 else most
+        tries = most * self.factor if most > 1 else most
+        return tries if self.most is None else min(tries, self.most)
 
 
-# The watchdog goes by the display, which a user leaves on for a while: by default half an hour.
-_BACKOFFS = {Verdict.GPU_WATCHDOG: Backoff(first_s=60.0, most_s=900.0, factor=3)}
+_BACKOFFS = {
+    # It goes by the display, which a user leaves on for a while: by default half an hour.
+    Verdict.GPU_WATCHDOG: Backoff(first_s=60.0, most_s=900.0, factor=3),
+    # Each costs a quarter of an hour.
+    Verdict.STALLED: Backoff(most=2),
+}
 LONGEST_BACKOFF_S = max(each.most_s for each in _BACKOFFS.values())
 
 

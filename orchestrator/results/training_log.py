@@ -72,6 +72,8 @@ class ProgressReader:
         self._update: int | None = None
         self._metrics: Line = {}
         self._total: int | None = None
+        self.longest_s: float | None = None
+        """The longest update or evaluation; None before the first."""
         self._seconds: deque[tuple[int, float]] = deque(maxlen=4 * _WINDOW)
 
     def read(self) -> Progress:
@@ -107,7 +109,9 @@ class ProgressReader:
         update = line.get("update")
         if isinstance(update, int):
             self._update = update
-            self._seconds.append((update, _seconds(line)))
+            seconds = _seconds(line)
+            self._seconds.append((update, seconds))
+            self.longest_s = max(self.longest_s or 0.0, seconds)
         if isinstance(total := line.get("updates_total"), int):
             self._total = total
         if is_held_out(line):

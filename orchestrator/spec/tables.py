@@ -92,6 +92,7 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
         "wall": _DURATION,
         "run_wall": _DURATION,
         "disk": _SIZE,
+        "stall": _DURATION,
     },
     "retry": {
         "max": count(default=Retry().max),
@@ -163,7 +164,7 @@ def read_objective(document: Document) -> Objective:
 
 
 def read_limits(document: Document) -> Limits:
-    """`[limits]`: max_failures, wall, run_wall, disk."""
+    """`[limits]`: max_failures, wall, run_wall, disk, stall."""
     given = document.read("limits", KEYS["limits"])
     default = Limits()
     return Limits(
@@ -171,6 +172,7 @@ def read_limits(document: Document) -> Limits:
         wall_s=duration_s(given["wall"]) if "wall" in given else default.wall_s,
         run_wall_s=duration_s(given["run_wall"]) if "run_wall" in given else default.run_wall_s,
         disk_bytes=size_bytes(given["disk"]) if "disk" in given else default.disk_bytes,
+        stall_s=duration_s(given["stall"]) if "stall" in given else default.stall_s,
     )
 
 

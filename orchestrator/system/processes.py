@@ -36,30 +36,39 @@ def boot_id() -> str:
 def start_time(pid: int) -> float | None:
     """When a process started, in seconds: since boot on Linux, since the epoch elsewhere.
 
-    None for a process that does not exist, or is dead and waits to be reaped. Linux counts from
-    the boot, so that a clock that is set anew does not change what a process is.
+    None for a process that does not exist, or is dead and waits to be reaped. It is the kernel's
+    own note, so that a clock that is set anew does not change what a process is.
     """
     if sys.platform != "linux":
-        return _start_time_by_psutil(pid)
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+        return start_time_by_psutil(pid)
+    fields = _stat_fields(pid)
+    if fields is None or fields[0] in "ZX":
         return None
-    # The name in brackets may hold blanks and brackets; state is the 3rd field, starttime the
-    # 22nd (proc(5)).
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
-def _start_time_by_psutil(pid: int) -> float | None:
+def start_time_by_psutil(pid: int) -> float | None:
+    """As `start_time`, for the systems without /proc."""
     import psutil  # Not at the top: see the opening.
 
     try:
         process = psutil.Process(pid)
-        dead = process.status() == psutil.STATUS_ZOMBIE
-        return None if dead else float(process.create_time())
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        # The public `create_time()` is shifted by each correction of the clock since psutil 7.1.
+        return float(process._proc.create_time(monotonic=True))
     except psutil.Error:
         return None
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """What proc(5) says of a process, from its state (the 3rd field) on: the start is the 22nd."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name in brackets may hold blanks and brackets.
+    return stat.rpartition(")")[2].split()
 
 
 def is_process(pid: int | None, started: float | None, boot: str) -> bool:
@@ -67,12 +76,14 @@ def is_process(pid: int | None, started: float | None, boot: str) -> bool:
     if pid is None or started is None or boot != boot_id():
         return False
     now = start_time(pid)
-    # Where the time is taken from the clock, it moves with corrections of the clock.
-    return now is not None and abs(now - started) < (0.005 if sys.platform == "linux" else 2.0)
+    return now is not None and abs(now - started) < 0.005
 
 
 def is_stopped(pid: int) -> bool:
     """Whether a process is suspended (SIGSTOP, Ctrl-Z)."""
+    if sys.platform == "linux":
+        fields = _stat_fields(pid)
+        return fields is not None and fields[0] in "Tt"
     import psutil  # Not at the top: see the opening.
 
     try:

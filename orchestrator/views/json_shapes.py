@@ -12,14 +12,20 @@ from orchestrator.results.stats import Comparison
 from orchestrator.run import Attempt, Objective, Progress, Run, RunState, Sweep
 from orchestrator.views.overview import Overview
 from orchestrator.views.run_details import RunDetails
+from orchestrator.worker.serving import ServingWorker
 
 Shape = dict[str, Any]
 
 
-def status_shape(worker_pid: int | None, view: Overview) -> Shape:
+def status_shape(worker: ServingWorker | None, view: Overview) -> Shape:
     """`status --json`; `queue` is about all sweeps that are neither done nor held."""
     return {
-        "worker": {"alive": worker_pid is not None, "pid": worker_pid},
+        "worker": {
+            "alive": worker is not None,
+            "pid": worker and worker.pid,
+            "stopped": worker is not None and worker.stopped,
+            "waits": worker and worker.waits,
+        },
         "queue": {
             "halted": view.halted,
             "next": [run.id for run in view.next_runs],

@@ -27,6 +27,7 @@ from orchestrator.text import (
     sparkline,
 )
 from orchestrator.views.overview import UNFINISHED, Overview, updates_text
+from orchestrator.worker.serving import ServingWorker
 
 SPARK_WIDTH = 24
 # Wider than this a bar and a line are harder to read, not easier.
@@ -194,8 +195,18 @@ def _waits(run: Run, now_iso: str) -> bool:
     return run.not_before is not None and run.not_before > now_iso
 
 
-def whole_line(view: Overview, worker: bool, now: datetime) -> Text | None:
-    """When the whole queue will be done; without a worker only how long that takes."""
+def worker_line(worker: ServingWorker) -> Text:
+    """Which worker runs, or why the one that is there trains nothing."""
+    if worker.stopped:
+        words = f"worker stopped (pid {worker.pid}), as by Ctrl-Z; it goes on with fg, or with: "
+        return Text(f"{words}kill -CONT {worker.pid}", style="yellow")
+    if worker.waits:
+        return Text(f"worker waits (pid {worker.pid}): {worker.waits}", style="yellow")
+    return Text(f"worker runs (pid {worker.pid})", style="dim")
+
+
+def whole_line(view: Overview, worker: ServingWorker | None, now: datetime) -> Text | None:
+    """When the whole queue will be done; where no worker trains, only how long that takes."""
     open_sweeps = [sweep for sweep in view.sweeps if is_open(sweep)]
     if not open_sweeps:
         return None
@@ -204,7 +215,12 @@ def whole_line(view: Overview, worker: bool, now: datetime) -> Text | None:
         return Text.assemble(("all done ", "dim"), words)
     low, high = view.whole.low_s, view.whole.high_s
     words = f"in {span(low, high)}"
-    words += f", {between(low, high, now)}" if worker else ", once a worker runs"
+    if worker is None:
+        words += ", once a worker runs"
+    elif worker.stopped or worker.waits:
+        words += ", once the worker goes on"
+    else:
+        words += f", {between(low, high, now)}"
     return Text.assemble(("all done ", "dim"), (words, "cyan"))
 
 

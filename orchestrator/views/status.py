@@ -11,9 +11,17 @@ from rich.text import Text
 
 from orchestrator.run import Run, Sweep, stamp
 from orchestrator.text import run_ids
-from orchestrator.views.now import CurveCache, flow, next_line, run_lines, whole_line
+from orchestrator.views.now import (
+    CurveCache,
+    flow,
+    next_line,
+    run_lines,
+    whole_line,
+    worker_line,
+)
 from orchestrator.views.overview import UNFINISHED, Overview
 from orchestrator.views.tables import best_line, left_out_line, runs_table, sweep_text, with_room
+from orchestrator.worker.serving import ServingWorker
 
 # Besides the first open sweep, each gets so many rows; more reasons than these are only counted.
 _ROWS_OF_OTHERS = 3
@@ -39,7 +47,7 @@ def rows_for(sweeps: Sequence[Sweep], most: int) -> dict[int, int]:
 
 def status_picture(
     view: Overview,
-    worker_pid: int | None,
+    worker: ServingWorker | None,
     width: int,
     now: datetime,
     *,
@@ -55,7 +63,7 @@ def status_picture(
     asked for by its name.
     """
     found = cache or CurveCache()
-    blocks = [_now(view, worker_pid, width, now, note, found)]
+    blocks = [_now(view, worker, width, now, note, found)]
     for sweep in view.sweeps:
         blocks.append(_sweep(sweep, view, width, found if sparklines else None, alone))
     # A group: printed one by one, lines that are to be cut would be folded.
@@ -71,7 +79,7 @@ def _spaced(blocks: Iterable[list[RenderableType]]) -> list[RenderableType]:
 
 def _now(
     view: Overview,
-    worker_pid: int | None,
+    worker: ServingWorker | None,
     width: int,
     now: datetime,
     note: str,
@@ -79,8 +87,8 @@ def _now(
 ) -> list[RenderableType]:
     """Who works, on what, what comes then, and when it will be over."""
     lines: list[RenderableType] = []
-    if worker_pid is not None:
-        lines.append(Text(f"worker runs (pid {worker_pid})", style="dim"))
+    if worker is not None:
+        lines.append(worker_line(worker))
     elif any(sweep.state in UNFINISHED for sweep in view.sweeps):
         lines.append(Text("no worker runs; start one with: grpo-sweep work", style="yellow"))
     if view.halted:
@@ -91,10 +99,10 @@ def _now(
         curves = cache.of(view.running)
         rest = progress.left_s
         lines += run_lines(view.running, progress, curves, width, rest, note)
-    if worker_pid is not None or view.running is not None:
+    if worker is not None or view.running is not None:
         follows = next_line(view.next_runs, stamp(now))
         lines += [follows] if follows is not None else []
-    done = whole_line(view, worker_pid is not None, now)
+    done = whole_line(view, worker, now)
     return [*lines, *([done] if done is not None else [])]
 
 

@@ -27,7 +27,7 @@ from orchestrator.system.paths import Home
 from orchestrator.views.now import CurveCache, is_open, last_text
 from orchestrator.views.overview import Overview, ProgressReaders, read_overview
 from orchestrator.views.status import rows_for, status_picture
-from orchestrator.worker.serving import worker_alive
+from orchestrator.worker.serving import ServingWorker, serving_worker
 
 EMPTY = "the queue is empty; try: grpo-sweep demo   or: grpo-sweep submit SPEC"
 _FOOTER = "q leaves; the training goes on"
@@ -60,7 +60,7 @@ class StatusReader:
             )
             rows = rows_for(sweeps, _rows(lines, len(sweeps)))
             view = read_overview(store, sweeps, 0, rows, self._readers.of)
-        return Snapshot(self._home, view, worker_alive(self._home), self._cache)
+        return Snapshot(self._home, view, serving_worker(self._home), self._cache)
 
 
 def _rows(lines: int | None, sweeps: int) -> int:
@@ -72,10 +72,12 @@ def _rows(lines: int | None, sweeps: int) -> int:
 class Snapshot:
     """The queue at one moment."""
 
-    def __init__(self, home: Home, view: Overview, pid: int | None, cache: CurveCache) -> None:
+    def __init__(
+        self, home: Home, view: Overview, worker: ServingWorker | None, cache: CurveCache
+    ) -> None:
         self._home = home
         self._view = view
-        self._pid = pid
+        self._worker = worker
         self._cache = cache
 
     @property
@@ -91,7 +93,7 @@ class Snapshot:
         note = "" if view.running is None else last_text(self._home, view.running)
         return status_picture(
             view,
-            self._pid,
+            self._worker,
             width,
             datetime.now(UTC),
             note=note,
@@ -103,7 +105,7 @@ class Snapshot:
         """Differs from that of another snapshot where what changed is worth printing."""
         view = self._view
         counts = [(s.id, s.state, sorted(s.counts.items()), s.to_ask) for s in view.sweeps]
-        return (self._pid, view.halted, counts, self._step(view.running))
+        return (self._worker, view.halted, counts, self._step(view.running))
 
     def _step(self, run: Run | None) -> tuple[int, int, int] | None:
         if run is None:

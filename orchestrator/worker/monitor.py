@@ -13,9 +13,12 @@ from orchestrator.results.training_log import ProgressReader
 from orchestrator.run import Attempt, Progress, Run, StopRequest, Sweep
 from orchestrator.system import processes
 from orchestrator.system.files import folder_bytes
+from orchestrator.system.paths import RunPaths
+from orchestrator.text import duration
 from orchestrator.worker.attempt_log import read_tail
 from orchestrator.worker.events import Event, EventKind, Listener
 from orchestrator.worker.patience import Patience
+from orchestrator.worker.silence import SilenceWatch
 from orchestrator.worker.stop_monitor import StopMonitor
 from orchestrator.worker.termination import Terminator
 from orchestrator.worker.trained_time import TrainedTime
@@ -59,6 +62,8 @@ class RunMonitor:
         self.memory = processes.MemoryWitness()
         self._stop_monitor = StopMonitor(run, sweep, lambda: store.queries.runs(sweep.id))
         self.because: tuple[str, str | None] | None = None
+        files = (Path(attempt.log), RunPaths(run.folder).log)
+        self._silence = SilenceWatch(sweep.limits.stall_s, files)
 
     @property
     def left_s(self) -> float | None:
@@ -71,7 +76,9 @@ class RunMonitor:
         if now - self._looked < _LOOK_S:
             return False
         self._looked = now
-        self.trained.look(trains=self._trains())
+        waits = self._waits()
+        self.trained.look(trains=not waits and not self._is_stopped())
+        self._end_stalled(terminator, waits)
         # Each by itself: one that finds the queue in others' hands must not keep the next back.
         for part in (self._obey, self._keep_limits, self._judge):
             with self._patience.skip():
@@ -129,13 +136,27 @@ class RunMonitor:
             text = f"update {progress.update}"
             self._listen(Event(EventKind.PROGRESS, text, self._run, progress))
 
-    def _trains(self) -> bool:
-        """Whether the trainer neither waits (for the GPU; said once) nor is suspended."""
+    def _end_stalled(self, terminator: Terminator, waits: bool) -> None:
+        silent_s = self._silence.look(self._reader.longest_s, waits=waits)
+        if silent_s is None:
+            return
+        if terminator.asked is None:
+            lines = read_tail(Path(self._attempt.log), 4096).splitlines()
+            words = f"stalled: not a line for {duration(silent_s)}, as when a GPU hangs"
+            self.because = (words, next(reversed(lines), None))
+            self._listen(Event(EventKind.STOPPING, words, self._run))
+        terminator.ask(StopRequest.STALL)
+
+    def _waits(self) -> bool:
+        """Whether the trainer waits for the GPU (said once)."""
         lines = read_tail(Path(self._attempt.log), 4096).splitlines()
         if lines and is_waiting(lines[-1]):
             words = lines[-1].removeprefix("[lock] ")
             if words != self._lock_words:
                 self._lock_words = words
                 self._listen(Event(EventKind.WAITING, words, self._run))
-            return False
-        return self._attempt.pid is None or not processes.is_stopped(self._attempt.pid)
+            return True
+        return False
+
+    def _is_stopped(self) -> bool:
+        return self._attempt.pid is not None and processes.is_stopped(self._attempt.pid)

@@ -10,15 +10,37 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from grpo_core.run.atomic import read_json
 from orchestrator.errors import WorkerBusy
 from orchestrator.system import paths
 from orchestrator.system.locks import FileLock, is_held, try_lock
 from orchestrator.system.paths import Home
+from orchestrator.system.processes import is_stopped
 
 # A command that asks "is it held?" holds the lock for an instant.
 _LOCK_WAIT_S = 1.0
+
+
+@dataclass(frozen=True)
+class ServingWorker:
+    """The worker that serves the queue; `waits` is why it starts nothing now, and until when."""
+
+    pid: int
+    stopped: bool = False
+    """Suspended, as by Ctrl-Z."""
+    waits: str | None = None
+
+
+def serving_worker(home: Home | None = None) -> ServingWorker | None:
+    """The worker that serves the queue, if one does."""
+    home = home or paths.home()
+    pid = worker_alive(home)
+    if pid is None:
+        return None
+    waits = _holder(home).get("waits")
+    return ServingWorker(pid, is_stopped(pid), waits if isinstance(waits, str) else None)
 
 
 def worker_alive(home: Home | None = None) -> int | None:

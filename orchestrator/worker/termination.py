@@ -20,6 +20,7 @@ _GRACE_S = {
     StopRequest.TIMEOUT: 120.0,
     StopRequest.PRUNE: 30.0,
     StopRequest.FAIL: 30.0,
+    StopRequest.STALL: 10.0,
 }
 _TERMINATE_GRACE_S = 5.0
 
@@ -68,14 +69,16 @@ class Terminator:
     def ask(self, what: StopRequest) -> None:
         """Let it checkpoint and end; after the grace of `what` it is killed.
 
-        What was asked first stands, but that cancel outranks the rest.
+        What was asked first stands, but that cancel outranks the rest. A trainer that has stalled
+        heeds nothing: whatever was asked, it is killed after the grace.
         """
-        if self.asked is not None and what is not StopRequest.CANCEL:
-            return
-        if self.asked is what:
+        deadline = time.monotonic() + _GRACE_S.get(what, float("inf"))
+        if what is StopRequest.STALL:
+            self._deadline = min(self._deadline, deadline)
+        if self.asked is what or (self.asked is not None and what is not StopRequest.CANCEL):
             return
         self.asked = what
-        self._deadline = time.monotonic() + _GRACE_S.get(what, float("inf"))
+        self._deadline = deadline
         self._trainer.interrupt()
 
     def look(self) -> None:

@@ -135,15 +135,14 @@ def _stopped(end: Ending, code: int | None, name: str | None = None) -> Outcome:
         StopRequest.PAUSE: (Verdict.INTERRUPTED, "paused"),
         StopRequest.CANCEL: (Verdict.CANCELLED, "cancelled"),
         StopRequest.TIMEOUT: (Verdict.TIMEOUT, "ran longer than limits.run_wall"),
+        StopRequest.STALL: (Verdict.STALLED, "stalled: it said nothing for too long"),
         StopRequest.RUNG: (Verdict.HELD, "waits at a rung"),
         StopRequest.PRUNE: (Verdict.PRUNED, "pruned"),
         StopRequest.FAIL: (Verdict.DIVERGED, "diverged"),
         None: (Verdict.INTERRUPTED, "stopped"),
     }[end.asked]
     if end.because is not None and end.asked in (
-        StopRequest.RUNG,
-        StopRequest.PRUNE,
-        StopRequest.FAIL,
+        *(StopRequest.RUNG, StopRequest.PRUNE, StopRequest.FAIL, StopRequest.STALL),
     ):
         return Outcome(verdict, end.because[0], end.because[1], code, name)
     return Outcome(verdict, words, _last_line(end), code, name)

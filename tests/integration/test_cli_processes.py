@@ -28,13 +28,32 @@ def test_a_running_run_is_cancelled_and_a_worker_interrupted(folder, say):
     working = start("work", trainer=slow("update_s=0.1", "updates=1000"))
     eventually(lambda: states()[0] == "running" and (runs()[0].folder / "checkpoint-1").exists())
     found = json.loads(say("status", "--json")[1])
-    assert found["worker"] == {"alive": True, "pid": working.pid}
+    assert found["worker"] == {
+        "alive": True,
+        "pid": working.pid,
+        "stopped": False,
+        "waits": None,
+    }
     assert found["runs"][0]["update"] >= 1
     assert "run 1 lr1e-5-g4: asked to stop" in say("cancel", "1")[2]
     eventually(lambda: states()[:2] == ["cancelled", "running"])
     working.send_signal(signal.SIGTERM)
     assert working.wait(DEADLINE_S) == 75
     assert states() == ["cancelled", "queued", "queued", "queued"]
+
+
+def test_a_suspended_worker_is_shown_as_stopped(folder, say):
+    """After Ctrl-Z nothing will be done at any time: none is promised."""
+    say("submit", "lr.toml")
+    working = start("work", trainer=slow("update_s=60"))
+    eventually(lambda: states()[0] == "running")
+    working.send_signal(signal.SIGSTOP)
+    eventually(lambda: json.loads(say("status", "--json")[1])["worker"]["stopped"])
+    assert f"worker stopped (pid {working.pid}), as by Ctrl-Z" in say("status")[1]
+    working.send_signal(signal.SIGCONT)
+    eventually(lambda: f"worker runs (pid {working.pid})" in say("status")[1])
+    working.send_signal(signal.SIGTERM)
+    assert working.wait(DEADLINE_S) == 75
 
 
 def test_a_second_worker_is_refused(folder, say):
@@ -56,7 +75,7 @@ def test_a_worker_in_the_background_outlives_the_command(folder, say):
     assert (code, out) == (0, "")
     pid = int(re.search(r"pid (\d+)", err)[1])
     try:
-        assert json.loads(say("status", "--json")[1])["worker"] == {"alive": True, "pid": pid}
+        assert json.loads(say("status", "--json")[1])["worker"]["pid"] == pid
         assert os.getsid(pid) == pid
     finally:
         os.kill(pid, signal.SIGTERM)

@@ -10,8 +10,9 @@ import pytest
 
 from orchestrator.errors import WorkerBusy
 from orchestrator.queue.store import Store
-from orchestrator.run import Limits, Retry
+from orchestrator.run import Limits, Retry, StopRequest
 from orchestrator.system.paths import home
+from orchestrator.worker import termination
 from orchestrator.worker import worker as worker_module
 from orchestrator.worker.detach import spawn_detached
 from orchestrator.worker.serving import worker_alive
@@ -279,6 +280,35 @@ def test_run_past_its_time_fails(tmp_path, start):
     assert states() == ["failed", "completed"]
     assert attempts()[0].outcome == "timeout"
     assert "limits.run_wall" in runs()[0].reason
+
+
+def test_stalled_trainer_is_ended_and_tried_once_more(tmp_path, monkeypatch):
+    """A GPU that never answers: the trainer is suspended, which heeds no TERM either."""
+    monkeypatch.setitem(termination._GRACE_S, StopRequest.STALL, 0.5)
+    said = "update 1 of 3"
+    once = {"die": "2:SIGSTOP", "die_file": str(tmp_path / "died"), "say": said}
+    submit(tmp_path, planned("a", **once), planned("b"), limits=Limits(stall_s=1.0))
+    assert worker_module.work(until_empty=True, trainer=FAKE, prewarm=False) == 0
+    assert states() == ["completed", "completed"]
+    first, second = attempts()
+    assert (first.outcome, first.signal, first.evidence) == ("stalled", "SIGKILL", said)
+    assert first.reason.startswith("stalled: not a line for 1 s")
+    assert second.outcome == "completed"
+    assert updates_logged(runs()[0]) == [1, 2, 3]
+
+
+def test_paused_trainer_that_stalls_is_ended_too(tmp_path, monkeypatch):
+    """What was asked of it stands: the run is paused."""
+    monkeypatch.setitem(termination._GRACE_S, StopRequest.STALL, 0.5)
+    submit(tmp_path, planned("a", die="2:SIGSTOP"), limits=Limits(stall_s=1.0))
+
+    def pause(event):
+        if event.kind == "started":
+            with Store.open() as store:
+                store.control.pause([1])
+
+    worker_module.work(until_empty=True, trainer=FAKE, prewarm=False, on_event=pause)
+    assert states() == ["paused"]
 
 
 @pytest.mark.parametrize("say", ["[lock] waiting for the GPU, held by pid 7 (mlx-grpo)", "stopped"])

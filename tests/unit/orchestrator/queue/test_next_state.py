@@ -88,6 +88,13 @@ def test_watchdog_is_tried_three_times_as_often(deaths, most, state):
     assert after("gpu_watchdog", deaths=deaths, retry=Retry(max=most)).state == state
 
 
+def test_stalled_run_is_tried_once_more():
+    """Each try costs a quarter of an hour, whatever the spec allows for deaths."""
+    assert after("stalled", deaths=1, retry=Retry(max=5)).state == "queued"
+    assert after("stalled", deaths=2, retry=Retry(max=5)).state == "failed"
+    assert after("stalled", deaths=1, retry=Retry(max=1)).state == "failed"
+
+
 def test_two_resets_in_a_row_halt_the_queue():
     """One may be another program's; two, and the GPU is not well."""
     assert after("gpu_reset").halt is None

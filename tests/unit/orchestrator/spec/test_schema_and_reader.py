@@ -105,6 +105,7 @@ KEYS = {
     "limits.wall": "",
     "limits.run_wall": "",
     "limits.disk": "",
+    "limits.stall": "",
     "retry.max": "",
     "retry.on": "",
     "keep.checkpoints": "",

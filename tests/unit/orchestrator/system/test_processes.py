@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from orchestrator.system import processes
@@ -36,6 +37,20 @@ def test_process_is_itself_as_long_as_it_lives(sleeper):
 def test_start_time_tells_earlier_from_later(sleeper):
     """A process that started before this test is not the sleeper."""
     assert processes.start_time(os.getpid()) < processes.start_time(sleeper.pid)
+
+
+def test_start_time_elsewhere_is_the_kernels_own_too(sleeper, monkeypatch):
+    """psutil's `create_time()` moves with corrections of the clock; a healthy trainer would die."""
+    before = processes.start_time_by_psutil(sleeper.pid)
+    assert before == processes.start_time(sleeper.pid)
+    boot_time = psutil._psplatform.boot_time()
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot_time + 7.0)
+    assert psutil.Process(sleeper.pid).create_time() - psutil.boot_time() == pytest.approx(before)
+    assert processes.start_time_by_psutil(sleeper.pid) == before
+    sleeper.kill()
+    eventually(lambda: processes.start_time_by_psutil(sleeper.pid) is None)
+    sleeper.wait()
+    assert processes.start_time_by_psutil(sleeper.pid) is None
 
 
 def test_boot_id_can_be_imitated(monkeypatch):
@@ -74,8 +89,6 @@ def test_memory_witness_sees_kills_of_the_kernel():
 
 def test_memory_witness_sees_that_nothing_was_left(monkeypatch):
     """Where the system counts no kills, the last look at the memory is the proof."""
-    import psutil
-
     witness = processes.MemoryWitness(lambda: None)
     assert witness.evidence() is None
     memory = psutil.virtual_memory()._replace(total=1000, available=10)
@@ -86,8 +99,6 @@ def test_memory_witness_sees_that_nothing_was_left(monkeypatch):
 
 def test_little_memory_names_who_has_the_rest(monkeypatch):
     """The largest processes, by name and pid; nothing where there is enough."""
-    import psutil
-
     real = psutil.virtual_memory()
     memory = real._replace(available=int(0.5 * real.total))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)

@@ -13,6 +13,7 @@ from orchestrator.run import (
 from orchestrator.views.json_shapes import best_shape, show_shape, status_shape, submit_shape
 from orchestrator.views.overview import overview
 from orchestrator.views.run_details import RunDetails
+from orchestrator.worker.serving import ServingWorker
 from tests.records import an_attempt
 from tests.view_kit import RUN, SWEEP, status_of
 
@@ -36,8 +37,18 @@ def test_status_json_is_as_the_design_says():
     shape = status_shape(None, view)
     assert list(shape) == ["worker", "queue", "sweeps", "runs"]
     assert list(shape["queue"]) == ["halted", "next", "eta_s", "eta_range_s"]
-    assert shape["worker"] == {"alive": False, "pid": None}
-    assert status_shape(7, view)["worker"] == {"alive": True, "pid": 7}
+    assert shape["worker"] == {
+        "alive": False,
+        "pid": None,
+        "stopped": False,
+        "waits": None,
+    }
+    assert status_shape(ServingWorker(7, True, "until 22:00"), view)["worker"] == {
+        "alive": True,
+        "pid": 7,
+        "stopped": True,
+        "waits": "until 22:00",
+    }
     assert list(shape["sweeps"][0]) == [
         "id", "name", "state", "counts", "to_ask", "waits_for", "eta_s", "eta_range_s",
     ]  # fmt: skip

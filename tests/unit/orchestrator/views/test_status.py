@@ -3,11 +3,12 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from orchestrator.run import (
-    RunState,
-)
+import pytest
+
+from orchestrator.run import RunState
 from orchestrator.views.overview import overview
 from orchestrator.views.status import rows_for, status_picture
+from orchestrator.worker.serving import ServingWorker
 from tests.view_kit import RUN, SWEEP, drawn, status_of
 
 
@@ -22,7 +23,7 @@ def test_a_status_is_one_picture_for_every_width():
     of = replace(status_of(sweep, [RUN, running, waiting]), best=replace(RUN, value=0.5))
     view = overview([of], (), running, [waiting])
     for width in (60, 80, 120):
-        text = drawn(status_picture(view, 7, width, now, note="hello"), width)
+        text = drawn(status_picture(view, ServingWorker(7), width, now, note="hello"), width)
         assert max(map(len, text.splitlines())) <= width
         for words in ("worker runs (pid 7)", "2 lr1e-4-g8 of s", "4/10", "reward 0.5000",
                       "em 25.0%", "1,414 tokens/s", "peak 12.4 GB", "next 3 nnn", "all done in",
@@ -41,8 +42,8 @@ def test_a_parameter_without_a_column_is_named():
     of = replace(status_of(SWEEP, runs), swept=("learning_rate", "system_prompt"))
     now = datetime(2026, 1, 1, tzinfo=UTC)
     words = "no room for system_prompt: a wider terminal"
-    assert words in drawn(status_picture(overview([of]), 7, 70, now), 70)
-    assert "no room" not in drawn(status_picture(overview([of]), 7, 120, now), 120)
+    assert words in drawn(status_picture(overview([of]), ServingWorker(7), 70, now), 70)
+    assert "no room" not in drawn(status_picture(overview([of]), ServingWorker(7), 120, now), 120)
 
 
 def test_one_reason_of_many_runs_is_told_once():
@@ -50,7 +51,7 @@ def test_one_reason_of_many_runs_is_told_once():
     failed = replace(RUN, state=RunState.FAILED, reason="no such model")
     runs = [replace(failed, id=n) for n in (1, 2, 3)] + [replace(failed, id=4, reason="disk full")]
     view = overview([status_of(replace(SWEEP, counts={RunState.FAILED: 4}), runs)])
-    text = drawn(status_picture(view, 7, 80, datetime(2026, 1, 1, tzinfo=UTC)))
+    text = drawn(status_picture(view, ServingWorker(7), 80, datetime(2026, 1, 1, tzinfo=UTC)))
     assert "runs 1-3: no such model\nrun 4: disk full\n" in text
     assert text.count("no such model") == 1
 
@@ -68,7 +69,7 @@ def test_before_its_first_update_a_run_says_what_it_waits_for():
     running = replace(RUN, state=RunState.RUNNING, update=None, updates_total=None)
     view = overview([], (), running)
     told = "[lock] waiting for the GPU: pid 5"
-    text = drawn(status_picture(view, 1, 80, datetime.now(UTC), note=told))
+    text = drawn(status_picture(view, ServingWorker(1), 80, datetime.now(UTC), note=told))
     assert "1 r of s  starting\n  [lock] waiting for the GPU: pid 5" in text
 
 
@@ -80,3 +81,20 @@ def test_a_screen_is_shared_by_the_sweeps():
     assert rows_for([over, runs, waits], 12) == {2: 9, 3: 3}
     assert rows_for([over, over], 12) == {1: 12}
     assert rows_for([], 12) == {}
+
+
+@pytest.mark.parametrize(
+    ("worker", "said"),
+    [
+        (ServingWorker(7, stopped=True), "worker stopped (pid 7), as by Ctrl-Z"),
+        (ServingWorker(7, waits="until 22:00"), "worker waits (pid 7): until 22:00"),
+    ],
+)
+def test_worker_that_trains_nothing_promises_no_end(worker, said):
+    """How long the rest takes is known, when that is done is not."""
+    counted = {RunState.COMPLETED: 1, RunState.QUEUED: 1}
+    waiting = replace(RUN, id=2, state=RunState.QUEUED, attempt=0, wall_s=0.0)
+    view = overview([status_of(replace(SWEEP, counts=counted), [RUN, waiting])])
+    text = drawn(status_picture(view, worker, 80, datetime(2026, 1, 1, tzinfo=UTC)))
+    assert said in text
+    assert "once the worker goes on" in text

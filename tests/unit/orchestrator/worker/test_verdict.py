@@ -114,7 +114,7 @@ def test_polite_signals_interrupt(number):
 @pytest.mark.parametrize(
     ("asked", "verdict"),
     [("stop", "interrupted"), ("pause", "interrupted"), ("cancel", "cancelled"),
-     ("timeout", "timeout")],
+     ("timeout", "timeout"), ("stall", "stalled")],
 )  # fmt: skip
 def test_what_the_worker_asked_for_names_the_ending(asked, verdict):
     """Whether it saved and went, or had to be killed."""
