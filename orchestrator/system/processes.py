@@ -81,9 +81,13 @@ def is_process(pid: int | None, started: float | None, boot: str) -> bool:
 
 def is_stopped(pid: int) -> bool:
     """Whether a process is suspended (SIGSTOP, Ctrl-Z)."""
-    if sys.platform == "linux":
-        fields = _stat_fields(pid)
-        return fields is not None and fields[0] in "Tt"
+    if sys.platform != "linux":
+        return _is_stopped_by_psutil(pid)
+    fields = _stat_fields(pid)
+    return fields is not None and fields[0] in "Tt"
+
+
+def _is_stopped_by_psutil(pid: int) -> bool:
     import psutil  # Not at the top: see the opening.
 
     try:
