@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class RunState(StrEnum):
@@ -286,6 +286,16 @@ class Run:
     def folder(self) -> Path:
         """The absolute output folder: `output_dir` as seen from the folder of the submit."""
         return Path(self.cwd, self.output_dir)
+
+
+class Judged(NamedTuple):
+    """What a pivot needs of a run: where it stands, what it sets and what it reached."""
+
+    id: int
+    state: RunState
+    seed: int | None
+    overrides: Mapping[str, Any]
+    value: float | None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Where the commands print: data on stdout, messages on stderr; and a spinner for long waits."""
 
 import contextlib
+import functools
 import json
 import sys
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from grpo_core.run.atomic import finite
+from orchestrator.views.json_shapes import JsonText
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +41,7 @@ def print_json(value: Any) -> None:
         for number, (key, item) in enumerate(value.items(), start=1):
             comma = "," if number < len(value) else ""
             if _is_long(item):
-                lines = ",\n    ".join(_json(one) for one in item)
+                lines = ",\n    ".join(map(_json, item))
                 print(f"  {json.dumps(key)}: [\n    {lines}\n  ]{comma}")
             else:
                 text = _json(item, indent=2).replace("\n", "\n  ")
@@ -54,10 +56,19 @@ def _is_long(value: Any) -> bool:
 
 
 def _json(value: Any, indent: int | None = None) -> str:
+    if isinstance(value, JsonText):
+        return value.text
+    dumps = functools.partial(
+        json.dumps, indent=indent, ensure_ascii=False, allow_nan=False, default=_parsed
+    )
     try:
-        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+        return dumps(value)
     except ValueError:
-        return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+        return dumps(finite(value))
+
+
+def _parsed(value: JsonText) -> Any:
+    return json.loads(value.text)
 
 
 def console(stderr: bool = False) -> "Console":

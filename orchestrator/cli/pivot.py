@@ -6,9 +6,9 @@ from grpo_core.config import did_you_mean
 from orchestrator.cli.output import console, print_json, say
 from orchestrator.errors import UsageError
 from orchestrator.queue.store import Store
-from orchestrator.results.objective import by_metric, run_value
+from orchestrator.results.objective import by_metric
 from orchestrator.results.pivot import cells
-from orchestrator.run import Run, Sweep
+from orchestrator.run import Judged, Run, Sweep
 from orchestrator.spec.base_config import base_values
 from orchestrator.views.pivot import pivot_shape, pivot_table
 from orchestrator.views.results import no_result_words
@@ -18,26 +18,22 @@ def print_pivot(ref: str, keys: Sequence[str], metric: str | None, as_json: bool
     """Print the objective of a sweep by one or two parameters, as a table or as JSON."""
     with Store.open(readonly=True) as store:
         sweep = store.queries.sweep(ref)
-        runs = store.queries.runs(sweep.id)
-    _check(sweep, keys, runs)
-    sweep, runs = by_metric(sweep, runs, metric)
-
-    def value_of(run: Run) -> float | None:
-        return run_value(run, sweep.objective)
-
-    missing = [key for key in keys if any(key not in run.overrides for run in runs)]
-    found = cells(runs, keys, base_values(sweep, missing), sweep.objective, value_of)
+        judged: Sequence[Judged | Run] = store.queries.judged(sweep.id)
+        _check(sweep, keys, judged)
+        if metric is not None:
+            sweep, judged = by_metric(sweep, store.queries.runs(sweep.id), metric)
+        missing = [key for key in keys if any(key not in run.overrides for run in judged)]
+        found = cells(judged, keys, base_values(sweep, missing), sweep.objective)
+        empty = all(cell.mean is None for cell in found)
+        why = no_result_words(sweep, store.queries.runs(sweep.id)) if empty else ""
     if as_json:
         print_json(pivot_shape(sweep.objective, keys, found))
         return
     console().print(pivot_table(sweep.objective, keys, found))
-    if any(cell.mean is not None for cell in found):
-        say("* the best mean; ± half of the 95% interval; n runs, over all other parameters")
-    else:
-        say(no_result_words(sweep, runs))
+    say(why or "* the best mean; ± half of the 95% interval; n runs, over all other parameters")
 
 
-def _check(sweep: Sweep, keys: Sequence[str], runs: Sequence[Run]) -> None:
+def _check(sweep: Sweep, keys: Sequence[str], runs: Sequence[Judged | Run]) -> None:
     """UsageError unless one or two parameters are named, each of them set by a run."""
     if len(keys) > 2 or len(set(keys)) < len(keys):
         raise UsageError(f"--by {' --by '.join(keys)}: name one or two parameters, each once")

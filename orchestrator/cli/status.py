@@ -65,7 +65,10 @@ def status(
     with Store.open(readonly=True) as store, busy("reading the queue"):
         sweeps = [store.queries.sweep(sweep)] if sweep else store.queries.sweeps(all=show_all)
         # Programs get every run; a person one screen, or a page of the sweep that is named.
-        if as_json or (sweep and show_all):
+        if as_json:
+            view = read_overview(store, sweeps, 0)
+            documents = [d for one in sweeps for d in store.status.run_documents(one.id)]
+        elif sweep and show_all:
             view = read_overview(store, sweeps, None)
         else:
             view = read_overview(
@@ -73,7 +76,7 @@ def status(
             )
     worker = serving_worker()
     if as_json:
-        print_json(status_shape(worker, view))
+        print_json(status_shape(worker, view, documents))
     elif not sweeps:
         print("the queue is empty; try: grpo-sweep demo   or: grpo-sweep submit SPEC")
     else:

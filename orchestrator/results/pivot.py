@@ -7,13 +7,13 @@ parameters are. Values are compared with each other, pair by pair, in `leaderboa
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.results import stats
 from orchestrator.results.objective import interval
-from orchestrator.run import Objective, Run, RunState
+from orchestrator.run import Judged, Objective, Run, RunState
 
 Values = tuple[Any, ...]
 
@@ -29,7 +29,7 @@ class Cell:
     values: Values
     mean: float | None
     ci95: tuple[float, float] | None
-    runs: tuple[Run, ...]
+    runs: tuple[Judged | Run, ...]
     others: Mapping[RunState, int]
     best: bool = False
 
@@ -40,23 +40,19 @@ class Cell:
 
 
 def cells(
-    runs: Sequence[Run],
+    runs: Sequence[Judged | Run],
     keys: Sequence[str],
     base: Mapping[str, Any],
     objective: Objective,
-    value_of: Callable[[Run], float | None],
 ) -> list[Cell]:
     """A cell for each combination of values that there is, sorted; the best of them marked.
 
-    `base` has the values of runs that do not set a key, `value_of` the objective of a run.
+    `base` has the values of runs that do not set a key.
     """
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[Judged | Run]] = {}
     for run in runs:
-        groups.setdefault(json.dumps(_values(run, keys, base)), []).append(run)
-    found = [
-        _cell(_values(group[0], keys, base), group, objective, value_of)
-        for group in groups.values()
-    ]
+        groups.setdefault(repr(_values(run, keys, base)), []).append(run)
+    found = [_cell(_values(group[0], keys, base), group, objective) for group in groups.values()]
     found.sort(key=lambda cell: [order(value) for value in cell.values])
     means = [cell.mean for cell in found if cell.mean is not None]
     if not means:
@@ -69,26 +65,23 @@ def _marked(cell: Cell, best: bool) -> Cell:
     return Cell(cell.values, cell.mean, cell.ci95, cell.runs, cell.others, best)
 
 
-def _values(run: Run, keys: Sequence[str], base: Mapping[str, Any]) -> Values:
-    own = {"seed": run.seed, **run.overrides}
-    return tuple(own.get(key, base.get(key)) for key in keys)
+def _values(run: Judged | Run, keys: Sequence[str], base: Mapping[str, Any]) -> Values:
+    own = run.overrides
+    return tuple(
+        own[key] if key in own else run.seed if key == "seed" else base.get(key) for key in keys
+    )
 
 
-def _cell(
-    values: Values,
-    group: Sequence[Run],
-    objective: Objective,
-    value_of: Callable[[Run], float | None],
-) -> Cell:
-    reached = [(run, value_of(run)) for run in group if run.state is RunState.COMPLETED]
-    known = [(run, value) for run, value in reached if value is not None and math.isfinite(value)]
-    done = {run.id for run, _ in known}
-    numbers = [value for _, value in known]
+def _cell(values: Values, group: Sequence[Judged | Run], objective: Objective) -> Cell:
+    reached = [run for run in group if run.state is RunState.COMPLETED]
+    known = [run for run in reached if run.value is not None and math.isfinite(run.value)]
+    done = {run.id for run in known}
+    numbers = [run.value for run in known if run.value is not None]
     return Cell(
         values,
         stats.mean(numbers) if numbers else None,
         interval(numbers, objective),
-        tuple(run for run, _ in known),
+        tuple(known),
         Counter(run.state for run in group if run.id not in done),
     )
 

@@ -3,9 +3,12 @@
 Ids are integers, times ISO 8601 in UTC, what is unknown is null. Pure.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from grpo_core.run.atomic import finite
 from orchestrator.queue.eta import Span
 from orchestrator.results.leaderboard import Level, RankedSetting
 from orchestrator.results.stats import Comparison
@@ -17,8 +20,20 @@ from orchestrator.worker.serving import ServingWorker
 Shape = dict[str, Any]
 
 
-def status_shape(worker: ServingWorker | None, view: Overview) -> Shape:
-    """`status --json`; `queue` is about all sweeps that are neither done nor held."""
+@dataclass(frozen=True)
+class JsonText:
+    """A value that is JSON already."""
+
+    text: str
+
+
+def status_shape(
+    worker: ServingWorker | None, view: Overview, documents: Iterable[tuple[int, str]]
+) -> Shape:
+    """`status --json`; `queue` is about all sweeps that are neither done nor held.
+
+    `documents` are the runs as (id, JSON), each as it was recorded last.
+    """
     return {
         "worker": {
             "alive": worker is not None,
@@ -36,10 +51,20 @@ def status_shape(worker: ServingWorker | None, view: Overview) -> Shape:
             for sweep in view.sweeps
         ],
         "runs": [
-            run_shape(run, view.progress[run.id])
-            for sweep in view.sweeps
-            for run in view.runs[sweep.id]
+            JsonText(_with_progress(text, view.progress.get(run_id))) for run_id, text in documents
         ],
+    }
+
+
+def _with_progress(document: str, now: Progress | None) -> str:
+    return document if now is None else json.dumps(json.loads(document) | _progress_shape(now))
+
+
+def _progress_shape(now: Progress) -> Shape:
+    return {
+        "update": now.update,
+        "updates_total": now.updates_total,
+        "metrics": finite(now.metrics),
     }
 
 
@@ -65,7 +90,7 @@ def sweep_shape(sweep: Sweep, left: Span | None, waits_for: str | None = None) -
 
 
 def run_shape(run: Run, progress: Progress) -> Shape:
-    """A run in `status --json`."""
+    """A run; `StatusQueries.run_documents` makes the same in SQL."""
     return {
         "id": run.id,
         "sweep": run.sweep,
@@ -75,9 +100,7 @@ def run_shape(run: Run, progress: Progress) -> Shape:
         "overrides": run.overrides,
         "seed": run.seed,
         "attempt": run.attempt,
-        "update": progress.update,
-        "updates_total": progress.updates_total,
-        "metrics": progress.metrics,
+        **_progress_shape(progress),
         "output_dir": str(run.folder),
         "started": run.started,
         "ended": run.ended,

@@ -3,7 +3,8 @@
 import pytest
 
 from orchestrator.errors import NothingAffected
-from tests.queue_kit import planned, runs, submit
+from orchestrator.run import Progress
+from tests.queue_kit import DONE, nothing_before, planned, runs, submit
 
 
 def test_references_to_runs(tmp_path, store):
@@ -43,3 +44,14 @@ def test_unfinished_and_latest_sweeps_are_shown(tmp_path, store):
         store.control.cancel([runs()[-1].id])
     assert [s.name for s in store.queries.sweeps(latest=2)] == ["old", "s2", "s3"]
     assert len(store.queries.sweeps(all=True)) == 5
+
+
+def test_what_a_pivot_needs_is_what_the_runs_say(tmp_path, store):
+    """Of every run, in order."""
+    submit(tmp_path, *(planned(f"r{i}", learning_rate=i) for i in range(3)))
+    _, attempt = store.claims.claim("h", "b", nothing_before)
+    store.claims.finish(attempt, DONE, newer_checkpoint=False, progress=Progress(), value=0.25)
+    found = store.queries.judged(1)
+    assert [run.value for run in found] == [0.25, None, None]
+    names = ("id", "state", "seed", "overrides", "value")
+    assert found == [tuple(getattr(run, n) for n in names) for run in store.queries.runs(1)]

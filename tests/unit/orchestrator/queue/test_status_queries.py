@@ -1,11 +1,13 @@
 """What a status asks of the queue, and how little of it it reads."""
 
+import json
 import re
 from dataclasses import replace
 
 from orchestrator.queue.store import Store
 from orchestrator.run import Progress
-from orchestrator.views.overview import read_overview
+from orchestrator.views.json_shapes import run_shape
+from orchestrator.views.overview import progress_of, read_overview
 from tests.queue_kit import (
     DONE,
     OOM,
@@ -35,6 +37,27 @@ def test_telling_runs_are_those_that_a_person_looks_for(tmp_path):
         assert [run.id for run in look.status.summary_rows(1, 6)] == [3, 5, 17, 18, 19, 20]
         assert len(look.status.summary_rows(1, 100)) == 20
         assert [run.id for run in look.queries.begun(1)] == [5]
+
+
+def test_the_documents_of_sqlite_are_those_of_python(tmp_path):
+    """Key by key in one order, for runs in every kind of state, whatever their names hold."""
+    odd = replace(planned("r'\"\\ü\u2028"), overrides={"a": [1, None, True], "b.c": 1e-300})
+    submit(tmp_path, odd, *(planned(f"r{i}") for i in range(4)))
+    with Store.open() as store:
+        for outcome in (DONE, OOM):
+            _, attempt = store.claims.claim("h", "b", nothing_before)
+            odd_metrics = {"em": 0.5, "loss": float("nan"), "tag": "ü", "n": 10**20}
+            store.claims.finish(
+                attempt, outcome, newer_checkpoint=False, progress=Progress(3, 9, odd_metrics)
+            )
+        store.claims.claim("h", "b", nothing_before)
+        store.control.pause([5])
+        found = store.status.run_documents(1)
+        wanted = [(run.id, run_shape(run, progress_of(run))) for run in store.queries.runs(1)]
+    assert [(run_id, list(json.loads(text).items())) for run_id, text in found] == [
+        (run_id, list(json.loads(json.dumps(shape)).items())) for run_id, shape in wanted
+    ]
+    assert len({shape["state"] for _, shape in wanted}) == 5
 
 
 def test_a_duplicate_that_is_put_away_waits_for_nothing(tmp_path):

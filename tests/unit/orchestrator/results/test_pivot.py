@@ -28,7 +28,7 @@ RUNS = [
 
 
 def pivot(*keys, runs=RUNS, base=None, goal="max"):
-    return cells(runs, keys, base or {}, Objective(goal=goal), lambda run: run.value)
+    return cells(runs, keys, base or {}, Objective(goal=goal))
 
 
 def drawn(*keys, **more):

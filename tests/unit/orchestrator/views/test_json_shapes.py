@@ -1,5 +1,6 @@
 """The JSON that programs read, key by key."""
 
+import json
 from dataclasses import replace
 
 from orchestrator.queue.history import HistoryEvent
@@ -10,8 +11,14 @@ from orchestrator.run import (
     Progress,
     RunState,
 )
-from orchestrator.views.json_shapes import best_shape, show_shape, status_shape, submit_shape
-from orchestrator.views.overview import overview
+from orchestrator.views.json_shapes import (
+    best_shape,
+    run_shape,
+    show_shape,
+    status_shape,
+    submit_shape,
+)
+from orchestrator.views.overview import overview, progress_of
 from orchestrator.views.run_details import RunDetails
 from orchestrator.worker.serving import ServingWorker
 from tests.records import an_attempt
@@ -34,7 +41,9 @@ RUN_KEYS = [
 def test_status_json_is_as_the_design_says():
     """Worker, sweeps with every count, runs."""
     view = overview([status_of(SWEEP, [RUN])])
-    shape = status_shape(None, view)
+    recorded = [(RUN.id, json.dumps(run_shape(RUN, progress_of(RUN))))]
+    shape = status_shape(None, view, recorded)
+    shape["runs"] = [json.loads(run.text) for run in shape["runs"]]
     assert list(shape) == ["worker", "queue", "sweeps", "runs"]
     assert list(shape["queue"]) == ["halted", "next", "eta_s", "eta_range_s"]
     assert shape["worker"] == {
@@ -43,7 +52,7 @@ def test_status_json_is_as_the_design_says():
         "stopped": False,
         "waits": None,
     }
-    assert status_shape(ServingWorker(7, True, "until 22:00"), view)["worker"] == {
+    assert status_shape(ServingWorker(7, True, "until 22:00"), view, [])["worker"] == {
         "alive": True,
         "pid": 7,
         "stopped": True,
