@@ -30,6 +30,8 @@ class ExitCode(IntEnum):
     DIVERGED = 6
     DISK_FULL = 7
     INTERRUPTED = 75
+    KILLED = 137
+    """A process of the trainer's got SIGKILL; the number is what shells make of that."""
 
 
 class GRPOError(Exception):

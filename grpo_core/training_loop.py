@@ -33,7 +33,7 @@ from grpo_core.run.protocol import FINAL_FOLDER, LOG_FILE, SAMPLES_FILE
 from grpo_core.run.signals import StopFlag
 from grpo_core.run.stopwatch import Stopwatch
 from grpo_core.update.learner import Learner, Step
-from grpo_core.update.memory_plan import MemoryPlan, plan_memory
+from grpo_core.update.memory_plan import MemoryPlan, halved_after_deaths, plan_memory
 from grpo_core.update.rollout_batch import RolloutBatch, draw_batch
 from grpo_core.update.rollout_json import from_json, to_json
 from grpo_core.update.schedule import Position, crossed, learning_rate, make_schedule
@@ -321,4 +321,4 @@ def _plan(cfg: MLXGRPOConfig, policy: Policy, state: RunState, console: Console)
         "grad_checkpoint": cfg.grad_checkpoint == "auto",
     }
     kept = {name: state.plan[name] for name, auto in chosen.items() if auto and name in state.plan}
-    return replace(plan, **kept)
+    return halved_after_deaths(replace(plan, **kept), cfg, console.line)

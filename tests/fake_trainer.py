@@ -132,6 +132,8 @@ def main():
     if values.get("child"):
         child = subprocess.Popen(["sleep", "600"], close_fds=False)
         (folder / "child").write_text(str(child.pid))
+    if halvings := os.environ.get("GRPO_MICRO_BATCH_HALVINGS"):
+        print(f"halvings {halvings}", file=sys.stderr, flush=True)
     code, update = train(values, folder)
     status = "completed" if code == 0 else "interrupted"
     reason = "all updates done" if code == 0 else "stopped by SIGTERM"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.config import did_you_mean, named_path, nearest_file
-from grpo_core.errors import GRPOError, Interrupted, RewardError
+from grpo_core.errors import ExitCode, GRPOError, Interrupted, RewardError
 from grpo_core.rewards.plugin_process import PluginProcess
 
 # An import may bring a framework along; a call is bounded by reward_timeout_s.
@@ -27,8 +27,14 @@ class PluginFault(Exception):
     """A call that gave no list of values; the message says what happened instead."""
 
 
-class PluginKilled(GRPOError):
-    """A signal has ended the process of a plug-in (the system had no memory left, it crashed)."""
+class PluginCrashed(GRPOError):
+    """A signal has ended the process of a plug-in: a fault of its own, or of the machine."""
+
+
+class PluginKilled(PluginCrashed):
+    """The signal was SIGKILL, as where the system has no memory left."""
+
+    exit_code = ExitCode.KILLED
 
 
 class Plugin:
@@ -119,7 +125,8 @@ class Plugin:
             words = f"its process died ({_exit_text(code)})"
             if code < 0:
                 # The machine's doing, or a bug's: no reward is missing, the run is tried again.
-                raise PluginKilled(f"reward {self.name!r}: {words}") from None
+                kind = PluginKilled if code == -signal.SIGKILL else PluginCrashed
+                raise kind(f"reward {self.name!r}: {words}") from None
             raise PluginFault(words) from None
         except Interrupted:
             self._drop(host)

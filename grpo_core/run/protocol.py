@@ -104,6 +104,12 @@ def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
+# --- what the worker tells a trainer
+
+ENV_HALVINGS = "GRPO_MICRO_BATCH_HALVINGS"
+"""How often to halve the micro-batch: so many attempts before this one were killed for memory."""
+
+
 # --- texts of the device and the disk
 
 

@@ -15,6 +15,7 @@ from grpo_core.errors import ModelError
 from grpo_core.model.device import ADVISED_SHARE, GB, advised_bytes
 from grpo_core.model.gradient_checkpointing import keeps_gradient
 from grpo_core.model.policy import Policy
+from grpo_core.run.protocol import ENV_HALVINGS
 from grpo_core.update.memory_estimate import PER_LOGIT, Shape, estimate, model_shape
 
 # Tokens of completions in one micro-batch. A GPU wants many at once; a CPU gains little (measured
@@ -72,6 +73,21 @@ def plan_memory(
     )
     without = replace(cfg, grad_checkpoint="off")
     return choose_plan(shape, without, budget_bytes(cfg), policy.can_share_prefix)
+
+
+def halved_after_deaths(
+    plan: MemoryPlan, cfg: MLXGRPOConfig, say: Callable[[str], None]
+) -> MemoryPlan:
+    """A smaller micro-batch where earlier attempts were killed for memory before they could halve.
+
+    How often, the worker has counted, which saw how they ended.
+    """
+    times = int(os.environ.get(ENV_HALVINGS) or 0)
+    if not times or cfg.micro_batch_size or plan.micro_batch_size == 1:
+        return plan
+    size = max(1, plan.micro_batch_size >> times)
+    say(f"[memory] killed for memory before; going on with micro_batch_size = {size}")
+    return replace(plan, micro_batch_size=size)
 
 
 def choose_plan(

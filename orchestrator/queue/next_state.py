@@ -79,7 +79,9 @@ def decide(
     if verdict is Verdict.INTERRUPTED:
         return Next(waiting, words)
     halt = _halt(outcome, previous)
-    if halt is None and verdict not in retry.on:
+    # A signal left it no time to halve its micro-batch: the next attempt does that.
+    as_crash = verdict is Verdict.OOM and outcome.signal is not None
+    if halt is None and (Verdict.CRASH if as_crash else verdict) not in retry.on:
         return Next(RunState.FAILED, words)
     if newer_checkpoint:
         return Next(waiting, f"{words}; goes on from its newest checkpoint", halt=halt)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from grpo_core.run.protocol import ENV_HALVINGS
 from orchestrator.errors import QueueBusy, QueueError, SweepError
 from orchestrator.run import Attempt, Run, Sweep, Verdict
 from orchestrator.system import processes
@@ -175,6 +176,19 @@ class Adopted:
             self._lock.release()
 
 
+def halvings(earlier: Sequence[Attempt], checkpoint: int) -> int:
+    """How often the next attempt halves the micro-batch that the newest checkpoint says.
+
+    Once for each earlier attempt that a signal ended for memory, since nothing of it was saved. A
+    trainer that ended by itself has halved it before.
+    """
+    left_at = [*(attempt.checkpoint for attempt in earlier), checkpoint][1:]
+    return sum(
+        attempt.outcome == Verdict.OOM and attempt.signal is not None and at == checkpoint
+        for attempt, at in zip(earlier, left_at, strict=True)
+    )
+
+
 def freeze_config(run: Run, sweep: Sweep, home: Home) -> None:
     """Write the base config where the command of a run expects it; as `launch` raises."""
     try:
@@ -183,8 +197,14 @@ def freeze_config(run: Run, sweep: Sweep, home: Home) -> None:
         raise _launch_error(e, run) from None
 
 
-def launch(run: Run, attempt: Attempt, home: Home, trainer: Sequence[str] = TRAINER) -> Launched:
-    """Start the trainer of an attempt; LaunchError when no process could be made.
+def launch(
+    run: Run,
+    attempt: Attempt,
+    home: Home,
+    trainer: Sequence[str] = TRAINER,
+    earlier: Sequence[Attempt] = (),
+) -> Launched:
+    """Start the trainer of an attempt after earlier ones; LaunchError if no process can be made.
 
     QueueBusy where the machine has no room for it just now: disk, processes or open files.
     """
@@ -201,7 +221,8 @@ def launch(run: Run, attempt: Attempt, home: Home, trainer: Sequence[str] = TRAI
         with open(attempt.log, "ab") as log:
             log.write(header(run, attempt.n, argv))
             log.flush()
-            env = environment(run, {ENV_ATTEMPT: attempt_token(attempt, home)})
+            halved = halvings(earlier, attempt.checkpoint)
+            env = environment(run, {ENV_ATTEMPT: attempt_token(attempt, home)}, halved)
             process = spawn(argv, run.cwd, log, lock, env)
     except OSError as e:
         lock.release()
@@ -231,9 +252,12 @@ def spawn(
     )
 
 
-def environment(run: Run, own: Mapping[str, str]) -> dict[str, str]:
+def environment(run: Run, own: Mapping[str, str], halved: int) -> dict[str, str]:
     """What the trainer of a run finds in its environment, with `own` over it."""
-    env = {key: value for key, value in os.environ.items() if key != ENV_CRASH}
+    not_inherited = (ENV_CRASH, ENV_HALVINGS)
+    env = {key: value for key, value in os.environ.items() if key not in not_inherited}
+    if halved:
+        env[ENV_HALVINGS] = str(halved)
     # Unbuffered, so that `logs -f` shows a line when it is written.
     return {**env, ENV_RUN: str(run.id), "PYTHONUNBUFFERED": "1", **own}
 

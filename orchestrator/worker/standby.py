@@ -22,13 +22,14 @@ from orchestrator.run import Attempt, Run, Sweep
 from orchestrator.system import processes
 from orchestrator.system.files import freeze
 from orchestrator.system.locks import FileLock, try_lock
-from orchestrator.system.paths import Home
+from orchestrator.system.paths import Home, RunPaths
 from orchestrator.worker.attempt_log import header
 from orchestrator.worker.launcher import (
     ENV_ATTEMPT,
     Launched,
     command,
     environment,
+    halvings,
     spawn,
 )
 
@@ -109,8 +110,8 @@ class StandbySlot:
             return self._standby is None and run is None
         return self._standby.serves(run, run.attempt + 1, self._command(run))
 
-    def put(self, run: Run, sweep: Sweep) -> int | None:
-        """Prepare the next trainer of `run` instead of any other; its pid.
+    def put(self, run: Run, sweep: Sweep, earlier: Sequence[Attempt] = ()) -> int | None:
+        """Prepare the trainer of `run` that comes after earlier attempts, not any other; its pid.
 
         None where it cannot be started: its launch will say why.
         """
@@ -129,7 +130,8 @@ class StandbySlot:
             with open(log, "ab") as out:
                 out.write(header(run, run.attempt + 1, argv))
                 out.flush()
-                env = environment(run, {ENV_ATTEMPT: f"{self._home.root}#standby"})
+                halved = halvings(earlier, RunPaths(run.folder).newest_checkpoint())
+                env = environment(run, {ENV_ATTEMPT: f"{self._home.root}#standby"}, halved)
                 process = spawn([*argv, PREWARM], run.cwd, out, lock, env, subprocess.PIPE)
         except OSError:
             lock.release()

@@ -93,6 +93,9 @@ def _by_code(end: Ending, code: int) -> Outcome:
         return _stopped(end, code)
     if code == ExitCode.INTERRUPTED:
         return Outcome(Verdict.INTERRUPTED, "interrupted from outside", _proof(end), code)
+    if code == ExitCode.KILLED and end.memory is not None:
+        words = f"out of memory: {_proof(end)}; let the reward take less"
+        return Outcome(Verdict.OOM, words, end.memory, code)
     fault, line = _by_text(end)
     by_text = _BY_FAULT[fault] if fault is not None else None
     verdict = _BY_EXIT_CODE.get(code, by_text)
@@ -120,12 +123,12 @@ def _by_signal(end: Ending) -> Outcome:
         return _stopped(end, None, name)
     if end.signal in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP):
         return Outcome(Verdict.INTERRUPTED, f"ended by {name}", _last_line(end), None, name)
-    if end.memory is not None:
-        return Outcome(Verdict.OOM, _ADVICE[Verdict.OOM], end.memory, None, name)
     fault, line = _by_text(end) if end.signal != signals.SIGKILL else (None, None)
     if fault is not None:
         verdict = _BY_FAULT[fault]
         return Outcome(verdict, _reason(verdict, end, fault), line, None, name)
+    if end.memory is not None:
+        return Outcome(Verdict.OOM, _ADVICE[Verdict.OOM], end.memory, None, name)
     return Outcome(Verdict.CRASH, f"killed by {name}", _last_line(end), None, name)
 
 

@@ -6,7 +6,6 @@ machine may sleep at any point. What is looked at meanwhile is in `monitor.py`, 
 in `verdict.py`, what is written in `claims.py`, how processes are handled in `launcher.py`.
 """
 
-import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -262,7 +261,8 @@ class _Worker:
             # Or a next worker would look for it instead of the one that takes its place.
             attempt = self._claims.started(attempt, None, None)
         freeze_config(run, sweep, self._home)
-        trainer = launch(run, attempt, self._home, self._trainer)
+        earlier = self._queries.attempts(run.id)[:-1]
+        trainer = launch(run, attempt, self._home, self._trainer, earlier)
         started = processes.start_time(trainer.pid)
         # Recorded later where it cannot be now: until then it is found by its environment.
         with self._patience.skip(TRY_S):
@@ -288,7 +288,8 @@ class _Worker:
             self._slot.clear()
             if run is None or processes.is_memory_low():
                 return
-            pid = self._slot.put(run, self._queries.sweep_of(run))
+            sweep, earlier = self._queries.sweep_of(run), self._queries.attempts(run.id)
+            pid = self._slot.put(run, sweep, earlier)
             if pid is not None:
                 self._report(EventKind.PREPARED, f"standby (pid {pid})", run)
 
@@ -355,7 +356,7 @@ class _Worker:
             log_tail=read_tail(Path(attempt.log)),
             asked=asked,
             same_boot=attempt.boot_id == self._boot_id,
-            memory=watch.memory.evidence() if trainer.signal == signal.SIGKILL else None,
+            memory=watch.memory.evidence(),
             because=watch.because,
         )
 

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,12 +83,37 @@ def test_halved_micro_batch_is_kept_over_a_restart(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "going on with micro_batch_size = 2" in done.stderr
 
-    states = {
-        path.parent.name: json.loads(path.read_text())["plan"]["micro_batch_size"]
-        for path in folder.glob("checkpoint-*/trainer_state.json")
-    }
-    assert states["checkpoint-2"] == 2
-    assert states["checkpoint-3"] == 2
+    assert micro_batches(folder) == [2, 2]
+
+
+def micro_batches(folder):
+    """The size in each checkpoint, the oldest first."""
+    files = {int(p.name.split("-")[1]): p for p in folder.glob("checkpoint-*")}
+    states = [json.loads((files[n] / "trainer_state.json").read_text()) for n in sorted(files)]
+    return [state["plan"]["micro_batch_size"] for state in states]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is limited as Linux does")
+def test_a_trainer_that_memory_has_killed_goes_on_with_half_the_micro_batch(tmp_path):
+    """An allocation that fails is a SIGSEGV in MLX on a CPU: only the worker sees it."""
+    folder = tmp_path / "out"
+    settings = FEW | {"save_steps": 1}
+    done = train_with_fault(folder, 2, 1, "allocate", **settings)
+    assert done.returncode == -signal.SIGSEGV
+    assert micro_batches(folder) == [4]
+    done = train(folder, env={"GRPO_MICRO_BATCH_HALVINGS": "1"}, **settings)
+    assert done.returncode == 0, done.stderr
+    assert "[memory] killed for memory before; going on with micro_batch_size = 2" in done.stderr
+    assert set(micro_batches(folder)[1:]) == {2}
+
+
+def test_a_micro_batch_that_the_user_gives_stays(tmp_path):
+    """It is halved nowhere, whatever came before."""
+    folder = tmp_path / "out"
+    env = {"GRPO_MICRO_BATCH_HALVINGS": "2"}
+    done = train(folder, env=env, **FEW, save_steps=1, micro_batch_size=4)
+    assert done.returncode == 0, done.stderr
+    assert set(micro_batches(folder)) == {4}
 
 
 def test_diverged_run_ends_with_6_and_null_in_its_log(tmp_path):

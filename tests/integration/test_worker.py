@@ -1,9 +1,12 @@
 """The worker with real trainers' processes, a real database and real signals."""
 
+import itertools
 import os
+import re
 import signal
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -11,12 +14,13 @@ import pytest
 from orchestrator.errors import WorkerBusy
 from orchestrator.queue.store import Store
 from orchestrator.run import Limits, Retry, StopRequest
+from orchestrator.system import processes
 from orchestrator.system.paths import home
 from orchestrator.worker import termination
 from orchestrator.worker import worker as worker_module
 from orchestrator.worker.detach import spawn_detached
 from orchestrator.worker.serving import worker_alive
-from orchestrator.worker.worker import tidy
+from orchestrator.worker.worker import tidy, work
 from tests.queue_kit import (
     FAKE,
     attempts,
@@ -71,7 +75,6 @@ def test_runs_end_one_after_another_in_order(tmp_path, start):
         ("2:4", "lower it", "oom", "lower it"),
         ("2:6", "loss is nan", "diverged", "loss is nan"),
         ("2:7", "ENOSPC", "disk_full", "ENOSPC"),
-        ("2:SIGABRT", "[METAL] Insufficient Memory (kIOGPU)", "oom", "Insufficient Memory"),
     ],
 )
 def test_explained_failures_are_not_repeated(tmp_path, start, die, say, outcome, evidence):
@@ -96,6 +99,23 @@ def test_crash_goes_on_from_its_checkpoint(tmp_path, start):
         ("crash", "SIGSEGV"),
         ("completed", None),
     ]
+
+
+@pytest.mark.parametrize("how", ["SIGSEGV", "SIGABRT", "SIGKILL"])
+def test_a_death_for_memory_is_tried_again_with_a_smaller_micro_batch(tmp_path, monkeypatch, how):
+    """Whether the device says so or the system shows it: the next attempt is told to halve."""
+    counts = itertools.count()
+    monkeypatch.setattr(processes, "oom_kills", lambda: next(counts))
+    say = "[METAL] Insufficient Memory (kIOGPU)" if how == "SIGABRT" else "about to die"
+    submit(tmp_path, planned("a", updates=3, die=f"1:{how}", say=say), retry=Retry(max=2))
+    assert work(until_empty=True, trainer=FAKE, prewarm=False) == 0
+    assert states() == ["failed"]
+    found = attempts()
+    assert [(a.outcome, a.signal) for a in found] == [("oom", how)] * 2
+    evidence = say if how == "SIGABRT" else "the kernel killed for memory: oom_kill went from "
+    assert all(a.evidence.startswith(evidence) for a in found)
+    told = [re.findall(r"^halvings .*", Path(a.log).read_text(), re.M) for a in found]
+    assert told == [[], ["halvings 1"]]
 
 
 def test_deaths_without_a_newer_checkpoint_end_a_run(tmp_path, start):

@@ -34,6 +34,21 @@ def test_default_policy(verdict, state):
     assert after(verdict).state == state
 
 
+def test_a_death_for_memory_is_tried_again_as_a_crash_is():
+    """The next attempt cuts its updates smaller; a trainer that ended by itself has tried that."""
+
+    def after_oom(signal, code, **retry):
+        outcome = Outcome(Verdict.OOM, "out of memory", "1% was left", code, signal)
+        run = replace(a_run(), deaths=1)
+        return decide(run, Retry(**retry), outcome, False, NOW).state
+
+    assert after_oom("SIGSEGV", None) == "queued"
+    assert after_oom(None, 4) == "failed"
+    assert after_oom(None, 137) == "failed"
+    assert after_oom("SIGSEGV", None, on=("lost",)) == "failed"
+    assert after_oom("SIGSEGV", None, max=1) == "failed"
+
+
 def test_retry_on_names_what_is_repeated():
     """A sweep may want no crash again, or nothing that the watchdog ended."""
     assert after("gpu_watchdog", retry=Retry(3, ("crash", "lost"))).state == "failed"

@@ -17,6 +17,7 @@ from orchestrator.worker.launcher import (
     LaunchError,
     attempt_token,
     command,
+    halvings,
     launch,
 )
 from tests.queue_kit import FAKE, eventually, is_alive, kill_group
@@ -44,6 +45,35 @@ def fake_run(tmp_path, *words):
     """A run of the fake trainer that would go on for a long time."""
     folder = tmp_path / "out"
     return a_run(set=(*words, "updates=10000", f"output_dir={folder}"), cwd=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "outcomes", "now", "wanted"),
+    [
+        ((), (), -1, 0),
+        ((-1,), ("oom",), -1, 1),
+        ((-1, -1), ("oom", "oom"), -1, 2),
+        # A checkpoint holds the cut of the attempt that wrote it: only its death counts.
+        ((-1, -1, 4), ("oom", "oom", "oom"), 9, 1),
+        ((-1, 4, 4), ("oom", "oom", "oom"), 4, 3),
+        # Any other ending in between does not take it back.
+        ((4, 4), ("oom", "interrupted"), 4, 1),
+        ((4, 9), ("oom", "interrupted"), 9, 1),
+        ((4, 9), ("oom", "interrupted"), 12, 0),
+        ((4, 4), ("crash", "lost"), 4, 0),
+    ],
+)
+def test_each_death_for_memory_halves_what_the_next_attempt_begins_with(
+    checkpoints, outcomes, now, wanted
+):
+    """Counted from what the newest checkpoint knows; by hand."""
+    earlier = [
+        an_attempt(checkpoint=c, outcome=o, signal="SIGSEGV" if o == "oom" else None)
+        for c, o in zip(checkpoints, outcomes, strict=True)
+    ]
+    assert halvings(earlier, now) == wanted
+    ended = [replace(attempt, signal=None) for attempt in earlier]
+    assert halvings(ended, now) == 0
 
 
 def test_command_is_the_contract(here):

@@ -96,6 +96,34 @@ def test_text_of_a_log_never_outranks_an_explained_exit():
     assert judge(Ending(exit_code=0, result=DONE, log_tail=tail)).verdict is Verdict.COMPLETED
 
 
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT])
+def test_a_death_of_its_own_is_out_of_memory_with_proof(number):
+    """MLX's CPU backend writes where an allocation that failed has put nothing."""
+    killed = Ending(signal=number, log_tail="update 3\n")
+    assert judge(killed).verdict == "crash"
+    proof = "1.2% of the memory was left just before"
+    outcome = judge(replace(killed, memory=proof))
+    assert (outcome.verdict, outcome.evidence) == ("oom", proof)
+    assert outcome.signal == number.name
+    # What the log says of the device comes first: it is no guess.
+    hung = replace(killed, memory=proof, log_tail="kIOGPUCommandBufferCallbackErrorHang\n")
+    assert judge(hung).verdict == "gpu_hang"
+
+
+def test_a_reward_s_process_that_was_killed_is_out_of_memory_only_with_proof():
+    """Else it is a crash, which is tried again; either way its name is told."""
+    reason = "reward 'mine.py:f': its process died (SIGKILL)"
+    killed = Ending(exit_code=137, result={"exit_code": 137, "reason": reason})
+    outcome = judge(killed)
+    assert (outcome.verdict, outcome.evidence) == ("crash", reason)
+    proof = "the kernel killed for memory: oom_kill went from 1 to 2"
+    outcome = judge(replace(killed, memory=proof))
+    assert (outcome.verdict, outcome.evidence, outcome.exit_code) == ("oom", proof, 137)
+    assert reason in outcome.reason
+    # Any other exit code says by itself what it was.
+    assert judge(Ending(exit_code=1, memory=proof)).verdict == "crash"
+
+
 def test_sigkill_is_out_of_memory_only_with_proof():
     """A person's kill -9 may be repeated; the system's may not."""
     killed = Ending(signal=signal.SIGKILL, log_tail="out of memory?")
