@@ -1,11 +1,12 @@
 """The process in which one reward plug-in runs. Started by its path; imports nothing of ours.
 
-    python -P plugin_host.py PARENT_PID STACK_FD
+    python -P plugin_host.py PARENT_PID STACK_FD LIFE_FD
 
 A process of its own, since a thread cannot be stopped: a regular expression that backtracks
 without end holds the interpreter's lock, and the trainer would hang with it. Reads one JSON object
 a line from stdin and answers each with one; what the plug-in prints goes to stderr. The first line
-says what to load, the following ones are calls. It ends with its stdin, or with its parent.
+says what to load, the following ones are calls. It ends with its stdin, and at once when its parent
+dies, whatever the plug-in does: LIFE_FD is a pipe that ends then.
 """
 
 import faulthandler
@@ -16,8 +17,6 @@ import json
 import os
 import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,22 +24,22 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 WHERE_SIGNAL = signal.SIGUSR1  # answered with the stack of the moment
-PARENT_POLL_S = 1.0
 MAX_REPR_CHARS = 80
+# More than a trainer has open.
+MOST_FILES = 1 << 16
 
 Reply = dict[str, Any]
 
 
 def main() -> None:
     """Load the plug-in, then answer calls until stdin ends."""
-    _die_with(int(sys.argv[1]))
+    _die_with(parent=int(sys.argv[1]), life=int(sys.argv[3]))
     requests, replies = _take_pipes()
     # A terminal sends Ctrl-C to the whole group, but the trainer decides. A handler that does
     # nothing, unlike SIG_IGN, is not inherited by the programs that a plug-in starts.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     faulthandler.register(WHERE_SIGNAL, file=int(sys.argv[2]), all_threads=False)
-    threading.Thread(target=_end_with_parent, args=(int(sys.argv[1]),), daemon=True).start()
     function: Callable[..., Any] | None = None
     for line in requests:
         request = json.loads(line)
@@ -52,20 +51,35 @@ def main() -> None:
         replies.flush()
 
 
-def _die_with(parent: int) -> None:
-    """Let the kernel kill us with the trainer, where it can.
+def _die_with(parent: int, life: int) -> None:
+    """Be killed when the trainer dies: a thread of ours could not end us.
 
-    Our thread cannot run while a plug-in holds the interpreter's lock. Elsewhere the worker kills
-    whatever still holds the run's lock, which we inherit.
+    It would not run while a plug-in holds the interpreter's lock.
     """
-    if sys.platform != "linux":
-        return
-    import ctypes  # Costs what only Linux needs.
+    if sys.platform == "linux":
+        import ctypes  # Costs what only Linux needs.
 
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:  # It died before we asked.
-        os._exit(1)
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:  # It died before we asked.
+            os._exit(1)
+    elif os.fork() == 0:
+        _kill_at_the_end_of(life, os.getppid())
+    os.close(life)
+
+
+def _kill_at_the_end_of(life: int, host: int) -> None:
+    """Wait for the trainer's end in a process of its own, which holds nothing else open."""
+    os.closerange(0, life)
+    os.closerange(life + 1, MOST_FILES)
+    # A terminal sends Ctrl-C to the whole group.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.read(life, 1)
+    # Its pid is its own as long as it is our parent.
+    if os.getppid() == host:
+        os.kill(host, signal.SIGKILL)
+    os._exit(0)
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -76,13 +90,6 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     os.close(nothing)
     os.dup2(2, 1)
     return requests, replies
-
-
-def _end_with_parent(parent: int) -> None:
-    """A killed trainer closes the pipes too, but a plug-in that hangs would not notice."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_POLL_S)
-    os._exit(1)
 
 
 # -- loading ----------------------------------------------------------------------------------

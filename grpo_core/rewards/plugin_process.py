@@ -28,15 +28,17 @@ READ_BYTES = 1 << 16
 
 
 class PluginProcess:
-    """The child process and its three pipes: requests, replies and stacks."""
+    """The child process and its pipes: requests, replies, stacks, and one that ends with us."""
 
     def __init__(self) -> None:
         self._stacks, stack_end = os.pipe()
+        life_end, life = os.pipe()
         os.set_inheritable(stack_end, True)
+        os.set_inheritable(life_end, True)
         script = str(Path(plugin_host.__file__))
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", script, str(os.getpid()), str(stack_end)],
+                [sys.executable, "-P", script, str(os.getpid()), str(stack_end), str(life_end)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # All that is inheritable: the pipe, and the run's lock, which a worker passes on so
@@ -46,10 +48,11 @@ class PluginProcess:
             )
         finally:
             os.close(stack_end)
+            os.close(life_end)
         assert self._process.stdin and self._process.stdout
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._in, False)
-        self._end = weakref.finalize(self, _end_process, self._process, self._stacks)
+        self._end = weakref.finalize(self, _end_process, self._process, self._stacks, life)
 
     def ask(
         self, request: Mapping[str, Any], timeout_s: float, should_stop: Callable[[], bool]
@@ -114,7 +117,7 @@ class PluginProcess:
         return self._process.returncode
 
 
-def _end_process(process: subprocess.Popen[bytes], stacks: int) -> None:
+def _end_process(process: subprocess.Popen[bytes], stacks: int, life: int) -> None:
     assert process.stdin and process.stdout
     process.stdin.close()
     try:
@@ -124,6 +127,7 @@ def _end_process(process: subprocess.Popen[bytes], stacks: int) -> None:
         process.wait()
     process.stdout.close()
     os.close(stacks)
+    os.close(life)
 
 
 def _stack_place(dump: str, file: str) -> str | None:

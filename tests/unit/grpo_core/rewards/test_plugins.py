@@ -16,7 +16,9 @@ import pytest
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.data.examples import Example
 from grpo_core.errors import GRPOError, Interrupted, RewardError
+from grpo_core.rewards import plugin_host
 from grpo_core.rewards.builtin import load_rewards
+from grpo_core.rewards.plugins import Plugin
 
 TIMEOUT_S = 0.5
 
@@ -362,8 +364,12 @@ def test_closing_ends_the_process(write):
     assert not psutil.pid_exists(int(pid))
 
 
-def test_a_plugin_ends_with_a_trainer_that_is_killed(write, tmp_path):
-    """Even one that hangs: nothing goes on burning a core after kill -9."""
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+def test_a_plugin_ends_with_a_trainer_that_is_killed(write, tmp_path, system):
+    """Even one that hangs: nothing goes on burning a core after kill -9.
+
+    macOS has no signal for the parent's death: there another process waits for it.
+    """
     write(
         """
         import os, pathlib, re
@@ -373,8 +379,11 @@ def test_a_plugin_ends_with_a_trainer_that_is_killed(write, tmp_path):
             re.match("(a+)+$", "a" * 60 + "b")
         """
     )
+    write_host(write, system)
     trainer = """
+        from grpo_core.rewards import plugin_host
         from tests.unit.grpo_core.rewards.test_plugins import score
+        plugin_host.__file__ = "host.py"
         score("score.py:f")
     """
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}
@@ -383,7 +392,35 @@ def test_a_plugin_ends_with_a_trainer_that_is_killed(write, tmp_path):
     pid = int((tmp_path / "pid").read_text())
     process.send_signal(signal.SIGKILL)
     process.wait()
-    _until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+    _until(lambda: _is_gone(pid))
+
+
+def test_what_waits_for_the_trainers_death_ends_with_the_plugin(write, monkeypatch):
+    """Where it is needed: no process is left when a plug-in is closed, or has died by itself."""
+    monkeypatch.setattr(plugin_host, "__file__", str(write_host(write, "darwin")))
+    write("import os\ndef f(completions): return [os.getpid()] * 2")
+    plugin = Plugin("score.py:f", 30.0)
+    pid = plugin({"completions": ["a", "b"]}, lambda: False)[0]
+    (waits,) = psutil.Process(int(pid)).children()
+    assert waits.num_fds() == 1  # Neither the run's lock nor the plug-in's pipes.
+    plugin.close()
+    _until(lambda: _is_gone(waits.pid))
+    write("import os\ndef f(completions): os._exit(3)", "dies.py")
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with pytest.raises(RewardError, match="its process died"):
+        score("dies.py:f")
+    left = {child.pid for child in psutil.Process().children(recursive=True)} - before
+    _until(lambda: all(map(_is_gone, left)))
+
+
+def write_host(write, system):
+    """The host as it would run on that system."""
+    script = f"runpy.run_path({plugin_host.__file__!r}, run_name='__main__')"
+    return write(f"import runpy, sys\nsys.platform = {system!r}\n{script}\n", "host.py")
+
+
+def _is_gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
 
 
 def _until(condition):
