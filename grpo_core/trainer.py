@@ -179,7 +179,8 @@ def _verdict(
         known = explain(error, folder.cfg)
         watch.lap()
         try:
-            _result(folder, state, watch, known or error).write(folder.path)
+            if folder.in_place:
+                _result(folder, state, watch, known or error).write(folder.path)
         except OSError as unwritten:
             console.line(f"[run] result.json could not be written: {unwritten.strerror}")
         if known is None or known is error:

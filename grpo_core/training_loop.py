@@ -57,7 +57,7 @@ class TrainingLoop:
         console: Console,
     ) -> None:
         self.cfg = folder.cfg
-        self.path = folder.path
+        self.folder, self.path = folder, folder.path
         self.state = state
         self.rewards = rewards
         self.policy = policy
@@ -283,6 +283,7 @@ class TrainingLoop:
 
     def _save(self) -> None:
         state, cfg = self.state, self.cfg
+        self.folder.must_be_in_place(self.log, self.samples)
         # First the log: it must never be older than a checkpoint.
         self.log.sync()
         self.samples.sync()
@@ -305,6 +306,7 @@ class TrainingLoop:
 
     def _save_final(self) -> None:
         must_still_give_numbers(self.policy, self.train_prompts[0].ids)
+        self.folder.must_be_in_place(self.log, self.samples)
         self.log.sync()
         self.samples.sync()
         with new_folder(self.path / FINAL_FOLDER) as folder:

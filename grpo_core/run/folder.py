@@ -14,9 +14,10 @@ from platform import platform
 from typing import Any
 
 from grpo_core.config import FIELDS, MLXGRPOConfig, config_hash, named_path, resolved_dict
-from grpo_core.errors import ConfigError
+from grpo_core.errors import ConfigError, Interrupted
 from grpo_core.run.atomic import put_back, read_json, write_json
 from grpo_core.run.locks import Lock, acquire
+from grpo_core.run.logs import JsonLines
 from grpo_core.run.protocol import (
     COMPLETED,
     CONFIG_FILE,
@@ -50,6 +51,24 @@ class RunFolder:
     lock: Lock | None
     result: dict[str, Any]
     """result.json of a finished run, else empty."""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the folder at `path` is still the one that was claimed."""
+        return self.lock is None or self.lock.in_place
+
+    def must_be_in_place(self, *files: JsonLines) -> None:
+        """Interrupted where the folder, or an open file in it, was moved, deleted or replaced.
+
+        Whatever is written from then on would lie in two places, or nowhere.
+        """
+        gone = [] if self.in_place else [self.path]
+        gone += [file.path for file in files if not file.in_place]
+        if gone:
+            raise Interrupted(
+                f"{gone[0]}: moved or deleted while the run wrote to it; put it back to go on from "
+                "the newest checkpoint there: the same command begins anew where there is none"
+            )
 
 
 def standing_of(path: Path, wanted_hash: str) -> Standing:

@@ -60,11 +60,19 @@ def try_flock(path: Path) -> int | None:
     except OSError as e:
         os.close(fd)
         raise LockFault(f"{path}: cannot be locked: {e.strerror}") from None
-    if _is_still(fd, path):
+    if is_still(fd, path):
         return fd
     # The file was removed while we took it: another process would lock the new one.
     os.close(fd)
     return try_flock(path)
+
+
+def is_still(fd: int, path: Path) -> bool:
+    """Whether an open file is the one at `path`; else it was moved, deleted or replaced."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def write_text(fd: int, text: str) -> None:
@@ -104,6 +112,11 @@ class Lock:
             _held.discard(self._fd)
             os.close(self._fd)
             self._fd = None
+
+    @property
+    def in_place(self) -> bool:
+        """Whether another process that wants the lock would meet this one."""
+        return self._fd is not None and is_still(self._fd, self.path)
 
     def __enter__(self) -> "Lock":
         return self
@@ -196,13 +209,6 @@ def _machine() -> str:
         return "-" + Path("/etc/machine-id").read_text(encoding="ascii").strip()[:12]
     except (OSError, ValueError):
         return ""
-
-
-def _is_still(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 @contextlib.contextmanager

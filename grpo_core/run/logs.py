@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.run.atomic import finite, sync, write_atomically, write_json
+from grpo_core.run.locks import is_still
 from grpo_core.run.protocol import RESULT_FILE
 
 _MEASURES = ("_s", "_bytes")
@@ -61,6 +62,11 @@ class JsonLines:
         """To the disk, so that a checkpoint is never newer than its log."""
         if self._fd is not None:
             sync(self._fd)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether readers find at `path` what `write` writes to."""
+        return self._fd is None or is_still(self._fd, self.path)
 
     def close(self) -> None:
         """Close the file; the next `write` opens it again."""

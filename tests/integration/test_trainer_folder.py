@@ -1,6 +1,7 @@
 """Output folders, locks and the command line of the trainer, with real processes."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,3 +224,69 @@ def test_trainer_keeps_its_machine_awake(tmp_path):
         _, err = trainer.communicate(timeout=240)
     assert f"[note] the machine may go to sleep: caffeinate: asked by {trainer.pid}" in err
     assert trainer.returncode == 0
+
+
+HELD = """
+import time
+from pathlib import Path
+
+here = Path(__file__).parent
+
+def f(completions):
+    (here / "begun").touch()
+    while (here / "hold").exists():
+        time.sleep(0.01)
+    return [float(len(text)) for text in completions]
+"""
+
+
+def move(folder):
+    folder.rename(folder.with_name("moved"))
+
+
+def move_and_replace(folder):
+    """By a folder of somebody else's, who uses our names."""
+    move(folder)
+    folder.mkdir()
+    for name in (".lock", "training_log.jsonl", "result.json"):
+        (folder / name).write_text("mine\n")
+
+
+def remove_log(folder):
+    (folder / "training_log.jsonl").unlink()
+
+
+@pytest.mark.parametrize("spoil", [move, move_and_replace, shutil.rmtree, remove_log])
+def test_a_folder_that_is_moved_under_a_run_ends_it_so_that_it_can_go_on(tmp_path, spoil):
+    """Exit 75 at the next checkpoint: nothing more is written where the run is no longer.
+
+    It used to end as completed, without its log, and was never trained again.
+    """
+    folder, hold = tmp_path / "out", tmp_path / "hold"
+    (tmp_path / "held.py").write_text(HELD)
+    run = {**ONE, "num_epochs": 3, "save_steps": 1, "rewards": [f"{tmp_path}/held.py:f"]}
+    run["logging_steps"] = 1
+    process = start(folder, **run)
+    wait_until(lambda: (folder / "checkpoint-1").exists(), process)
+    hold.touch()
+    (tmp_path / "begun").unlink()
+    wait_until(lambda: (tmp_path / "begun").exists(), process)
+    there = {path.name: path.read_text() for path in folder.glob("*.json*")}
+    spoil(folder)
+    left = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    hold.unlink()
+    assert process.wait(timeout=240) == 75
+    last = said(folder).splitlines()[-1]
+    assert last.startswith(f"error: {folder}")
+    assert "moved or deleted" in last
+    if spoil is not remove_log:
+        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == left
+    if spoil is move_and_replace:
+        shutil.rmtree(folder)
+    if (moved := folder.with_name("moved")).exists():
+        assert there["config.resolved.json"] == (moved / "config.resolved.json").read_text()
+        moved.rename(folder)
+    complete(folder, **run)
+    assert result_of(folder)["status"] == "completed"
+    logged = [line["update"] for line in log_of(folder) if "lr" in line]
+    assert logged == ([2, 3] if spoil is remove_log else [1, 2, 3])
