@@ -31,7 +31,7 @@ from grpo_core.run.exceptions import explain
 from grpo_core.run.folder import RunFolder, versions
 from grpo_core.run.locks import gpu_lock
 from grpo_core.run.logs import Result
-from grpo_core.run.protocol import COMPLETED
+from grpo_core.run.protocol import COMPLETED, FAILED
 from grpo_core.run.signals import StopFlag
 from grpo_core.run.stopwatch import Stopwatch
 from grpo_core.training_loop import TrainingLoop
@@ -194,10 +194,10 @@ def _result(
     """The verdict; None is the good end."""
     status, code, reason = COMPLETED, ExitCode.COMPLETED, ""
     if isinstance(error, GRPOError):
-        status = "interrupted" if isinstance(error, Interrupted) else "failed"
+        status = "interrupted" if isinstance(error, Interrupted) else FAILED
         code, reason = error.exit_code, str(error)
     elif error is not None:
-        status, code, reason = "failed", ExitCode.CRASH, f"{type(error).__name__}: {error}"
+        status, code, reason = FAILED, ExitCode.CRASH, f"{type(error).__name__}: {error}"
     return Result(
         status=status,
         exit_code=code,

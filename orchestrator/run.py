@@ -34,7 +34,7 @@ TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
     RunState.FAILED: frozenset({_QUEUED}),
     RunState.COMPLETED: frozenset(),
     RunState.PRUNED: frozenset(),
-    RunState.CANCELLED: frozenset(),
+    RunState.CANCELLED: frozenset({_QUEUED}),
 }
 
 

@@ -19,7 +19,7 @@ from grpo_core.config import (
     named_path,
     set_field,
 )
-from grpo_core.run.protocol import COMPLETED
+from grpo_core.run.protocol import COMPLETED, learnt_nothing
 from grpo_core.run.surroundings import folder_fault
 from orchestrator.errors import SpecError
 from orchestrator.names import folded, free_name, safe_name, sweep_name_fault
@@ -97,6 +97,19 @@ def unfinished_sweep(store: Store, spec_text: str) -> Sweep | None:
         and any(sweep.counts.get(state) for state in set(RunState) - END_STATES)
     ]
     return here[-1] if here else None
+
+
+def finished_sweep(store: Store, spec_text: str) -> Sweep | None:
+    """The latest sweep of just this text that was submitted in this folder, all of it completed.
+
+    And whose results are still there.
+    """
+    for sweep in reversed(store.queries.sweeps(all=True)):
+        if sweep.spec_text == spec_text and sweep.cwd == os.getcwd():
+            runs = store.queries.runs(sweep.id)
+            if all(run.state is RunState.COMPLETED and is_done(run.folder) for run in runs):
+                return sweep
+    return None
 
 
 def forecast_of(store: Store, plan: Plan) -> Forecast:
@@ -250,7 +263,7 @@ def holds_another(folder: Path, wanted_hash: str | None) -> bool:
     paths = RunPaths(folder)
     try:
         config = json.loads(paths.resolved_config.read_text(encoding="utf-8"))
-        return bool(config["hash"] != wanted_hash)
+        return bool(config["hash"] != wanted_hash) and not learnt_nothing(folder)
     except (FileNotFoundError, NotADirectoryError):
         traces = (paths.log, paths.result, paths.final)
         return any(trace.exists() for trace in traces) or bool(paths.checkpoints())

@@ -4,7 +4,8 @@ Takes the trainer's command line. Beside `output_dir` it obeys overrides of its 
 updates=N, update_s=S (how long one takes), save_steps=N, die="U:SIGNAL" or "U:CODE" (at update U,
 only while `die_file`, if named, does not exist; it is made then), gain=G (log em = G * update),
 nan_from=U (log a loss that is not finite from then on), child=true (start a child that
-inherits everything and sleeps), deaf=true (ignore SIGTERM), say="a line for stderr".
+inherits everything and sleeps; child=away: one in a session of its own, as setsid makes it),
+deaf=true (ignore SIGTERM), say="a line for stderr".
 Exits 99 if another trainer holds the GPU lock: no test may ever see that.
 """
 
@@ -130,7 +131,8 @@ def main():
     with open(folder / "starts", "a") as starts:
         starts.write(f"{os.getpid()}\n")
     if values.get("child"):
-        child = subprocess.Popen(["sleep", "600"], close_fds=False)
+        away = values["child"] == "away"
+        child = subprocess.Popen(["sleep", "600"], close_fds=away, start_new_session=away)
         (folder / "child").write_text(str(child.pid))
     if halvings := os.environ.get("GRPO_MICRO_BATCH_HALVINGS"):
         print(f"halvings {halvings}", file=sys.stderr, flush=True)

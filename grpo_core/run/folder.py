@@ -27,6 +27,7 @@ from grpo_core.run.protocol import (
     RESULT_FILE,
     SAMPLES_FILE,
     checkpoints,
+    learnt_nothing,
     package_versions,
 )
 from grpo_core.run.surroundings import folder_fault
@@ -77,7 +78,7 @@ def standing_of(path: Path, wanted_hash: str) -> Standing:
         return Standing.OTHERS if _has_traces(path) else Standing.FREE
     config = read_json(path / CONFIG_FILE)
     if config is None or config.get("hash") != wanted_hash:
-        return Standing.OTHERS
+        return Standing.FREE if config and learnt_nothing(path) else Standing.OTHERS
     result = read_json(path / RESULT_FILE) or {}
     return Standing.DONE if result.get("status") == COMPLETED else Standing.OURS
 
@@ -154,6 +155,10 @@ def _settle(cfg: MLXGRPOConfig, path: Path, lock: Lock) -> RunFolder:
         )
     cfg = _with_folder(cfg, path)
     put_back(path)
+    if (read_json(path / CONFIG_FILE) or {}).get("hash") != config_hash(cfg):
+        # Of another configuration, which has learnt nothing here.
+        for name in (LOG_FILE, SAMPLES_FILE):
+            (path / name).unlink(missing_ok=True)
     (path / RESULT_FILE).unlink(missing_ok=True)
     write_json(path / CONFIG_FILE, {**resolved_dict(cfg), "versions": versions()})
     return RunFolder(path, cfg, lock, {})

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from pathlib import Path
 
-from grpo_core.run.atomic import REPLACED, SET_ASIDE, TEMPORARY
+from grpo_core.run.atomic import REPLACED, SET_ASIDE, TEMPORARY, read_json
 
 # --- the files in a run's output folder
 
@@ -24,6 +24,7 @@ MANIFEST = "manifest.json"
 
 COMPLETED = "completed"
 """The status in the result.json of a run that has nothing left to do."""
+FAILED = "failed"
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -44,6 +45,14 @@ def checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
         return []
     named = [(int(m[1]), path) for m, path in found if m and path.is_dir()]
     return sorted(named, reverse=True)
+
+
+def learnt_nothing(output_dir: Path) -> bool:
+    """Whether a run has failed here before its first update: then another may take the folder."""
+    result = read_json(output_dir / RESULT_FILE) or {}
+    if result.get("status") != FAILED or result.get("updates") != 0:
+        return False
+    return not (checkpoints(output_dir) or (output_dir / FINAL_FOLDER).exists())
 
 
 RUN_FILES = frozenset({CONFIG_FILE, LOG_FILE, SAMPLES_FILE, RESULT_FILE, LOCK_FILE})

@@ -32,9 +32,8 @@ def settle_streams() -> None:
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
     if sys.stderr is None or sys.stderr is sys.__stderr__:
         encoding = "utf-8" if sys.stderr is None else sys.stderr.encoding
-        sys.stderr = io.TextIOWrapper(
-            io.BufferedWriter(Messages(2)), encoding, "replace", line_buffering=True
-        )
+        # Without a buffer between: a Ctrl-C within a write would have it written twice.
+        sys.stderr = io.TextIOWrapper(Messages(2), encoding, "replace", line_buffering=True)
 
 
 def _open_null(number: int) -> None:

@@ -11,6 +11,7 @@ from orchestrator.cli.references import Ref, find_all, only_sweep, open_queue
 from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.queue.store import Store
 from orchestrator.run import END_STATES, Run, RunState
+from orchestrator.system.processes import boot_id
 
 _POLL_S = 0.2
 
@@ -25,6 +26,8 @@ _REF_HELP = (
 @_refs
 def cancel(refs: tuple[str, ...]) -> None:
     """Give runs up: waiting ones at once, a running one as soon as it has checkpointed.
+
+    `retry` takes it back: a run goes on from its newest checkpoint.
 
     \b
     Examples:
@@ -42,6 +45,8 @@ def cancel(refs: tuple[str, ...]) -> None:
     for name in ended:
         say(f"sweep {name}: no further settings are tried")
     _tell("cancelled", changed)
+    if changed:
+        say(f"to take it back: grpo-sweep retry {' '.join(refs)}")
     _settle(changed)
 
 
@@ -126,11 +131,12 @@ def move(refs: tuple[str, ...], first: bool) -> None:
 @click.argument("refs", nargs=-1, metavar="[REF]...", type=Ref(runs=True))
 @click.option("--failed", is_flag=True, help="Every failed run of the queue.")
 def retry(refs: tuple[str, ...], failed: bool) -> None:
-    """Queue failed runs again; each goes on from its newest checkpoint.
+    """Queue failed or cancelled runs again; each goes on from its newest checkpoint.
 
     \b
     Examples:
       grpo-sweep retry 12
+      grpo-sweep retry lr
       grpo-sweep retry --failed
     """
     if not refs and not failed:
@@ -185,7 +191,9 @@ def _verdict(runs: Sequence[Run]) -> int:
 
 def _say_why_it_waits(store: Store, runs: Sequence[Run], said: set[str]) -> None:
     """What may make the wait endless, each thing once."""
-    reasons = [no_worker_hint()]
+    halted = store.queries.halted(boot_id())
+    stands_still = f"the queue stands still: {halted}; go on with: grpo-sweep resume --queue"
+    reasons = [no_worker_hint(), stands_still if halted else ""]
     for run in {run.sweep_id: run for run in runs if run.state == "queued"}.values():
         sweep = store.queries.sweep_of(run)
         if sweep.paused:

@@ -11,7 +11,7 @@ from orchestrator.plan.expand import expand
 from orchestrator.queue.store import Store
 from orchestrator.run import END_STATES, Run, RunState, Sweep
 from orchestrator.spec.spec import read_spec
-from orchestrator.submit import queue_sweep, unfinished_sweep
+from orchestrator.submit import finished_sweep, queue_sweep, unfinished_sweep
 from orchestrator.system import paths
 from orchestrator.system.paths import Home, home, shipped
 from orchestrator.views.live import worker_view
@@ -26,15 +26,21 @@ OWN_QUEUE = "outputs/.demo-queue"
 
 
 @click.command()
-def demo() -> int:
+@click.option("--again", is_flag=True, help="Train it anew where it was trained already.")
+def demo(again: bool) -> int:
     """Train a tiny model with six settings, here and now: real GRPO, no network.
 
     Needs no model and no data, takes some minutes on two cores, and leaves everything in
-    ./outputs. Ctrl-C is safe: the same command goes on.
+    ./outputs. Ctrl-C is safe: the same command goes on, and shows the results once all is trained.
     """
     home = _choose_queue()
     with Store.open(home.db) as store:
-        sweep = unfinished_sweep(store, _spec_text()) or _submit(store)
+        sweep = unfinished_sweep(store, _spec_text())
+        if sweep is None and not again and (done := finished_sweep(store, _spec_text())):
+            say(f"sweep {done.name} was trained already; demo --again trains it anew")
+            _print_results(done, store.queries.runs(done.id), home)
+            return 0
+        sweep = sweep or _submit(store)
     out = console(stderr=True)
     with worker_view(home, out) as listen:
         code = worker.work(home, until_empty=True, on_event=listen)

@@ -34,7 +34,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "cancel": ("control", "Give runs up."),
         "pause": ("control", "Hold runs, a sweep or the whole queue back."),
         "resume": ("control", "Let paused runs, a sweep or the queue go on."),
-        "retry": ("control", "Queue failed runs again, from their checkpoints."),
+        "retry": ("control", "Queue failed or cancelled runs again, from their checkpoints."),
         "move": ("control", "Train some runs before all others."),
         "rm": ("upkeep", "Forget runs, with --files also what they wrote."),
         "backup": ("upkeep", "Write a copy of the queue, also while it works."),

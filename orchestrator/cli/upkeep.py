@@ -7,6 +7,7 @@ import click
 
 from orchestrator.cli.output import say
 from orchestrator.cli.references import Ref, find_all, open_queue
+from orchestrator.errors import NothingAffected
 from orchestrator.run import Run
 from orchestrator.system.output_folders import delete_run
 
@@ -21,10 +22,11 @@ _LISTED = 5
 @click.option("--files", is_flag=True, help="Delete what they wrote too, after asking.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm(refs: tuple[str, ...], files: bool, yes: bool) -> None:
-    """Forget runs that are not running; their output folders stay, unless --files is given.
+    """Forget runs; their output folders stay, unless --files is given.
 
     With --files what the trainer wrote is deleted and nothing else: other files stay, and so does
-    a folder in which a trainer is at work or that holds another run.
+    a folder in which a trainer is at work or that holds another run. A run whose folder is not
+    there, as on a disk that is not mounted, is kept.
 
     \b
     Examples:
@@ -33,8 +35,10 @@ def rm(refs: tuple[str, ...], files: bool, yes: bool) -> None:
     """
     with open_queue() as store:
         runs = find_all(store, refs)
-        if files and not yes:
-            _ask(runs)
+        if files:
+            runs = _with_their_files(runs)
+            if not yes:
+                _ask(runs)
         gone = store.control.remove([run.id for run in runs])
         shared = store.queries.shown_elsewhere([run.folder for run in gone])
     one = f"run {gone[0].id} {gone[0].name}: forgotten"
@@ -43,9 +47,26 @@ def rm(refs: tuple[str, ...], files: bool, yes: bool) -> None:
         _delete(gone, shared)
 
 
+def _with_their_files(runs: Sequence[Run]) -> list[Run]:
+    """Those whose files can be deleted now; forgotten, the others' would stay for ever.
+
+    NothingAffected where that is none.
+    """
+    away = [run for run in runs if run.attempt and not run.folder.exists()]
+    for run in away:
+        say(
+            f"run {run.id} {run.name} is kept: {run.folder} is not there; if it lies on another "
+            f"disk, mount that, else forget the run with: grpo-sweep rm {run.id}"
+        )
+    kept = {run.id for run in away}
+    if away and len(kept) == len(runs):
+        raise NothingAffected("nothing was removed")
+    return [run for run in runs if run.id not in kept]
+
+
 def _ask(runs: Sequence[Run]) -> None:
     """Go on only after a yes; Abort otherwise."""
-    folders = [run.folder for run in runs if run.state != "running" and run.folder.exists()]
+    folders = [run.folder for run in runs if run.folder.exists()]
     for folder in folders[:_LISTED]:
         say(f"  {folder}")
     if len(folders) > _LISTED:

@@ -20,6 +20,7 @@ from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.plan.run_names import default_names
 from orchestrator.results.leaderboard import ranking
 from orchestrator.results.objective import completed_scores, setting_key
+from orchestrator.results.training_log import read_result
 from orchestrator.run import Objective, Run, Sweep
 from orchestrator.spec.base_config import FrozenBase, resolved_base
 from orchestrator.spec.spec import Spec, parse_spec
@@ -108,10 +109,10 @@ def _ranks(finalist: Finalist) -> list[str]:
 
 
 def fork_spec(run: Run, sweep: Sweep, update: int | None, overrides: Sequence[str]) -> Spec:
-    """One run that starts from the weights of another's checkpoint, with some values changed.
+    """One run that starts from weights that another has saved, with some values changed.
 
-    Without an `update` from the newest checkpoint. NothingAffected where the checkpoint is not
-    there, UsageError where the overrides change what kind of weights is trained.
+    Without an `update` from the newest: the final ones of a completed run. NothingAffected where
+    there are none, UsageError where the overrides change what kind of weights is trained.
     """
     at, folder = _checkpoint(run, update)
     given = apply_overrides(resolved_base(sweep), run.set, strict=True)
@@ -136,13 +137,21 @@ def _checkpoint(run: Run, update: int | None) -> tuple[int, Path]:
         raise NothingAffected(
             f"run {run.id} is running, and its checkpoints come and go; pause it first"
         )
-    there = dict(RunPaths(run.folder).checkpoints())
+    there = _weights(run)
     at = max(there, default=None) if update is None else update
     if at is None or at not in there:
         found = ", ".join(map(str, there)) or "none"
         asked = "" if at is None else f" {at}"
         raise NothingAffected(f"run {run.id} has no checkpoint{asked}; there are: {found}")
     return at, there[at].resolve()
+
+
+def _weights(run: Run) -> dict[int, Path]:
+    """The folders with weights that a run has saved, by update; the final ones are the last."""
+    paths = RunPaths(run.folder)
+    last = (read_result(run.folder) or {}).get("updates")
+    final = {last: paths.final} if isinstance(last, int) and paths.final.is_dir() else {}
+    return {**final, **dict(paths.checkpoints())}
 
 
 # --- both

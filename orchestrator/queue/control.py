@@ -49,11 +49,15 @@ class Control:
 
     def resume(self, run_ids: Sequence[int]) -> list[Run]:
         """Queue paused runs again. Raises NothingAffected when no run could be changed."""
-        return self._control(run_ids, RunState.QUEUED, None, None, only=RunState.PAUSED)
+        return self._control(run_ids, RunState.QUEUED, None, None, only=(RunState.PAUSED,))
 
     def retry(self, run_ids: Sequence[int]) -> list[Run]:
-        """Queue failed runs again; they go on from their checkpoints. Raises NothingAffected."""
-        return self._control(run_ids, RunState.QUEUED, None, None, only=RunState.FAILED)
+        """Queue failed or cancelled runs again, to go on from their checkpoints.
+
+        Raises NothingAffected when no run could be changed.
+        """
+        given_up = (RunState.FAILED, RunState.CANCELLED)
+        return self._control(run_ids, RunState.QUEUED, None, None, only=given_up)
 
     def _control(
         self,
@@ -61,7 +65,7 @@ class Control:
         new: RunState,
         request: StopRequest | None,
         reason: str | None,
-        only: RunState | None = None,
+        only: tuple[RunState, ...] = (),
     ) -> list[Run]:
         with self._db.write():
             runs = [self._queries.run(run_id) for run_id in run_ids]
@@ -76,7 +80,7 @@ class Control:
         new: RunState,
         request: StopRequest | None,
         reason: str | None,
-        only: RunState | None,
+        only: tuple[RunState, ...],
     ) -> bool:
         if run.state is RunState.RUNNING and request is not None:
             # Cancel outranks pause; asking twice for the same changes nothing.
@@ -85,14 +89,17 @@ class Control:
             self._db.execute("UPDATE runs SET request = ? WHERE id = ?", (str(request), run.id))
             self._history.add("asked", request, run.sweep_id, run.id)
             return True
-        if run.state is new or new not in TRANSITIONS[run.state] or only not in (None, run.state):
+        if new not in TRANSITIONS[run.state] or (only and run.state not in only):
             return False
         ended = self._history.stamp() if new in END_STATES else None
-        deaths = 0 if run.state is RunState.FAILED else run.deaths
-        # Meanwhile another sweep may have queued the same setting: then this one is trained too.
+        deaths = 0 if run.state in END_STATES else run.deaths
+        # Meanwhile another sweep may have queued the same setting: then this one is trained too,
+        # and so is one that was cancelled while it waited for another's result.
         self._db.execute(
             "UPDATE runs SET state = ?1, reason = ?2, ended = ?3, deaths = ?4, not_before = NULL,"
-            " rung = NULL, again = again OR (?1 = 'queued' AND same_as IS NULL AND EXISTS"
+            " rung = NULL, same_as = CASE WHEN state <> 'cancelled' THEN same_as END,"
+            " again = again OR (?1 = 'queued'"
+            " AND (same_as IS NULL OR state = 'cancelled') AND EXISTS"
             " (SELECT 1 FROM runs o WHERE o.identity = runs.identity AND o.id <> runs.id"
             f" AND {schema.owner('o')})) WHERE id = ?5",
             (str(new), reason, ended, deaths, run.id),
@@ -157,7 +164,7 @@ class Control:
             runs = [self._queries.run(run_id) for run_id in run_ids]
             queued = [run for run in runs if run.state is RunState.QUEUED]
             if not queued:
-                raise NothingAffected(_illegal(runs, RunState.RUNNING, RunState.QUEUED))
+                raise NothingAffected(_illegal(runs, RunState.RUNNING, (RunState.QUEUED,)))
             top = self._db.read("SELECT max(priority) FROM runs WHERE state = 'queued'")[0][0]
             for rank, run in enumerate(reversed(queued), start=1):
                 sql = "UPDATE runs SET priority = ? WHERE id = ?"
@@ -165,15 +172,15 @@ class Control:
         return [self._queries.run(run.id) for run in queued]
 
     def remove(self, run_ids: Sequence[int]) -> list[Run]:
-        """Forget runs that are not running, and sweeps that hold none any more; files stay.
+        """Forget runs, and sweeps that hold none any more; files stay.
 
-        Returns what was removed; raises NothingAffected when that is nothing.
+        Returns what was removed. NothingAffected, and nothing is forgotten, where one of them runs.
         """
         with self._db.write():
-            runs = [self._queries.run(run_id) for run_id in run_ids]
-            gone = [run for run in runs if run.state is not RunState.RUNNING]
-            if not gone:
-                raise NothingAffected(f"run {runs[0].id} is running; cancel it first")
+            gone = [self._queries.run(run_id) for run_id in run_ids]
+            if running := [run for run in gone if run.state is RunState.RUNNING]:
+                words = f"run {running[0].id} is running; cancel it first"
+                raise NothingAffected(f"{words}; nothing was removed" if gone[1:] else words)
             for run in gone:
                 self._db.execute("DELETE FROM runs WHERE id = ?", (run.id,))
                 self._history.add("removed", run.name, run.sweep_id, run.id)
@@ -186,10 +193,10 @@ class Control:
         return gone
 
 
-def _illegal(runs: Sequence[Run], new: RunState, only: RunState | None) -> str:
+def _illegal(runs: Sequence[Run], new: RunState, only: tuple[RunState, ...]) -> str:
     if not runs:
         return "no run was named"
-    need = f" (only {only} ones can)" if only else ""
+    need = f" (only {' or '.join(only)} ones can)" if only else ""
     words = [f"run {run.id} is {run.state}" + _asked(run) for run in runs[:3]]
     more = f" and {len(runs) - 3} more" if len(runs) > 3 else ""
     return f"nothing changed: {', '.join(words)}{more}, and cannot become {new}{need}"

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import cache
 from pathlib import Path
 
@@ -128,6 +128,21 @@ def find_session(name: str, value: str) -> int | None:
         except (psutil.Error, OSError):
             continue
     return None
+
+
+def kill_carriers(name: str, values: Container[str]) -> None:
+    """Kill every process that has `name` with one of these values in its environment, but us.
+
+    That reaches a child that has left its parent's group, as `setsid` makes it.
+    """
+    import psutil  # Not at the top: see the opening.
+
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(name) in values:
+                process.kill()
+        except (psutil.Error, OSError):
+            continue
 
 
 # --- memory: was a SIGKILL the system's?

@@ -208,7 +208,7 @@ def worker_line(worker: ServingWorker) -> Text:
 def whole_line(view: Overview, worker: ServingWorker | None, now: datetime) -> Text | None:
     """When the whole queue will be done; where no worker trains, only how long that takes."""
     open_sweeps = [sweep for sweep in view.sweeps if is_open(sweep)]
-    if not open_sweeps:
+    if not open_sweeps or view.halted:
         return None
     if view.whole is None:
         words = "unknown: nothing like what is left was measured yet"

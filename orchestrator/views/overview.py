@@ -162,7 +162,7 @@ def overview(
     if running is not None:
         known[running.id] = running
     progress = {run_id: read(run) for run_id, run in known.items()}
-    until, whole = _until(every, progress)
+    until, whole = _until(every, progress, halted=halted is not None)
     return Overview(
         sweeps=tuple(of.sweep for of in statuses),
         runs={of.sweep.id: tuple(of.runs) for of in statuses},
@@ -179,9 +179,14 @@ def overview(
 
 
 def _until(
-    statuses: Sequence[SweepStatus], progress: Mapping[int, Progress]
+    statuses: Sequence[SweepStatus], progress: Mapping[int, Progress], *, halted: bool
 ) -> tuple[dict[int, Span | None], Span | None]:
-    """The time until each sweep is done, one after the other, and until all of them are."""
+    """The time until each sweep is done, one after the other, and until all of them are.
+
+    Nobody knows when a queue that stands still goes on.
+    """
+    if halted:
+        return {of.sweep.id: None for of in statuses}, None
     ahead: Span | None = NOTHING
     until: dict[int, Span | None] = {of.sweep.id: None for of in statuses}
     for of in sorted(statuses, key=lambda of: (-of.sweep.priority, of.sweep.id)):

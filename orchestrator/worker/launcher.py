@@ -80,11 +80,28 @@ def attempt_token(attempt: Attempt, home: Home) -> str:
     return f"{home.root}#{attempt.id}"
 
 
+def standby_token(run_id: int, n: int, home: Home) -> str:
+    """What the standby of the n-th attempt of a run carries instead: the attempt is still to be."""
+    return f"{home.root}#standby-{run_id}-{n}"
+
+
+def _end_children(attempt: Attempt, home: Home) -> None:
+    """End what the trainer of an attempt has started and left behind: its group is dead already.
+
+    A child of a reward that has left the group would go on for ever after a cancel.
+    """
+    tokens = (attempt_token(attempt, home), standby_token(attempt.run_id, attempt.n, home))
+    processes.kill_carriers(ENV_ATTEMPT, tokens)
+
+
 class Launched:
     """A trainer that this process started."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", lock: FileLock) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", lock: FileLock, attempt: Attempt, home: Home
+    ) -> None:
         self._process = process
+        self._of = (attempt, home)
         self._lock = lock
         self.pid = process.pid
         self.exit_code: int | None = None
@@ -102,6 +119,7 @@ class Launched:
             self.exit_code = code
         # Children that outlive it would hold the GPU and the lock.
         processes.signal_group(self._process.pid, signal.SIGKILL)
+        _end_children(*self._of)
         return True
 
     def interrupt(self) -> None:
@@ -130,6 +148,7 @@ class Adopted:
     """A trainer that a worker before us started: its lock is watched, its exit code is lost."""
 
     def __init__(self, attempt: Attempt, home: Home) -> None:
+        self._of = (attempt, home)
         self._path = home.run_lock(attempt.run_id)
         self._started = attempt.pid_started
         self._boot_id = attempt.boot_id
@@ -147,6 +166,8 @@ class Adopted:
         """See Trainer: it has ended once its run's lock can be had."""
         if self._lock is None:
             self._lock = try_lock(self._path, timeout_s)
+            if self._lock is not None:
+                _end_children(*self._of)
         if self._lock is None and self.pid is not None and not self._leads():
             # The trainer is dead, and a child of it holds the lock (and the GPU, maybe).
             processes.signal_group(self.pid, signal.SIGKILL)
@@ -228,7 +249,7 @@ def launch(
         lock.release()
         raise _launch_error(e, run) from None
     crashpoint("launcher.spawned")
-    return Launched(process, lock)
+    return Launched(process, lock, attempt, home)
 
 
 def spawn(

@@ -31,6 +31,7 @@ from orchestrator.worker.launcher import (
     environment,
     halvings,
     spawn,
+    standby_token,
 )
 
 # Sixteen, less what firmware and kernel keep of it.
@@ -53,7 +54,9 @@ class Standby:
         log: Path,
         lock: FileLock,
         process: "subprocess.Popen[bytes]",
+        home: Home,
     ) -> None:
+        self._home = home
         # What it has read is that, or newer.
         self.read = read
         self._key = _key(run.id, run.attempt + 1, argv)
@@ -76,7 +79,7 @@ class Standby:
         with contextlib.suppress(OSError), self._process.stdin as stdin:
             self._log = self._log.rename(attempt.log)
             os.write(stdin.fileno(), GO)
-            return Launched(self._process, self._lock)
+            return Launched(self._process, self._lock, attempt, self._home)
         self.dismiss()
         return None
 
@@ -131,12 +134,13 @@ class StandbySlot:
                 out.write(header(run, run.attempt + 1, argv))
                 out.flush()
                 halved = halvings(earlier, RunPaths(run.folder).newest_checkpoint())
-                env = environment(run, {ENV_ATTEMPT: f"{self._home.root}#standby"}, halved)
+                token = standby_token(run.id, run.attempt + 1, self._home)
+                env = environment(run, {ENV_ATTEMPT: token}, halved)
                 process = spawn([*argv, PREWARM], run.cwd, out, lock, env, subprocess.PIPE)
         except OSError:
             lock.release()
             return None
-        self._standby = Standby(run, argv, read, log, lock, process)
+        self._standby = Standby(run, argv, read, log, lock, process, self._home)
         return process.pid
 
     def take(self, run: Run, attempt: Attempt, sweep: Sweep) -> Standby | None:

@@ -16,7 +16,7 @@ from orchestrator.cli.group import SECTIONS
 from orchestrator.system.paths import home
 from orchestrator.worker import worker
 from tests.cli_kit import SPEC, slow, start
-from tests.queue_kit import DEADLINE_S, runs, states
+from tests.queue_kit import DEADLINE_S, eventually, runs, states
 
 
 def test_an_empty_queue_is_no_error(say):
@@ -113,16 +113,20 @@ def test_a_run_that_has_not_started_has_no_log(say):
 def test_runs_change_state_as_they_are_told(say):
     """Each change once; what is illegal changes nothing and exits with 3."""
     say("submit", "lr.toml")
-    assert say("cancel", "1")[2] == "run 1 lr1e-5-g4: cancelled\n"
+    back = "to take it back: grpo-sweep retry 1\n"
+    assert say("cancel", "1")[2] == f"run 1 lr1e-5-g4: cancelled\n{back}"
     assert say("cancel", "1")[0] == 3
+    assert say("retry", "1")[0] == 0
+    assert states() == ["queued"] * 4
+    assert say("cancel", "1")[0] == 0
     assert say("pause", "2-3")[0] == 0
     assert states() == ["cancelled", "paused", "paused", "queued"]
     assert say("resume", "2", "4")[0] == 0
     assert states() == ["cancelled", "queued", "paused", "queued"]
-    assert say("retry", "1")[0] == 3
+    assert say("retry", "2")[0] == 3
     assert say("rm", "1", "3")[2] == "2 runs forgotten\n"
     assert [run.id for run in runs()] == [2, 4]
-    assert say("cancel", "@")[2] == "2 runs cancelled\n"
+    assert say("cancel", "@")[2].startswith("2 runs cancelled\n")
     code, _, err = say("wait")
     assert code == 1
     assert "0 of 2 completed" in err
@@ -224,6 +228,19 @@ def test_a_reader_that_goes_away_is_no_error(folder):
     process.stdout.close()
     assert "Traceback" not in process.stderr.read()
     assert process.wait(DEADLINE_S) in (0, 1)
+
+
+def test_a_wait_says_that_the_queue_stands_still(folder, say):
+    """Or it would wait for nothing, and say nothing."""
+    say("submit", "lr.toml")
+    say("pause", "--queue")
+    said = folder / "said"
+    with said.open("w") as file:
+        process = start("wait", "lr", stderr=file)
+    words = "the queue stands still: paused; go on with: grpo-sweep resume --queue"
+    eventually(lambda: words in said.read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(DEADLINE_S) == 130
 
 
 def test_ctrl_c_ends_a_wait_quietly(folder, say):

@@ -119,6 +119,23 @@ def test_another_sweep_s_runs_below_a_folder_are_not_deleted(tmp_path, say):
     assert not (tmp_path / "out/tiny/result.json").exists()
 
 
+def test_runs_whose_files_are_not_there_are_not_forgotten_with_them(tmp_path, say):
+    """As on a disk that is not mounted: once forgotten, nobody would delete them."""
+    submit(tmp_path, planned("a", updates=1), planned("b", updates=1))
+    WorkerProcess(tmp_path / "log").wait()
+    for mark in tmp_path.glob("out/*/starts"):  # The fake trainer's own.
+        mark.unlink()
+    (tmp_path / "out/a").rename(tmp_path / "disk")
+    code, _, err = say("rm", "s", "--files", "--yes")
+    assert code == 0
+    assert f"run 1 a is kept: {tmp_path}/out/a is not there; if it lies on another disk" in err
+    assert "1 output folders deleted" in err
+    assert [run.id for run in runs()] == [1]
+    assert say("rm", "s", "--files", "--yes")[0] == 3
+    assert say("rm", "1")[0] == 0
+    assert runs() == []
+
+
 def test_without_files_the_folders_stay(tmp_path, say):
     """Only the queue forgets."""
     submit(tmp_path, planned("a", updates=1))

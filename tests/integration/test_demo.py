@@ -1,6 +1,7 @@
 """`grpo-sweep demo`, with the fake trainer."""
 
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -23,16 +24,28 @@ def demo_runs(monkeypatch):
 
 def test_the_demo_runs_to_its_ranking_and_runs_again(say, demo_runs):
     """Every run trained, a table on stdout, and what to type next; twice in one folder."""
-    for name in ("demo", "demo-2", "demo-3"):
+    for name, more in (("demo", []), ("demo-2", ["--again"]), ("demo-3", [])):
         if name == "demo-3":  # As with another queue: the folders are there, the runs are not.
             say("rm", "demo", "demo-2")
-        code, out, err = say("demo")
+        code, out, err = say("demo", *more)
         assert code == 0
         assert out.count("50.0% → 50.0%") == demo_runs
         assert len(re.findall(r"completed", err)) == demo_runs
         assert f"grpo-sweep best {name}" in out
         assert Path("outputs", name).is_dir()
     assert states() == ["completed"] * demo_runs
+
+
+def test_a_demo_that_was_trained_is_shown(say, demo_runs):
+    """The same table at once, and nothing is trained twice; without its files it is trained."""
+    first = say("demo")[1]
+    code, out, err = say("demo")
+    assert (code, out) == (0, first)
+    assert "sweep demo was trained already; demo --again trains it anew" in err
+    assert states() == ["completed"] * demo_runs
+    shutil.rmtree("outputs")
+    assert say("demo")[0] == 0
+    assert states() == ["completed"] * (2 * demo_runs)
 
 
 def test_an_interrupted_demo_goes_on(folder, say, demo_runs):

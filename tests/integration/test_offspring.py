@@ -130,6 +130,21 @@ def test_a_fork_starts_from_the_named_checkpoint(say, tmp_path):
     assert say("fork", "s")[0] == 2
 
 
+def test_a_fork_of_a_completed_run_takes_its_final_weights(say):
+    """They are newer than its newest checkpoint, which may be old."""
+    sweep(RATES, by_rate)
+    run = runs()[0]
+    (run.folder / "checkpoint-10").mkdir(parents=True)
+    (run.folder / "final").mkdir()
+    (run.folder / "result.json").write_text('{"status": "completed", "updates": 24}')
+    assert say("fork", "1")[0] == 0
+    assert runs()[-1].overrides["adapter_path"] == str(run.folder / "final")
+    assert runs()[-1].tags == ("fork of run 1 at 24",)
+    assert say("fork", "1", "--at", "10")[0] == 0
+    assert runs()[-1].overrides["adapter_path"] == str(run.folder / "checkpoint-10")
+    assert "there are: 24, 10" in say("fork", "1", "--at", "11")[2]
+
+
 def test_a_fork_of_full_training_takes_the_whole_model(say):
     """There is no adapter: the checkpoint is the model."""
     sweep('[set]\ntrain_type = "full"\n[params]\nlearning_rate = [1e-6]\n', lambda run: 0.5)

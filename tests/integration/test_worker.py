@@ -154,9 +154,13 @@ def test_gpu_hang_stops_the_queue_until_the_next_boot(tmp_path, start):
     assert states() == ["completed", "completed"]
 
 
-def test_cancel_of_a_running_run_ends_it_and_its_children(tmp_path, start):
-    """A cancelled run is gone within a moment, with every process that it had started."""
-    submit(tmp_path, planned("a", updates=10_000, child=True), planned("b"))
+@pytest.mark.parametrize("child", [True, "away"])
+def test_cancel_of_a_running_run_ends_it_and_its_children(tmp_path, start, child):
+    """A cancelled run is gone within a moment, with every process that it had started.
+
+    Also with one that has left its group, as a server does that a reward starts with setsid.
+    """
+    submit(tmp_path, planned("a", updates=10_000, child=child), planned("b"))
     worker = start()
     pid = running_pid(worker)
     child = int(eventually(lambda: _text(tmp_path / "out/a/child")))

@@ -214,3 +214,35 @@ def test_a_link_to_a_disk_that_is_away_is_named(tmp_path):
     (tmp_path / "outputs").symlink_to("/nowhere/disk")
     with pytest.raises(ConfigError, match="outputs leads to /nowhere/disk, which is not there; if"):
         take(config(tmp_path / "outputs" / "run"))
+
+
+def test_a_run_that_failed_before_its_first_update_leaves_its_folder_to_the_next(tmp_path):
+    """A wrong path put right is the same run for its user: no d1-2, no d1-3."""
+    first = take(config(tmp_path / "d1", dataset="wrong.jsonl"))
+    result = {"status": "failed", "updates": 0}
+    write_json(first.path / "result.json", result)
+    (first.path / "training_log.jsonl").write_text('{"update": 0, "em": 0.5}\n')
+    second = take(config(tmp_path / "d1", dataset="right.jsonl"))
+    assert second.path == tmp_path / "d1"
+    assert (
+        json.loads((second.path / "config.resolved.json").read_text())["dataset"] == "right.jsonl"
+    )
+    assert not (second.path / "training_log.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("result", "folder"),
+    [
+        ({"status": "failed", "updates": 1}, None),
+        ({"status": "interrupted", "updates": 0}, None),
+        ({"status": "failed", "updates": 0}, "checkpoint-1"),
+        ({"status": "failed", "updates": 0}, "final"),
+    ],
+)
+def test_what_a_run_has_learnt_or_will_go_on_with_stays_its_own(tmp_path, result, folder):
+    """Only a failure before anything was learnt frees a folder."""
+    first = take(config(tmp_path / "d1", seed=1))
+    write_json(first.path / "result.json", result)
+    if folder is not None:
+        (first.path / folder).mkdir()
+    assert take(config(tmp_path / "d1", seed=2)).path == tmp_path / "d1-2"

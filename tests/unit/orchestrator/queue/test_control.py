@@ -1,5 +1,7 @@
 """What users ask for: what changes, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.errors import NothingAffected
@@ -14,7 +16,7 @@ from tests.queue_kit import claim, end, planned, runs, states, submit
         ("cancel", {"queued", "paused", "running"}),
         ("pause", {"queued", "running"}),
         ("resume", {"paused"}),
-        ("retry", {"failed"}),
+        ("retry", {"failed", "cancelled"}),
         ("move_first", {"queued"}),
         ("remove", {"queued", "paused", "completed", "pruned", "failed", "cancelled"}),
     ],
@@ -53,6 +55,28 @@ def test_some_changed_is_enough(tmp_path, store):
     end(store, claim(store)[1])
     assert [run.id for run in store.control.cancel([1, 2, 3])] == [2, 3]
     assert states() == ["completed", "cancelled", "cancelled"]
+
+
+def test_a_cancel_can_be_taken_back(tmp_path, store):
+    """The run waits again; one that waited for another's result is trained itself now."""
+    submit(tmp_path, replace(planned("a"), identity="same"))
+    submit(tmp_path, replace(planned("b"), identity="same"), name="t")
+    assert store.queries.run(2).same_as == 1
+    store.control.cancel([1, 2])
+    assert [run.id for run in store.control.retry([1, 2])] == [1, 2]
+    assert states() == ["queued", "queued"]
+    for _ in range(2):
+        end(store, claim(store)[1])
+    assert states() == ["completed", "completed"]
+
+
+def test_a_sweep_with_a_running_run_is_not_forgotten_in_part(tmp_path, store):
+    """All of what was named, or nothing."""
+    submit(tmp_path, planned("a"), planned("b"))
+    claim(store)
+    with pytest.raises(NothingAffected, match="run 1 is running; cancel it first; nothing was rem"):
+        store.control.remove([1, 2])
+    assert states() == ["running", "queued"]
 
 
 def test_unknown_id_changes_nothing_at_all(tmp_path, store):

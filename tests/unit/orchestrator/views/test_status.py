@@ -64,6 +64,21 @@ def test_a_held_sweep_has_no_time_left_though_a_run_of_it_still_trains():
     assert overview([status_of(sweep, [RUN, running])]).left == {1: None}
 
 
+def test_a_queue_that_stands_still_promises_no_end():
+    """Nobody knows when it goes on: neither for a sweep nor for all of them."""
+    sweep = replace(SWEEP, counts={RunState.COMPLETED: 1, RunState.QUEUED: 1})
+    waiting = replace(RUN, id=2, state=RunState.QUEUED, attempt=0, wall_s=0.0)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    text = drawn(status_picture(overview([status_of(sweep, [RUN, waiting])]), 7, 80, now))
+    assert "all done in" in text
+    view = overview([status_of(sweep, [RUN, waiting])], halted="paused")
+    assert (view.whole, view.left) == (None, {1: None})
+    text = drawn(status_picture(view, 7, 80, now))
+    assert "the queue stands still: paused; go on with: grpo-sweep resume --queue" in text
+    assert "all done" not in text
+    assert "left" not in text
+
+
 def test_before_its_first_update_a_run_says_what_it_waits_for():
     """The line that its trainer said last."""
     running = replace(RUN, state=RunState.RUNNING, update=None, updates_total=None)
