@@ -356,8 +356,9 @@ MUTATIONS = (
     Mutation(
         "the children of a trainer outlive it",
         LAUNCHER,
-        "        processes.signal_group(self._process.pid, signal.SIGKILL)\n        return True\n",
-        "        return True\n",
+        "        processes.signal_group(self._process.pid, signal.SIGKILL)\n"
+        "        _end_children(*self._of)\n",
+        "",
         (WORKER,),
     ),
     Mutation(
