@@ -38,6 +38,9 @@ DEVIATION_EPS = 1e-4
 SAPO_TAU_POSITIVE = 1.0
 SAPO_TAU_NEGATIVE = 1.05
 
+# Nats by which an entropy in fp32 may differ from one pass to another.
+ENTROPY_ROUNDING = 1e-5
+
 TOKEN_MEAN = frozenset({"dapo", "cispo", "bnpo"})
 UNSCALED = frozenset({"dr_grpo", "rloo"})
 SEQUENCE_LEVEL = frozenset({"gspo", "rloo"})
@@ -267,15 +270,18 @@ def rollout_weights(steps: mx.array, how: Objective) -> mx.array:
 def entropy_threshold(entropies: np.ndarray, share: float) -> float:
     """Entropy above which a `share` of the tokens lies (2506.01939): a linear quantile, as TRL's.
 
-    `entropies` [N] are those of every token in the update's loss; a token at the threshold learns.
-    What is returned lies half-way to the next lower token, so that rounding in another pass makes
-    no difference.
+    `entropies` [N] are those of every token in the update's loss; a token at the threshold learns,
+    and so do those beside it that rounding alone tells apart, such as the first tokens of one
+    prompt. What is returned lies in the middle of the next gap below, so that rounding in another
+    pass makes no difference.
     """
     if share >= 1 or entropies.size == 0:
         return -np.inf
     edge = np.quantile(entropies, 1 - share)
-    lower = entropies[entropies < edge]
-    return float((entropies[entropies >= edge].min() + lower.max()) / 2) if lower.size else -np.inf
+    lowest = entropies[entropies >= edge].min()
+    falling = np.sort(np.append(entropies[entropies < edge], lowest))[::-1]
+    gaps = np.flatnonzero(-np.diff(falling) > ENTROPY_ROUNDING)
+    return float(falling[gaps[0] : gaps[0] + 2].mean()) if gaps.size else -np.inf
 
 
 def add_sums(total: dict[str, float], sums: Mapping[str, mx.array]) -> None:

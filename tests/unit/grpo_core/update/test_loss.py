@@ -44,3 +44,11 @@ def test_the_entropy_threshold_leaves_the_asked_share():
     assert (values >= entropy_threshold(values, 0.2)).sum() == 20
     assert entropy_threshold(values, 1.0) == -np.inf
     assert entropy_threshold(np.zeros(0, np.float32), 0.2) == -np.inf
+
+
+def test_tokens_that_rounding_alone_tells_apart_learn_together():
+    """Half of six: the edge falls between two that are the same but for their last digit."""
+    values = np.array([0.5, 3.0, 2.0, 2.0 + 1e-6, 1.0, 4.0], np.float32)
+    assert (values >= entropy_threshold(values, 0.5)).tolist() == [0, 1, 1, 1, 0, 1]
+    level = np.float32(2) + np.array([0, 1e-6, 2e-6], np.float32)
+    assert (level >= entropy_threshold(level, 0.3)).all()
