@@ -171,8 +171,8 @@ MUTATIONS = (
     Mutation(
         "sampling at the inverse temperature",
         SAMPLING_CODE,
-        "logits = logits / sampling.temperature",
-        "logits = logits * sampling.temperature",
+        "exp(below, 1 / temperature)",
+        "exp(below, temperature)",
         (SAMPLING,),
     ),
     Mutation(

@@ -16,6 +16,8 @@ def has_slow_exp() -> bool:
     return bool(mx.default_device() == mx.cpu) and platform.system() == "Linux"
 
 
-def exp(x: mx.array) -> mx.array:
-    """e to the power of `x`, by `power` where that is faster; has no gradient of its own."""
-    return mx.power(mx.array(math.e, x.dtype), x) if has_slow_exp() else mx.exp(x)
+def exp(x: mx.array, scale: float = 1.0) -> mx.array:
+    """e to the power of `scale * x`, by `power` where that is faster; without a gradient."""
+    if has_slow_exp():
+        return mx.power(mx.array(math.exp(scale), x.dtype), x)
+    return mx.exp(x if scale == 1 else x * scale)

@@ -4,6 +4,7 @@ The log-prob of what was drawn comes along, by the policy itself and after the f
 nothing has to be run again to know it. `generate.py` asks for the tokens.
 """
 
+import math
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -55,44 +56,77 @@ def draw(logits: mx.array, keys: mx.array, step: int, sampling: Sampling) -> Dra
     logits = logits.astype(mx.float32)
     if sampling.temperature == 0:
         token = mx.argmax(logits, axis=-1)
-        logp = _Softmax.of(logits).logp(token)
+        logp = _Softmax.of(logits, 1).logp(token)
         return token, logp, logp
-    if sampling.temperature != 1:
-        logits = logits / sampling.temperature
-    own = _Softmax.of(logits)
-    source = _Softmax.of(filtered(logits, sampling)) if sampling.filters else own
+    own = _Softmax.of(logits, sampling.temperature)
+    source = own
+    if sampling.filters:
+        over = logits / sampling.temperature
+        source = _Softmax.of(filtered(over, sampling), 1)
     # The second word moves on with the step: another key, and no state.
-    token = _race(source.odds, keys + mx.array([0, step], mx.uint32))
+    token = pick(source.odds, keys + mx.array([0, step], mx.uint32))
     logp = own.logp(token)
     return token, logp, source.logp(token) if sampling.filters else logp
 
 
-@mx.vmap
-def _race(odds: mx.array, key: mx.array) -> mx.array:
-    """A token by its `odds` [V]: the one whose exponential clock rings first.
+def pick(odds: mx.array, keys: mx.array) -> mx.array:
+    """Tokens [B], each as likely as its share of the `odds` [B, V], by one key a row.
 
-    The token of `mx.random.categorical` by the same key, with a logarithm less.
+    First a block of tokens by the blocks' sums, then a token within it, each by one number: two
+    short sums of sums instead of one over the vocabulary, in which a small share would drown.
     """
-    clock = -mx.log(mx.random.uniform(shape=odds.shape, key=key))
-    return mx.argmax(odds / clock, axis=-1)
+    blocks = _in_blocks(odds)
+    luck = _two_uniform(keys)
+    block = _first_above(blocks.sum(axis=-1), luck[:, :1])
+    within = mx.take_along_axis(blocks, block[:, None, None], axis=1).squeeze(1)
+    return block * blocks.shape[-1] + _first_above(within, luck[:, 1:])
+
+
+def _in_blocks(odds: mx.array) -> mx.array:
+    """[B, V] -> [B, blocks, tokens of a block], about as many of the one as of the other."""
+    rows, vocab = odds.shape
+    root = math.isqrt(vocab)
+    width = next((w for w in range(root, root // 4, -1) if vocab % w == 0), root + 1)
+    if vocab % width:
+        odds = mx.pad(odds, [(0, 0), (0, -vocab % width)])
+    return odds.reshape(rows, -1, width)
+
+
+@mx.vmap
+def _two_uniform(key: mx.array) -> mx.array:
+    return mx.random.uniform(shape=(2,), key=key)
+
+
+def _first_above(odds: mx.array, luck: mx.array) -> mx.array:
+    """Where the sum of `odds` [B, N] so far exceeds the share `luck` [B, 1] of it all; never at 0.
+
+    A device may sum in an order in which the sums so far do not grow all the way.
+    """
+    reached = mx.where(odds > 0, mx.cumsum(odds, axis=-1), 0)
+    wanted = luck * reached.max(axis=-1, keepdims=True)
+    return mx.argmax(reached > wanted, axis=-1)
 
 
 @dataclass(frozen=True, slots=True)
 class _Softmax:
-    """Of logits [B, V]: how far they lie below each row's top, and e to the power of that."""
+    """Of logits [B, V] over a temperature: how far they lie below each row's top, and their odds.
+
+    `below` is not over the temperature yet; `odds` are e to the power of it when it is.
+    """
 
     below: mx.array
     odds: mx.array
+    temperature: float
 
     @classmethod
-    def of(cls, logits: mx.array) -> "_Softmax":
+    def of(cls, logits: mx.array, temperature: float) -> "_Softmax":
         below = logits - logits.max(axis=-1, keepdims=True)
-        return cls(below, exp(below))
+        return cls(below, exp(below, 1 / temperature), temperature)
 
     def logp(self, token: mx.array) -> mx.array:
         """Log-probs of one token a row, [B]."""
         chosen = mx.take_along_axis(self.below, token[:, None], axis=-1).squeeze(-1)
-        return chosen - mx.log(self.odds.sum(axis=-1))
+        return chosen / self.temperature - mx.log(self.odds.sum(axis=-1))
 
 
 def filtered(logits: mx.array, sampling: Sampling) -> mx.array:

@@ -39,6 +39,7 @@ def config(**fields):
         "num_generations": 4,
         "max_new_tokens": 16,
         "temperature": 1.0,
+        "seed": 1,  # by which the completions of a group differ
         "eval_samples": 0,
     }
     return MLXGRPOConfig(**{**base, **fields})

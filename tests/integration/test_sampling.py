@@ -6,7 +6,7 @@ import pytest
 
 from grpo_core.model.random_keys import sample_key, to_array
 from grpo_core.rollout.generate import generate_groups
-from grpo_core.rollout.sampling import Sampling, draw
+from grpo_core.rollout.sampling import Sampling, draw, pick
 from tests.oracle_model import forward, token_logps
 from tests.toy import EOS, LIMIT, SHAPE, TEMPERATURE, toy_policy, weights_of
 
@@ -139,15 +139,56 @@ def test_greedy_takes_the_likeliest_token_each_time():
         np.testing.assert_allclose(group.logprobs[0], expected, atol=1e-5)
 
 
-def test_tokens_are_those_of_mlxs_categorical():
-    """By the same key: 4,000 draws from odds of many sizes, some of them ruled out."""
+def drawn_by_numpy(odds, luck):
+    """A block by its sum, then a token of it, each where the sum so far first exceeds its share."""
+    width = 8  # 64 tokens are 8 blocks
+    blocks = odds.astype(np.float64).reshape(-1, width)
+    sums = np.cumsum(blocks.sum(axis=1))
+    block = int(np.argmax(sums > luck[0] * sums[-1]))
+    within = np.cumsum(blocks[block])
+    return block * width + int(np.argmax(within > luck[1] * within[-1]))
+
+
+def test_tokens_are_drawn_as_numpy_draws_them():
+    """By the same two numbers a row: 4,000 draws, a fifth of the tokens ruled out."""
     rows = np.random.default_rng(0)
-    logits = mx.array(rows.normal(0, 4, (4000, 64)), mx.float32)
-    logits = mx.where(mx.array(rows.random((4000, 64)) < 0.2), -mx.inf, logits)
+    logits = np.where(rows.random((4000, 64)) < 0.2, -np.inf, rows.normal(0, 4, (4000, 64)))
     keys = to_array([sample_key(0, 1, 2, s) for s in range(4000)])
     step = mx.array([0, 5], mx.uint32)
-    expected = [
-        mx.random.categorical(row, key=key).item()
-        for row, key in zip(logits, keys + step, strict=True)
-    ]
-    assert draw(logits, keys, 5, Sampling(1.0, 8))[0].tolist() == expected
+    luck = [np.array(mx.random.uniform(shape=(2,), key=key)) for key in keys + step]
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected = [drawn_by_numpy(*row) for row in zip(odds, luck, strict=True)]
+    found = draw(mx.array(logits, mx.float32), keys, 5, Sampling(1.0, 8))[0].tolist()
+    # A share that lies at the very edge of a token may fall to its neighbour in fp32.
+    assert sum(a != b for a, b in zip(found, expected, strict=True)) <= 2
+    assert all(np.isfinite(logits[row, token]) for row, token in enumerate(found))
+
+
+@pytest.mark.parametrize("vocab", [1, 7, 64, 101])
+def test_each_token_is_drawn_as_often_as_its_odds_say(vocab):
+    """20,000 draws from vocabularies that do and do not part into blocks; chi-square to 5 sigma."""
+    n = 20_000
+    odds = np.random.default_rng(1).exponential(size=vocab)
+    odds[::5] = 0 if vocab > 1 else 1
+    shares = odds / odds.sum()
+    keys = to_array([sample_key(0, 1, 3, s) for s in range(n)])
+    found = pick(mx.array(np.broadcast_to(odds, (n, vocab)), mx.float32), keys)
+    counts = np.bincount(np.array(found), minlength=vocab)
+    there = shares > 0
+    assert counts[~there].sum() == 0
+    chi = ((counts - n * shares)[there] ** 2 / (n * shares[there])).sum()
+    freedom = there.sum() - 1
+    assert chi <= freedom + 5 * np.sqrt(2 * freedom)
+
+
+def test_a_share_that_drowns_in_the_sum_is_drawn_all_the_same():
+    """Each of 40,000 tokens at 2.5e-8 of the first adds nothing to 1 in fp32; together they do."""
+    n, vocab = 4_000, 40_000
+    odds = np.full(vocab, 2.5e-8, np.float32)
+    odds[0] = 1
+    share = odds[1:].astype(np.float64).sum() / odds.astype(np.float64).sum()
+    keys = to_array([sample_key(0, 1, 4, s) for s in range(n)])
+    rows = mx.array(np.tile(odds, (500, 1)))
+    parts = [np.array(pick(rows, keys[s : s + 500])) for s in range(0, n, 500)]
+    found = np.concatenate(parts)
+    assert (found > 0).sum() == pytest.approx(n * share, abs=5 * np.sqrt(n * share))
