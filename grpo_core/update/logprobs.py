@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from grpo_core.model.cpu import exp
+from grpo_core.model.cpu import exp, has_slow_exp
 from grpo_core.model.trunk_head import Params, SplitModel
 
 Pair = tuple[mx.array, mx.array]
@@ -47,7 +47,9 @@ def _stats(logits: mx.array, ids: mx.array, how: Head) -> Pair:
 
     Left to autograd, three more N x V arrays would be alive at once.
     """
-    forward, slope = _kernels(how.temperature, how.entropy_gradient, how.compiled)
+    # Where an exponential costs more than the memory of what came of it: half as many of them.
+    keeps_odds = has_slow_exp() and not how.entropy_gradient
+    forward, slope = _kernels(how.temperature, how.entropy_gradient, how.compiled, keeps_odds)
 
     @mx.custom_function
     def stats(logits: mx.array) -> Any:
@@ -55,31 +57,38 @@ def _stats(logits: mx.array, ids: mx.array, how: Head) -> Pair:
 
     @stats.vjp
     def backward(logits: mx.array, cotangents: Any, outputs: Any) -> Any:
+        if keeps_odds:
+            by_logits = _slope_by_odds(ids, cotangents[0] / how.temperature, *outputs[2:])
+            return by_logits.astype(logits.dtype)
         return slope(logits, ids, *cotangents[:2], *outputs[1:])
 
-    all_three: Any = stats(logits)
-    return all_three[0], all_three[1]
+    found: Any = stats(logits)
+    return found[0], found[1]
 
 
 @cache
-def _kernels(temperature: float, entropy_gradient: bool, compiled: bool) -> tuple[Kernel, Kernel]:
+def _kernels(
+    temperature: float, entropy_gradient: bool, compiled: bool, keeps_odds: bool
+) -> tuple[Kernel, Kernel]:
     """Log-prob, entropy and log-sum-exp of each row; and the gradient of the first two.
 
     With p = softmax(z) and z = logits / temperature: d log p_i / dz = onehot_i - p, and
-    d H / dz = -p (log p + H).
+    d H / dz = -p (log p + H). With `keeps_odds` there are e^(z - max z) and their sum instead of
+    the log-sum-exp.
     """
 
     def forward(logits: mx.array, ids: mx.array) -> list[mx.array]:
-        z = _over(logits, temperature)
-        top = z.max(axis=-1, keepdims=True)
-        below = z - top
+        logits = logits.astype(mx.float32)
+        top = logits.max(axis=-1, keepdims=True)
+        below = logits - top
         # Of what lies below the top, not of logits, which may be large; one serves sum and entropy.
-        odds = exp(below)
+        odds = exp(below, 1 / temperature)
         total = odds.sum(axis=-1)
         log_total = mx.log(total)
         chosen = mx.take_along_axis(below, ids[:, None], axis=-1).squeeze(-1)
-        entropy = log_total - (odds * below).sum(axis=-1) / total
-        return [chosen - log_total, entropy, top.squeeze(-1) + log_total]
+        entropy = log_total - (odds * below).sum(axis=-1) / (total * temperature)
+        kept = [odds, total] if keeps_odds else [top.squeeze(-1) / temperature + log_total]
+        return [chosen / temperature - log_total, entropy, *kept]
 
     def slope(
         logits: mx.array,
@@ -100,6 +109,11 @@ def _kernels(temperature: float, entropy_gradient: bool, compiled: bool) -> tupl
     if not compiled:
         return forward, slope
     return mx.compile(forward), mx.compile(slope)
+
+
+def _slope_by_odds(ids: mx.array, pull: mx.array, odds: mx.array, total: mx.array) -> mx.array:
+    """The gradient of log-probs by logits; `pull` is that by log-probs over the temperature."""
+    return (odds * -(pull / total)[:, None]).at[mx.arange(ids.shape[0]), ids].add(pull)
 
 
 def _over(logits: mx.array, temperature: float) -> mx.array:
