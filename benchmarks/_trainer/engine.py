@@ -14,7 +14,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -172,6 +172,11 @@ def joining(cache: Any, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.
     return fetched
 
 
+def as_they_are(_: Any, gradient: bool) -> AbstractContextManager[None]:
+    """`lean_operations` that leaves the model's operations as they are."""
+    return nullcontext()
+
+
 def under(context: Callable[[], AbstractContextManager[Any]], work: Callable[[], object]) -> Any:
     """`work` within a context that is made anew for each call."""
 
@@ -193,7 +198,8 @@ def shares(engine: Engine) -> list[Share]:
     def learn(**changes: Any) -> Callable[[], None]:
         return lambda: engine.learn(**changes)
 
-    slow = instead("grpo_core.model.cpu.has_slow_exp", lambda: False)
+    slow_draw = instead("grpo_core.rollout.generate.lean_operations", as_they_are)
+    slow_update = instead("grpo_core.update.gradient.lean_operations", as_they_are)
     plain_head = instead("grpo_core.update.group_passes.token_stats", plain_stats)
     joined = instead("grpo_core.model.shared_prefix.DecodeCache.update_and_fetch", joining)
     every_token = instead("grpo_core.rollout.generate.LOOK_EVERY", 1)
@@ -208,9 +214,9 @@ def shares(engine: Engine) -> list[Share]:
             engine.draw,
             under(engine.ending, engine.draw),
         ),
-        Share("arithmetic that suits the CPU", "rollout", under(slow, engine.draw), engine.draw),
+        Share("few operations a layer", "rollout", under(slow_draw, engine.draw), engine.draw),
         Share("prompt run once", "update", learn(prefix_sharing=False), learn()),
-        Share("arithmetic that suits the CPU", "update", under(slow, engine.learn), learn()),
+        Share("few operations a layer", "update", under(slow_update, engine.learn), learn()),
         Share("head's backward pass by hand", "update", under(plain_head, engine.learn), learn()),
         Share("group cut into micro-batches", "update", learn(**whole), learn()),
         Share("one completion at a time", "update", learn(**whole), learn(micro_batch_size=1)),

@@ -56,6 +56,7 @@ mx.custom_function = _Noted  # type: ignore[assignment,misc]
 from benchmarks._trainer.engine import Engine, in_turns, median  # noqa: E402
 from benchmarks._trainer.rate import clock_of_device  # noqa: E402
 from benchmarks._trainer.work import Setting  # noqa: E402
+from grpo_core.model.shared_prefix import DecodeCache  # noqa: E402
 
 REPEATS = 3
 # Of one operation evaluated together: enough to time, and no more than a cache holds.
@@ -139,7 +140,12 @@ class Reader:
     def reading(self) -> Iterator[None]:
         """Within it every evaluation is read first, and waited for."""
         global _calls
-        run = mx.eval
+        run, fetch = mx.eval, DecodeCache.update_and_fetch
+        caches: dict[int, DecodeCache] = {}
+
+        def update(cache: DecodeCache, keys: mx.array, values: mx.array) -> Any:
+            caches[id(cache)] = cache
+            return fetch(cache, keys, values)
 
         def read_and_run(*trees: Any) -> None:
             for inside, out in _calls or ():
@@ -149,12 +155,17 @@ class Reader:
                 _calls.clear()
             self._read(_arrays(trees))
             run(*trees)
+            # Reading copies the graph, and what a cache holds would stay to be computed.
+            run([cache.kv for cache in caches.values()])
 
         _calls = []
         # What is compiled has no parts to read; it counts as the operations that it is made of.
         mx.disable_compile()
         try:
-            with patch.multiple(mx, eval=read_and_run, async_eval=read_and_run):
+            with (
+                patch.multiple(mx, eval=read_and_run, async_eval=read_and_run),
+                patch.object(DecodeCache, "update_and_fetch", update),
+            ):
                 yield
         finally:
             mx.enable_compile()

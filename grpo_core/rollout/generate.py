@@ -16,6 +16,7 @@ from mlx_lm.models.cache import CacheList, make_prompt_cache
 
 from grpo_core.errors import Diverged, Interrupted
 from grpo_core.model.finite import first_fault, gives_numbers
+from grpo_core.model.lean_operations import lean_operations
 from grpo_core.model.policy import Policy
 from grpo_core.model.random_keys import Key, to_array
 from grpo_core.model.shared_prefix import DecodeCache, decode_caches, run_prompts
@@ -64,6 +65,18 @@ def generate_groups(
     if keys is None and sampling.temperature > 0:
         raise ValueError("sampling needs a key for each completion")
     policy.model.eval()
+    with lean_operations(policy.model, gradient=False):
+        return _groups(policy, prompts, n, keys, sampling, should_stop)
+
+
+def _groups(
+    policy: Policy,
+    prompts: Sequence[tuple[int, ...]],
+    n: int,
+    keys: Sequence[Sequence[Key]] | None,
+    sampling: Sampling,
+    should_stop: Callable[[], bool] | None,
+) -> list[Group]:
     groups: dict[int, Group] = {}
     for chosen in _batches(policy, prompts, n):
         rows = [

@@ -16,6 +16,7 @@ from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.errors import Interrupted
 from grpo_core.model.adapters import KeyedDropout
 from grpo_core.model.gradient_checkpointing import checkpointed
+from grpo_core.model.lean_operations import lean_operations
 from grpo_core.model.policy import Policy
 from grpo_core.model.trunk_head import Params
 from grpo_core.run.signals import ShouldStop
@@ -58,7 +59,7 @@ def gradient(
     _ = policy.split.head_names  # found by a gradient of its own, so before any other
     policy.model.train()
     try:
-        with _checkpointing(policy, plan):
+        with lean_operations(policy.model, gradient=True), _checkpointing(policy, plan):
             for number, group in enumerate(groups):
                 _set_dropout(policy, dropout_key, number)
                 for share in passes.shares(weights, group):
@@ -93,7 +94,8 @@ def score(
     """
     policy.model.eval()
     passes = GroupPasses(policy, cfg, plan, Totals(1, 1, 1, 1))
-    return [_in_order(group, passes.scores(group)) for group in groups]
+    with lean_operations(policy.model, gradient=False):
+        return [_in_order(group, passes.scores(group)) for group in groups]
 
 
 def _in_order(group: Sequence[Sample], scored: Iterator[tuple[int, Scores]]) -> list[Scores]:

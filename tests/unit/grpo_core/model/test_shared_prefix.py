@@ -52,7 +52,9 @@ def test_rollouts_are_those_of_the_plain_model(make):
         assert alone.completions == group.completions
         for ids, logprobs in zip(group.completions, group.logprobs, strict=True):
             expected = plain_logprobs(policy, prompt, ids)
-            np.testing.assert_allclose(logprobs, expected, atol=2e-5)
+            # One token of gemma4_text is so ill-conditioned that rounding the weights in
+            # their last bit moves it by 3.4e-5; a wrong mask or position is off by whole nats.
+            np.testing.assert_allclose(logprobs, expected, atol=5e-5)
 
 
 @pytest.mark.parametrize("make", FEW)

@@ -1,0 +1,168 @@
+"""When mlx-lm's models compute with few operations a layer: on MLX's CPU backend, in fp32.
+
+On a GPU attention, norm and rotary embedding are one kernel each of `mx.fast`. On the CPU each
+falls apart into up to thirty small operations at some microseconds each, and its exponentials are
+slow (see `cpu`). Within `lean_operations` the models get those of `lean_kernels` instead; tables
+and masks are made once a step and not in each layer. What is unusual (16 bits, sinks, partly
+rotated heads) goes to MLX's own. Nothing is changed on a GPU, nor where `exp` is fast.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models import activations
+
+from grpo_core.model.cpu import has_slow_exp
+from grpo_core.model.joined_products import joined_call
+from grpo_core.model.lean_kernels import (
+    angles,
+    as_sum,
+    attention,
+    causal,
+    gate,
+    norm,
+    rms_norm,
+    rotate,
+    swap,
+    swiglu,
+)
+
+# Tables that are kept: a model has one or two kinds of rotary embedding.
+KEPT_TABLES = 8
+
+Change = tuple[Any, str, Any]
+"""What holds a name, the name, and what it stands for meanwhile."""
+
+
+@contextmanager
+def lean_operations(model: nn.Module, gradient: bool) -> Iterator[None]:
+    """Within it the model's layers compute with few operations.
+
+    Without a `gradient` the weights must stay as they are: some of them are joined.
+    """
+    if not has_slow_exp():
+        yield
+        return
+    changes = [*_of_mlx(gradient), *_of_swiglu(model, gradient)]
+    if not gradient:
+        changes.append((nn.Linear, "__call__", joined_call(model, nn.Linear.__call__)))
+    with _changed(changes):
+        yield
+
+
+@contextmanager
+def _changed(changes: list[Change]) -> Iterator[None]:
+    before = [(holder, name, getattr(holder, name)) for holder, name, _ in changes]
+    try:
+        for holder, name, new in changes:
+            setattr(holder, name, new)
+        yield
+    finally:
+        for holder, name, old in before:
+            setattr(holder, name, old)
+
+
+def _of_mlx(gradient: bool) -> Iterator[Change]:
+    """In `mx.fast`, where every model finds them."""
+    fast: Any = mx.fast
+    rope, rms, attend = fast.rope, fast.rms_norm, fast.scaled_dot_product_attention
+    tables = Tables()
+
+    def lean_norm(x: mx.array, weight: mx.array | None, eps: float, **more: Any) -> mx.array:
+        if more or weight is None or not _all_fp32(x, weight):
+            own: mx.array = rms(x, weight, eps, **more)
+            return own
+        return rms_norm(x, weight, eps) if gradient else norm(x, weight, eps)[0]
+
+    yield fast, "rms_norm", lean_norm
+    yield fast, "rope", lambda x, dims, **how: tables.rotated(x, dims, rope, **how)
+    yield (
+        fast,
+        "scaled_dot_product_attention",
+        lambda q, k, v, **how: tables.attended(q, k, v, attend, **how),
+    )
+
+
+def _of_swiglu(model: nn.Module, gradient: bool) -> Iterator[Change]:
+    """In the modules of the model's layers, each of which has imported it for itself."""
+
+    def lean_swiglu(by: mx.array, x: mx.array) -> mx.array:
+        if not _all_fp32(by, x):
+            own: mx.array = nn.silu(by) * x
+            return own
+        return swiglu(by, x) if gradient else gate(by, x)[0]
+
+    for name in {type(layer).__module__ for layer in model.modules()}:
+        if getattr(sys.modules[name], "swiglu", None) is activations.swiglu:
+            yield sys.modules[name], "swiglu", lean_swiglu
+
+
+def _all_fp32(*arrays: mx.array) -> bool:
+    return all(array.dtype == mx.float32 for array in arrays)
+
+
+class Tables:
+    """Cosines, sines and masks, made for the first layer and taken again by the others."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, tuple[Any, Any]] = {}
+
+    def _once(self, key: Any, alive: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once; `alive` holds the arrays whose identity is in the key."""
+        if key not in self._kept:
+            if len(self._kept) == KEPT_TABLES:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = make(), alive
+        return self._kept[key][0]
+
+    def rotated(
+        self,
+        x: mx.array,
+        dims: int,
+        other: Any,
+        *,
+        traditional: bool,
+        base: float | None,
+        scale: float,
+        offset: Any,
+        freqs: mx.array | None = None,
+    ) -> mx.array:
+        """`mx.fast.rope`: the halves of each head (or every two numbers) turned by its position."""
+        if dims != x.shape[-1] or x.ndim != 4 or not _all_fp32(x):
+            own: mx.array = other(
+                x, dims, traditional=traditional, base=base, scale=scale, offset=offset, freqs=freqs
+            )
+            return own
+        at = ("at", offset) if isinstance(offset, int) else ("array", id(offset))
+        length = x.shape[2]
+        key = (dims, traditional, base, scale, id(freqs), at, length)
+
+        def make() -> Any:
+            cosines, sines = angles(dims, traditional, base, scale, offset, length, freqs)
+            swapped = swap(dims, traditional)
+            if cosines.size == dims:  # one position for all rows: a single matrix
+                return mx.eye(dims) * cosines.reshape(-1) + swapped * sines.reshape(-1), None, None
+            return cosines, sines, swapped
+
+        cosines, sines, swapped = self._once(key, (offset, freqs), make)
+        turned: Any = x @ cosines if sines is None else rotate(x, cosines, sines, swapped)
+        return turned  # type: ignore[no-any-return]
+
+    def attended(
+        self, q: mx.array, k: mx.array, v: mx.array, other: Any, *, scale: float, **how: Any
+    ) -> mx.array:
+        """`mx.fast.scaled_dot_product_attention`."""
+        mask = how.pop("mask", None)
+        if any(value is not None for value in how.values()) or not _all_fp32(q, k, v):
+            own: mx.array = other(q, k, v, scale=scale, mask=mask, **how)
+            return own
+        T, S = q.shape[2], k.shape[2]
+        if isinstance(mask, str):
+            mask = self._once(("causal", T, S), None, lambda: causal(T, S))
+        elif mask is not None:
+            mask = self._once(("mask", id(mask)), mask, lambda: as_sum(mask))
+        return attention(q, k, v, scale, mask)
