@@ -112,7 +112,8 @@ class MLXGRPOConfig:
     dataset: str = _f(
         "openai/gsm8k",
         "data",
-        "hub repository, .jsonl or .parquet file, builtin/arithmetic or builtin/counting",
+        "hub repository, .jsonl or .parquet file, folder of the library datasets, "
+        "builtin/arithmetic or builtin/counting",
     )
     dataset_config: str = _f(
         "", "data", "configuration of a hub data set; empty: main for gsm8k, else its default"
@@ -128,8 +129,13 @@ class MLXGRPOConfig:
         "held-out rows to evaluate on: those that a sweep selects by, or those it never sees",
         choices=("test", "confirm"),
     )
-    prompt_key: str = _f("question", "data", "column of the prompt: text or chat messages")
-    answer_key: str = _f("answer", "data", "column of the reference answer")
+    prompt_key: str = _f(
+        "question", "data", "column of the prompt: text or chat messages; a.b is a nested one"
+    )
+    answer_key: str = _f("answer", "data", "column of the reference answer; a.b is a nested one")
+    system_key: str = _f(
+        "", "data", "column of a row's own system message; empty: system_prompt for all"
+    )
     system_prompt: str = _f(SYSTEM_PROMPT, "data", "system message; empty: none")
     assistant_prefix: str = _f(
         "<reasoning>", "data", "start of every answer, in training, evaluation and reward text"

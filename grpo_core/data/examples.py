@@ -4,7 +4,8 @@ Judges columns by the two keys of the configuration. All rows are looked at befo
 said, so that one message names the faults of a whole file.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ from grpo_core.errors import DataError
 Message = dict[str, Any]
 
 FAULTS_SHOWN = 5
+_NOWHERE = object()
+# Where data sets keep a system message.
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 # Whose turn it may be before the model's; a system message alone asks nothing.
 LAST_ROLES = ("user", "tool")
 
@@ -26,7 +30,7 @@ class Example:
 
     `index` counts the rows of its source from 0; `line` names the row in messages
     (`train.jsonl:17`); `answer` is the reference answer without GSM8K's working; `row` holds every
-    column.
+    column; `system` is the row's own system message, or empty.
     """
 
     index: int
@@ -34,23 +38,55 @@ class Example:
     answer: str
     row: Row
     line: str
+    system: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Which columns hold what; `system` may be empty. A dot leads into a nested column."""
+
+    prompt: str
+    answer: str
+    system: str = ""
 
 
 class _Fault(Exception):
     """What is wrong with one row."""
 
 
-def to_examples(source: Source, prompt_key: str, answer_key: str) -> list[Example]:
+def to_examples(source: Source, keys: Keys) -> list[Example]:
     """Every row of a source as an example; DataError with the faults of all rows."""
     examples, faults = [], []
     for index, entry in enumerate(source.entries):
         try:
-            examples.append(_example(index, entry, prompt_key, answer_key))
+            examples.append(_example(index, entry, keys))
         except _Fault as fault:
             faults.append((entry.line, str(fault)))
     if faults:
         raise DataError(_fault_report(source, faults))
     return examples
+
+
+def row_notes(examples: Sequence[Example], keys: Keys) -> list[str]:
+    """Lines about rows that are legal, and perhaps not what was meant."""
+    notes = []
+    plain = sum("####" not in str(_find(example.row, keys.answer)) for example in examples)
+    if 0 < plain < len(examples):
+        notes.append(
+            f"{plain} of {len(examples)} answers have no ####, unlike the others: their whole text "
+            "is the reference answer"
+        )
+    texts = (_find(example.row, keys.prompt) for example in examples)
+    as_json = sum(isinstance(text, str) and _messages_in(text) is not None for text in texts)
+    if as_json:
+        notes.append(f"{as_json} prompts are chat messages written as JSON, and are read as such")
+    unread = next((name for name in SYSTEM_COLUMNS if name in examples[0].row), "")
+    if unread and not keys.system and unread not in (keys.prompt, keys.answer):
+        notes.append(
+            f"the column {unread!r} goes to rewards only; system_key = {unread!r} makes it each "
+            "row's system message, in place of system_prompt"
+        )
+    return notes
 
 
 def _fault_report(source: Source, faults: list[tuple[str, str]]) -> str:
@@ -64,30 +100,80 @@ def _fault_report(source: Source, faults: list[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def _example(index: int, entry: Entry, prompt_key: str, answer_key: str) -> Example:
+def _example(index: int, entry: Entry, keys: Keys) -> Example:
     row = entry.row
     if isinstance(row, str):
         raise _Fault(row)
-    prompt = _prompt(_column(row, prompt_key, "prompt_key"), prompt_key)
-    answer = _answer(_column(row, answer_key, "answer_key"), answer_key)
-    return Example(index, prompt, answer, row, entry.line)
+    prompt = _prompt(_column(row, keys.prompt, "prompt_key"), keys.prompt)
+    answer = _answer(_column(row, keys.answer, "answer_key"), keys.answer)
+    system = _system(_column(row, keys.system, "system_key"), keys.system) if keys.system else ""
+    return Example(index, prompt, answer, row, entry.line, system)
 
 
 def _column(row: Row, key: str, field: str) -> Any:
+    found = _find(row, key)
+    if found is not _NOWHERE:
+        return found
+    names = list(_column_names(row))
+    there = f"columns are {', '.join(names)}" if names else "the row has no columns"
+    near = did_you_mean(key, names)
+    raise _Fault(f"no column {key!r}; {there}; {field} names the column to use{near}")
+
+
+def _find(row: Row, key: str) -> Any:
+    """The column of that name, else what the path `a.b.0` leads to, else _NOWHERE."""
     if key in row:
         return row[key]
-    there = f"columns are {', '.join(row)}" if row else "the row has no columns"
-    near = did_you_mean(key, row)
-    raise _Fault(f"no column {key!r}; {there}; {field} names the column to use{near}")
+    value: Any = row
+    for part in key.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return _NOWHERE
+    return value
+
+
+def _column_names(row: Row) -> Iterator[str]:
+    """Every column, a nested one by the paths into it."""
+    for name, value in row.items():
+        if isinstance(value, Mapping) and value:
+            yield from (f"{name}.{inner}" for inner in _column_names(value))
+        else:
+            yield name
+
+
+def _system(value: Any, key: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise _Fault(f"column {key!r} is of type {type(value).__name__}, not a text")
+    return (value or "").strip() and _text(value, f"column {key!r}")
 
 
 def _prompt(value: Any, key: str) -> str | list[Message]:
     if isinstance(value, str):
-        return _text(value, f"column {key!r}")
+        messages = _messages_in(value)
+        return _text(value, f"column {key!r}") if messages is None else _messages(messages, key)
     if isinstance(value, list):
         return _messages(value, key)
     kind = "empty (null)" if value is None else f"of type {type(value).__name__}"
     raise _Fault(f"column {key!r} is {kind}, neither text nor a list of chat messages")
+
+
+def _messages_in(text: str) -> list[Any] | None:
+    """The chat messages that a text holds as JSON; None for any other text."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_chat = isinstance(value, list) and value and all(map(_looks_like_message, value))
+    return value if is_chat else None
+
+
+def _looks_like_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"role", "content"} <= value.keys()
 
 
 def _messages(value: list[Any], key: str) -> list[Message]:

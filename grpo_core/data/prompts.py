@@ -58,7 +58,7 @@ def make_prompts(examples: Sequence[Example], cfg: MLXGRPOConfig, tokenizer: Any
 
 
 def _render(examples: Sequence[Example], cfg: MLXGRPOConfig, tokenizer: Any) -> list[str]:
-    chats = [_conversation(example, cfg.system_prompt) for example in examples]
+    chats = [conversation(example, cfg.system_prompt) for example in examples]
     if not tokenizer.has_chat_template:
         return [_plain_text(chat, tokenizer) for chat in chats]
     options: dict[str, Any] = dict(cfg.chat_template_kwargs)
@@ -101,13 +101,16 @@ def _one(
     return text
 
 
-def _conversation(example: Example, system_prompt: str) -> list[Message]:
-    """The example's messages, after the system prompt unless it brings a system message."""
-    prompt = example.prompt
+def conversation(example: Example, system_prompt: str) -> list[Message]:
+    """The example's messages, after its own or else this system prompt.
+
+    Not where a system message is among them.
+    """
+    prompt, system = example.prompt, example.system or system_prompt
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    if not system_prompt or any(message["role"] == "system" for message in messages):
+    if not system or any(message["role"] == "system" for message in messages):
         return messages
-    return [{"role": "system", "content": system_prompt}, *messages]
+    return [{"role": "system", "content": system}, *messages]
 
 
 def _plain_text(messages: Sequence[Message], tokenizer: Any) -> str:

@@ -1,4 +1,4 @@
-"""Where rows come from: JSONL and Parquet files, hub repositories, the built-in tasks.
+"""Where rows come from: files, folders of `datasets`, hub repositories, the built-in tasks.
 
 Reads only; columns are checked in `examples.py`. A row that cannot be read stands in the list as
 its fault, so that all faults of a file are reported in one message. Each source imports what it
@@ -16,7 +16,8 @@ from grpo_core.config import did_you_mean, named_path, nearest_file
 from grpo_core.config.fields import DATA_FILES
 from grpo_core.data.arithmetic import arithmetic_rows
 from grpo_core.data.counting import counting_rows
-from grpo_core.errors import DataError, first_line
+from grpo_core.errors import DataError, first_line, message_of
+from grpo_core.run.incomplete import incomplete
 
 Row = Mapping[str, Any]
 
@@ -96,7 +97,12 @@ def _read_file(path: Path, name: str) -> Source:
         what = "is a folder, not a file" if path.is_dir() else "no such file"
         raise DataError(f"dataset {name}: {what}{_nearest_message(path)} (looked in {Path.cwd()})")
     read = _read_parquet if path.suffix.lower() == ".parquet" else _read_jsonl
-    return Source(name, read(path, name))
+    try:
+        if fault := incomplete(path):
+            raise DataError(f"{name} {fault}")
+        return Source(name, read(path, name))
+    except OSError as e:
+        raise DataError(f"{name}: cannot be read: {e.strerror}") from None
 
 
 def _nearest_message(path: Path) -> str:
@@ -107,16 +113,9 @@ def _nearest_message(path: Path) -> str:
     return f"; the nearest is {near}" if near else ""
 
 
-def _read_bytes(path: Path, name: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        raise DataError(f"{name}: cannot be read: {e.strerror}") from None
-
-
 def _read_jsonl(path: Path, name: str) -> list[Entry]:
     # Split at line feeds only: str.splitlines would also cut inside texts, at U+2028 and the like.
-    lines = _read_bytes(path, name).removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     return [
         Entry(f"{name}:{number}", _parse_line(line))
         for number, line in enumerate(lines, 1)
@@ -188,14 +187,36 @@ def _no_split(dataset: str, split: str, known: Iterable[str]) -> DataError:
 
 def _load_hub(dataset: str, config: str, split: str | None = None) -> Any:
     """What `datasets.load_dataset` gives: every split by name, or the one asked for."""
+    path = named_path(dataset)
+    _refuse_local(dataset, path)
     # Not at the top: see the opening of this file.
     import datasets
 
     try:
-        return datasets.load_dataset(dataset, config or _HUB_CONFIGS.get(dataset), split=split)
+        if _is_saved(path):
+            saved = datasets.load_from_disk(os.fspath(path))
+            # One that was saved by itself has no name of its own.
+            return saved if isinstance(saved, dict) else {"train": saved}
+        name = os.fspath(path) if path.is_dir() else dataset
+        return datasets.load_dataset(name, config or _HUB_CONFIGS.get(dataset), split=split)
     # The library lets through whatever its network, cache and file readers raise.
     except Exception as e:  # noqa: BLE001
         raise DataError(_hub_fault(dataset, e)) from None
+
+
+def _refuse_local(dataset: str, path: Path) -> None:
+    """DataError for what lies here, or can lie nowhere else: no network is asked for it."""
+    kinds = f"of local files, {' and '.join(DATA_FILES)} are read"
+    if path.is_file():
+        raise DataError(f"dataset {dataset}: {kinds}, not {path.suffix or 'one without a suffix'}")
+    names_path = dataset.startswith(("/", ".", "~")) or dataset.count("/") > 1
+    if names_path and not path.is_dir():
+        raise DataError(f"dataset {dataset}: no such file or folder (looked in {Path.cwd()})")
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether `save_to_disk` of the library `datasets` made that folder."""
+    return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def _hub_fault(dataset: str, error: Exception) -> str:
@@ -208,7 +229,7 @@ def _hub_fault(dataset: str, error: Exception) -> str:
             "check the name and the network (offline, only what was downloaded before can be had)"
         )
     return (
-        f"dataset {dataset}: cannot be loaded: {first_line(error).rstrip('. ')}; {hint}, "
+        f"dataset {dataset}: cannot be loaded: {message_of(error)}; {hint}, "
         'or name a local file, dataset = "path.jsonl"'
     )
 
@@ -217,7 +238,9 @@ def _from_hub(dataset: str, splits: Any, config: str, split: str) -> Source:
     name = f"{dataset}[{split}]"
     if split in splits:
         rows = splits[split]
-    elif set(split) & set("[+"):  # the library's own syntax, such as train[:1000]
+    elif set(split) & set("[+") and not _is_saved(
+        named_path(dataset)
+    ):  # the library's own syntax, such as train[:1000]
         rows = _load_hub(dataset, config, split)
     else:
         raise _no_split(dataset, split, splits)

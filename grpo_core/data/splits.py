@@ -9,11 +9,11 @@ sweep selects by, and `confirm`, which no selection sees.
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo_core.config import MLXGRPOConfig
-from grpo_core.data.examples import Example, to_examples
+from grpo_core.data.examples import Example, Keys, row_notes, to_examples
 from grpo_core.data.prompts import Prompt, make_prompts, template_notes
 from grpo_core.data.sources import Source, read_source, read_with_test
 from grpo_core.errors import DataError
@@ -139,11 +139,13 @@ class _Splits:
 
 def _read_splits(cfg: MLXGRPOConfig) -> _Splits:
     train_source, test_source = _read_sources(cfg)
-    train = _in_fixed_order(to_examples(train_source, cfg.prompt_key, cfg.answer_key))
+    keys = Keys(cfg.prompt_key, cfg.answer_key, cfg.system_key)
+    train = _in_fixed_order(to_examples(train_source, keys))
     if test_source is None:
-        return _hold_out(train, cfg.eval_samples)
-    test = _in_fixed_order(to_examples(test_source, cfg.prompt_key, cfg.answer_key))
-    return _divide(train, test)
+        splits = _hold_out(train, cfg.eval_samples)
+    else:
+        splits = _divide(train, _in_fixed_order(to_examples(test_source, keys)))
+    return replace(splits, notes=(*splits.notes, *row_notes(train, keys)))
 
 
 def _read_sources(cfg: MLXGRPOConfig) -> tuple[Source, Source | None]:

@@ -2,16 +2,16 @@
 
 import pytest
 
-from grpo_core.data.examples import to_examples
+from grpo_core.data.examples import Keys, row_notes, to_examples
 from grpo_core.data.sources import Entry, Source
 from grpo_core.errors import DataError
 
 GOOD = {"question": "q", "answer": "1"}
 
 
-def convert(*rows, prompt_key="question", answer_key="answer"):
+def convert(*rows, prompt_key="question", answer_key="answer", system_key=""):
     entries = [Entry(f"data.jsonl:{n}", row) for n, row in enumerate(rows, 1)]
-    return to_examples(Source("data.jsonl", entries), prompt_key, answer_key)
+    return to_examples(Source("data.jsonl", entries), Keys(prompt_key, answer_key, system_key))
 
 
 @pytest.mark.parametrize(
@@ -120,3 +120,61 @@ def test_five_rows_at_fault_are_named_and_the_others_counted():
         "data.jsonl:6: not valid JSON: x",
         "data.jsonl: and 3 more of 10 rows at fault",
     ]
+
+
+NESTED = {"extra": {"q": "a", "x.y": 1}, "turns": [{"value": "b"}], "c.d": "e", "answer": "1"}
+
+
+@pytest.mark.parametrize(("key", "text"), [("extra.q", "a"), ("turns.0.value", "b"), ("c.d", "e")])
+def test_a_dot_leads_into_a_nested_column(key, text):
+    """As verl's and OpenAI's data sets have them; a column with a dot in its name comes first."""
+    (example,) = convert(NESTED, prompt_key=key)
+    assert example.prompt == text
+
+
+def test_nested_columns_are_named_by_their_paths():
+    """In the message about one that there is not."""
+    with pytest.raises(DataError, match=r"columns are extra\.q, .*did you mean extra\.q\?"):
+        convert(NESTED, prompt_key="extra.qq")
+
+
+def test_json_text_of_messages_is_a_conversation():
+    """Data sets in CSV and SQL keep their conversations so; any other text stays a text."""
+    text = '[{"role": "user", "content": "a"}]'
+    (example,) = convert({"question": text, "answer": "1"})
+    assert example.prompt == [{"role": "user", "content": "a"}]
+    for plain in ("[1, 2]", "[", '[{"role": "user"}]', "[]"):
+        (example,) = convert({"question": plain, "answer": "1"})
+        assert example.prompt == plain
+
+
+def test_a_row_may_bring_its_own_system_message():
+    """By system_key; a row without one gets the system prompt of all."""
+    rows = [{**GOOD, "s": value} for value in ("Be brief.", None, " ")]
+    assert [example.system for example in convert(*rows, system_key="s")] == ["Be brief.", "", ""]
+    with pytest.raises(DataError, match="column 's' is of type int, not a text"):
+        convert({**GOOD, "s": 1}, system_key="s")
+    with pytest.raises(DataError, match="system_key names the column to use"):
+        convert(GOOD, system_key="s")
+
+
+def notes_of(*rows, system_key=""):
+    return row_notes(convert(*rows, system_key=system_key), Keys("question", "answer", system_key))
+
+
+def test_rows_that_are_unlike_the_others_are_counted():
+    """Of GSM8K's answers, one without its mark would be compared with all of its working."""
+    marked, plain = {"question": "q", "answer": "so #### 1"}, GOOD
+    assert notes_of(marked, marked) == []
+    assert notes_of(plain, plain) == []
+    [line] = notes_of(marked, plain, marked)
+    assert line.startswith("1 of 3 answers have no ####, unlike the others")
+
+
+def test_what_is_read_otherwise_or_not_at_all_is_told():
+    """Messages in JSON, and a column for system messages that nothing reads."""
+    [line] = notes_of({"question": '[{"role": "user", "content": "a"}]', "answer": "1"})
+    assert line == "1 prompts are chat messages written as JSON, and are read as such"
+    [line] = notes_of({**GOOD, "system": "Be brief."})
+    assert line.startswith("the column 'system' goes to rewards only; system_key = 'system' makes")
+    assert notes_of({**GOOD, "system": "Be brief."}, system_key="system") == []

@@ -196,3 +196,10 @@ def test_a_key_that_changes_nothing_is_told(template, kwargs, end):
 def test_a_key_that_changes_the_prompt_is_not_told():
     """It is what it is there for."""
     assert notes(READS, chat_template_kwargs={"short": False}) == []
+
+
+def test_a_row_with_its_own_system_message_gets_it():
+    """In place of the one of the configuration."""
+    example = Example(0, "q", "1", {}, "a.jsonl:1", "Be brief.")
+    [made] = make_prompts([example], MLXGRPOConfig(assistant_prefix=""), byte_tokenizer())
+    assert made.text == "[system]Be brief.\n[user]q\n[assistant]"

@@ -184,3 +184,57 @@ def test_a_repository_that_cannot_be_had_is_an_error(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=message):
         read_source(dataset.replace("REPOSITORY", repository), config, "train")
+
+
+def test_a_folder_that_was_saved_to_disk_is_read(tmp_path):
+    """One data set by itself is the split train; several have their names."""
+    import datasets
+
+    rows = datasets.Dataset.from_list(ROWS)
+    rows.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": rows, "test": rows.select([0])}).save_to_disk(
+        str(tmp_path / "two")
+    )
+    train, test = read_with_test(str(tmp_path / "one"), "", "train", "test")
+    assert ([e.row for e in train.entries], test) == (ROWS, None)
+    train, test = read_with_test(str(tmp_path / "two"), "", "train", "test")
+    assert test is not None
+    assert (len(train.entries), [e.row for e in test.entries]) == (3, ROWS[:1])
+    with pytest.raises(DataError, match=r"no split 'train\[:1\]'; splits are train"):
+        read_source(str(tmp_path / "one"), "", "train[:1]")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows", "./nowhere", "/no/where", "~/x", "a/b/c"])
+def test_what_can_only_lie_here_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, name):
+    """A network that does not answer costs minutes."""
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    for file in ("rows.csv", "rows"):
+        (tmp_path / file).write_text("question,answer\n")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(DataError, match=r"are read, not|no such file or folder \(looked in"):
+        read_source(name, "", "train")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_git_lfs_pointer_is_no_data(tmp_path, name):
+    """Said in place of what is wrong with it as JSON or Parquet."""
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid x\nsize 1\n")
+    with pytest.raises(DataError, match="is a Git LFS pointer, not the file itself; run `git lfs"):
+        read(tmp_path / name)
+
+
+def test_what_the_hub_says_after_its_first_line_is_kept(monkeypatch):
+    """The first one is a number; what is to be done stands in the others."""
+    import datasets
+
+    text = "401 Client Error. (Request ID: 1)\n\nCannot access gated repo.\nPlease log in.\nMore."
+
+    def refuse(*_, **__):
+        raise OSError(text)
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    words = r"401 Client Error\. \(Request ID: 1\); Cannot access gated repo; Please log in; check"
+    with pytest.raises(DataError, match=words):
+        read_source("owner/gated", "", "train")
