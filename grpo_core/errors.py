@@ -108,6 +108,11 @@ def message_of(error: BaseException, lines: int = 3) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message without its full stop; else its type's name."""
-    lines = (line.strip().rstrip(" .") for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
+    """The first line of an exception's message without its full stop; else its type's name.
+
+    With the second one where the first ends with a colon and says nothing by itself.
+    """
+    lines = [line.strip().rstrip(" .") for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

@@ -91,7 +91,9 @@ class MLXGRPOConfig:
         -1, "model", "blocks that get adapters, counted from the last; -1: all", min=-1
     )
     lora_keys: list[str] = _f(
-        [], "model", "layer names within a block that get adapters; empty: every linear layer"
+        [],
+        "model",
+        "layer names within a block that get adapters; empty: every linear layer but routers",
     )
     adapter_path: str = _f(
         "",

@@ -145,9 +145,11 @@ def _column_names(row: Row) -> Iterator[str]:
 
 
 def _system(value: Any, key: str) -> str:
-    if value is not None and not isinstance(value, str):
+    if value is None:
+        return ""
+    if not isinstance(value, str):
         raise _Fault(f"column {key!r} is of type {type(value).__name__}, not a text")
-    return (value or "").strip() and _text(value, f"column {key!r}")
+    return _text(value, f"column {key!r}") if value.strip() else ""
 
 
 def _prompt(value: Any, key: str) -> str | list[Message]:

@@ -7,6 +7,7 @@ LoRA 2106.09685, DoRA 2402.09353. `policy.py` loads the model that they are put 
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,19 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 
 from grpo_core.config.fields import MLXGRPOConfig
+from grpo_core.config.values import did_you_mean
 from grpo_core.errors import ModelError
 from grpo_core.model.random_keys import derive_key
 from grpo_core.model.trunk_head import Params
+
+LINEAR = (nn.Linear, nn.QuantizedLinear)
+EXPERTS = (SwitchLinear, QuantizedSwitchLinear)
+ADAPTABLE = (*LINEAR, *EXPERTS, nn.Embedding, nn.QuantizedEmbedding)
+"""What mlx-lm puts adapters around, beside layers with a `to_lora` of their own."""
 
 ADAPTER_WEIGHTS = "adapters.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -57,21 +65,72 @@ class Adapter:
     parameters: dict[str, Any]  # rank, scale, dropout, perhaps keys
 
 
-def _lora_parameters(cfg: MLXGRPOConfig) -> dict[str, Any]:
-    """mlx-lm's `lora_parameters`; without `keys` it takes every linear layer of a block."""
+def _lora_parameters(model: nn.Module, cfg: MLXGRPOConfig) -> dict[str, Any]:
+    """mlx-lm's `lora_parameters`; without `keys` it takes every linear layer of a block.
+
+    What chooses experts stays as it is unless it is named: with other experts the log-probs jump.
+    """
     parameters: dict[str, Any] = {
         "rank": cfg.lora_rank,
         "scale": cfg.lora_scale,
         "dropout": cfg.lora_dropout,
     }
     if cfg.lora_keys:
+        _must_be_there(model, cfg.lora_keys)
         parameters["keys"] = list(cfg.lora_keys)
+    elif routers := _routers(model):
+        parameters["keys"] = [key for key in _block_keys(model) if key not in routers]
     return parameters
+
+
+def _block_keys(model: nn.Module) -> list[str]:
+    """The layers within the model's blocks that can have adapters, as `lora_keys` names them."""
+    found = (
+        name
+        for block in model.layers
+        for name, module in block.named_modules()
+        if hasattr(module, "to_lora") or isinstance(module, ADAPTABLE)
+    )
+    return sorted(set(found))
+
+
+def _routers(model: nn.Module) -> set[str]:
+    """Linear layers beside experts that have as many outputs as there are experts."""
+    found = set()
+    for block in model.layers:
+        modules = dict(block.named_modules())
+        experts = {n: m.weight.shape[0] for n, m in modules.items() if isinstance(m, EXPERTS)}
+        for name, module in modules.items():
+            beside = f"{name.rpartition('.')[0]}."
+            counts = {count for key, count in experts.items() if key.startswith(beside)}
+            if isinstance(module, LINEAR) and module.weight.shape[0] in counts:
+                found.add(name)
+    return found
+
+
+def _must_be_there(model: nn.Module, keys: Sequence[str]) -> None:
+    """ModelError with what there is for each key that names no layer."""
+    there = _block_keys(model)
+    outside = {name for name, module in model.named_modules() if isinstance(module, ADAPTABLE)}
+    unknown = [key for key in keys if key not in there and key not in outside]
+    if unknown:
+        raise ModelError(
+            f"lora_keys: {', '.join(map(repr, unknown))}: no such layer in the model's blocks; "
+            f"there are {', '.join(there)}{_hint(unknown[0], there)}"
+        )
+
+
+def _hint(key: str, there: Sequence[str]) -> str:
+    """What was meant: PEFT names layers by their last part, and all of them by `all-linear`."""
+    if key == "all-linear":
+        return "; leave lora_keys empty for every linear layer"
+    ends = [name for name in there if name.endswith(f".{key}")]
+    return f"; did you mean {' and '.join(ends)}?" if ends else did_you_mean(key, there)
 
 
 def add_adapters(model: nn.Module, cfg: MLXGRPOConfig) -> Adapter:
     """New adapters, drawn by keys from the seed: the same whatever ran before. In place."""
-    adapter = Adapter(cfg.lora_layers, _lora_parameters(cfg))
+    adapter = Adapter(cfg.lora_layers, _lora_parameters(model, cfg))
     _convert(model, adapter, cfg.train_type)
     for name, module in adapter_modules(model):
         module.lora_a = _first_lora_a(module.lora_a, name, cfg.seed)

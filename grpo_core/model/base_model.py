@@ -17,8 +17,10 @@ from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS, load_config, load_model, load_t
 
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.config.values import did_you_mean, named_path
-from grpo_core.errors import ModelError, first_line
+from grpo_core.errors import ModelError, first_line, message_of
 from grpo_core.model import smollm2, tiny
+from grpo_core.run.atomic import read_json
+from grpo_core.run.incomplete import incomplete
 
 BUILTINS = {tiny.MODEL_NAME: tiny.model_path, smollm2.MODEL_NAME: smollm2.model_path}
 """Models that are named `builtin/...`, and what gives their folder."""
@@ -63,7 +65,7 @@ def _from_hub(name: str, revision: str, weights: bool) -> Path:
         # huggingface_hub's own errors are all of these two kinds.
         raise ModelError(
             f"model_name = {name!r}: no such folder, and not to be had from the hub: "
-            + first_line(error)
+            + message_of(error)
         ) from error
     return Path(folder)
 
@@ -84,6 +86,21 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _must_be_model(path: Path) -> None:
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: no config.json; is this a model folder?")
+    for file in sorted(file for p in DEFAULT_ALLOW_PATTERNS for file in path.glob(p)):
+        if file.is_file() and (fault := incomplete(file)):
+            raise ModelError(f"{file} {fault}")
+
+
+def _must_have_weights(path: Path) -> None:
+    """ModelError where files are not there that the index of the weights names."""
+    index = read_json(path / "model.safetensors.index.json") or {}
+    named = {str(name) for name in index.get("weight_map", {}).values()}
+    missing = sorted(name for name in named if not (path / name).is_file())
+    if missing:
+        raise ModelError(
+            f"{path}: {len(missing)} of {len(named)} files of weights are not there, such as "
+            f"{missing[0]}; download the model again"
+        )
 
 
 def _torn_config(path: Path, error: json.JSONDecodeError) -> ModelError:
@@ -96,6 +113,7 @@ def _torn_config(path: Path, error: json.JSONDecodeError) -> ModelError:
 def load_base(path: Path, cfg: MLXGRPOConfig) -> tuple[nn.Module, dict[str, Any]]:
     """The model in that folder, its weights not evaluated, and its config.json; ModelError."""
     _must_be_model(path)
+    _must_have_weights(path)
     try:
         model, config = load_model(path, lazy=True, trust_remote_code=cfg.trust_remote_code)
     except json.JSONDecodeError as error:

@@ -15,6 +15,7 @@ from grpo_core.errors import ModelError
 from grpo_core.model import tiny
 from grpo_core.model.adapters import KeyedDropout
 from grpo_core.model.policy import load_policy
+from tests.zoo import zoo_folder
 
 IDS = mx.array([[5, 40, 7, 99, 12, 3]])
 
@@ -57,8 +58,35 @@ def test_lora_layers_and_keys_choose_what_learns():
     last = tiny_config()["num_hidden_layers"] - 1
     stem = f"model.layers.{last}.self_attn.q_proj"
     assert set(names) == {f"{stem}.lora_a", f"{stem}.lora_b"}
-    with pytest.raises(ModelError, match="lora_keys"):
-        load_policy(config(lora_keys=["self_attn.no_such"]))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (
+            ["q_proj"],
+            r"'q_proj': .* there are mlp\.down_proj, .*; did you mean self_attn\.q_proj\?$",
+        ),
+        (["self_attn.q_proj", "mlp.up"], r"'mlp\.up': .*; did you mean mlp\.up_proj\?$"),
+        (["all-linear"], "; leave lora_keys empty for every linear layer$"),
+    ],
+)
+def test_a_key_that_names_no_layer_is_refused(keys, words):
+    """Also beside one that does; with what there is, and what PEFT's words are here."""
+    with pytest.raises(ModelError, match=rf"lora_keys: .*{words}"):
+        load_policy(config(lora_keys=keys))
+
+
+def test_what_chooses_experts_gets_adapters_only_by_name(tmp_path):
+    """Without lora_keys all but routers; mlx-lm loads the adapters again."""
+    model = str(zoo_folder("qwen3_moe", tmp_path / "moe"))
+    lengths = {"max_prompt_length": 8, "max_new_tokens": 8}
+    names = load_policy(config(model_name=model, **lengths)).trainable()
+    layers = {name.removeprefix("model.layers.0.").rpartition(".")[0] for name in names}
+    assert "mlp.switch_mlp.up_proj" in layers and "self_attn.q_proj" in layers
+    assert "mlp.gate" not in layers
+    by_name = load_policy(config(model_name=model, lora_keys=["mlp.gate"], **lengths)).trainable()
+    assert any("mlp.gate." in name for name in by_name)
 
 
 def tiny_config():

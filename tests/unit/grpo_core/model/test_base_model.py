@@ -1,6 +1,7 @@
 """The base model: found, loaded, quantised, or refused in one clear message."""
 
 import json
+import re
 import shutil
 
 import mlx.core as mx
@@ -13,6 +14,7 @@ from mlx_lm.utils import load_model
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.errors import ModelError
 from grpo_core.model import tiny
+from grpo_core.model.base_model import load_tokenizer_of
 from grpo_core.model.policy import load_policy
 
 IDS = mx.array([[5, 40, 7, 99, 12, 3]])
@@ -91,7 +93,7 @@ def spoiled(folder, spoil):
         (lambda f: (f / "config.json").write_text('{"a":\n nope}'), "line 2"),
         (lambda f: change(f, model_type="no_such"), "no_such"),
         (lambda f: (f / "model.safetensors").unlink(), "safetensors"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 40), "cannot load"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 40), "no whole header"),
         (lambda f: change(f, hidden_size=128), "shape"),
         (lambda f: change(f, model_file="own.py"), "trust_remote_code=true"),
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
@@ -119,3 +121,44 @@ def test_a_model_of_a_user_that_there_is_not_is_refused():
     """In one message, as any folder that is not there."""
     with pytest.raises(ModelError, match="model_name = '~nobody-here/x': no such folder"):
         load_policy(config(model_name="~nobody-here/x"))
+
+
+def with_files(folder, **files):
+    """A copy of the tiny model with other contents of some files."""
+    shutil.copytree(tiny.model_path(), folder)
+    for name, change in files.items():
+        file = folder / name.replace("__", ".")
+        file.write_bytes(change(file.read_bytes() if file.exists() else b""))
+    return folder
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+INDEX = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"model__safetensors": lambda _: POINTER}, "model.safetensors is a Git LFS pointer"),
+        ({"tokenizer__json": lambda _: POINTER}, "tokenizer.json is a Git LFS pointer"),
+        ({"model__safetensors": lambda data: data[:-9]}, "bytes; it is cut or broken, download it"),
+        ({"model__safetensors__index__json": lambda _: INDEX}, "1 of 1 files of weights are not"),
+    ],
+    ids=["pointer", "pointer for a tokenizer", "cut", "without a part"],
+)
+def test_a_folder_that_is_not_whole_is_refused_by_its_file(tmp_path, files, words):
+    """With the file and what to do, whatever the library that reads it says."""
+    with pytest.raises(ModelError, match=re.escape(words)):
+        load_policy(config(model_name=str(with_files(tmp_path / "model", **files))))
+
+
+def test_what_transformers_finds_wrong_is_told_with_its_second_line(tmp_path):
+    """The first one says only which field it was about."""
+    bad = {"num_attention_heads": "many"}
+    folder = with_files(
+        tmp_path / "model",
+        config__json=lambda data: json.dumps(json.loads(data) | bad).encode(),
+    )
+    words = "tokenizer cannot be loaded: Validation error for field 'num_attention_heads': TypeErr"
+    with pytest.raises(ModelError, match=words):
+        load_tokenizer_of(config(model_name=str(folder)))
