@@ -7,13 +7,17 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 
 import click
 
+from grpo_core.errors import ExitCode
+from orchestrator.cli.hours import hours_options
 from orchestrator.cli.output import console, say
-from orchestrator.errors import QueueBusy, UsageError
+from orchestrator.errors import NothingAffected, QueueBusy, UsageError
 from orchestrator.system.paths import home
 from orchestrator.views.live import worker_view
 from orchestrator.worker import notices, worker
-from orchestrator.worker.detach import spawn_detached
+from orchestrator.worker.detach import ask_to_stop, spawn_detached
 from orchestrator.worker.events import Event
+from orchestrator.worker.hours import Gate, Hours
+from orchestrator.worker.serving import ENV_SERVICE, worker_alive
 
 _EPILOG = """\b
 COMMAND runs without a shell, at most 30 s, with this in its environment:
@@ -50,6 +54,8 @@ for submit --start; set but empty, it is the same as --no-notify.
     help="Run this when a sweep is done or has its first failure; see below.",
 )
 @click.option("--no-notify", is_flag=True, help="Send no notice, on the desktop neither.")
+@hours_options
+@click.option("--stop", is_flag=True, help="End the worker that runs, once it has checkpointed.")
 def work(
     until_empty: bool,
     detach: bool,
@@ -57,6 +63,8 @@ def work(
     prewarm: bool | None,
     notify: str | None,
     no_notify: bool,
+    hours: Hours,
+    stop: bool,
 ) -> int:
     """Train what is queued, one run after another, until stopped.
 
@@ -64,14 +72,21 @@ def work(
     Examples:
       grpo-sweep work --until-empty
       grpo-sweep work --detach --notify ./tell-me.sh
+      grpo-sweep work --detach --between 22:00-08:00 --on-power
+      grpo-sweep work --stop
       grpo-sweep work --notify 'sh -c "curl -d \\"$GRPO_SWEEP_TEXT\\" ntfy.sh/my-topic"'
 
     Ctrl-C checkpoints the running run and puts it back into the queue; a second one does not wait
     for the checkpoint. A trainer that a dead worker left behind is taken over.
+
+    With --between, --on-power or --when-idle a run that trains outside of them is checkpointed and
+    put back, and the worker waits.
     """
+    if stop:
+        return _stop()
     _settle_notice(notify, no_notify)
     if detach:
-        pid = spawn_detached(until_empty=until_empty, frozen=frozen, prewarm=prewarm)
+        pid = spawn_detached(until_empty=until_empty, frozen=frozen, prewarm=prewarm, hours=hours)
         say(f"started a worker in the background (pid {pid}); what it says: {home().worker_log}")
         return 0
 
@@ -83,7 +98,26 @@ def work(
 
     # The view ends first: what is said about notices comes below it.
     with _notifier() as notice, worker_view(home(), console(stderr=True)) as listen:
-        return worker.work(until_empty=until_empty, on_event=heard, frozen=frozen, prewarm=prewarm)
+        code = worker.work(
+            until_empty=until_empty,
+            on_event=heard,
+            frozen=frozen,
+            prewarm=prewarm,
+            gate=Gate(hours),
+        )
+    # A service that was asked to stop has not failed: it must not be started again.
+    return 0 if code == ExitCode.INTERRUPTED and os.environ.get(ENV_SERVICE) else code
+
+
+def _stop() -> int:
+    """Let the worker checkpoint and end; Ctrl-C leaves it to do so by itself."""
+    pid = worker_alive()
+    if pid is None:
+        raise NothingAffected("no worker runs")
+    say(f"the worker (pid {pid}) checkpoints and ends")
+    ask_to_stop(pid)
+    say("the worker has ended; what it trained is queued again")
+    return 0
 
 
 def _settle_notice(command: str | None, off: bool) -> None:

@@ -1,6 +1,7 @@
-"""Starts a worker in the background, and waits until it serves the queue."""
+"""Starts a worker in the background until it serves the queue, and asks one to stop."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,9 +11,11 @@ from orchestrator.system import paths
 from orchestrator.system.locks import is_held
 from orchestrator.system.paths import Home
 from orchestrator.worker.attempt_log import read_tail
+from orchestrator.worker.hours import Hours
 from orchestrator.worker.serving import busy_text, holder_pid
 
 _DETACH_WAIT_S = 20.0
+_STOP_POLL_S = 0.1
 
 
 def spawn_detached(
@@ -21,6 +24,7 @@ def spawn_detached(
     until_empty: bool = False,
     frozen: bool = False,
     prewarm: bool | None = None,
+    hours: Hours | None = None,
 ) -> int:
     """Start a worker that outlives this terminal; its pid, once it serves the queue.
 
@@ -30,10 +34,8 @@ def spawn_detached(
     home = (home or paths.home()).make()
     if is_held(home.worker_lock):
         raise WorkerBusy(busy_text(home))
-    words = [sys.executable, "-P", "-m", "orchestrator", "work"]
+    words = command(frozen=frozen, prewarm=prewarm, hours=hours)
     words += ["--until-empty"] if until_empty else []
-    words += ["--frozen"] if frozen else []
-    words += {None: [], True: ["--prewarm"], False: ["--no-prewarm"]}[prewarm]
     with open(home.worker_log, "ab") as log:
         process = subprocess.Popen(
             words,
@@ -48,6 +50,16 @@ def spawn_detached(
     return process.pid
 
 
+def command(
+    *, frozen: bool = False, prewarm: bool | None = None, hours: Hours | None = None
+) -> list[str]:
+    """The command of a worker that starts without a terminal."""
+    words = [sys.executable, "-P", "-m", "orchestrator", "work"]
+    words += ["--frozen"] if frozen else []
+    words += {None: [], True: ["--prewarm"], False: ["--no-prewarm"]}[prewarm]
+    return words + (hours or Hours()).words()
+
+
 def _await_worker(process: "subprocess.Popen[bytes]", home: Home) -> None:
     deadline = time.monotonic() + _DETACH_WAIT_S
     while time.monotonic() < deadline:
@@ -60,3 +72,22 @@ def _await_worker(process: "subprocess.Popen[bytes]", home: Home) -> None:
             raise SweepError(f"the worker ended at once: {''.join(tail)} (see {home.worker_log})")
         time.sleep(0.02)
     raise SweepError(f"the worker does not start; see {home.worker_log}")
+
+
+def ask_to_stop(pid: int, home: Home | None = None) -> None:
+    """Ask the worker with that pid to checkpoint and end, and wait until it has.
+
+    As long as it takes: a trainer that stalls is ended by its worker. Raises SweepError where it is
+    another user's.
+    """
+    home = home or paths.home()
+    try:
+        os.kill(pid, signal.SIGTERM)
+        # A suspended worker hears nothing.
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise SweepError(f"the worker (pid {pid}) belongs to another user") from None
+    while is_held(home.worker_lock) and holder_pid(home) == pid:
+        time.sleep(_STOP_POLL_S)

@@ -17,6 +17,7 @@ from orchestrator.system.paths import RunPaths
 from orchestrator.text import duration
 from orchestrator.worker.attempt_log import read_tail
 from orchestrator.worker.events import Event, EventKind, Listener
+from orchestrator.worker.hours import Gate
 from orchestrator.worker.patience import Patience
 from orchestrator.worker.silence import SilenceWatch
 from orchestrator.worker.stop_monitor import StopMonitor
@@ -44,12 +45,14 @@ class RunMonitor:
         patience: Patience,
         sweep_trained_s: float,
         from_start: bool,
+        gate: Gate,
     ) -> None:
         self._run = run
         self._attempt = attempt
         self._sweep = sweep
         self._store = store
         self._listen = listen
+        self._gate = gate
         self._reader = ProgressReader(run.folder)
         self._seen = Progress()
         self._lock_words = ""
@@ -79,6 +82,7 @@ class RunMonitor:
         waits = self._waits()
         self.trained.look(trains=not waits and not self._is_stopped())
         self._end_stalled(terminator, waits)
+        self._keep_hours(terminator)
         # Each by itself: one that finds the queue in others' hands must not keep the next back.
         for part in (self._obey, self._keep_limits, self._judge):
             with self._patience.skip():
@@ -135,6 +139,13 @@ class RunMonitor:
             self._seen = progress
             text = f"update {progress.update}"
             self._listen(Event(EventKind.PROGRESS, text, self._run, progress))
+
+    def _keep_hours(self, terminator: Terminator) -> None:
+        """Put the run back where the worker may train no longer."""
+        if terminator.asked is None and (closed := self._gate.closed()) is not None:
+            self.because = (f"waits {closed}", None)
+            self._listen(Event(EventKind.STOPPING, f"checkpoints and waits {closed}", self._run))
+            terminator.ask(StopRequest.STOP)
 
     def _end_stalled(self, terminator: Terminator, waits: bool) -> None:
         silent_s = self._silence.look(self._reader.longest_s, waits=waits)

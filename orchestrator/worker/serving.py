@@ -19,6 +19,9 @@ from orchestrator.system.locks import FileLock, is_held, try_lock
 from orchestrator.system.paths import Home
 from orchestrator.system.processes import is_stopped
 
+# In the environment of a worker that the system's service manager starts.
+ENV_SERVICE = "GRPO_SWEEP_SERVICE"
+
 # A command that asks "is it held?" holds the lock for an instant.
 _LOCK_WAIT_S = 1.0
 
@@ -49,19 +52,38 @@ def worker_alive(home: Home | None = None) -> int | None:
     return holder_pid(home) if is_held(home.worker_lock) else None
 
 
+class Serving:
+    """Held by the one worker; what its lock says of it is for people and for a status."""
+
+    def __init__(self, lock: FileLock) -> None:
+        self._lock = lock
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        self._waits: str | None = None
+        self._write()
+
+    def waits(self, why: str | None) -> bool:
+        """Say why nothing is trained now, None: it is; whether that is new."""
+        if why == self._waits:
+            return False
+        self._waits = why
+        self._write()
+        return True
+
+    def _write(self) -> None:
+        # A full disk is no reason not to serve.
+        with suppress(OSError):
+            self._lock.write(json.dumps({**self._holder, "waits": self._waits}))
+
+
 @contextmanager
-def serve_alone(home: Home) -> Iterator[FileLock]:
+def serve_alone(home: Home) -> Iterator[Serving]:
     """Be the one worker of the queue; WorkerBusy when another is."""
     lock = try_lock(home.worker_lock, _LOCK_WAIT_S)
     if lock is None:
         raise WorkerBusy(busy_text(home))
     with lock:
-        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-        # For people: a full disk is no reason not to serve.
-        with suppress(OSError):
-            lock.write(json.dumps(holder))
-        yield lock
+        yield Serving(lock)
 
 
 def holder_pid(home: Home) -> int | None:

@@ -145,7 +145,8 @@ def _stopped(end: Ending, code: int | None, name: str | None = None) -> Outcome:
         None: (Verdict.INTERRUPTED, "stopped"),
     }[end.asked]
     if end.because is not None and end.asked in (
-        *(StopRequest.RUNG, StopRequest.PRUNE, StopRequest.FAIL, StopRequest.STALL),
+        *(StopRequest.RUNG, StopRequest.PRUNE, StopRequest.FAIL),
+        *(StopRequest.STALL, StopRequest.STOP),
     ):
         return Outcome(verdict, end.because[0], end.because[1], code, name)
     return Outcome(verdict, words, _last_line(end), code, name)

@@ -39,6 +39,7 @@ from orchestrator.system.crashpoints import crashpoint
 from orchestrator.system.paths import Home, RunPaths
 from orchestrator.worker.attempt_log import note, read_tail
 from orchestrator.worker.events import Event, EventKind, Listener
+from orchestrator.worker.hours import Gate
 from orchestrator.worker.launcher import (
     TRAINER,
     Adopted,
@@ -51,7 +52,7 @@ from orchestrator.worker.launcher import (
 from orchestrator.worker.monitor import RunMonitor
 from orchestrator.worker.patience import TRY_S, Patience
 from orchestrator.worker.searching import promote_from_rungs, suggest_next
-from orchestrator.worker.serving import serve_alone
+from orchestrator.worker.serving import Serving, serve_alone
 from orchestrator.worker.standby import Standby, StandbySlot, affordable
 from orchestrator.worker.termination import Stops, Terminator, stop_signals
 from orchestrator.worker.verdict import Ending, judge
@@ -73,11 +74,13 @@ def work(
     trainer: Sequence[str] = TRAINER,
     frozen: bool = False,
     prewarm: bool | None = None,
+    gate: Gate | None = None,
 ) -> int:
     """Serve the queue until stopped, or until nothing is left that could run.
 
     With `frozen` a sweep is held where something has changed since its submit. With `prewarm` the
-    next trainer is prepared while one trains; None: where the machine has memory for it.
+    next trainer is prepared while one trains; None: where the machine has memory for it. While the
+    `gate` is closed nothing is trained.
 
     Returns 0, or 75 when a signal stopped it. Raises WorkerBusy when another worker serves this
     queue, and QueueError when the queue cannot be used.
@@ -86,11 +89,11 @@ def work(
     listen = on_event or (lambda event: None)
     with Store.open(home.db) as store, stop_signals() as stops, store.patience(TRY_S):
         prepares = affordable() if prewarm is None else prewarm
-        worker = _Worker(home, store, stops, listen, trainer, frozen, prepares)
+        worker = _Worker(home, store, stops, listen, trainer, frozen, prepares, gate)
         try:
             while True:
-                with serve_alone(home):
-                    worker.serve(until_empty)
+                with serve_alone(home) as serving:
+                    worker.serve(until_empty, serving)
                 # A sweep that came while we let go of the lock has seen that a worker is there.
                 if stops.count or not worker.has_work():
                     break
@@ -125,8 +128,10 @@ class _Worker:
         trainer: Sequence[str],
         frozen: bool = False,
         prepares: bool = False,
+        gate: Gate | None = None,
     ) -> None:
         self._frozen = frozen
+        self._gate = gate or Gate()
         self._slot = StandbySlot(home, trainer)
         self._prepares = prepares
         self._home = home
@@ -142,19 +147,24 @@ class _Worker:
         self._awake = Wakefulness(lambda text: self._report(EventKind.WAITING, text))
         self._patience = Patience(store, stops, lambda text: self._report(EventKind.WAITING, text))
 
-    def serve(self, until_empty: bool) -> None:
+    def serve(self, until_empty: bool, serving: Serving) -> None:
         """Train what is queued, one run after another."""
         try:
             self._reconcile()
-            self._serve(until_empty)
+            self._serve(until_empty, serving)
         finally:
             self._slot.clear()
             self._awake.release()
 
-    def _serve(self, until_empty: bool) -> None:
+    def _serve(self, until_empty: bool, serving: Serving) -> None:
         while not self._stops.count:
+            closed = self._gate.closed()
+            news = serving.waits(closed)
             try:
-                goes_on = self._serve_next(until_empty)
+                if closed is None:
+                    goes_on = self._serve_next(until_empty)
+                else:
+                    goes_on = self._hold_off(closed if news else None, until_empty)
             except QueueBusy as e:
                 self._patience.wait(e)
                 continue
@@ -177,6 +187,17 @@ class _Worker:
         elif not suggested:
             self._slot.clear()
             self._idle()
+        return True
+
+    def _hold_off(self, news: str | None, until_empty: bool) -> bool:
+        """Let a moment pass while nothing may be trained; False where nothing is left anyway."""
+        if news is not None:
+            self._slot.clear()
+            self._awake.release()
+            self._report(EventKind.WAITING, f"waits {news}")
+        if until_empty and not self._has_work():
+            return False
+        time.sleep(_IDLE_S)
         return True
 
     def has_work(self) -> bool:
@@ -322,6 +343,7 @@ class _Worker:
         watch = RunMonitor(
             *(run, attempt, sweep, self._store, self._listen, self._patience, trained_s),
             from_start=isinstance(trainer, Launched),
+            gate=self._gate,
         )
         terminator = Terminator(
             trainer, self._stops, lambda text: self._report(EventKind.STOPPING, text, run)

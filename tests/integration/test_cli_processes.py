@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+from datetime import datetime
 
 from tests.cli_kit import slow, start
 from tests.queue_kit import DEADLINE_S, eventually, runs, states
@@ -54,6 +55,47 @@ def test_a_suspended_worker_is_shown_as_stopped(folder, say):
     eventually(lambda: f"worker runs (pid {working.pid})" in say("status")[1])
     working.send_signal(signal.SIGTERM)
     assert working.wait(DEADLINE_S) == 75
+
+
+def test_a_worker_is_stopped_politely(folder, say):
+    """`work --stop` returns once the run is checkpointed and back in the queue."""
+    assert say("work", "--stop")[0::2] == (3, "error: no worker runs\n")
+    say("submit", "lr.toml")
+    working = start("work", trainer=slow("update_s=0.1", "updates=1000"))
+    eventually(lambda: states()[0] == "running" and (runs()[0].folder / "checkpoint-1").exists())
+    # A suspended one hears it too.
+    working.send_signal(signal.SIGSTOP)
+    code, _, err = say("work", "--stop")
+    assert code == 0
+    assert f"the worker (pid {working.pid}) checkpoints and ends" in err
+    assert states() == ["queued"] * 4
+    assert working.wait(DEADLINE_S) == 75
+
+
+def test_a_worker_of_a_service_that_was_stopped_has_not_failed(folder, say, monkeypatch):
+    """Or its service manager would start it again."""
+    monkeypatch.setenv("GRPO_SWEEP_SERVICE", "1")
+    say("submit", "lr.toml")
+    working = start("work", trainer=slow("update_s=60"))
+    eventually(lambda: states()[0] == "running")
+    assert say("work", "--stop")[0] == 0
+    assert working.wait(DEADLINE_S) == 0
+
+
+def test_a_worker_waits_for_its_hours(folder, say):
+    """`work --between`: the status says why it trains nothing, and until when."""
+    say("submit", "lr.toml")
+    hour = (datetime.now().hour + 3) % 24
+    window = f"{hour:02}:00-{(hour + 1) % 24:02}:00"
+    working = start("work", "--between", window, trainer=slow())
+    until = f"until {hour:02}:00 (--between {window})"
+    eventually(lambda: json.loads(say("status", "--json")[1])["worker"]["waits"] == until)
+    assert f"worker waits (pid {working.pid}): {until}" in say("status")[1]
+    assert states() == ["queued"] * 4
+    assert say("work", "--stop")[0] == 0
+    code, _, err = say("work", "--between", "22-8")
+    assert code == 2
+    assert "--between 22-8: must be two times of day, such as 22:00-08:00" in err
 
 
 def test_a_second_worker_is_refused(folder, say):

@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,8 @@ from orchestrator.system.paths import home
 from orchestrator.worker import termination
 from orchestrator.worker import worker as worker_module
 from orchestrator.worker.detach import spawn_detached
-from orchestrator.worker.serving import worker_alive
+from orchestrator.worker.hours import Gate, Hours, Senses, Window
+from orchestrator.worker.serving import serving_worker, worker_alive
 from orchestrator.worker.worker import tidy, work
 from tests.queue_kit import (
     FAKE,
@@ -304,6 +306,37 @@ def test_run_past_its_time_fails(tmp_path, start):
     assert states() == ["failed", "completed"]
     assert attempts()[0].outcome == "timeout"
     assert "limits.run_wall" in runs()[0].reason
+
+
+def test_worker_trains_within_its_hours_only(tmp_path):
+    """Outside of them a run is checkpointed and put back; it goes on when they come again."""
+    noon, night = datetime(2026, 1, 10, 12), datetime(2026, 1, 10, 23)
+    now = [noon]
+    gate = Gate(Hours(between=Window.parse("22:00-08:00")), Senses(now=lambda: now[0]))
+    submit(tmp_path, planned("a", updates=8, update_s=0.3), planned("b"))
+    seen = []
+
+    def listen(event):
+        seen.append(str(event.kind))
+        if event.kind == "waiting":
+            seen.append((event.text, serving_worker().waits, states()[0]))
+            now[0] = night
+        elif event.kind == "progress" and "stopping" not in seen:
+            now[0] = noon
+
+    assert worker_module.work(
+        until_empty=True, trainer=FAKE, prewarm=False, on_event=listen, gate=gate
+    ) == 0  # fmt: skip
+    until = "until 22:00 (--between 22:00-08:00)"
+    assert [row for row in seen if isinstance(row, tuple)] == [
+        (f"waits {until}", until, "queued"),
+        (f"waits {until}", until, "queued"),
+    ]
+    first, second = attempts()
+    assert (first.outcome, first.exit_code, first.reason) == ("interrupted", 75, f"waits {until}")
+    assert second.outcome == "completed"
+    assert updates_logged(runs()[0]) == list(range(1, 9))
+    assert states() == ["completed", "completed"]
 
 
 def test_stalled_trainer_is_ended_and_tried_once_more(tmp_path, monkeypatch):
