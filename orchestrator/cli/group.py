@@ -15,6 +15,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "fork": ("follow_up", "Start a run from the checkpoint of another."),
         "run": ("run", "Train one run now, as mlx-grpo would."),
         "work": ("work", "Train what is queued, one run after another."),
+        "service": ("service", "Start the worker at login, and again after a crash."),
     },
     "Look": {
         "status": ("status", "What runs, what waits, what is done."),
