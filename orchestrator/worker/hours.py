@@ -34,8 +34,8 @@ class Window:
         try:
             if found is None:
                 raise ValueError
-            hours = [int(word) for word in found.groups()]
-            start, end = TimeOfDay(*hours[:2]), TimeOfDay(*hours[2:])
+            first, minute, last, last_minute = map(int, found.groups())
+            start, end = TimeOfDay(first, minute), TimeOfDay(last, last_minute)
         except ValueError:
             raise UsageError(
                 f"--between {text}: must be two times of day, such as 22:00-08:00"
