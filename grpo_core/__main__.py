@@ -47,8 +47,8 @@ The file is --config, else ${ENV_CONFIG}, else {DEFAULT_CONFIG}. Each --set goes
 
 Exit codes: {ExitCode.COMPLETED} completed, {ExitCode.CONFIG} config, {ExitCode.DATA} data, \
 model or reward, {ExitCode.OUT_OF_MEMORY} out of memory, {ExitCode.GPU_FAULT} GPU fault,
-{ExitCode.DIVERGED} diverged, {ExitCode.DISK_FULL} disk full, {ExitCode.INTERRUPTED} interrupted \
-(the same command goes on).
+{ExitCode.DIVERGED} diverged, {ExitCode.DISK_FULL} disk full, {ExitCode.HUB_AWAY} hub away,
+{ExitCode.INTERRUPTED} interrupted (the same command goes on).
 
 Fields, each with its default:
 """

@@ -9,6 +9,7 @@
     |- GPUFault        5   watchdog or hang of the GPU
     |- Diverged        6   non-finite updates, or no learning signal for the whole window
     |- DiskFull        7   nothing more can be written
+    |- HubAway         8   the hub cannot be reached, and what it has is not here
     `- Interrupted    75   stopped from outside; the same command goes on
 
 What an error says: what, which value, where, and what to try.
@@ -29,6 +30,7 @@ class ExitCode(IntEnum):
     GPU_FAULT = 5
     DIVERGED = 6
     DISK_FULL = 7
+    HUB_AWAY = 8
     INTERRUPTED = 75
     KILLED = 137
     """A process of the trainer's got SIGKILL; the number is what shells make of that."""
@@ -90,6 +92,12 @@ class DiskFull(GRPOError):
     """No space left for the log, a checkpoint or the result."""
 
     exit_code = ExitCode.DISK_FULL
+
+
+class HubAway(GRPOError):
+    """The hub cannot be reached just now, and what is asked of it was not fetched before."""
+
+    exit_code = ExitCode.HUB_AWAY
 
 
 class Interrupted(GRPOError):

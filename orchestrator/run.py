@@ -58,6 +58,7 @@ class Verdict(StrEnum):
     CONFIG = "config"
     DATA = "data"
     DISK_FULL = "disk_full"
+    HUB_AWAY = "hub_away"
     TIMEOUT = "timeout"
     STALLED = "stalled"
     CRASH = "crash"
@@ -92,7 +93,7 @@ class HoldCode(StrEnum):
 # What `retry.on` may name: the same command may well succeed the next time.
 RETRYABLE = (
     *(Verdict.CRASH, Verdict.LOST, Verdict.STALLED),
-    *(Verdict.GPU_WATCHDOG, Verdict.GPU_RESET, Verdict.GPU_FAULT),
+    *(Verdict.GPU_WATCHDOG, Verdict.GPU_RESET, Verdict.GPU_FAULT, Verdict.HUB_AWAY),
 )
 
 

@@ -1,13 +1,23 @@
-"""Out of memory, GPU faults, a full disk: raw exceptions -> our tree of errors, with advice.
+"""Memory, GPU faults, a full disk, a hub that is away: raw exceptions -> our errors, with advice.
 
 Which texts mean what is in `protocol.py`. An exception that is not known is a bug, and stays what
 it is.
 """
 
 import errno
+import socket
+from collections.abc import Iterator
 
 from grpo_core.config import MLXGRPOConfig
-from grpo_core.errors import DiskFull, GPUFault, GRPOError, OutOfMemory
+from grpo_core.errors import (
+    DataError,
+    DiskFull,
+    GPUFault,
+    GRPOError,
+    HubAway,
+    ModelError,
+    OutOfMemory,
+)
 from grpo_core.run.protocol import MachineFault, machine_fault
 
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -21,7 +31,9 @@ def explain(error: BaseException, cfg: MLXGRPOConfig | None = None) -> GRPOError
     if isinstance(error, GRPOError):
         # A download or a cache that met a full disk: that is the news, wherever it happened.
         cause = error.__cause__
-        return explain(cause) if cause is not None and _is_disk(cause) else error
+        if cause is not None and _is_disk(cause):
+            return explain(cause)
+        return HubAway(str(error)) if _is_hub_away(error) else error
     if _is_disk(error):
         assert isinstance(error, OSError)
         where = f"{error.filename}: " if error.filename else ""
@@ -31,6 +43,40 @@ def explain(error: BaseException, cfg: MLXGRPOConfig | None = None) -> GRPOError
     if isinstance(error, RuntimeError | ValueError | OSError):
         return _by_text(error, cfg)
     return None
+
+
+def _is_hub_away(error: GRPOError) -> bool:
+    """Whether data or a model are missing because of the network, and may be had later.
+
+    Told by what the libraries had met when ours was raised: a connection that fails, a time-out, a
+    server with trouble. What the user has switched off (HF_HUB_OFFLINE) does not come back.
+    """
+    if not isinstance(error, DataError | ModelError):
+        return False
+    met = list(_met(error))
+    if any("OfflineModeIsEnabled" in f"{type(one).__name__} {one}" for one in met):
+        return False
+    return any(_is_network(one) for one in met)
+
+
+def _met(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions that led to this one, the latest first."""
+    seen: set[int] = set()
+    before = error.__cause__ or error.__context__
+    while before is not None and id(before) not in seen:
+        seen.add(id(before))
+        yield before
+        before = before.__cause__ or before.__context__
+
+
+def _is_network(error: BaseException) -> bool:
+    if isinstance(error, ConnectionError | socket.gaierror | TimeoutError):
+        return True
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(status, int):
+        return status == 429 or status >= 500
+    # The root of what httpx raises where no answer came; the hub's library may carry its own copy.
+    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 
 def _is_disk(error: BaseException | None) -> bool:

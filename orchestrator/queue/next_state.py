@@ -45,6 +45,8 @@ class Backoff:
 _BACKOFFS = {
     # It goes by the display, which a user leaves on for a while: by default half an hour.
     Verdict.GPU_WATCHDOG: Backoff(first_s=60.0, most_s=900.0, factor=3),
+    # By default for five hours: a night's network comes back, and other runs are trained meanwhile.
+    Verdict.HUB_AWAY: Backoff(first_s=30.0, most_s=900.0, factor=12),
     # Each costs a quarter of an hour.
     Verdict.STALLED: Backoff(most=2),
 }

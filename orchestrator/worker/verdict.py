@@ -21,6 +21,7 @@ _BY_EXIT_CODE: dict[int, Verdict] = {
     ExitCode.GPU_FAULT: Verdict.GPU_FAULT,
     ExitCode.DIVERGED: Verdict.DIVERGED,
     ExitCode.DISK_FULL: Verdict.DISK_FULL,
+    ExitCode.HUB_AWAY: Verdict.HUB_AWAY,
 }
 
 # The first that a line of the log shows.
@@ -51,6 +52,7 @@ _ADVICE = {
     Verdict.CONFIG: "the configuration was refused",
     Verdict.DATA: "data, model or reward cannot be used",
     Verdict.DISK_FULL: "the disk is full; free some space, then retry",
+    Verdict.HUB_AWAY: "the hub cannot be reached",
 }
 
 
@@ -175,7 +177,7 @@ def _reason(verdict: Verdict, end: Ending, fault: MachineFault | None = None) ->
         return "more GPU buffers at once than Metal allows (mlx #4464); a new process has none"
     advice = _ADVICE[verdict]
     reason = (end.result or {}).get("reason")
-    if verdict in (Verdict.DIVERGED, Verdict.CONFIG, Verdict.DATA) and reason:
+    if verdict in (Verdict.DIVERGED, Verdict.CONFIG, Verdict.DATA, Verdict.HUB_AWAY) and reason:
         return f"{advice}: {_short(str(reason))}"
     return advice
 

@@ -1,11 +1,21 @@
 """Raw errors of the device and the disk become ours, with what to do."""
 
 import errno
+import socket
+from types import SimpleNamespace
 
 import pytest
 
 from grpo_core.config import MLXGRPOConfig
-from grpo_core.errors import ConfigError, DiskFull, GPUFault, ModelError, OutOfMemory
+from grpo_core.errors import (
+    ConfigError,
+    DataError,
+    DiskFull,
+    GPUFault,
+    HubAway,
+    ModelError,
+    OutOfMemory,
+)
 from grpo_core.run.exceptions import can_shrink, explain
 
 # As MLX 0.32, Metal and the field's bug reports have them.
@@ -105,3 +115,47 @@ def test_too_many_buffers_are_cured_by_a_new_process():
     assert "goes on from its checkpoint" in words
     assert "mlx #4464" in words
     assert "num_generations" not in words
+
+
+def raised(ours, met, hidden):
+    """One of our errors as it is raised where another one is met, with `from None` or `from`."""
+    try:
+        try:
+            raise met
+        except type(met) as error:
+            raise ours from (None if hidden else error)
+    except (DataError, ModelError, ConfigError) as error:
+        return error
+
+
+class _Answer(Exception):
+    """As the hub's library raises an answer of the server."""
+
+    def __init__(self, status):
+        super().__init__(f"{status}")
+        self.response = SimpleNamespace(status_code=status)
+
+
+@pytest.mark.parametrize(
+    ("met", "away"),
+    [
+        (ConnectionError("Couldn't reach 'a/b' on the Hub (LocalEntryNotFoundError)"), True),
+        (ConnectionRefusedError(111, "Connection refused"), True),
+        (socket.gaierror(-2, "Name or service not known"), True),
+        (TimeoutError("timed out"), True),
+        (_Answer(503), True),
+        (_Answer(429), True),
+        (_Answer(404), False),
+        (_Answer(401), False),
+        (FileNotFoundError("no such file"), False),
+        (ConnectionError("Couldn't reach 'a/b' on the Hub (OfflineModeIsEnabled)"), False),
+    ],
+)
+@pytest.mark.parametrize("hidden", [True, False])
+@pytest.mark.parametrize("kind", [DataError, ModelError])
+def test_a_hub_that_is_away_is_not_wrong_data(met, away, hidden, kind):
+    """What the network did may be over in a minute; a wrong name stays wrong."""
+    error = explain(raised(kind("not to be had"), met, hidden))
+    assert type(error) is (HubAway if away else kind)
+    assert str(error) == "not to be had"
+    assert type(explain(raised(ConfigError("x"), met, hidden))) is ConfigError

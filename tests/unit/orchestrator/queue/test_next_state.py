@@ -103,6 +103,14 @@ def test_watchdog_is_tried_three_times_as_often(deaths, most, state):
     assert after("gpu_watchdog", deaths=deaths, retry=Retry(max=most)).state == state
 
 
+@pytest.mark.parametrize(("deaths", "seconds"), [(1, 30), (2, 60), (5, 480), (6, 900), (23, 900)])
+def test_a_hub_that_is_away_is_waited_for(deaths, seconds):
+    """Half a minute at first, a quarter of an hour at most; by default for about five hours."""
+    then = after("hub_away", deaths=deaths, retry=Retry())
+    assert (then.state, then.not_before) == ("queued", stamp(NOW, seconds))
+    assert after("hub_away", deaths=24, retry=Retry()).state == "failed"
+
+
 def test_stalled_run_is_tried_once_more():
     """Each try costs a quarter of an hour, whatever the spec allows for deaths."""
     assert after("stalled", deaths=1, retry=Retry(max=5)).state == "queued"
