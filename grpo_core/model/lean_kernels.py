@@ -20,6 +20,11 @@ def gate(by: mx.array, x: mx.array) -> tuple[mx.array, mx.array]:
     return by * sigmoid * x, sigmoid
 
 
+def plain_swiglu(by: mx.array, x: mx.array) -> mx.array:
+    """silu(by) * x where no gradient is taken."""
+    return by * x / (1 + mx.power(1 / math.e, by))
+
+
 _swiglu: Any = mx.custom_function(gate)
 
 
@@ -45,6 +50,17 @@ def norm(x: mx.array, weight: mx.array, eps: float) -> tuple[mx.array, mx.array]
     """`x` [..., D] over its root mean square, times `weight` [D]; and one over that root."""
     inverse = mx.rsqrt(mx.square(x).mean(axis=-1, keepdims=True) + eps)
     return x * inverse * weight, inverse
+
+
+def widened(weight: mx.array) -> mx.array:
+    """`weight` [D] times the root of D, for `plain_norm`."""
+    return weight * math.sqrt(weight.size)
+
+
+def plain_norm(x: mx.array, wide_weight: mx.array, eps: float) -> mx.array:
+    """The first of `norm`'s two where no gradient is taken: by the sum of squares, not the mean."""
+    squares = mx.square(x).sum(axis=-1, keepdims=True)
+    return x * mx.rsqrt(squares + eps * x.shape[-1]) * wide_weight
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
@@ -101,6 +117,12 @@ def swap(dims: int, traditional: bool) -> mx.array:
     return rows[places][:, places]
 
 
+def turns(cosines: mx.array, sines: mx.array, swapped: mx.array) -> mx.array:
+    """A matrix for each position, [length, dims, dims], which turns a head as `rotate` does."""
+    dims = swapped.shape[0]
+    return mx.eye(dims) * cosines.reshape(-1, 1, dims) + swapped * sines.reshape(-1, 1, dims)
+
+
 @mx.custom_function
 def rotate(x: mx.array, cosines: mx.array, sines: mx.array, swapped: mx.array) -> mx.array:
     """`x` [..., dims] turned by angles whose cosines and sines these are."""
@@ -128,30 +150,33 @@ def as_sum(mask: mx.array) -> mx.array:
 
 
 def attention(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None
+    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None, hides: bool = False
 ) -> mx.array:
     """Softmax attention of `q` [B, H, T, D] to `k` and `v` [B, K, S, D], plus `mask` [..., T, S].
 
     H / K heads share their keys, and run as rows of one product. Unlike a softmax of its own, the
-    sum divides the values and not every share.
+    sum divides the values and not every share. A mask that only `hides` is 0 or -inf.
     """
     B, H, T, D = q.shape
     K = k.shape[1]
+    # Of a single query, which is decoded, the scale goes into the exponential for nothing.
+    late = scale if T == 1 and (mask is None or hides) else 1.0
+    q = q if late != 1 else q * scale
     if mask is not None:
         mask = _by_rows(mask, H // K, T)
 
     def attend(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         turned = k.swapaxes(-1, -2)
         scores = q @ turned if mask is None else mx.addmm(mask, q, turned)
-        odds = exp(scores - scores.max(axis=-1, keepdims=True))
+        odds = exp(scores - scores.max(axis=-1, keepdims=True), late)
         total = odds.sum(axis=-1, keepdims=True)
         return (odds @ v) / total, odds, total
 
     run: Any = attend
-    if T > 1:  # a single query is decoded, without a gradient
+    if T > 1:
         run = mx.custom_function(attend)
         run.vjp(_pull_attention)
-    out: mx.array = run((q * scale).reshape(B, K, H // K * T, D), k, v)[0]
+    out: mx.array = run(q.reshape(B, K, H // K * T, D), k, v)[0]
     return out.reshape(B, H, T, -1)
 
 

@@ -23,16 +23,21 @@ from grpo_core.model.lean_kernels import (
     as_sum,
     attention,
     causal,
-    gate,
-    norm,
+    plain_norm,
+    plain_swiglu,
     rms_norm,
     rotate,
     swap,
     swiglu,
+    turns,
+    widened,
 )
 
 # Tables that are kept: a model has one or two kinds of rotary embedding.
 KEPT_TABLES = 8
+
+# Positions whose tables are made at once.
+POSITIONS = 16
 
 Change = tuple[Any, str, Any]
 """What holds a name, the name, and what it stands for meanwhile."""
@@ -71,12 +76,17 @@ def _of_mlx(gradient: bool) -> Iterator[Change]:
     fast: Any = mx.fast
     rope, rms, attend = fast.rope, fast.rms_norm, fast.scaled_dot_product_attention
     tables = Tables()
+    wide: dict[int, tuple[mx.array, mx.array]] = {}
 
     def lean_norm(x: mx.array, weight: mx.array | None, eps: float, **more: Any) -> mx.array:
         if more or weight is None or not _all_fp32(x, weight):
             own: mx.array = rms(x, weight, eps, **more)
             return own
-        return rms_norm(x, weight, eps) if gradient else norm(x, weight, eps)[0]
+        if gradient:
+            return rms_norm(x, weight, eps)
+        if id(weight) not in wide:
+            wide[id(weight)] = widened(weight), weight  # kept alive, as its identity is the key
+        return plain_norm(x, wide[id(weight)][0], eps)
 
     yield fast, "rms_norm", lean_norm
     yield fast, "rope", lambda x, dims, **how: tables.rotated(x, dims, rope, **how)
@@ -94,7 +104,7 @@ def _of_swiglu(model: nn.Module, gradient: bool) -> Iterator[Change]:
         if not _all_fp32(by, x):
             own: mx.array = nn.silu(by) * x
             return own
-        return swiglu(by, x) if gradient else gate(by, x)[0]
+        return swiglu(by, x) if gradient else plain_swiglu(by, x)
 
     for name in {type(layer).__module__ for layer in model.modules()}:
         if getattr(sys.modules[name], "swiglu", None) is activations.swiglu:
@@ -113,11 +123,11 @@ class Tables:
 
     def _once(self, key: Any, alive: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once; `alive` holds the arrays whose identity is in the key."""
-        if key not in self._kept:
-            if len(self._kept) == KEPT_TABLES:
-                del self._kept[next(iter(self._kept))]
-            self._kept[key] = make(), alive
-        return self._kept[key][0]
+        found = self._kept.pop(key, None) or (make(), alive)
+        if len(self._kept) == KEPT_TABLES:
+            del self._kept[next(iter(self._kept))]  # that which has not been asked for the longest
+        self._kept[key] = found
+        return found[0]
 
     def rotated(
         self,
@@ -137,20 +147,23 @@ class Tables:
                 x, dims, traditional=traditional, base=base, scale=scale, offset=offset, freqs=freqs
             )
             return own
-        at = ("at", offset) if isinstance(offset, int) else ("array", id(offset))
         length = x.shape[2]
-        key = (dims, traditional, base, scale, id(freqs), at, length)
 
-        def make() -> Any:
-            cosines, sines = angles(dims, traditional, base, scale, offset, length, freqs)
-            swapped = swap(dims, traditional)
-            if cosines.size == dims:  # one position for all rows: a single matrix
-                return mx.eye(dims) * cosines.reshape(-1) + swapped * sines.reshape(-1), None, None
-            return cosines, sines, swapped
+        def table(first: Any, length: int) -> tuple[mx.array, mx.array, mx.array]:
+            both = angles(dims, traditional, base, scale, first, length, freqs)
+            return *both, swap(dims, traditional)
 
-        cosines, sines, swapped = self._once(key, (offset, freqs), make)
-        turned: Any = x @ cosines if sines is None else rotate(x, cosines, sines, swapped)
-        return turned  # type: ignore[no-any-return]
+        kind = (dims, traditional, base, scale, id(freqs))
+        if length == 1 and isinstance(offset, int):  # one position for all rows: a single matrix
+            first = offset - offset % POSITIONS
+            some = self._once((*kind, first), freqs, lambda: turns(*table(first, POSITIONS)))
+            turn = self._once((*kind, "at", offset), freqs, lambda: some[offset - first])
+            turned: mx.array = x @ turn
+            return turned
+        at = (offset,) if isinstance(offset, int) else ("array", id(offset))
+        parts = self._once((*kind, length, *at), (offset, freqs), lambda: table(offset, length))
+        all_turned: Any = rotate(x, *parts)
+        return all_turned  # type: ignore[no-any-return]
 
     def attended(
         self, q: mx.array, k: mx.array, v: mx.array, other: Any, *, scale: float, **how: Any
@@ -161,8 +174,9 @@ class Tables:
             own: mx.array = other(q, k, v, scale=scale, mask=mask, **how)
             return own
         T, S = q.shape[2], k.shape[2]
+        hides = isinstance(mask, str) or (mask is not None and mask.dtype == mx.bool_)
         if isinstance(mask, str):
             mask = self._once(("causal", T, S), None, lambda: causal(T, S))
         elif mask is not None:
             mask = self._once(("mask", id(mask)), mask, lambda: as_sum(mask))
-        return attention(q, k, v, scale, mask)
+        return attention(q, k, v, scale, mask, hides)

@@ -9,7 +9,14 @@ import pytest
 from mlx_lm.models import qwen2
 
 from grpo_core.model import cpu, joined_products, lean_operations
-from grpo_core.model.lean_kernels import attention, rms_norm, swiglu
+from grpo_core.model.lean_kernels import (
+    attention,
+    plain_norm,
+    plain_swiglu,
+    rms_norm,
+    swiglu,
+    widened,
+)
 from tests.toy import toy_policy
 
 ROPE, SOFTMAX_ATTENTION = mx.fast.rope, mx.fast.scaled_dot_product_attention
@@ -61,7 +68,8 @@ def test_swiglu_is_the_sigmoid_linear_unit():
     exact = np.array(gate, np.float64)
     with np.errstate(over="ignore"):
         expected = exact / (1 + np.exp(-exact)) * np.array(x, np.float64)
-    np.testing.assert_allclose(np.array(swiglu(gate, x)), expected, rtol=1e-5, atol=1e-30)
+    for found in (swiglu(gate, x), plain_swiglu(gate, x)):
+        np.testing.assert_allclose(np.array(found), expected, rtol=1e-5, atol=1e-30)
     assert_same_slopes(swiglu, lambda g, x: nn.silu(g) * x, [normal(3, 8), x[:, :8]])
 
 
@@ -70,9 +78,8 @@ def test_the_norm_divides_by_the_root_mean_square():
     x, weight = normal(2, 3, 16), normal(16, seed=1)
     exact = np.array(x, np.float64)
     root = np.sqrt((exact**2).mean(axis=-1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(
-        np.array(rms_norm(x, weight, 1e-5)), exact / root * np.array(weight), atol=1e-6
-    )
+    for found in (rms_norm(x, weight, 1e-5), plain_norm(x, widened(weight), 1e-5)):
+        np.testing.assert_allclose(np.array(found), exact / root * np.array(weight), atol=1e-6)
     assert_same_slopes(
         lambda x, w: rms_norm(x, w, 1e-5), lambda x, w: mx.fast.rms_norm(x, w, 1e-5), [x, weight]
     )
@@ -80,7 +87,7 @@ def test_the_norm_divides_by_the_root_mean_square():
 
 @pytest.mark.parametrize("traditional", [False, True])
 @pytest.mark.parametrize("length", [1, 5])
-@pytest.mark.parametrize("offset", [0, 7, [3, 90, 1]])
+@pytest.mark.parametrize("offset", [0, 7, 37, [3, 90, 1]])
 def test_heads_are_turned_as_by_mlx(traditional, length, offset, tables):
     """For one position, several, and one a row; both pairings; forward and backward."""
     how = {"traditional": traditional, "base": 10000.0, "scale": 1.0}
@@ -108,12 +115,12 @@ def test_heads_that_are_turned_in_part_are_mlxs_business(tables):
 
 
 def test_a_table_is_made_once_for_all_layers(tables, monkeypatch):
-    """And anew for the next position."""
+    """And for so many positions at once; anew for the next ones."""
     made = []
     angles = lean_operations.angles
     monkeypatch.setattr(lean_operations, "angles", lambda *a: (made.append(1), angles(*a))[1])
     how = {"traditional": False, "base": 10000.0, "scale": 1.0}
-    for offset in (4, 4, 4, 5):
+    for offset in (4, 4, 4, 5, lean_operations.POSITIONS):
         tables.rotated(normal(1, 2, 1, 8), 8, ROPE, offset=offset, **how)
     assert len(made) == 2
 
