@@ -8,6 +8,7 @@
     |- OutOfMemory     4   the device has no memory left
     |- GPUFault        5   watchdog or hang of the GPU
     |- Diverged        6   non-finite updates, or no learning signal for the whole window
+    |- FileFault       1   a file that may not be read or written, or a disk that fails
     |- DiskFull        7   nothing more can be written
     |- HubAway         8   the hub cannot be reached, and what it has is not here
     `- Interrupted    75   stopped from outside; the same command goes on
@@ -86,6 +87,10 @@ class Diverged(GRPOError):
     """Too many non-finite updates, or a window without any learning signal."""
 
     exit_code = ExitCode.DIVERGED
+
+
+class FileFault(GRPOError):
+    """A file of the run that cannot be read or written: permissions, or a disk that fails."""
 
 
 class DiskFull(GRPOError):

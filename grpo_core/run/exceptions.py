@@ -12,6 +12,7 @@ from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import (
     DataError,
     DiskFull,
+    FileFault,
     GPUFault,
     GRPOError,
     HubAway,
@@ -21,6 +22,7 @@ from grpo_core.errors import (
 from grpo_core.run.protocol import MachineFault, machine_fault
 
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FILE = frozenset({errno.EACCES, errno.EPERM, errno.EIO, errno.EROFS})
 
 # Said by the device's queue, not by the allocator.
 _QUEUE_TEXTS = ("erroroutofmemory", "command buffer execution failed")
@@ -38,6 +40,8 @@ def explain(error: BaseException, cfg: MLXGRPOConfig | None = None) -> GRPOError
         assert isinstance(error, OSError)
         where = f"{error.filename}: " if error.filename else ""
         return DiskFull(f"{where}{error.strerror}; free some space, then run the same command")
+    if isinstance(error, OSError) and error.errno in _FILE and error.filename:
+        return FileFault(f"{error.filename}: cannot be used: {error.strerror}")
     if isinstance(error, MemoryError):
         return OutOfMemory(_memory_message(str(error), cfg))
     if isinstance(error, RuntimeError | ValueError | OSError):

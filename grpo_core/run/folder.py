@@ -15,7 +15,7 @@ from typing import Any
 
 from grpo_core.config import FIELDS, MLXGRPOConfig, config_hash, named_path, resolved_dict
 from grpo_core.errors import ConfigError, Interrupted
-from grpo_core.run.atomic import put_back, read_json, write_json
+from grpo_core.run.atomic import put_back, read_json, read_whole_json, write_json
 from grpo_core.run.locks import Lock, acquire
 from grpo_core.run.logs import JsonLines
 from grpo_core.run.protocol import (
@@ -73,13 +73,26 @@ class RunFolder:
 
 
 def standing_of(path: Path, wanted_hash: str) -> Standing:
-    """What `path` is to the configuration with that hash; reads only."""
+    """What `path` is to the configuration with that hash; reads only.
+
+    ConfigError where that cannot be known: it may well be ours, and completed.
+    """
+    try:
+        return _standing(path, wanted_hash)
+    except OSError as e:
+        raise ConfigError(
+            f"output_dir = {str(path)!r}: {e.filename or path}: cannot be read: {e.strerror}; "
+            "nothing was changed: make it readable, or choose another folder"
+        ) from None
+
+
+def _standing(path: Path, wanted_hash: str) -> Standing:
     if not (path / CONFIG_FILE).exists():
         return Standing.OTHERS if _has_traces(path) else Standing.FREE
-    config = read_json(path / CONFIG_FILE)
+    config = read_whole_json(path / CONFIG_FILE)
     if config is None or config.get("hash") != wanted_hash:
         return Standing.FREE if config and learnt_nothing(path) else Standing.OTHERS
-    result = read_json(path / RESULT_FILE) or {}
+    result = read_whole_json(path / RESULT_FILE) or {}
     return Standing.DONE if result.get("status") == COMPLETED else Standing.OURS
 
 

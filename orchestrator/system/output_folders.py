@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from grpo_core.run.atomic import read_json
+from grpo_core.run.atomic import read_json, read_whole_json
 from grpo_core.run.locks import LockFault, try_flock
 from grpo_core.run.protocol import (
     CONFIG_FILE,
@@ -59,7 +59,10 @@ def not_deletable(folder: Path, wanted_hash: str | None) -> str:
     paths = RunPaths(folder)
     if not any(path.exists() for path in (paths.resolved_config, paths.log, paths.result)):
         return "holds no run"
-    found = (read_json(paths.resolved_config) or {}).get("hash")
+    try:
+        found = (read_whole_json(paths.resolved_config) or {}).get("hash")
+    except OSError as e:
+        return f"{paths.resolved_config}: cannot be read: {e.strerror}"
     if wanted_hash is not None and found is not None and found != wanted_hash:
         return "holds a run with another configuration"
     return ""

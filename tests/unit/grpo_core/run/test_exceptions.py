@@ -1,6 +1,7 @@
 """Raw errors of the device and the disk become ours, with what to do."""
 
 import errno
+import os
 import socket
 from types import SimpleNamespace
 
@@ -70,6 +71,15 @@ def test_full_disk_is_told_by_errno(number):
     error = explain(OSError(number, "No space left on device", "out/log.jsonl"))
     assert type(error) is DiskFull
     assert str(error).startswith("out/log.jsonl: No space left")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EROFS])
+def test_a_file_that_cannot_be_used_is_named(number):
+    """In one message, no traceback; tried again as a crash is, since a disk may come back."""
+    found = explain(OSError(number, os.strerror(number), "out/training_log.jsonl"))
+    assert found.exit_code == 1
+    assert str(found) == f"out/training_log.jsonl: cannot be used: {os.strerror(number)}"
+    assert explain(OSError(number, os.strerror(number))) is None
 
 
 def test_full_disk_behind_another_error_is_the_news():

@@ -1,7 +1,10 @@
 """A folder belongs to one configuration, and to one trainer at a time."""
 
+import errno
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +61,34 @@ def test_a_folder_in_the_users_own_is_not_one_named_tilde(tmp_path, monkeypatch,
     assert "another configuration" not in "".join(capsys.readouterr())
     other = take(config("~/out", seed=9))
     assert other.path == tmp_path / "out-2"
+
+
+@pytest.mark.parametrize("name", ["config.resolved.json", "result.json"])
+def test_a_folder_that_cannot_be_read_is_not_another_s(tmp_path, monkeypatch, name):
+    """Nor an unfinished one, whose result would be deleted: it is told, and nothing changes."""
+    cfg = config(tmp_path / "out")
+    finish(take(cfg))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    really_read = Path.read_bytes
+
+    def refuse(path):
+        if path.name == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return really_read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    for strict in (False, True):
+        with pytest.raises(ConfigError, match=rf"{name}: cannot be read: Input/output error"):
+            take(cfg, strict)
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_whose_name_no_disk_holds_is_refused(tmp_path):
+    """In one message, and at once: a number makes it longer."""
+    with pytest.raises(ConfigError, match="File name too long"):
+        take(config(tmp_path / ("a" * 300)))
 
 
 def test_same_configuration_goes_on_in_its_folder(tmp_path):

@@ -1,8 +1,10 @@
 """What of a run's folder may be deleted, and which folders lie in each other."""
 
+import errno
 import fcntl
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +96,22 @@ def test_a_run_in_a_folder_below_stays_whole(tmp_path):
     before = files(inner)
     assert "lr1e-4" in delete_run(outer, "h")
     assert files(outer) == [f"lr1e-4/{name}" for name in before]
+
+
+def test_a_folder_whose_configuration_cannot_be_read_stays(tmp_path, monkeypatch):
+    """Whose it is nobody knows then."""
+    folder = trained(tmp_path / "a")
+    before = files(folder)
+    really_read = Path.read_bytes
+
+    def refuse(path):
+        if path.name == "config.resolved.json":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return really_read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert "config.resolved.json: cannot be read" in delete_run(folder, "h")
+    assert files(folder) == before
 
 
 def test_links_are_not_followed(tmp_path):
