@@ -36,6 +36,7 @@ from grpo_core.run.protocol import PREWARM
 from grpo_core.run.signals import StopFlag
 from grpo_core.run.standby import StandbyInput
 from grpo_core.run.surroundings import missing_folder, settle_streams
+from grpo_core.terminal import tell, visible
 
 if TYPE_CHECKING:
     from grpo_core.data.splits import Data
@@ -68,12 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             _explain_values(args.config, args.set, cfg)
         for line in advice(cfg):
-            _say(f"[note] {line}")
+            tell(f"[note] {line}")
         # What is wrong in the environment is reported before a folder is claimed.
         find_blas()
         most_threads()
         if (relaxed := relax_watchdog(os.environ)) is not None:
-            _say(relaxed)
+            tell(relaxed)
         if args.dry_run or cfg.dry_run:
             _dry_run(cfg, args.strict)
         else:
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GRPOError as error:
         if debug:
             traceback.print_exc()
-        _say(f"error: {error}")
+        tell(f"error: {error}")
         return error.exit_code
     return ExitCode.COMPLETED
 
@@ -126,7 +127,7 @@ def _train(
 ) -> None:
     folder = claim_folder(cfg, strict, stop.wait, wait)
     if folder.lock is None:
-        _say(_completed_message(folder))
+        tell(_completed_message(folder))
         return
     with folder.lock:
         # Late, as it takes mlx, transformers and datasets along.
@@ -141,7 +142,7 @@ def _keep_awake() -> None:
     try:
         stay_awake(os.getpid())
     except OSError as e:
-        _say(f"[note] the machine may go to sleep: {e.filename}: {e.strerror}")
+        tell(f"[note] the machine may go to sleep: {e.filename}: {e.strerror}")
 
 
 def _completed_message(folder: RunFolder) -> str:
@@ -160,7 +161,7 @@ def _dry_run(cfg: MLXGRPOConfig, strict: bool) -> None:
 
     try:
         for line in describe(cfg, strict):
-            print(line, flush=True)
+            print(visible(line), flush=True)
     except BrokenPipeError:
         # The reader (`| head`) has seen enough; what is still buffered must go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -178,11 +179,7 @@ def _explain_values(config: str | None, overrides: Sequence[str], cfg: MLXGRPOCo
         value = getattr(cfg, name)
         source = "--set" if name in in_set else path if name in in_file else ""
         if source or value != info.default:
-            _say(f"[debug] {format_override(name, value)}  ({source or 'default'})")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+            tell(f"[debug] {format_override(name, value)}  ({source or 'default'})")
 
 
 def script() -> NoReturn:

@@ -22,7 +22,7 @@ ORDER = {
     ),
     "grpo_core": (
         *("__main__", "dry_run", "trainer", "training_loop", "update", "evaluate", "rollout"),
-        *("model", "rewards", "data", "run", "config", "blas", "errors"),
+        *("model", "rewards", "data", "run", "config", "blas", "errors", "terminal"),
     ),
 }
 

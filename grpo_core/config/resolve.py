@@ -8,7 +8,6 @@ users of MLX-GRPO know, word for word.
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,16 +28,13 @@ from grpo_core.config.values import (
     unquote,
 )
 from grpo_core.errors import ConfigError
+from grpo_core.terminal import tell
 
 ENV_CONFIG = "MLX_GRPO_CONFIG"
 DEFAULT_CONFIG = "configs/default.toml"
 
 
 Warn = Callable[[str], None]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 # --- the TOML file
@@ -95,7 +91,7 @@ def _flatten(document: dict[str, Any], path: str | os.PathLike[str]) -> dict[str
 
 
 def update_config_from_dict(
-    cfg: MLXGRPOConfig, d: dict[str, Any], warn: Warn = _say
+    cfg: MLXGRPOConfig, d: dict[str, Any], warn: Warn = tell
 ) -> MLXGRPOConfig:
     """Set the fields that `d` names, in place; returns `cfg`.
 
@@ -151,7 +147,7 @@ def apply_overrides(
     Lenient: warns on stderr and goes on. Strict: one ConfigError with every fault.
     """
     faults: list[str] = []
-    warn = _strict_warn(faults, "--set") if strict else _say
+    warn = _strict_warn(faults, "--set") if strict else tell
     _apply(cfg, overrides, warn)
     if faults:
         raise ConfigError(*faults)
@@ -217,17 +213,17 @@ def resolve_config(
     faults: list[str] = []
     data: dict[str, Any] = {}
     if Path(path).exists():
-        _say(f"[config] loading {path}")
+        tell(f"[config] loading {path}")
         data = load_toml_config(path)
-        update_config_from_dict(cfg, data, _strict_warn(faults, path) if strict else _say)
+        update_config_from_dict(cfg, data, _strict_warn(faults, path) if strict else tell)
     elif strict:
         faults.append(f"{path}: config file not found{_nearest_message(path, '; the nearest is ')}")
     else:
-        _say(f"[config] file not found, using defaults: {path}")
-        _say(f"[config] {_nearest_message(path, 'nearest file: ') or 'no .toml file is near'}")
+        tell(f"[config] file not found, using defaults: {path}")
+        tell(f"[config] {_nearest_message(path, 'nearest file: ') or 'no .toml file is near'}")
     if overrides:
-        _say(f"[config] applying overrides: {list(overrides)}")
-        _apply(cfg, overrides, _strict_warn(faults, "--set") if strict else _say)
+        tell(f"[config] applying overrides: {list(overrides)}")
+        _apply(cfg, overrides, _strict_warn(faults, "--set") if strict else tell)
     # In strict mode a value that does not fit is named once, by validation, which says what fits.
     faults = [fault for fault in faults if "failed to coerce" not in fault]
     set_keys = {set_field(item) for item in overrides}

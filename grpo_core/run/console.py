@@ -17,6 +17,7 @@ from typing import Any
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.run.checkpoint import RunState
 from grpo_core.run.protocol import FINAL_FOLDER
+from grpo_core.terminal import tell
 
 MB = 10**6
 
@@ -40,7 +41,7 @@ class Console:
         """As it stands."""
         if self._bottom is not None:
             self._bottom.clear()
-        print(text, file=sys.stderr, flush=True)
+        tell(text)
 
     @contextmanager
     def busy(self, what: str, source: str = "") -> Iterator[None]:

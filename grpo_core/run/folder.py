@@ -31,6 +31,7 @@ from grpo_core.run.protocol import (
     package_versions,
 )
 from grpo_core.run.surroundings import folder_fault
+from grpo_core.terminal import tell
 
 
 class Standing(Enum):
@@ -162,7 +163,7 @@ def _is_lost(path: Path, wanted_hash: str) -> bool:
 def _settle(cfg: MLXGRPOConfig, path: Path, lock: Lock) -> RunFolder:
     """The folder is ours: mend what a death left, drop the last attempt's verdict, sign it."""
     if path != (first := named_path(cfg.output_dir)):
-        _say(
+        tell(
             f"[output] {cfg.output_dir} holds another configuration"
             f"{_difference(first, cfg)}; writing to {path}"
         )
@@ -198,7 +199,3 @@ def _difference(path: Path, cfg: MLXGRPOConfig) -> str:
 def versions() -> dict[str, str]:
     """What the run was made with."""
     return {**package_versions(), "platform": platform()}
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

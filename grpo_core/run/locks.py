@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from grpo_core.errors import ConfigError, Interrupted
 from grpo_core.run.atomic import read_json
+from grpo_core.terminal import tell
 
 ENV_GPU_LOCK = "GRPO_GPU_LOCK"
 
@@ -172,23 +172,19 @@ def acquire(
         if not wait:
             raise Interrupted(f"{name} is held by {now or 'another process'}; not waiting")
         if not spoke or (now is not None and now != said):
-            _say(f"[lock] waiting for {name}, held by {now or 'another process'}")
+            tell(f"[lock] waiting for {name}, held by {now or 'another process'}")
             spoke, said = True, now
         if should_stop(POLL_S):
             raise Interrupted(f"stopped while waiting for {name}")
     if spoke:
         # Whoever reads the log knows that the wait is over.
-        _say(f"[lock] {name} is free")
+        tell(f"[lock] {name} is free")
     return True
 
 
 def is_waiting(line: str) -> bool:
     """Whether a line of a run's output says that it waits for a lock."""
     return line.startswith("[lock] waiting for ")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def gpu_lock_path() -> Path:

@@ -14,6 +14,7 @@ import click
 
 from grpo_core.errors import GRPOError
 from grpo_core.run.surroundings import missing_folder, settle_streams
+from grpo_core.terminal import visible_streams
 from orchestrator.cli.group import cli
 from orchestrator.cli.output import say
 from orchestrator.errors import SweepError
@@ -31,6 +32,11 @@ def main(args: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    with visible_streams():
+        return _run(args)
+
+
+def _run(args: Sequence[str] | None) -> int:
     try:
         code = cli.main(args=args, prog_name="grpo-sweep", standalone_mode=False)
         sys.stdout.flush()

@@ -3,10 +3,12 @@
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from grpo_core.terminal import unfiltered
 from orchestrator.cli.background import no_worker_hint
 from orchestrator.cli.output import say
 from orchestrator.cli.references import Ref, one_run
@@ -17,6 +19,8 @@ from orchestrator.system.locks import is_held
 from orchestrator.system.paths import home
 from orchestrator.worker.serving import worker_alive
 
+Write = Callable[[str], object]
+
 _POLL_S = 0.2
 _TAIL_LINES = 20
 
@@ -25,7 +29,8 @@ _TAIL_LINES = 20
 @click.argument("run", required=False, type=Ref(runs=True, sweeps=False))
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines come, to the next run too.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), help="Only the last so many lines.")
-def logs(run: str | None, follow: bool, lines: int | None) -> None:
+@click.option("--raw", is_flag=True, help="As it was printed: a terminal obeys escapes in it.")
+def logs(run: str | None, follow: bool, lines: int | None, raw: bool) -> None:
     """What a RUN printed; without one, what runs now, else what ran last.
 
     \b
@@ -33,13 +38,23 @@ def logs(run: str | None, follow: bool, lines: int | None) -> None:
       grpo-sweep logs -f           what runs, from run to run
       grpo-sweep logs 12 -n 50
     """
+    write = _write_raw if raw else _write_lines
     with Store.open(readonly=True) as store:
         if follow:
-            _follow(store, run, _TAIL_LINES if lines is None else lines)
+            _follow(store, run, _TAIL_LINES if lines is None else lines, write)
         else:
             found = one_run(store, run) if run else _latest(store)
             for path in _logs_of(store, found):
-                _print_tail(path, lines)
+                _print_tail(path, lines, write)
+
+
+def _write_lines(text: str) -> None:
+    """What a progress bar wrote over itself as lines; other control characters become text."""
+    sys.stdout.write(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _write_raw(text: str) -> None:
+    unfiltered(sys.stdout).write(text)
 
 
 def _latest(store: Store) -> Run:
@@ -57,11 +72,11 @@ def _logs_of(store: Store, run: Run) -> list[Path]:
     return [Path(attempt.log) for attempt in attempts]
 
 
-def _print_tail(path: Path, lines: int | None) -> None:
+def _print_tail(path: Path, lines: int | None, write: Write) -> None:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
             for line in file if lines is None else deque(file, maxlen=lines):
-                sys.stdout.write(line)
+                write(line)
     except OSError as e:
         say(f"{path}: cannot be read: {e.strerror}")
 
@@ -69,15 +84,15 @@ def _print_tail(path: Path, lines: int | None) -> None:
 # --- follow
 
 
-def _follow(store: Store, ref: str | None, lines: int) -> None:
+def _follow(store: Store, ref: str | None, lines: int, write: Write) -> None:
     """One run until it ends, or, where none is named, every run until nothing is left."""
     if ref is not None:
-        _follow_run(store, one_run(store, ref).id, lines)
+        _follow_run(store, one_run(store, ref).id, lines, write)
         return
     seen: set[tuple[int, int]] = set()
     while (run := _next_running(store, seen)) is not None:
         say(f"--- run {run.id}: {run.name} (sweep {run.sweep})")
-        _follow_run(store, run.id, lines if not seen else sys.maxsize)
+        _follow_run(store, run.id, lines if not seen else sys.maxsize, write)
         seen.add((run.id, run.attempt))
 
 
@@ -99,7 +114,7 @@ def _next_running(store: Store, seen: set[tuple[int, int]]) -> Run | None:
         time.sleep(_POLL_S)
 
 
-def _follow_run(store: Store, run_id: int, lines: int) -> None:
+def _follow_run(store: Store, run_id: int, lines: int, write: Write) -> None:
     """Print a run's log as it grows, attempt by attempt, until the run has ended."""
     printed = 0
     tail: _Tail | None = None
@@ -111,7 +126,7 @@ def _follow_run(store: Store, run_id: int, lines: int) -> None:
             printed = len(attempts) - 1
             tail = _Tail(Path(attempts[printed].log), lines)
         if tail is not None:
-            tail.print_new()
+            tail.print_new(write)
             if len(attempts) > printed + 1:
                 printed += 1
                 tail = _Tail(Path(attempts[printed].log), sys.maxsize)
@@ -135,7 +150,7 @@ class _Tail:
         self._lines = lines
         self._offset = -1
 
-    def print_new(self) -> None:
+    def print_new(self, write: Write) -> None:
         """Print what has come since the last look."""
         try:
             with open(self._path, "rb") as file:
@@ -147,5 +162,5 @@ class _Tail:
                 self._offset = file.tell()
         except OSError:
             return  # Not there yet.
-        sys.stdout.write(new.decode("utf-8", errors="replace"))
+        write(new.decode("utf-8", errors="replace"))
         sys.stdout.flush()

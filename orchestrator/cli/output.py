@@ -3,12 +3,14 @@
 import contextlib
 import functools
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from grpo_core.run.atomic import finite
+from grpo_core.terminal import tell, unfiltered
 from orchestrator.views.json_shapes import JsonText
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 # What takes longer is shown to go on.
 _PATIENCE_S = 0.7
+_LATE_CONTROL = re.compile(r"[\x7f-\x9f]")
 # From here on JSON is written a line an item.
 _LONG = 1000
 # A table in a pipe is for programs and files: no line is folded.
@@ -27,7 +30,7 @@ WIDE = 100
 
 def say(text: str) -> None:
     """A message for a person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    tell(text)
 
 
 def print_json(value: Any) -> None:
@@ -56,6 +59,11 @@ def _is_long(value: Any) -> bool:
 
 
 def _json(value: Any, indent: int | None = None) -> str:
+    # Of what a terminal obeys JSON escapes by itself only what is older than DEL.
+    return _LATE_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", _dumped(value, indent))
+
+
+def _dumped(value: Any, indent: int | None) -> str:
     if isinstance(value, JsonText):
         return value.text
     dumps = functools.partial(
@@ -74,12 +82,12 @@ def _parsed(value: JsonText) -> Any:
 def console(stderr: bool = False) -> "Console":
     """A rich console: colour only in a terminal, and there only without NO_COLOR."""
     # Not at the top: --help and --json need none of it.
-    from rich.console import Console
+    from orchestrator.views.console import VisibleConsole
 
-    stream = sys.stderr if stderr else sys.stdout
+    stream = unfiltered(sys.stderr if stderr else sys.stdout)
     width = None if stream.isatty() else _PIPE_WIDTH
     # What users write, such as a prompt with [/INST] in it, is never markup.
-    return Console(
+    return VisibleConsole(
         file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=False
     )
 

@@ -161,7 +161,10 @@ def _put(path: Path, content: bytes) -> None:
     """To stdout, or into a file whose name is then the output."""
     if path == _STDOUT:
         sys.stdout.flush()
-        sys.stdout.buffer.write(content)
+        if sys.stdout.isatty():
+            sys.stdout.write(content.decode(errors="replace"))
+        else:
+            sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     else:
         write_target(path, content)
