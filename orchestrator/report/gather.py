@@ -7,8 +7,7 @@ and `page.py`.
 import json
 import math
 import shlex
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,26 +29,6 @@ from orchestrator.worker.launcher import command
 
 # What GRPO people look at; the metric of the objective joins them.
 CURVES = ("reward_mean", "em", "kl", "completion_length", "entropy")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A completion that a run drew at an update, and what it was worth."""
-
-    update: int
-    prompt: str
-    completion: str
-    answer: str
-    reward: float | None
-    rewards: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Completions of a run from its first and its last logged update."""
-
-    early: tuple[Sample, ...]
-    late: tuple[Sample, ...]
 
 
 @dataclass(frozen=True)
@@ -147,56 +126,6 @@ def evaluation_interval(row: RankedSetting) -> tuple[float, float] | None:
     if not isinstance(logged, list) or len(logged) != 2 or metrics.get("em") != row.mean:
         return None
     return float(logged[0]), float(logged[1])
-
-
-# --- samples and versions
-
-
-def read_samples(folder: Path, most: int = 2) -> Samples:
-    """At most `most` different completions of the first and of the last logged update."""
-    head: list[Sample] = []
-    tail: deque[Sample] = deque(maxlen=16)
-    for sample in _samples(RunPaths(folder).samples):
-        if not head or sample.update == head[0].update:
-            head.append(sample)
-        tail.append(sample)
-    last = tail[-1].update if tail else 0
-    late = [sample for sample in tail if sample.update == last]
-    early = _different(head, most)
-    return Samples(early, () if head and last == head[0].update else _different(late, most))
-
-
-def _samples(path: Path) -> Iterable[Sample]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            yield from (sample for raw in file if (sample := _sample(raw)) is not None)
-    except OSError:
-        return
-
-
-def _sample(raw: str) -> Sample | None:
-    try:
-        line = json.loads(raw)
-        rewards = line.get("rewards") or {}
-        return Sample(
-            update=int(line["update"]),
-            prompt=str(line.get("prompt", "")),
-            completion=str(line["completion"]),
-            answer=str(line.get("answer", "")),
-            reward=_number(line.get("reward")),
-            rewards={str(key): float(value) for key, value in rewards.items()},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # A torn last line, or one of another program.
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _different(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
-    unique = {(sample.prompt, sample.completion): sample for sample in samples}
-    return tuple(unique.values())[:most]
 
 
 def read_versions(folder: Path) -> dict[str, str]:

@@ -13,14 +13,13 @@ from orchestrator.report.gather import (
     CURVES,
     Facts,
     RunFacts,
-    Sample,
     evaluation_interval,
-    read_samples,
     read_versions,
 )
 from orchestrator.report.groups import groupings
 from orchestrator.results.curves import Thinned, only_value, thin
 from orchestrator.results.leaderboard import RankedSetting, against
+from orchestrator.results.samples import Sample, read_samples
 from orchestrator.run import Attempt, Objective, RunState
 from orchestrator.text import clock, counts, duration, metric, plural, setting_value
 

@@ -1,12 +1,7 @@
 """The completions that a report shows."""
 
-from orchestrator.report.gather import read_samples
 from tests.report_kit import THREE, read
-from tests.sweep_kit import (
-    finished_sweep,
-    sample,
-    write_lines,
-)
+from tests.sweep_kit import finished_sweep
 
 
 def test_samples_are_the_first_and_the_last_of_the_best_and_the_worst_run(tmp_path):
@@ -21,20 +16,3 @@ def test_samples_are_the_first_and_the_last_of_the_best_and_the_worst_run(tmp_pa
         assert f"<answer>35</answer> gain {gain}" in early
         assert "reward 1 = correctness 1 · expected 25" in early
         assert "<answer>25</answer>" in late
-
-
-def test_equal_completions_are_shown_once(tmp_path):
-    """And a file of one update has no late part."""
-    write_lines(tmp_path / "samples.jsonl", [sample(3, "a"), sample(3, "a"), sample(3, "b")])
-    samples = read_samples(tmp_path)
-    assert [s.completion for s in samples.early] == ["a", "b"]
-    assert samples.late == ()
-
-
-def test_what_lies_between_the_first_and_the_last_update_is_left_out(tmp_path):
-    """However few samples the first update kept."""
-    lines = [sample(update, f"at {update}") for update in (2, 3, 4)]
-    write_lines(tmp_path / "samples.jsonl", lines)
-    samples = read_samples(tmp_path)
-    assert [s.completion for s in samples.early] == ["at 2"]
-    assert [s.completion for s in samples.late] == ["at 4"]
