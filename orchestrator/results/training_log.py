@@ -58,33 +58,23 @@ def is_held_out(line: Line) -> bool:
     return line.get("split") in (None, "test")
 
 
-class ProgressReader:
-    """Follows one run; each `read` costs only what was written since the last."""
+class LogTail:
+    """A training log as it grows; each `read` costs only what was written since the last.
+
+    `restarts` counts how often the log was cut or replaced: what was read before is then void.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._paths = RunPaths(folder)
-        self._restart()
-
-    def _restart(self) -> None:
+        self._path = RunPaths(folder).log
         self._offset = 0
         self._inode = -1
         self._last = b""
-        self._update: int | None = None
-        self._metrics: Line = {}
-        self._total: int | None = None
-        self.longest_s: float | None = None
-        """The longest update or evaluation; None before the first."""
-        self._seconds: deque[tuple[int, float]] = deque(maxlen=4 * _WINDOW)
+        self.restarts = 0
 
-    def read(self) -> Progress:
-        """What is known now."""
-        for line in self._new_lines():
-            self._take(line)
-        return Progress(self._update, self._total, dict(self._metrics), self._pace())
-
-    def _new_lines(self) -> list[Line]:
+    def read(self) -> list[Line]:
+        """The whole lines since the last look, or since the log began anew."""
         try:
-            with open(self._paths.log, "rb") as log:
+            with open(self._path, "rb") as log:
                 self._restart_if_replaced(log.fileno())
                 log.seek(self._offset)
                 new = log.read()
@@ -102,14 +92,40 @@ class ProgressReader:
         inode = os.fstat(fd).st_ino
         same = os.pread(fd, len(self._last), self._offset - len(self._last)) == self._last
         if inode != self._inode or not same:
+            self._offset, self._inode, self._last = 0, inode, b""
+            self.restarts += 1
+
+
+class ProgressReader:
+    """Follows one run; each `read` costs only what was written since the last."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = LogTail(folder)
+        self._restart()
+
+    def _restart(self) -> None:
+        self._restarts = self._log.restarts
+        self._update: int | None = None
+        self._metrics: Line = {}
+        self._total: int | None = None
+        self.longest_s: float | None = None
+        """The longest update or evaluation; None before the first."""
+        self._seconds: deque[tuple[int, float]] = deque(maxlen=4 * _WINDOW)
+
+    def read(self) -> Progress:
+        """What is known now."""
+        lines = self._log.read()
+        if self._log.restarts != self._restarts:
             self._restart()
-            self._inode = inode
+        for line in lines:
+            self._take(line)
+        return Progress(self._update, self._total, dict(self._metrics), self._pace())
 
     def _take(self, line: Line) -> None:
         update = line.get("update")
         if isinstance(update, int):
             self._update = update
-            seconds = _seconds(line)
+            seconds = logged_seconds(line)
             self._seconds.append((update, seconds))
             self.longest_s = max(self.longest_s or 0.0, seconds)
         if isinstance(total := line.get("updates_total"), int):
@@ -127,7 +143,7 @@ class ProgressReader:
         return total / updates if updates and total > 0 else None
 
 
-def _seconds(line: Line) -> float:
+def logged_seconds(line: Line) -> float:
     """The durations in a line; rates end in _per_s."""
     return sum(
         finite_number(value) or 0.0
