@@ -95,8 +95,12 @@ class Page:
 
     def open(self, path):
         """Load a file from the disk, until its `load` event."""
+        self.visit(Path(path).absolute().as_uri())
+
+    def visit(self, url):
+        """Load an address, until its `load` event."""
         self._events.clear()
-        self._send("Page.navigate", url=Path(path).absolute().as_uri())
+        self._send("Page.navigate", url=url)
         self._until(lambda: any(e["method"] == "Page.loadEventFired" for e in self._events))
 
     def js(self, expression):
@@ -117,7 +121,7 @@ class Page:
 
     def press(self, key, code=None, text=None):
         """Press and release a key, as a keyboard does."""
-        number = {"Tab": 9, "Enter": 13, " ": 32, "ArrowRight": 39}.get(key, 0)
+        number = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowRight": 39}.get(key, 0)
         common = {"key": key, "code": code or key, "windowsVirtualKeyCode": number}
         more = {"text": text} if text else {}
         self._send("Input.dispatchKeyEvent", type="keyDown", **common, **more)

@@ -20,6 +20,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Look": {
         "status": ("status", "What runs, what waits, what is done."),
         "watch": ("watch", "The same, live, from run to run."),
+        "ui": ("ui", "The queue as a live page in the browser, with buttons."),
         "show": ("show", "Everything about a run: command, overrides, attempts, why."),
         "logs": ("logs", "What a run printed."),
         "best": ("best", "Rank the settings of a sweep."),

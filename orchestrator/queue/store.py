@@ -76,6 +76,10 @@ class Store:
         """The database file."""
         return self._db.path
 
+    def data_version(self) -> int:
+        """Changes when another connection has changed the file; costs next to nothing."""
+        return int(self._db.read("PRAGMA data_version")[0][0])
+
     def patience(self, timeout_s: float) -> AbstractContextManager[None]:
         """Within, wait at most so long for other programs that hold the queue."""
         return self._db.patience(timeout_s)

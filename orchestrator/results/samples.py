@@ -4,8 +4,8 @@ Reads only; a torn line, or one of another program, is left out.
 """
 
 import json
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,24 +35,36 @@ class Samples:
 
 def read_samples(folder: Path, most: int = 2) -> Samples:
     """At most `most` different completions of the first and of the last logged update."""
-    head: list[Sample] = []
-    tail: deque[Sample] = deque(maxlen=16)
-    for sample in _samples(RunPaths(folder).samples):
-        if not head or sample.update == head[0].update:
-            head.append(sample)
-        tail.append(sample)
-    last = tail[-1].update if tail else 0
-    late = [sample for sample in tail if sample.update == last]
-    early = _different(head, most)
-    return Samples(early, () if head and last == head[0].update else _different(late, most))
+    early, late = first_samples(folder), latest_samples(folder)
+    if early and late and early[0].update == late[0].update:
+        late = ()
+    return Samples(_different(early, most), _different(late, most))
 
 
-def _samples(path: Path) -> Iterable[Sample]:
+def first_samples(folder: Path) -> tuple[Sample, ...]:
+    """The completions of the first logged update."""
+    found: list[Sample] = []
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            yield from (sample for raw in file if (sample := _sample(raw)) is not None)
+        with open(RunPaths(folder).samples, encoding="utf-8", errors="replace") as file:
+            for sample in filter(None, map(_sample, file)):
+                if found and sample.update != found[0].update:
+                    break
+                found.append(sample)
     except OSError:
-        return
+        return ()
+    return tuple(found)
+
+
+def latest_samples(folder: Path, limit: int = 256 * 1024) -> tuple[Sample, ...]:
+    """The completions of the last logged update, as far as the end of the file holds them."""
+    try:
+        with open(RunPaths(folder).samples, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - limit))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ()
+    found = [sample for raw in text.split("\n")[:-1] if (sample := _sample(raw)) is not None]
+    return tuple(sample for sample in found if sample.update == found[-1].update)
 
 
 def _sample(raw: str) -> Sample | None:

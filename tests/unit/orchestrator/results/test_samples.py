@@ -1,6 +1,6 @@
 """The completions that a run kept."""
 
-from orchestrator.results.samples import read_samples
+from orchestrator.results.samples import first_samples, latest_samples, read_samples
 from tests.sweep_kit import sample, write_lines
 
 
@@ -19,3 +19,20 @@ def test_what_lies_between_the_first_and_the_last_update_is_left_out(tmp_path):
     samples = read_samples(tmp_path)
     assert [s.completion for s in samples.early] == ["at 2"]
     assert [s.completion for s in samples.late] == ["at 4"]
+
+
+def test_of_a_long_file_only_the_ends_are_read(tmp_path):
+    """The last update is found though the look begins in the middle of a line."""
+    lines = [sample(update, f"at {update} " + "x" * 200) for update in range(1, 4000)]
+    write_lines(tmp_path / "samples.jsonl", [*lines, sample(4000, "one"), sample(4000, "two")])
+    assert [s.completion for s in latest_samples(tmp_path)] == ["one", "two"]
+    assert [s.update for s in first_samples(tmp_path)] == [1]
+
+
+def test_a_torn_last_line_waits_for_its_end(tmp_path):
+    """A trainer is writing it just now."""
+    write_lines(tmp_path / "samples.jsonl", [sample(1, "whole")])
+    with open(tmp_path / "samples.jsonl", "a") as file:
+        file.write('{"update": 2, "completion": "to')
+    assert [s.completion for s in latest_samples(tmp_path)] == ["whole"]
+    assert latest_samples(tmp_path / "gone") == first_samples(tmp_path / "gone") == ()

@@ -1,0 +1,217 @@
+"""Reads the queue and the runs' folders for the page; changes nothing.
+
+Each look opens the queue anew and reads of a log only what is new, so a look costs milliseconds and
+nothing is held between two of them.
+"""
+
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import psutil
+
+from orchestrator.errors import NothingAffected
+from orchestrator.queue.store import Store
+from orchestrator.report.gather import by_hand
+from orchestrator.report.sections import TITLES
+from orchestrator.results.leaderboard import differing_keys, ranking
+from orchestrator.results.objective import completed_scores, run_value
+from orchestrator.results.samples import latest_samples, read_samples
+from orchestrator.results.stats import mean
+from orchestrator.run import Progress, Run, RunState, Sweep
+from orchestrator.spec.base_config import base_values
+from orchestrator.system.locks import is_held
+from orchestrator.system.paths import Home
+from orchestrator.system.processes import boot_id
+from orchestrator.ui.series import SeriesStore
+from orchestrator.ui.shapes import (
+    Machine,
+    Now,
+    Shape,
+    is_news,
+    queue_shape,
+    run_shape,
+    sweep_shape,
+)
+from orchestrator.views.now import last_text
+from orchestrator.views.overview import ProgressReaders, read_overview
+from orchestrator.views.run_details import RunDetails
+from orchestrator.worker.attempt_log import read_tail
+from orchestrator.worker.launcher import command
+from orchestrator.worker.serving import worker_alive
+
+# What the head of the page names; the table holds them all.
+_SWEEPS = 8
+_FAILURES = 20
+# Behind the running one a picture holds no more curves than this.
+_CURVES = 200
+_TAIL_BYTES = 16 * 1024
+# A checkpoint of a small model may still fit; a night does not.
+_DISK_LOW = 2 * 2**30
+# As `doctor` warns: macOS begins to swap here.
+_MEMORY_LOW = 0.1
+_PATIENCE_S = 2.0
+
+
+class Reader:
+    """The queue of one home, for as many browsers as look."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.series = SeriesStore()
+        self._progress = ProgressReaders()
+        self._lock = Lock()
+
+    def _progress_of(self, run: Run) -> Progress:
+        with self._lock:
+            return self._progress.of(run)
+
+    def _open(self) -> Store:
+        return Store.open(self.home.db, readonly=True, timeout_s=_PATIENCE_S)
+
+    # --- the queue
+
+    def queue(self) -> Shape:
+        """What the head of the page shows now; QueueError."""
+        at = datetime.now(UTC)
+        with self._open() as store:
+            sweeps = store.queries.sweeps(latest=_SWEEPS)
+            view = read_overview(store, sweeps, 0, read=self._progress_of)
+            failures = [
+                run
+                for sweep in reversed(sweeps)
+                for run in store.queries.runs(sweep.id, [RunState.FAILED], _FAILURES)
+                if is_news(run, sweep, at)
+            ]
+        now = Now() if view.running is None else self._now(view.running)
+        machine = Machine(worker_alive(self.home), tuple(self._warnings(sweeps)))
+        failures.sort(key=lambda run: run.ended or "", reverse=True)
+        return queue_shape(view, machine, now, failures[:_FAILURES], at)
+
+    def _now(self, run: Run) -> Now:
+        with self.series.of(run.folder) as series:
+            lines, epoch = series.lines, series.epoch
+        note = "" if lines else last_text(self.home, run)
+        return Now(note, lines, epoch, latest_samples(run.folder))
+
+    def _warnings(self, sweeps: list[Sweep]) -> list[str]:
+        """Short memory, and short disk where the queue lies or its latest sweep writes."""
+        found = []
+        memory = psutil.virtual_memory()
+        if memory.available < _MEMORY_LOW * memory.total:
+            free, total = memory.available / 2**30, memory.total / 2**30
+            found.append(f"Only {free:.1f} of {total:.1f} GB memory is free.")
+        places = {self.home.root, *(Path(sweep.cwd) for sweep in sweeps[-1:])}
+        for place in sorted(place for place in places if place.is_dir()):
+            free_bytes = shutil.disk_usage(place).free
+            if free_bytes < _DISK_LOW:
+                found.append(f"Only {free_bytes / 2**30:.1f} GB of disk is free at {place}.")
+        return found
+
+    # --- a sweep
+
+    def latest_sweep(self) -> int | None:
+        """The sweep of the running run, else the latest one."""
+        with self._open() as store:
+            running = store.queries.running()
+            if running is not None:
+                return running.sweep_id
+            sweeps = store.queries.sweeps(latest=1)
+            return sweeps[-1].id if sweeps else None
+
+    def sweep(self, sweep_id: int) -> Shape:
+        """A sweep with its best setting and its runs; NothingAffected, QueueError."""
+        with self._open() as store:
+            sweep = _sweep(store, sweep_id)
+            runs = store.queries.runs(sweep_id)
+        objective = sweep.objective
+        values = {run.id: run_value(run, objective) for run in runs}
+        rows = ranking(completed_scores(runs, objective), objective)
+        progress = {run.id: self._progress_of(run) for run in runs}
+        keys = differing_keys(run.overrides for run in runs)
+        return sweep_shape(sweep, runs, keys, rows, values, progress, self._before(sweep, runs))
+
+    def _before(self, sweep: Sweep, runs: list[Run]) -> float | None:
+        """The objective's metric before training, the mean over the runs that measured it."""
+        first = []
+        for run in [run for run in runs if run.attempt > 0][-_CURVES:]:
+            with self.series.of(run.folder) as series:
+                first.append(series.first(sweep.objective.metric))
+        known = [value for value in first if value is not None]
+        return mean(known) if known else None
+
+    def sweep_curves(self, sweep_id: int, metric: str) -> Shape:
+        """A metric of every run that has begun (of very many the latest), each thinned."""
+        with self._open() as store:
+            sweep = _sweep(store, sweep_id)
+            runs = [run for run in store.queries.runs(sweep_id) if run.attempt > 0]
+        curves, names = [], dict[str, None]()
+        for run in runs[-_CURVES:]:
+            with self.series.of(run.folder) as series:
+                names |= dict.fromkeys(series.names)
+                points = series.thinned(metric).shape()
+            curves.append({"id": run.id, "name": run.name, "state": str(run.state), **points})
+        return {
+            "sweep": sweep_id,
+            "metric": metric,
+            "title": TITLES.get(metric, (metric, ""))[0],
+            "objective": sweep.objective.metric,
+            "metrics": list(names),
+            "left_out": max(0, len(runs) - _CURVES),
+            "runs": curves,
+        }
+
+    # --- a run
+
+    def run(self, run_id: int) -> Shape:
+        """Everything about a run; NothingAffected, QueueError."""
+        with self._open() as store:
+            run = store.queries.run(run_id)
+            sweep = store.queries.sweep_of(run)
+            details = RunDetails(
+                run=run,
+                sweep=sweep,
+                progress=self._progress_of(run),
+                attempts=store.queries.attempts(run.id),
+                history=store.history.of_run(run.id),
+                waits_for=store.status.run_waits_for(run, boot_id()),
+                command=command(run, self.home),
+                base=base_values(sweep, run.overrides),
+                lives=is_held(self.home.run_lock(run.id)),
+                worker=worker_alive(self.home) is not None,
+            )
+        tail = read_tail(Path(details.attempts[-1].log), _TAIL_BYTES) if details.attempts else ""
+        samples = read_samples(run.folder)
+        with self.series.of(run.folder) as series:
+            names = series.names
+        words = by_hand(run, self.home)
+        return run_shape(details, words, tail, samples.early, samples.late, names)
+
+    def run_curves(self, run_id: int, epoch: int | None, since: int) -> Shape:
+        """Every metric of a run: thinned, or only the points after line `since` of that epoch."""
+        with self._open() as store:
+            run = store.queries.run(run_id)
+        with self.series.of(run.folder) as series:
+            goes_on = epoch == series.epoch and 0 < since <= series.lines
+            curves: Mapping[str, Any] = {
+                name: (series.since(name, since) if goes_on else series.thinned(name)).shape()
+                for name in series.names
+            }
+            return {
+                "id": run_id,
+                "epoch": series.epoch,
+                "lines": series.lines,
+                "since": since if goes_on else 0,
+                "curves": curves,
+            }
+
+
+def _sweep(store: Store, sweep_id: int) -> Sweep:
+    """By its id alone: another sweep may have a number for its name."""
+    try:
+        return store.queries.sweep_by_id(sweep_id)
+    except IndexError:
+        raise NothingAffected(f"sweep {sweep_id}: no such sweep") from None

@@ -1,0 +1,397 @@
+"""The JSON that the page reads (docs/ui.md): texts as people read them, numbers where it sorts.
+
+Pure. Ids are integers, times ISO 8601 in UTC, what is unknown is null.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from orchestrator.queue.eta import Span
+from orchestrator.results.leaderboard import (
+    RankedSetting,
+    first_against_second,
+)
+from orchestrator.results.samples import Sample
+from orchestrator.results.stats import Comparison
+from orchestrator.run import (
+    END_STATES,
+    TRANSITIONS,
+    Attempt,
+    Objective,
+    Progress,
+    Run,
+    RunState,
+    Sweep,
+    stamp,
+)
+from orchestrator.text import (
+    between,
+    clock,
+    counts,
+    duration,
+    metric,
+    number,
+    percent,
+    setting_value,
+    size,
+    span,
+)
+from orchestrator.views.json_shapes import attempt_shape, interval_shape
+from orchestrator.views.overview import UNFINISHED, Overview, updates_text
+from orchestrator.views.run_details import RunDetails, state_text
+
+Shape = dict[str, Any]
+
+# A failure is news for so long; in an unfinished sweep it always is.
+_NEWS = timedelta(hours=24)
+# Colours and cursor moves that a trainer or a library prints for terminals.
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# A longer text is cut in its middle: the page is for looking, and the files hold it all.
+_MOST_CHARS = 6000
+
+
+# --- the queue
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Who serves the queue, and what the machine is short of."""
+
+    worker_pid: int | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Now:
+    """What the running run says besides its progress: its last line, and what it wrote last."""
+
+    note: str = ""
+    lines: int = 0
+    epoch: int = 0
+    samples: tuple[Sample, ...] = ()
+
+
+def queue_shape(
+    view: Overview, machine: Machine, now: Now, failures: Sequence[Run], at: datetime
+) -> Shape:
+    """What runs, what comes next, when all is done, what failed, and the sweeps."""
+    return {
+        "at": stamp(at),
+        "worker": machine.worker_pid,
+        "warnings": list(machine.warnings),
+        "halted": view.halted,
+        "all_done": _all_done(view, machine, at),
+        "running": running_shape(view, now, at),
+        "next": [_next_shape(run, stamp(at)) for run in view.next_runs],
+        "failures": [failure_shape(run) for run in failures],
+        "sweeps": [
+            _sweep_line(sweep, view.left[sweep.id], view.waits_for.get(sweep.id))
+            for sweep in view.sweeps
+        ],
+    }
+
+
+def is_news(run: Run, sweep: Sweep, now: datetime) -> bool:
+    """Whether a failure is to be seen at first sight."""
+    return sweep.state in UNFINISHED or (run.ended or "") >= stamp(now - _NEWS)
+
+
+def _all_done(view: Overview, machine: Machine, at: datetime) -> str | None:
+    if not any(sweep.state in UNFINISHED for sweep in view.sweeps):
+        return None
+    if view.whole is None:
+        return "unknown: nothing like what is left was measured yet"
+    low, high = view.whole.low_s, view.whole.high_s
+    if high <= 0:
+        return None
+    when = between(low, high, at) if machine.worker_pid else "once a worker runs"
+    return f"in {span(low, high)}, {when}"
+
+
+def running_shape(view: Overview, now: Now, at: datetime) -> Shape | None:
+    """The run that trains; null where none does."""
+    run = view.running
+    if run is None:
+        return None
+    known = view.progress[run.id]
+    swept = view.swept.get(run.sweep_id) or tuple(run.overrides)
+    share = known.update / known.updates_total if known.updates_total and known.update else 0.0
+    return {
+        **_name_shape(run),
+        "sweep_id": run.sweep_id,
+        "folder": str(run.folder),
+        "attempt": run.attempt,
+        "request": run.request,
+        "can": may_do(run),
+        "settings": _pairs({key: run.overrides[key] for key in swept if key in run.overrides}),
+        "progress": None if known.update is None else updates_text(known),
+        "share": min(1.0, share),
+        "left": None if known.left_s is None else duration(known.left_s),
+        "since": None if run.started is None else clock(run.started),
+        "figures": _figures(known),
+        "note": clean(now.note),
+        "lines": now.lines,
+        "epoch": now.epoch,
+        "samples": [sample_shape(sample) for sample in _worst_and_best(now.samples)],
+    }
+
+
+def _figures(now: Progress) -> list[list[str]]:
+    """[title, value] of what tells how it goes."""
+    shown: Mapping[str, tuple[str, Any]] = {
+        "reward_mean": ("reward", number),
+        "em": ("held-out exact match", percent),
+        "eval_reward": ("held-out reward", number),
+        "tokens_per_s": ("tokens/s", lambda value: f"{value:,.0f}"),
+        "peak_bytes": ("peak memory", size),
+    }
+    return [
+        [title, show(value)]
+        for key, (title, show) in shown.items()
+        if isinstance(value := now.metrics.get(key), int | float)
+    ]
+
+
+def _worst_and_best(samples: Sequence[Sample]) -> list[Sample]:
+    """Of a group the best completion and the worst one, where they differ."""
+    if not samples:
+        return []
+    ordered = sorted(samples, key=lambda sample: sample.reward or 0.0)
+    best, worst = ordered[-1], ordered[0]
+    return [best] if best.completion == worst.completion else [best, worst]
+
+
+def _next_shape(run: Run, now_iso: str) -> Shape:
+    return {**_name_shape(run), "waits": run.not_before is not None and run.not_before > now_iso}
+
+
+def failure_shape(run: Run) -> Shape:
+    """A run that failed, and why."""
+    return {**_name_shape(run), "reason": clean(run.reason or ""), "ended": clock(run.ended)}
+
+
+def _name_shape(run: Run) -> Shape:
+    return {"id": run.id, "name": run.name, "sweep": run.sweep}
+
+
+def _sweep_line(sweep: Sweep, left: Span | None, waits_for: str | None) -> Shape:
+    return {
+        "id": sweep.id,
+        "name": sweep.name,
+        "state": sweep.state,
+        "counts": counts(sweep.counts),
+        "waits_for": waits_for,
+        "left": None if left is None or left.high_s <= 0 else span(left.low_s, left.high_s),
+    }
+
+
+# --- a sweep
+
+
+def sweep_shape(
+    sweep: Sweep,
+    runs: Sequence[Run],
+    keys: Sequence[str],
+    rows: Sequence[RankedSetting],
+    values: Mapping[int, float | None],
+    progress: Mapping[int, Progress],
+    before: float | None,
+) -> Shape:
+    """A sweep: its best setting and how sure that is, and a row for each run."""
+    name = sweep.objective.metric
+    return {
+        "id": sweep.id,
+        "name": sweep.name,
+        "state": sweep.state,
+        "reason": clean(sweep.reason or "") if sweep.paused else None,
+        "counts": counts(sweep.counts),
+        "created": clock(sweep.created),
+        "metric": name,
+        "goal": sweep.objective.goal,
+        "keys": list(keys),
+        "tagged": any(run.tags for run in runs),
+        "best": best_shape(rows, keys, sweep.objective, before),
+        "runs": [_row(run, keys, name, values[run.id], progress[run.id]) for run in runs],
+    }
+
+
+def best_shape(
+    rows: Sequence[RankedSetting], keys: Sequence[str], objective: Objective, before: float | None
+) -> Shape | None:
+    """The best setting, what it reached, and how sure it is that it is the best."""
+    if not rows:
+        return None
+    first, name = rows[0], objective.metric
+    found = first.ci95 or (first.range if first.n > 1 else None)
+    return {
+        "settings": _pairs({key: first.params[key] for key in keys if key in first.params}),
+        "value": metric(name, first.mean),
+        "before": None if before is None else metric(name, before),
+        "n": first.n,
+        "interval": None if found is None else [metric(name, value) for value in found],
+        "interval_kind": "95% interval" if first.ci95 else "range",
+        "ci95": interval_shape(first.ci95),
+        "sure": how_sure(rows, objective),
+        "runs": [score.run.id for score in first.scores],
+    }
+
+
+def how_sure(rows: Sequence[RankedSetting], objective: Objective) -> str:
+    """Whether the first setting is better than the second, in a sentence."""
+    if len(rows) < 2:
+        return "No other setting has a result yet."
+    if rows[1].rank == 1:
+        equal = sum(row.rank == 1 for row in rows) - 1
+        return f"{equal} other {'setting is' if equal == 1 else 'settings are'} equal to it."
+    found = first_against_second(rows, objective)
+    assert found is not None
+    return _comparison_text(found)
+
+
+def _comparison_text(found: Comparison) -> str:
+    if found.p is None:
+        return "Too few seeds to tell it from the second: train more of them."
+    if found.verdict == "not distinguishable":
+        return f"These seeds do not tell it from the second (p = {found.p:.2g})."
+    return f"Better than the second (p = {found.p:.2g})."
+
+
+def _row(run: Run, keys: Sequence[str], name: str, value: float | None, known: Progress) -> Shape:
+    return {
+        "id": run.id,
+        "name": run.name,
+        "state": str(run.state),
+        "request": run.request,
+        "can": may_do(run),
+        "reason": clean(run.reason or ""),
+        "values": [_cell(run.overrides, key) for key in keys],
+        "seed": run.seed,
+        "tags": list(run.tags),
+        "update": known.update,
+        "progress": updates_text(known),
+        "value": value,
+        "value_text": metric(name, value),
+        "wall_s": round(run.wall_s, 1),
+        "time": duration(run.wall_s or None),
+    }
+
+
+def _cell(overrides: Mapping[str, Any], key: str) -> Any:
+    """A number as it is, so that it sorts; anything else as text; null where it is not set."""
+    value = overrides.get(key)
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    return setting_value(value)
+
+
+def _pairs(settings: Mapping[str, Any]) -> list[list[str]]:
+    return [[key, setting_value(value)] for key, value in settings.items()]
+
+
+# --- a run
+
+
+def run_shape(
+    details: RunDetails,
+    command: str,
+    tail: str,
+    early: Iterable[Sample],
+    late: Iterable[Sample],
+    metrics: Sequence[str],
+) -> Shape:
+    """Everything about one run."""
+    run = details.run
+    return {
+        **_name_shape(run),
+        "sweep_id": run.sweep_id,
+        "state": str(run.state),
+        "request": run.request,
+        "can": may_do(run),
+        "state_text": clean(state_text(details)),
+        "waits_for": list(details.waits_for),
+        "seed": run.seed,
+        "tags": list(run.tags),
+        "settings": [
+            [key, setting_value(value), _base_text(details.base, key)]
+            for key, value in run.overrides.items()
+        ],
+        "progress": updates_text(details.progress),
+        "trained": duration(run.wall_s or None),
+        "objective": details.sweep.objective.metric,
+        "metrics": list(metrics),
+        "last": [
+            [key, metric(key, value)]
+            for key, value in details.progress.metrics.items()
+            if isinstance(value, int | float) and key not in ("update", "updates_total")
+        ],
+        "folder": str(run.folder),
+        "folder_gone": run.attempt > 0 and not run.folder.is_dir(),
+        "command": command,
+        "attempts": [_attempt(attempt) for attempt in details.attempts],
+        "history": [[clock(e.at), e.kind, clean(e.text)] for e in details.history][-30:],
+        "tail": clean(tail),
+        "early": [sample_shape(sample) for sample in early],
+        "late": [sample_shape(sample) for sample in late],
+    }
+
+
+def _base_text(base: Mapping[str, Any], key: str) -> str | None:
+    return setting_value(base[key]) if key in base else None
+
+
+def _attempt(attempt: Attempt) -> Shape:
+    return {
+        **attempt_shape(attempt),
+        "reason": clean(attempt.reason or ""),
+        "evidence": clean(attempt.evidence or ""),
+        "from": clock(attempt.started),
+        "to": None if attempt.ended is None else clock(attempt.ended),
+        "checkpoint": attempt.checkpoint if attempt.checkpoint > 0 else None,
+        "changed": list(attempt.changed),
+    }
+
+
+def sample_shape(sample: Sample) -> Shape:
+    """A completion with its rewards."""
+    return {
+        "update": sample.update,
+        "prompt": cut(sample.prompt),
+        "completion": cut(sample.completion),
+        "answer": cut(sample.answer),
+        "reward": None if sample.reward is None else f"{sample.reward:g}",
+        "parts": [[name, f"{value:g}"] for name, value in sample.rewards.items()],
+    }
+
+
+def may_do(run: Run) -> list[str]:
+    """What can be asked of a run as it stands, by the names of the actions."""
+    if run.state is RunState.RUNNING:
+        asked: Mapping[str | None, list[str]] = {None: ["pause", "cancel"], "pause": ["cancel"]}
+        return asked.get(run.request, [])
+    if run.state in END_STATES:
+        return ["retry"] if RunState.QUEUED in TRANSITIONS[run.state] else []
+    if run.state is RunState.PAUSED:
+        # What halving holds back is not the user's to resume.
+        return ["cancel"] if run.rung is not None else ["resume", "cancel"]
+    return ["first", "pause", "cancel"]
+
+
+# --- text
+
+
+def clean(text: str) -> str:
+    """A text without what only a terminal understands; line breaks and tabs stay."""
+    return _CONTROLS.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
+def cut(text: str) -> str:
+    """A long text without its middle."""
+    text = clean(text)
+    if len(text) <= _MOST_CHARS:
+        return text
+    half = _MOST_CHARS // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
