@@ -48,7 +48,17 @@ def describe(cfg: MLXGRPOConfig, strict: bool) -> Iterator[str]:
     plan = choose_plan(shape, cfg, budget_bytes(cfg), shape.can_share_prefix)
     settled = replace(cfg, **plan.settings)  # type: ignore[arg-type]
     yield f"# cut: {', '.join(f'{name} = {value}' for name, value in plan.settings.items())}"
-    yield from _memory_lines(estimate(shape, settled, longest), longest)
+    yield (
+        f"# decoded together: up to {plan.rollout_rows} completions in a rollout, "
+        f"{plan.eval_rows} in an evaluation"
+    )
+    longest_eval = max((len(prompt.ids) for prompt in (*data.test, *data.train_eval)), default=0)
+    found = estimate(
+        *(shape, settled, max(longest, longest_eval)),
+        rollout_rows=plan.rollout_rows,
+        eval_rows=plan.eval_rows,
+    )
+    yield from _memory_lines(found, max(longest, longest_eval))
 
 
 def _config_lines(cfg: MLXGRPOConfig) -> list[str]:
@@ -92,7 +102,10 @@ def _memory_lines(found: Estimate, longest: int) -> list[str]:
         ("all the time", found.standing),
         ("in a rollout", found.rollout),
         ("in an update", found.update),
+        ("in an evaluation", found.evaluation),
     ):
+        if not parts:
+            continue
         lines += [f"#   {title}", *map(_part_line, parts)]
     return lines
 

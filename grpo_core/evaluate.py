@@ -15,7 +15,7 @@ from grpo_core.data.thinking import answer_of
 from grpo_core.model.policy import Policy
 from grpo_core.model.random_keys import derive_key
 from grpo_core.rewards.builtin import is_correct
-from grpo_core.rollout.generate import Group, generate_groups
+from grpo_core.rollout.generate import MAX_ROWS, Group, generate_groups
 from grpo_core.rollout.sampling import Sampling
 
 # Past this share of cut answers, exact match measures the limit as much as the model.
@@ -58,11 +58,12 @@ def evaluate(
     cfg: MLXGRPOConfig,
     split: str,
     should_stop: Callable[[], bool] | None = None,
+    most_rows: int = MAX_ROWS,
 ) -> Evaluation:
     """Answer every prompt and compare with its reference answer.
 
-    All rows decode together, in the batches that `rollout` makes. Raises Interrupted soon after
-    `should_stop()`.
+    At most `most_rows` decode together, in the batches that `rollout` makes. Raises Interrupted
+    soon after `should_stop()`.
     """
     sampling = Sampling(
         temperature=cfg.eval_temperature,
@@ -72,7 +73,7 @@ def evaluate(
     answers = range(cfg.eval_num_generations)
     keys = [[derive_key("eval", p.example.index, answer) for answer in answers] for p in prompts]
     ids = [prompt.ids for prompt in prompts]
-    groups = generate_groups(policy, ids, len(answers), keys, sampling, should_stop)
+    groups = generate_groups(policy, ids, len(answers), keys, sampling, should_stop, most_rows)
     pairs = zip(prompts, groups, strict=True)
     finished = [done for group in groups for done in group.finished]
     return Evaluation(

@@ -139,7 +139,8 @@ class TrainingLoop:
     def _draw(self, number: int, at: Position) -> RolloutBatch:
         order = self._order_of(at.epoch)
         prompts = [self.train_prompts[row] for row in order[at.start : at.stop]]
-        return draw_batch(self.policy, self.rewards, prompts, self.cfg, number, self.stop)
+        rows = self.learner.plan.rollout_rows
+        return draw_batch(self.policy, self.rewards, prompts, self.cfg, number, self.stop, rows)
 
     def _order_of(self, epoch: int) -> list[int]:
         """The rows as this epoch goes through them: made of seed and epoch alone."""
@@ -241,7 +242,8 @@ class TrainingLoop:
         reset_peak()
         started = time.perf_counter()
         with self.console.busy(f"evaluating {len(prompts)} rows ({split})"):
-            done = evaluate(self.policy, prompts, self.cfg, split, self.stop)
+            rows = self.learner.plan.eval_rows
+            done = evaluate(self.policy, prompts, self.cfg, split, self.stop, rows)
         eval_s = time.perf_counter() - started
         self.state.peak_bytes = max(self.state.peak_bytes, peak_bytes())
         line = {
@@ -321,6 +323,8 @@ def _plan(cfg: MLXGRPOConfig, policy: Policy, state: RunState, console: Console)
         "micro_batch_size": cfg.micro_batch_size == 0,
         "logprob_chunk_tokens": cfg.logprob_chunk_tokens == 0,
         "grad_checkpoint": cfg.grad_checkpoint == "auto",
+        "rollout_rows": True,
+        "eval_rows": True,
     }
     kept = {name: state.plan[name] for name, auto in chosen.items() if auto and name in state.plan}
     return halved_after_deaths(replace(plan, **kept), cfg, console.line)

@@ -55,8 +55,9 @@ def generate_groups(
     keys: Sequence[Sequence[Key]] | None,
     sampling: Sampling,
     should_stop: Callable[[], bool] | None = None,
+    most_rows: int = MAX_ROWS,
 ) -> list[Group]:
-    """`n` completions of each prompt, in the order given.
+    """`n` completions of each prompt, in the order given; at most `most_rows` decode together.
 
     `keys[p][s]` is the key of sample s of prompt p; None only when greedy. The same keys give the
     same tokens, whatever else is in the batch. `should_stop` is asked every few tokens; then
@@ -66,7 +67,7 @@ def generate_groups(
         raise ValueError("sampling needs a key for each completion")
     policy.model.eval()
     with lean_operations(policy.model, gradient=False):
-        return _groups(policy, prompts, n, keys, sampling, should_stop)
+        return _groups(policy, prompts, n, keys, sampling, should_stop, most_rows)
 
 
 def _groups(
@@ -76,27 +77,30 @@ def _groups(
     keys: Sequence[Sequence[Key]] | None,
     sampling: Sampling,
     should_stop: Callable[[], bool] | None,
+    most_rows: int,
 ) -> list[Group]:
     groups: dict[int, Group] = {}
-    for chosen in _batches(policy, prompts, n):
+    for chosen in _batches(policy, prompts, n, most_rows):
         rows = [
             _Row(p, prompts[p], keys[p][s] if keys is not None else (0, 0))
             for p in chosen
             for s in range(n)
         ]
-        # More than MAX_ROWS rows are of one prompt, which then runs once for each part.
-        for start in range(0, len(rows), MAX_ROWS):
-            part = rows[start : start + MAX_ROWS]
+        # More rows than `most_rows` are of one prompt, which then runs once for each part.
+        for start in range(0, len(rows), most_rows):
+            part = rows[start : start + most_rows]
             _decode(policy, [prompts[p] for p in chosen], part, sampling, should_stop)
         for p in chosen:
             groups[p] = _group(policy, [r for r in rows if r.prompt == p], sampling)
     return [groups[p] for p in range(len(prompts))]
 
 
-def _batches(policy: Policy, prompts: Sequence[tuple[int, ...]], n: int) -> Iterator[list[int]]:
-    """Which prompts decode together: of similar or the same length, at most MAX_ROWS rows."""
+def _batches(
+    policy: Policy, prompts: Sequence[tuple[int, ...]], n: int, most_rows: int
+) -> Iterator[list[int]]:
+    """Which prompts decode together: of similar or the same length, at most `most_rows` rows."""
     order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
-    size = max(1, MAX_ROWS // n)
+    size = max(1, most_rows // n)
     mixes = policy.can_share_prefix and policy.can_mix_lengths
     batch: list[int] = []
     for p in order:

@@ -98,21 +98,31 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What stays, and the larger of the two phases on top of it."""
+    """What stays, and the largest of the three phases on top of it."""
 
     standing: list[Part]
     rollout: list[Part]
     update: list[Part]
+    evaluation: list[Part]
+    """Empty where the run never evaluates."""
 
     @property
     def phase(self) -> str:
         """Which phase the peak is in."""
-        return "update" if _total(self.update) >= _total(self.rollout) else "rollout"
+        return max(self._phases, key=self._phases.__getitem__)
 
     @property
     def peak_bytes(self) -> int:
         """The most that is in use at once."""
-        return _total(self.standing) + max(_total(self.rollout), _total(self.update))
+        return _total(self.standing) + max(self._phases.values())
+
+    @property
+    def _phases(self) -> dict[str, int]:
+        return {
+            "update": _total(self.update),
+            "rollout": _total(self.rollout),
+            "evaluation": _total(self.evaluation),
+        }
 
 
 def _total(parts: list[Part]) -> int:
@@ -296,12 +306,23 @@ def _bytes(tree: Any) -> int:
     return sum(array.nbytes for _, array in _leaves(tree))
 
 
-def estimate(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int) -> Estimate:
-    """The peak of an update on prompts of that length (the longest counts)."""
+def estimate(
+    shape: Shape,
+    cfg: MLXGRPOConfig,
+    prompt_tokens: int,
+    *,
+    rollout_rows: int = MAX_ROWS,
+    eval_rows: int = MAX_ROWS,
+) -> Estimate:
+    """The peak of a run on prompts of that length (the longest counts).
+
+    At most so many rows decode together in a rollout and in an evaluation.
+    """
     return Estimate(
         standing=_standing(shape, cfg),
-        rollout=_rollout(shape, cfg, prompt_tokens),
+        rollout=_rollout(shape, cfg, prompt_tokens, rollout_rows),
         update=_update(shape, cfg, prompt_tokens),
+        evaluation=_evaluation(shape, cfg, prompt_tokens, eval_rows),
     )
 
 
@@ -318,11 +339,27 @@ def _standing(shape: Shape, cfg: MLXGRPOConfig) -> list[Part]:
     return parts
 
 
-def _rollout(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int) -> list[Part]:
+def _rollout(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int, most: int) -> list[Part]:
     prompts = cfg.batch_size * cfg.gradient_accumulation_steps
-    together = max(1, min(prompts, MAX_ROWS // cfg.num_generations))
-    rows = together * cfg.num_generations
-    limit = cfg.completion_limit
+    rows = _together(prompts, cfg.num_generations, most)
+    return _decoding(shape, rows, prompt_tokens, cfg.completion_limit)
+
+
+def _evaluation(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int, most: int) -> list[Part]:
+    sizes = ((cfg.eval_samples, cfg.eval_steps), (cfg.eval_subset_size, cfg.eval_every_updates))
+    prompts = max((n for n, every in sizes if every), default=0)
+    if not prompts:
+        return []
+    rows = _together(prompts, cfg.eval_num_generations, most)
+    return _decoding(shape, rows, prompt_tokens, cfg.eval_max_new_tokens)
+
+
+def _together(prompts: int, n: int, most: int) -> int:
+    """How many rows decode together, of so many prompts with `n` completions each."""
+    return min(most, n * max(1, min(prompts, most // n)))
+
+
+def _decoding(shape: Shape, rows: int, prompt_tokens: int, limit: int) -> list[Part]:
     places = rows * (prompt_tokens + ROOM * math.ceil(limit / ROOM))
     kept = places * shape.kept + PER_KEPT_STATE * rows * shape.kept_always
     logits = PER_SAMPLED_LOGIT * LOOK_EVERY * rows * shape.vocab * FP32

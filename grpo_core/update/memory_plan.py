@@ -1,12 +1,12 @@
-"""How one update is cut so that it fits: micro-batch, vocabulary chunk, checkpointing.
+"""How a run is cut so that it fits: rows that decode together, micro-batch, chunk, checkpointing.
 
 What the configuration leaves open is chosen here from the estimate of the peak; `update` carries
-it out. The cut never changes the gradient, so a smaller one is always safe.
+it out. The cut changes neither completions nor gradient, so a smaller one is always safe.
 """
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
@@ -15,8 +15,16 @@ from grpo_core.errors import ModelError
 from grpo_core.model.device import ADVISED_SHARE, GB, advised_bytes
 from grpo_core.model.gradient_checkpointing import keeps_gradient
 from grpo_core.model.policy import Policy
+from grpo_core.rollout.generate import MAX_ROWS
 from grpo_core.run.protocol import ENV_HALVINGS
-from grpo_core.update.memory_estimate import PER_LOGIT, Shape, estimate, model_shape
+from grpo_core.update.memory_estimate import (
+    PER_LOGIT,
+    Estimate,
+    Part,
+    Shape,
+    estimate,
+    model_shape,
+)
 
 # Tokens of completions in one micro-batch. A GPU wants many at once; a CPU gains little (measured
 # at 1.3 M parameters with OpenBLAS: 512 tokens take 0.87 to 0.98 of the time of 256, at 1.6 times
@@ -41,11 +49,19 @@ class MemoryPlan:
     logprob_chunk_tokens: int
     grad_checkpoint: bool
     prefix_sharing: bool
+    rollout_rows: int = MAX_ROWS
+    """Completions that decode together in a rollout, at most; so in an evaluation."""
+    eval_rows: int = MAX_ROWS
 
     @property
     def settings(self) -> dict[str, int | str | bool]:
-        """The plan as fields of a configuration."""
-        return {**asdict(self), "grad_checkpoint": "on" if self.grad_checkpoint else "off"}
+        """How the update is cut, as fields of a configuration."""
+        return {
+            "micro_batch_size": self.micro_batch_size,
+            "logprob_chunk_tokens": self.logprob_chunk_tokens,
+            "grad_checkpoint": "on" if self.grad_checkpoint else "off",
+            "prefix_sharing": self.prefix_sharing,
+        }
 
 
 def plan_memory(
@@ -108,7 +124,24 @@ def choose_plan(
     )
     if shape is None:
         return plan
+    plan = replace(
+        plan,
+        rollout_rows=_rows(shape, cfg, budget, lambda found: found.rollout),
+        eval_rows=_rows(shape, cfg, budget, lambda found: found.evaluation),
+    )
     return _shrink(plan, cfg, limit, lambda p: _peak(shape, cfg, p) <= budget)
+
+
+def _rows(
+    shape: Shape, cfg: MLXGRPOConfig, budget: int, phase: Callable[[Estimate], list[Part]]
+) -> int:
+    """How many completions may decode together; one at the least, whatever that takes."""
+
+    def fits(rows: int) -> bool:
+        found = estimate(shape, cfg, cfg.max_prompt_length, rollout_rows=rows, eval_rows=rows)
+        return sum(part.bytes for part in found.standing + phase(found)) <= budget
+
+    return next((rows for rows in range(MAX_ROWS, 1, -1) if fits(rows)), 1)
 
 
 def _shrink(

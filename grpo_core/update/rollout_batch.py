@@ -17,7 +17,7 @@ from grpo_core.data.prompts import Prompt
 from grpo_core.model.policy import Policy
 from grpo_core.model.random_keys import sample_key
 from grpo_core.rewards.builtin import Rewards
-from grpo_core.rollout.generate import generate_groups
+from grpo_core.rollout.generate import MAX_ROWS, generate_groups
 from grpo_core.rollout.sampling import Sampling
 from grpo_core.run.signals import ShouldStop
 from grpo_core.update.judged_groups import JudgedGroup, judge_groups, overlong
@@ -50,14 +50,17 @@ def draw_batch(
     cfg: MLXGRPOConfig,
     update: int,
     should_stop: ShouldStop,
+    most_rows: int = MAX_ROWS,
 ) -> RolloutBatch:
     """Draw and judge a group for each prompt, as update `update` would, whatever ran before.
+
+    At most `most_rows` completions decode together.
 
     Raises RewardError, and Interrupted soon after `should_stop()`.
     """
     clock = _Clock()
-    first = _draw(policy, rewards, prompts, cfg, update, 0, should_stop, clock)
-    final, redrawn = _resample(policy, rewards, first, cfg, update, should_stop, clock)
+    first = _draw(policy, rewards, prompts, cfg, update, 0, should_stop, clock, most_rows)
+    final, redrawn = _resample(policy, rewards, first, cfg, update, should_stop, clock, most_rows)
     total = np.stack([judged.total for judged in final])
     weights = advantages(total, cfg.scale_rewards, cfg.loss_type)
     tokens = _count_tokens(first) + redrawn
@@ -97,6 +100,7 @@ def _draw(
     round: int,
     should_stop: ShouldStop,
     clock: _Clock,
+    most_rows: int,
 ) -> list[JudgedGroup]:
     """A group for each prompt, judged; the draw's keys are made of these numbers alone."""
     size = range(cfg.num_generations)
@@ -112,6 +116,7 @@ def _draw(
         keys,
         Sampling.of(cfg),
         should_stop,
+        most_rows,
     )
     drawn = time.perf_counter()
     judged = judge_groups(rewards, prompts, groups, cfg, should_stop)
@@ -128,6 +133,7 @@ def _resample(
     update: int,
     should_stop: ShouldStop,
     clock: _Clock,
+    most_rows: int,
 ) -> tuple[list[JudgedGroup], int]:
     """Flat groups drawn anew, at most `resample_rounds` times; and the tokens that took."""
     final, tokens = list(first), 0
@@ -137,7 +143,7 @@ def _resample(
         if not flat:
             break
         prompts = [final[p].prompt for p in flat]
-        again = _draw(policy, rewards, prompts, cfg, update, round, should_stop, clock)
+        again = _draw(policy, rewards, prompts, cfg, update, round, should_stop, clock, most_rows)
         tokens += _count_tokens(again)
         for p, judged in zip(flat, again, strict=True):
             final[p] = judged

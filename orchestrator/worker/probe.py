@@ -1,7 +1,8 @@
 """One update of the setting that needs the most memory, before anything is queued.
 
-A real trainer in a temporary folder, with the prompts of one update, no evaluation and no
-checkpoints. What it says about memory is a lower bound: completions of later updates may be longer.
+A real trainer in a temporary folder, with the prompts of one update, one evaluation of as many rows
+as decode together, and no checkpoints. What it says about memory is a lower bound: completions of
+later updates may be longer.
 """
 
 import os
@@ -21,6 +22,11 @@ from orchestrator.spec.spec import Spec
 from orchestrator.worker.attempt_log import read_tail
 from orchestrator.worker.launcher import TRAINER
 from orchestrator.worker.verdict import Ending, judge
+
+# More rows than these never decode together.
+_EVAL_ROWS = 128
+# Micro-steps after which the next evaluation would come.
+_NEVER = 10**6
 
 
 @dataclass(frozen=True)
@@ -80,12 +86,23 @@ def _overrides(spec: Spec, setting: PlannedSetting, folder: str) -> list[str]:
     config = setting_config(spec, setting)
     small = {
         "max_train_samples": config.batch_size * config.gradient_accumulation_steps,
-        **{"num_epochs": 1, "eval_steps": 0, "eval_every_updates": 0},
-        **{"eval_at_start": False, "eval_at_end": False, "save_steps": 0, "save_every_s": 0.0},
+        **{"num_epochs": 1, "eval_every_updates": 0, **_evaluation(config)},
+        **{"eval_at_end": False, "save_steps": 0, "save_every_s": 0.0},
         **{"run_name": "check", "output_dir": str(Path(folder, "run"))},
     }
     passed = {**setting.overrides, **small}
     return [word for k, v in passed.items() for word in ("--set", format_override(k, v))]
+
+
+def _evaluation(config: MLXGRPOConfig) -> dict[str, int | bool]:
+    """One at the start, of no more rows than tell what it takes; none where the run has none."""
+    wanted = max(
+        config.eval_samples if config.eval_steps else 0,
+        config.eval_subset_size if config.eval_every_updates else 0,
+    )
+    if not wanted:
+        return {"eval_steps": 0, "eval_at_start": False}
+    return {"eval_steps": _NEVER, "eval_at_start": True, "eval_samples": min(wanted, _EVAL_ROWS)}
 
 
 def _run(words: Sequence[str], cwd: str, log: Path) -> int:

@@ -28,6 +28,8 @@ def test_dry_run_counts_updates_and_names_the_parts_of_the_peak(tmp_path):
     assert "# peak memory: about" in text
     for part in ("weights", "Adam's moments", "keys and values", "logits", "activations"):
         assert part in text
+    assert "# decoded together: up to 128 completions in a rollout, 128 in an evaluation" in text
+    assert "#   in an evaluation\n" in text
 
 
 def test_dry_run_meets_the_faults_of_the_run(tmp_path):

@@ -9,6 +9,7 @@ from orchestrator.plan.forecast import forecast
 from orchestrator.queue.store import Store
 from orchestrator.spec.spec import read_spec
 from orchestrator.system.paths import home
+from orchestrator.worker import probe
 from orchestrator.worker.probe import heaviest
 from tests.integration.test_results import folder, sweep
 from tests.queue_kit import runs
@@ -66,6 +67,18 @@ def test_the_heaviest_setting_of_each_model_is_checked(folder):
     found = [setting.overrides for setting in heaviest(spec, expand(spec).settings)]
     heavy = {"num_generations": 16, "train_type": "full", "max_new_tokens": 64}
     assert found == [{"model_name": "a", **heavy}, {"model_name": "b", **heavy}]
+
+
+def test_the_check_evaluates_as_many_rows_as_decode_together(folder):
+    """An evaluation may need the most, and comes first; a run without any is checked without."""
+    (folder / "base.toml").write_text("eval_samples = 500\n")
+    for text, words in (
+        ("", ["eval_at_start=true", "eval_samples=128"]),
+        ("[set]\neval_steps = 0\neval_every_updates = 0\n", ["eval_at_start=false"]),
+    ):
+        spec = read_spec(Path(write(f"{text}[params]\nlearning_rate = [1e-5]\n")))
+        passed = probe._overrides(spec, expand(spec).settings[0], "there")
+        assert [w for w in passed if w.startswith(("eval_at_start", "eval_samples"))] == words
 
 
 def test_time_and_disk_are_told_by_past_runs_of_the_same_shape(say):

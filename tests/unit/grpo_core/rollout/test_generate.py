@@ -21,10 +21,10 @@ def policy():
     return toy_policy()
 
 
-def sample(policy, n=16, prompts=(PROMPT,), **settings):
+def sample(policy, n=16, prompts=(PROMPT,), most_rows=128, **settings):
     keys = [[sample_key(0, 0, p, s) for s in range(n)] for p in range(len(prompts))]
     sampling = Sampling(**{"temperature": 1.0, "max_tokens": 30, **settings})
-    return generate_groups(policy, list(prompts), n, keys, sampling)
+    return generate_groups(policy, list(prompts), n, keys, sampling, most_rows=most_rows)
 
 
 def letter(token):
@@ -93,8 +93,7 @@ def test_looks_and_batches_do_not_change_a_token(policy, monkeypatch, look, rows
     prompts = [PROMPT, (12, 40, 21, 5, 17, 33), (2,), (1, 2, 3)]
     expected = sample(policy, 5, prompts)
     monkeypatch.setattr(generate, "LOOK_EVERY", look)
-    monkeypatch.setattr(generate, "MAX_ROWS", rows)
-    found = sample(policy, 5, prompts)
+    found = sample(policy, 5, prompts, most_rows=rows)
     for one, other in zip(expected, found, strict=True):
         assert one.prompt_ids == other.prompt_ids
         assert one.completions == other.completions

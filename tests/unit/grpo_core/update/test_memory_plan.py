@@ -78,8 +78,68 @@ def test_the_configuration_has_the_last_word():
         grad_checkpoint="off",
         prefix_sharing=False,
     )
-    assert chosen == MemoryPlan(6, 99, False, False)
+    assert replace(chosen, rollout_rows=128, eval_rows=128) == MemoryPlan(6, 99, False, False)
     assert plan(1e6, grad_checkpoint="on", micro_batch_size=100).micro_batch_size == 8
+
+
+# Qwen2.5-7B on a Mac of 16 GB, which advises 11.4 GB: what configs/medium.toml would take.
+QWEN_7B = QWEN | {
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+MEDIUM = {
+    **{"num_generations": 8, "gradient_accumulation_steps": 4, "max_new_tokens": 256},
+    **{"eval_steps": 200, "eval_samples": 200, "eval_every_updates": 0},
+    **{"eval_max_new_tokens": 256, "quantize_for_rollouts": True},
+}
+
+
+def peak_of(phase, cfg, rows):
+    """Estimated bytes of a phase with so many rows at once, on the longest prompts."""
+    shape = model_shape(QWEN_7B, cfg)
+    found = estimate(shape, cfg, cfg.max_prompt_length, rollout_rows=rows, eval_rows=rows)
+    return sum(part.bytes for part in found.standing + getattr(found, phase))
+
+
+@pytest.mark.parametrize(
+    ("phase", "rows_of"), [("evaluation", "eval_rows"), ("rollout", "rollout_rows")]
+)
+def test_so_many_rows_decode_together_as_fit(phase, rows_of):
+    """All 128 would take more than there is; as many as fit are fewer, and one more is too many."""
+    cfg, budget = config(**MEDIUM, batch_size=16), round(7.5 * GB)
+    assert peak_of(phase, cfg, 128) > budget
+    chosen = choose_plan(model_shape(QWEN_7B, cfg), cfg, budget)
+    rows = getattr(chosen, rows_of)
+    assert 1 < rows < 128
+    # One prompt more at a time: of a rollout, eight rows.
+    assert peak_of(phase, cfg, rows) <= budget
+    assert peak_of(phase, cfg, rows + 1) > budget
+
+
+def test_evaluation_is_the_peak_where_it_is_the_largest():
+    """And it is nothing where the run never evaluates."""
+    smallest = {"micro_batch_size": 1, "grad_checkpoint": "on"}
+    cfg = config(**MEDIUM | smallest | {"eval_max_new_tokens": 1024})
+    found = estimate(model_shape(QWEN_7B, cfg), cfg, 512)
+    assert found.phase == "evaluation"
+    assert found.evaluation[0].name == "keys and values of 128 completions"
+    off = replace(cfg, eval_steps=0)
+    assert estimate(model_shape(QWEN_7B, off), off, 512).evaluation == []
+
+
+def test_rows_are_those_that_there_are():
+    """40 rows with three answers each decode as 120; three of them alone as nine."""
+    shape = model_shape(QWEN, config())
+    for samples, n, rows in ((40, 3, 120), (3, 3, 9), (100, 3, 126), (5, 200, 128)):
+        cfg = config(eval_steps=1, eval_samples=samples, eval_num_generations=n)
+        cfg = replace(cfg, eval_every_updates=0)
+        name = estimate(shape, cfg, 100).evaluation[0].name
+        assert name == f"keys and values of {rows} completions"
 
 
 def test_a_model_that_cannot_be_estimated_still_gets_a_plan():
