@@ -25,7 +25,7 @@ from grpo_core.model.policy import Policy, load_policy
 from grpo_core.model.tables import must_fit_tables
 from grpo_core.rewards.builtin import load_rewards
 from grpo_core.run import checkpoint
-from grpo_core.run.checkpoint import Checkpoint, RunState
+from grpo_core.run.checkpoint import Checkpoint, RunState, nothing_learnt
 from grpo_core.run.console import Console
 from grpo_core.run.exceptions import explain
 from grpo_core.run.folder import RunFolder, versions
@@ -192,7 +192,7 @@ def _result(
     folder: RunFolder, state: RunState, watch: Stopwatch, error: Exception | None
 ) -> Result:
     """The verdict; None is the good end."""
-    status, code, reason = COMPLETED, ExitCode.COMPLETED, ""
+    status, code, reason = COMPLETED, ExitCode.COMPLETED, nothing_learnt(state)
     if isinstance(error, GRPOError):
         status = "interrupted" if isinstance(error, Interrupted) else FAILED
         code, reason = error.exit_code, str(error)

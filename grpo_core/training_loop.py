@@ -5,6 +5,7 @@ saved; what follows is a function of that state alone, so a run that is killed a
 ends with the same weights and the same log.
 """
 
+import math
 import time
 from dataclasses import asdict, replace
 from typing import Any
@@ -162,8 +163,10 @@ class TrainingLoop:
         state.skipped_updates += not step.finite
         state.bad_in_a_row = 0 if step.finite else state.bad_in_a_row + 1
         state.silent_in_a_row = 0 if step.moved or not step.finite else state.silent_in_a_row + 1
-        if at.iteration == 0 and self.rollouts is not None:
-            state.tokens += self.rollouts.tokens
+        state.moved_updates += step.moved
+        if self.rollouts is not None:
+            state.tokens += self.rollouts.tokens if at.iteration == 0 else 0
+            state.unrewarded_updates += math.isnan(self.rollouts.figures["reward_mean"])
         state.peak_bytes = max(state.peak_bytes, peak_bytes())
         self._changed = True
 

@@ -167,6 +167,21 @@ class MLXGRPOConfig:
         choices=("fail", "nan"),
     )
     reward_timeout_s: float = _f(30.0, "reward", "time for one reward call", unit="s", above=0)
+    reward_load_timeout_s: float = _f(
+        600.0,
+        "reward",
+        "time for a reward's file to be imported, with the models that it loads",
+        unit="s",
+        above=0,
+        hashed=False,
+    )
+    completion_format: str = _f(
+        "text",
+        "reward",
+        "how your own rewards get completions and prompts: as texts, or as chat messages "
+        "(completion[0]['content'], as TRL)",
+        choices=("text", "messages"),
+    )
     overlong_buffer: int = _f(
         0, "reward", "last tokens before the limit that cost reward (DAPO)", unit="tokens", min=0
     )

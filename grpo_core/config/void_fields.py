@@ -12,7 +12,10 @@ from grpo_core.config.fields import DATA_FILES, FIELDS, MLXGRPOConfig
 ADAPTER_SHAPE = ("lora_rank", "lora_scale", "lora_dropout", "lora_layers", "lora_keys")
 CLIP = ("clip_eps", "clip_eps_high", "clip_delta")
 EVALUATION = ("eval_at_start", "eval_at_end", "eval_max_new_tokens", "eval_num_generations")
-PLUGIN = ("reward_on_error", "reward_timeout_s")
+PLUGIN = (
+    *("reward_on_error", "reward_timeout_s"),
+    *("reward_load_timeout_s", "completion_format"),
+)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import numpy as np
 from grpo_core.config import MLXGRPOConfig, did_you_mean
 from grpo_core.data.answers import CLOSE, OPEN, TAGS, extract_answer, is_correct, is_whole_number
 from grpo_core.data.examples import Example
+from grpo_core.data.prompts import conversation
 from grpo_core.data.thinking import answer_of
 from grpo_core.errors import RewardError
 from grpo_core.rewards.plugins import Plugin, PluginFault, Value
@@ -103,6 +104,12 @@ BUILTINS: dict[str, Builtin] = {
 
 # -- all rewards of a run -----------------------------------------------------------------------
 
+LARGEST = 1e15
+"""Rewards beyond it are refused: beside them smaller ones are lost, and their squares overflow."""
+
+# What Python says where a text is taken for a chat message.
+_TAKEN_FOR_MESSAGES = "string indices must be integers"
+
 
 @dataclass(frozen=True, slots=True)
 class ExampleCompletions:
@@ -112,16 +119,21 @@ class ExampleCompletions:
     texts: list[str]
     ids: list[list[int]]
 
-    def arguments(self) -> dict[str, Any]:
-        """What a plug-in gets, by name: as TRL calls it, but completions are texts always.
+    def arguments(self, cfg: MLXGRPOConfig) -> dict[str, Any]:
+        """What a plug-in gets, by name, as TRL calls it; `completion_format` says texts or chats.
 
         Every column of the row comes as a list, one item for each completion; our own names win.
         """
         n = len(self.texts)
         columns = {name: [value] * n for name, value in self.example.row.items()}
+        prompt: Any = self.example.prompt
+        completions: list[Any] = self.texts
+        if cfg.completion_format == "messages":
+            prompt = conversation(self.example, cfg.system_prompt)
+            completions = [[{"role": "assistant", "content": text}] for text in self.texts]
         return columns | {
-            "prompts": [self.example.prompt] * n,
-            "completions": self.texts,
+            "prompts": [prompt] * n,
+            "completions": completions,
             "completion_ids": self.ids,
             "answers": [self.example.answer] * n,
         }
@@ -137,13 +149,12 @@ class Rewards:
     def __init__(
         self,
         rewards: Mapping[str, Builtin | Plugin],
-        weights: Sequence[float],
-        missing_on_error: bool,
+        cfg: MLXGRPOConfig,
     ) -> None:
         self.names = list(rewards)
-        self.weights = np.array(weights or [1.0] * len(rewards))
+        self.weights = np.array(cfg.reward_weights or [1.0] * len(rewards))
         self._rewards = dict(rewards)
-        self._missing_on_error = missing_on_error
+        self._cfg = cfg
 
     def __call__(
         self,
@@ -195,27 +206,32 @@ class Rewards:
         if not isinstance(reward, Plugin):
             return [reward(answer_of(text), group.example.answer) for text in group.texts]
         try:
-            values = reward(group.arguments(), should_stop)
+            values = reward(group.arguments(self._cfg), should_stop)
             return [
                 self._number(name, group, i, v) for i, v in enumerate(_of_length(values, group))
             ]
         except PluginFault as e:
-            self._missing_or_raise(name, group, str(e))
+            hint = ""
+            if _TAKEN_FOR_MESSAGES in str(e) and self._cfg.completion_format == "text":
+                hint = '; completion_format = "messages" gives it chats, completion[0]["content"]'
+            self._missing_or_raise(name, group, f"{e}{hint}")
             return [math.nan] * len(group.texts)
 
     def _number(self, name: str, group: ExampleCompletions, i: int, value: Value) -> float:
         """A plug-in's value as a reward; None is missing, as in TRL."""
         if value is None:
             return math.nan
-        if isinstance(value, float) and math.isfinite(value):
+        if isinstance(value, float) and abs(value) <= LARGEST:
             return value
         shown = value["bad"] if isinstance(value, dict) else value
         where = f"for completion {i + 1} of {len(group.texts)}"
-        self._missing_or_raise(name, group, f"returned {shown} {where}, not a finite number")
+        is_large = isinstance(value, float) and math.isfinite(value)
+        fault = f"beyond what can be averaged ({LARGEST:g})" if is_large else "not a finite number"
+        self._missing_or_raise(name, group, f"returned {shown} {where}, {fault}")
         return math.nan
 
     def _missing_or_raise(self, name: str, group: ExampleCompletions, fault: str) -> None:
-        if not self._missing_on_error:
+        if self._cfg.reward_on_error != "nan":
             raise RewardError(
                 f"reward {name!r}: {fault}; on row {group.example.line} "
                 '(reward_on_error = "nan" counts such rewards as missing)'
@@ -233,18 +249,18 @@ def load_rewards(cfg: MLXGRPOConfig) -> Rewards:
     rewards: dict[str, Builtin | Plugin] = {}
     try:
         for name in cfg.rewards:
-            rewards[name] = _load(name, cfg.reward_timeout_s)
+            rewards[name] = _load(name, cfg)
     except BaseException:  # a stop as well: no process of a plug-in outlives this
-        Rewards(rewards, [], False).close()
+        Rewards(rewards, cfg).close()
         raise
-    return Rewards(rewards, cfg.reward_weights, cfg.reward_on_error == "nan")
+    return Rewards(rewards, cfg)
 
 
-def _load(name: str, timeout_s: float) -> Builtin | Plugin:
+def _load(name: str, cfg: MLXGRPOConfig) -> Builtin | Plugin:
     if name in BUILTINS:
         return BUILTINS[name]
     if ":" in name:
-        return Plugin(name, timeout_s)
+        return Plugin(name, cfg.reward_timeout_s, cfg.reward_load_timeout_s)
     raise RewardError(
         f"reward {name!r}: unknown; there are {', '.join(BUILTINS)}, file.py:function and "
         f"package.module:function{did_you_mean(name, BUILTINS)}"

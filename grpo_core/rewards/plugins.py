@@ -17,9 +17,6 @@ from grpo_core.config import did_you_mean, named_path, nearest_file
 from grpo_core.errors import ExitCode, GRPOError, Interrupted, RewardError
 from grpo_core.rewards.plugin_process import PluginProcess
 
-# An import may bring a framework along; a call is bounded by reward_timeout_s.
-LOAD_TIMEOUT_S = 120.0
-
 Value = float | dict[str, str] | None
 
 
@@ -40,9 +37,10 @@ class PluginKilled(PluginCrashed):
 class Plugin:
     """A user's reward function, ready to be called."""
 
-    def __init__(self, target: str, timeout_s: float) -> None:
+    def __init__(self, target: str, timeout_s: float, load_timeout_s: float) -> None:
         self.name = target
         self._timeout_s = timeout_s
+        self._load_timeout_s = load_timeout_s
         self._target = _locate(target)
         self._host: PluginProcess | None = None
         self._start()
@@ -80,7 +78,8 @@ class Plugin:
     def _start(self, should_stop: Callable[[], bool] = lambda: False) -> PluginProcess:
         self._host = host = PluginProcess()
         try:
-            reply = self._ask(host, asdict(self._target), LOAD_TIMEOUT_S, "the limit", should_stop)
+            target, limit = asdict(self._target), "reward_load_timeout_s"
+            reply = self._ask(host, target, self._load_timeout_s, limit, should_stop)
             fault = self._load_fault(reply)
         except PluginFault as e:
             fault = str(e)

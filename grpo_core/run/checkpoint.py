@@ -39,6 +39,10 @@ class RunState:
     skipped_updates: int = 0
     bad_in_a_row: int = 0
     silent_in_a_row: int = 0
+    moved_updates: int = 0
+    """Updates that changed the weights."""
+    unrewarded_updates: int = 0
+    """Updates in which every reward of every completion was missing."""
     wall_s: float = 0.0
     peak_bytes: int = 0
     plan: dict[str, Any] = field(default_factory=dict)
@@ -48,6 +52,22 @@ class RunState:
     versions: dict[str, str] = field(default_factory=dict)
     threads: int = 0
     """That multiply matrices; 0 where the run does not choose them."""
+
+
+def nothing_learnt(state: RunState) -> str:
+    """Why the weights are what they were before the run, in words for its end; "" if they moved."""
+    if state.moved_updates or not state.update:
+        return ""
+    if state.unrewarded_updates == state.update:
+        return (
+            f"nothing was learnt: in all {state.update} updates every reward of every completion "
+            "was missing (None)"
+        )
+    return (
+        f"nothing was learnt: in none of {state.update} updates was there a signal, within each "
+        "group all rewards were equal; try rewards that distinguish answers, a higher temperature "
+        "or more num_generations"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.config import MLXGRPOConfig
-from grpo_core.run.checkpoint import RunState
+from grpo_core.run.checkpoint import RunState, nothing_learnt
 from grpo_core.run.protocol import FINAL_FOLDER
 from grpo_core.terminal import tell
 
@@ -108,6 +108,8 @@ class Console:
         if state.best:
             em, best = state.last["em"], state.best
             text += f", em {em:.3f} (best {best['em']:.3f} after update {best['update']})"
+        if reason := nothing_learnt(state):
+            self.line(f"[run] {reason}")
         self.line(f"{text}; {folder / FINAL_FOLDER}")
 
     def _count(self, update: int) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.data.prompts import Prompt
-from grpo_core.rewards.builtin import Rewards, combine
+from grpo_core.errors import RewardError
+from grpo_core.rewards.builtin import LARGEST, Rewards, combine
 from grpo_core.rollout.generate import Group
 from grpo_core.run.signals import ShouldStop
 
@@ -52,10 +53,24 @@ def judge_groups(
         should_stop,
     )
     parts = np.split(values, len(groups), axis=1)
-    return [
+    judged = [
         JudgedGroup(prompt, group, part, combine(part, rewards.weights) + overlong(group, cfg))
         for prompt, group, part in zip(prompts, groups, parts, strict=True)
     ]
+    for one in judged:
+        _must_be_countable(one, cfg)
+    return judged
+
+
+def _must_be_countable(judged: JudgedGroup, cfg: MLXGRPOConfig) -> None:
+    """RewardError where weights make of rewards what cannot be averaged."""
+    largest = np.nanmax(np.abs(judged.total), initial=0.0)
+    if largest > LARGEST:
+        raise RewardError(
+            f"the weighted sum of the rewards is {largest:g} on row {judged.prompt.example.line}, "
+            f"beyond what can be averaged ({LARGEST:g}); lower reward_weights = "
+            f"{cfg.reward_weights}"
+        )
 
 
 def overlong(group: Group, cfg: MLXGRPOConfig) -> np.ndarray:

@@ -70,7 +70,7 @@ def decide(
     """
     verdict, words = outcome.verdict, outcome.reason
     if verdict is Verdict.COMPLETED:
-        return Next(RunState.COMPLETED, None)
+        return Next(RunState.COMPLETED, None if words == verdict else words)
     if run.request is StopRequest.CANCEL or verdict is Verdict.CANCELLED:
         return Next(RunState.CANCELLED, "cancelled")
     if verdict is Verdict.PRUNED:

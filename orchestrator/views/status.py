@@ -136,10 +136,11 @@ def _sweep(
 
 
 def _reasons(runs: Sequence[Run]) -> list[RenderableType]:
-    """Why runs stand still or have failed; those with the same reason on one line."""
+    """Why runs stand still, failed or learnt nothing; those with the same reason on one line."""
     of: dict[str, list[int]] = {}
     for run in runs:
-        if run.reason and run.state not in ("completed", "cancelled"):
+        is_copy = run.state == "completed" and run.same_as is not None
+        if run.reason and run.state != "cancelled" and not is_copy:
             of.setdefault(run.reason, []).append(run.id)
     reasons = list(of.items())
     lines = [Text(f"{run_ids(ids)}: {why}", style="yellow") for why, ids in reasons[:_REASONS]]

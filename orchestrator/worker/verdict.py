@@ -113,7 +113,9 @@ def _by_code(end: Ending, code: int) -> Outcome:
 def _finished(end: Ending) -> Outcome:
     status = (end.result or {}).get("status")
     if status == COMPLETED:
-        return Outcome(Verdict.COMPLETED, "completed", "result.json: completed", 0)
+        # What a whole run has to say of itself, such as that nothing was learnt.
+        reason = str((end.result or {}).get("reason") or "completed")
+        return Outcome(Verdict.COMPLETED, reason, "result.json: completed", 0)
     fault = "no result.json" if end.result is None else f"result.json says {status}"
     return Outcome(Verdict.CRASH, f"ended with exit code 0, but {fault}", _proof(end), 0)
 

@@ -67,7 +67,7 @@ class Scene:
         data = load_data(cfg, self.policy.tokenizer)
         plan = plan_memory(self.policy, cfg)
         self.learner = Learner(self.policy, cfg, plan, lambda: None, self.said.append)
-        judge = Rewards({"r": reward}, [], False)
+        judge = Rewards({"r": reward}, MLXGRPOConfig())
         self.rollouts = self.learner.score(
             draw_batch(self.policy, judge, data.train, cfg, 1, never)
         )
@@ -157,7 +157,7 @@ def test_the_reference_of_adapters_that_were_trained_is_these_adapters(train_typ
 
 
 def replace_experience(scene, reward):
-    judge = Rewards({"r": reward}, [], False)
+    judge = Rewards({"r": reward}, MLXGRPOConfig())
     data = load_data(scene.cfg, scene.policy.tokenizer)
     drawn = draw_batch(scene.policy, judge, data.train, scene.cfg, 2, never)
     scene.rollouts = scene.learner.score(drawn)

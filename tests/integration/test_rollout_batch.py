@@ -1,5 +1,7 @@
 """From prompts to weighed samples on a small random Qwen2: rewards and advantages by the oracle."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -41,7 +43,7 @@ def rare(text, _):
 
 def rollouts(rewards, weights, number=5, **more):
     cfg = config(num_generations=8, **more)
-    judge = Rewards(rewards, weights, False)
+    judge = Rewards(rewards, replace(cfg, reward_weights=weights))
     return draw_batch(toy_policy(), judge, prompts(), cfg, number, lambda: False)
 
 

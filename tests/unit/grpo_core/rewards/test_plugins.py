@@ -399,7 +399,7 @@ def test_what_waits_for_the_trainers_death_ends_with_the_plugin(write, monkeypat
     """Where it is needed: no process is left when a plug-in is closed, or has died by itself."""
     monkeypatch.setattr(plugin_host, "__file__", str(write_host(write, "darwin")))
     write("import os\ndef f(completions): return [os.getpid()] * 2")
-    plugin = Plugin("score.py:f", 30.0)
+    plugin = Plugin("score.py:f", 30.0, 60.0)
     pid = plugin({"completions": ["a", "b"]}, lambda: False)[0]
     (waits,) = psutil.Process(int(pid)).children()
     assert waits.num_fds() == 1  # Neither the run's lock nor the plug-in's pipes.
@@ -428,3 +428,42 @@ def _until(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+CHAT = """
+    def f(completions, prompts):
+        return [len(c[0]["content"]) + 100 * len(p) for c, p in zip(completions, prompts)]
+"""
+
+
+def test_a_reward_in_chat_style_gets_chats(write):
+    """As TRL's conversational data sets have them: the prompt with its system message."""
+    write(CHAT)
+    fields = {"completion_format": "messages", "system_prompt": "S"}
+    assert score("score.py:f", **fields) == [204.0, 205.0]  # "<p>a", "<p>bb", two messages each
+    assert score("score.py:f", **fields | {"system_prompt": ""}) == [104.0, 105.0]
+
+
+def test_a_reward_in_chat_style_is_told_how_to_get_chats(write):
+    """What Python says of it helps nobody."""
+    write(CHAT)
+    hint = r'string indices must be.* at score\.py:3; completion_format = "messages" gives it chats'
+    with pytest.raises(RewardError, match=hint):
+        score("score.py:f")
+
+
+def test_a_module_has_its_own_time_to_load(write):
+    """A judge that is loaded for minutes is no call that hangs."""
+    write("import time\ntime.sleep(1000)\ndef f(completions): return [1, 2]")
+    message = r"gave no answer in 0\.2 s \(reward_load_timeout_s\)"
+    with pytest.raises(RewardError, match=message):
+        score("score.py:f", reward_load_timeout_s=0.2)
+
+
+def test_a_reward_that_cannot_be_averaged_is_refused(write):
+    """The square of 1e308 is infinite, and a group with it would teach nothing."""
+    write("def f(completions): return [1.0, -1e308]")
+    with pytest.raises(RewardError, match=r"returned -1e\+308 for completion 2 of 2, beyond what"):
+        score("score.py:f")
+    write("def f(completions): return [1e15, -1e15]")
+    assert score("score.py:f") == [1e15, -1e15]

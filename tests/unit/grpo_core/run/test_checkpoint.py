@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_core.errors import ModelError
-from grpo_core.run.checkpoint import RunState, damage, newest, rotate, save
+from grpo_core.run.checkpoint import RunState, damage, newest, nothing_learnt, rotate, save
 from grpo_core.run.protocol import checkpoints
 
 ARRAYS = {"m/w": mx.array([1.0, 2.5]), "master/w": mx.array([[0.1]])}
@@ -146,3 +146,24 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path, limit, keep, left):
         save_at(tmp_path, update)
     rotate(tmp_path, limit, keep)
     assert [update for update, _ in checkpoints(tmp_path)] == left
+
+
+@pytest.mark.parametrize(
+    ("moved", "unrewarded", "words"),
+    [
+        (1, 0, ""),
+        (1, 3, ""),
+        (0, 4, "in all 4 updates every reward of every completion was missing (None)"),
+        (0, 3, "in none of 4 updates was there a signal, within each group all rewards were equal"),
+    ],
+)
+def test_a_run_that_learnt_nothing_says_why(moved, unrewarded, words):
+    """It is completed like any other, and its weights are those of the base."""
+    state = RunState(update=4, moved_updates=moved, unrewarded_updates=unrewarded)
+    assert words in nothing_learnt(state)
+    assert bool(nothing_learnt(state)) is bool(words)
+
+
+def test_a_run_without_an_update_has_nothing_to_say():
+    """As one that was interrupted at once."""
+    assert nothing_learnt(RunState()) == ""

@@ -130,3 +130,10 @@ def test_hang_halts_the_queue_and_is_not_repeated_for_ever():
     """The run goes on after the reboot, but one that hangs every time is given up."""
     assert after("gpu_hang").halt == "words"
     assert after("gpu_hang", deaths=3).state == "failed"
+
+
+def test_a_whole_run_keeps_what_it_says_of_itself():
+    """`completed` says nothing that its state does not say."""
+    for words, reason in (("completed", None), ("nothing was learnt", "nothing was learnt")):
+        outcome = Outcome(Verdict.COMPLETED, words)
+        assert decide(a_run(), Retry(max=3), outcome, False, NOW).reason == reason

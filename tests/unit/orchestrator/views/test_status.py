@@ -56,6 +56,20 @@ def test_one_reason_of_many_runs_is_told_once():
     assert text.count("no such model") == 1
 
 
+def test_a_whole_run_that_learnt_nothing_is_told():
+    """Its row looks like any other's; one that took over a result has nothing to say."""
+    done = replace(RUN, state=RunState.COMPLETED)
+    runs = [
+        replace(done, id=1),
+        replace(done, id=2, reason="nothing was learnt: no signal"),
+        replace(done, id=3, reason="the same setting as run 1", same_as=1),
+    ]
+    view = overview([status_of(replace(SWEEP, counts={RunState.COMPLETED: 3}), runs)])
+    text = drawn(status_picture(view, ServingWorker(7), 80, datetime(2026, 1, 1, tzinfo=UTC)))
+    assert "run 2: nothing was learnt: no signal\n" in text
+    assert "the same setting" not in text
+
+
 def test_a_held_sweep_has_no_time_left_though_a_run_of_it_still_trains():
     """Nobody knows when it goes on."""
     sweep = replace(SWEEP, paused=True, counts={RunState.RUNNING: 1, RunState.QUEUED: 1})

@@ -33,6 +33,13 @@ def test_exit_code_0_needs_a_result_that_says_completed(result):
     assert judge(Ending(exit_code=0, result=DONE)).verdict is Verdict.COMPLETED
 
 
+def test_what_a_whole_run_says_of_itself_is_its_reason():
+    """That nothing was learnt, for one; else only that it is completed."""
+    result = {**DONE, "reason": "nothing was learnt: ..."}
+    assert judge(Ending(exit_code=0, result=result)).reason == "nothing was learnt: ..."
+    assert judge(Ending(exit_code=0, result={**DONE, "reason": ""})).reason == "completed"
+
+
 @pytest.mark.parametrize(
     ("line", "verdict"),
     [
