@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ORDER = {
     "orchestrator": (
-        *("__main__", "cli", "ui", "report", "views", "doctor", "worker", "submit", "plan"),
-        *("queue", "spec", "stopping", "results", "search", "space", "system", "run"),
+        *("__main__", "cli", "ui", "report", "views", "doctor", "starting", "worker", "submit"),
+        *("plan", "queue", "spec", "stopping", "results", "search", "space", "system", "run"),
         *("text", "names", "errors"),
     ),
     "grpo_core": (

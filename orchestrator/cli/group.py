@@ -10,6 +10,7 @@ import click
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Start": {
         "demo": ("demo", "Run a small real sweep now, to see how it goes."),
+        "init": ("init", "Begin a sweep of your own: three questions, and it is there."),
         "submit": ("submit", "Queue the runs of a sweep spec."),
         "confirm": ("follow_up", "Train the best settings again, on fresh seeds and fresh rows."),
         "fork": ("follow_up", "Start a run from the checkpoint of another."),
