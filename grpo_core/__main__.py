@@ -11,6 +11,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 from grpo_core import __version__
@@ -35,7 +37,7 @@ from grpo_core.run.macos import relax_watchdog, stay_awake
 from grpo_core.run.protocol import PREWARM
 from grpo_core.run.signals import StopFlag
 from grpo_core.run.standby import StandbyInput
-from grpo_core.run.surroundings import missing_folder, settle_streams
+from grpo_core.run.surroundings import missing_folder, open_files_kept, settle_streams
 from grpo_core.terminal import tell, visible
 
 if TYPE_CHECKING:
@@ -110,14 +112,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _prepare(cfg: MLXGRPOConfig, standby: StandbyInput, stop: StopFlag) -> "Data | None":
     """Do as a standby what needs neither GPU nor folder, then wait; None where that failed."""
-    # Late, as it takes mlx, transformers and datasets along.
-    from grpo_core.trainer import prepare_data
-
+    trainer = _trainer()
     data = None
     with stop.at_once():
         # Whatever goes wrong, the run meets it again when its turn has come, and reports it then.
         with contextlib.suppress(Exception):
-            data = prepare_data(cfg)
+            data = trainer.prepare_data(cfg)
         standby.wait_for_turn()
     return data
 
@@ -130,11 +130,9 @@ def _train(
         tell(_completed_message(folder))
         return
     with folder.lock:
-        # Late, as it takes mlx, transformers and datasets along.
-        from grpo_core.trainer import train
-
+        trainer = _trainer()
         _keep_awake()
-        train(folder, stop, strict, wait, data)
+        trainer.train(folder, stop, strict, wait, data)
 
 
 def _keep_awake() -> None:
@@ -143,6 +141,12 @@ def _keep_awake() -> None:
         stay_awake(os.getpid())
     except OSError as e:
         tell(f"[note] the machine may go to sleep: {e.filename}: {e.strerror}")
+
+
+def _trainer() -> ModuleType:
+    """The module that trains; late, as it takes mlx, transformers and datasets along."""
+    with open_files_kept():
+        return import_module("grpo_core.trainer")
 
 
 def _completed_message(folder: RunFolder) -> str:
@@ -157,10 +161,10 @@ def _completed_message(folder: RunFolder) -> str:
 
 def _dry_run(cfg: MLXGRPOConfig, strict: bool) -> None:
     # Late, as it takes mlx and transformers along.
-    from grpo_core.dry_run import describe
-
+    with open_files_kept():
+        dry_run = import_module("grpo_core.dry_run")
     try:
-        for line in describe(cfg, strict):
+        for line in dry_run.describe(cfg, strict):
             print(visible(line), flush=True)
     except BrokenPipeError:
         # The reader (`| head`) has seen enough; what is still buffered must go somewhere.

@@ -1,4 +1,4 @@
-"""What a process finds when it is started: its standard streams, and folders that can be used.
+"""What a process finds when it is started: standard streams, folders, its limit of open files.
 
 A terminal goes, a pipe is closed or not read, the disk behind a log is full: what a run or a worker
 says is lost then, and nothing else. Data on stdout is another matter: there an error is an error.
@@ -6,8 +6,11 @@ says is lost then, and nothing else. Data on stdout is another matter: there an 
 
 import io
 import os
+import resource
 import select
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # A reader that takes nothing for so long gets nothing more until it reads again.
@@ -65,6 +68,33 @@ def folder_fault(path: Path) -> str:
     except OSError as e:
         return f"{path}: {e.strerror}"
     return "" if os.access(existing, os.W_OK | os.X_OK) else f"{existing} cannot be written to"
+
+
+@contextmanager
+def open_files_kept() -> Iterator[None]:
+    """Within, whoever sets the limit of open files can only raise it, as far as that is allowed.
+
+    mlx-lm sets it to (2048, 4096) when it is imported: an error where less is allowed, as in many
+    shells and containers, and less than before where more is (mlx-lm #1589).
+    """
+    setrlimit = resource.setrlimit
+
+    def raised(which: int, limits: tuple[int, int]) -> None:
+        if which != resource.RLIMIT_NOFILE:
+            return setrlimit(which, limits)
+        # RLIM_INFINITY is -1 on some systems.
+        soft, hard = resource.getrlimit(which)
+        endless = resource.RLIM_INFINITY
+        wanted = limits[0] if hard == endless else min(limits[0], hard)
+        if soft != endless and soft < wanted:
+            setrlimit(which, (wanted, hard))
+        return None
+
+    resource.setrlimit = raised
+    try:
+        yield
+    finally:
+        resource.setrlimit = setrlimit
 
 
 class Messages(io.RawIOBase):
