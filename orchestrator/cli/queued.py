@@ -9,6 +9,12 @@ from orchestrator.views.json_shapes import submit_shape
 from orchestrator.views.plan import expansion_text, recognised_text
 
 
+def _rewards(run: Run, expansion: Expansion) -> Sequence[str]:
+    base = expansion.spec.base.config
+    found: Sequence[str] = run.overrides.get("rewards") or (base.rewards if base else [])
+    return found
+
+
 def print_queued(
     expansion: Expansion,
     sweep: Sweep,
@@ -25,5 +31,10 @@ def print_queued(
     if known:
         words = recognised_text(known)
         say(f"{words}; what is done is shown and not trained again (--again would)")
+        # What decides on a result and cannot be compared is said, where it may have changed.
+        if "done" in known and any(
+            ":" in item for run in runs for item in _rewards(run, expansion)
+        ):
+            say("what a reward of yours reads or imports only while it runs was not compared")
     if sweep.name != expansion.spec.name:
         say(f"the name {expansion.spec.name} is in use, so this one is {sweep.name}")

@@ -5,13 +5,14 @@ data set of the hub cannot be looked at from here, and is no fault.
 """
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from grpo_core.config import did_you_mean, named_path, nearest_file, set_field
 from orchestrator.errors import SpecError
 from orchestrator.plan.expand import Expansion
+from orchestrator.plan.reward_sources import Sources, reward_sources
 from orchestrator.space.distributions import Choice
 from orchestrator.spec.document import Faults
 from orchestrator.spec.positions import KeyPath
@@ -26,15 +27,27 @@ def path_of(name: str, cwd: str) -> Path:
     return Path(cwd, named_path(name))
 
 
-def inputs(values: Mapping[str, Any], cwd: str) -> tuple[str, ...]:
-    """What a configuration reads that may lie on this machine, as it names it."""
+Look = Callable[[tuple[str, ...], str], Sources]
+
+
+def inputs(values: Mapping[str, Any], cwd: str, look: Look = reward_sources) -> tuple[str, ...]:
+    """What a configuration reads that may lie on this machine, as seen from `cwd`.
+
+    Rewards with all that they import; `look` finds that, such as one that remembers.
+    """
     models = [values["model_name"], values["adapter_path"]]
+    sources = look(tuple(values["rewards"]), cwd).files
+    away = [file for file, _ in _rewards(values) if not path_of(file, cwd).is_file()]
     return tuple(
         dict.fromkeys(
-            [*_data(values), *(file for file, _ in _rewards(values))]
+            [*_data(values), *(_seen_from(cwd, path) for path in sources), *away]
             + [name for name in models if name and path_of(name, cwd).is_dir()]
         )
     )
+
+
+def _seen_from(cwd: str, path: Path) -> str:
+    return str(path.relative_to(cwd) if path.is_relative_to(cwd) else path)
 
 
 def _data(values: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ here is what lies outside of it. A file is its SHA-256; a folder (a model) the n
 times of its files, because weights are too large to be read at every launch.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -14,13 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grpo_core.run.protocol import package_versions
+from grpo_core.run.protocol import PACKAGES, package_versions
 from orchestrator.plan.inputs import inputs, path_of
+from orchestrator.plan.reward_sources import reward_sources
 from orchestrator.run import Plan, PlannedRun, Run, Sweep
 from orchestrator.spec.base_config import resolved_base
 
 Provenance = Mapping[str, Any]
 
+# Their versions decide on the numbers of a result, and so on whether two runs are the same.
+_COMPUTING = ("grpo-sweep", "mlx", "mlx-lm")
 _DIFF_BYTES = 200_000
 _GIT_S = 10.0
 
@@ -31,8 +35,11 @@ def with_provenance(plan: Plan, known: Provenance | None = None) -> Plan:
     `known` is a look that was taken before; files that are not in it are looked at now.
     """
     base = vars(resolved_base(plan))
-    read = {name for run in plan.runs for name in inputs({**base, **run.overrides}, plan.cwd)}
-    found = look(plan.cwd, read) if known is None else _widened(known, read, plan.cwd)
+    sources = functools.cache(reward_sources)
+    settings = [{**base, **run.overrides} for run in plan.runs]
+    read = {name for values in settings for name in inputs(values, plan.cwd, sources)}
+    used = {name for v in settings for name in sources(tuple(v["rewards"]), plan.cwd).packages}
+    found = look(plan.cwd, read, used) if known is None else _widened(known, read, plan.cwd)
     runs = identified(plan.runs, plan, found)
     return replace(plan, runs=tuple(runs), provenance=found)
 
@@ -42,15 +49,20 @@ def identified(
 ) -> list[PlannedRun]:
     """The runs of a sweep with their identities: two of one identity would train the same.
 
-    That is an equal configuration with equal local files, as `known` has them; a file that is not
-    among those is looked at now.
+    That is an equal configuration with equal local files, as `known` has them (a file that is not
+    among those is looked at now), and equal versions of what computes results and rewards.
     """
     base, files = vars(resolved_base(sweep)), dict((known or {}).get("files", {}))
+    sources = functools.cache(reward_sources)
+    versions = functools.cache(package_versions)
     found = []
     for run in runs:
-        names = inputs({**base, **run.overrides}, sweep.cwd)
+        values = {**base, **run.overrides}
+        names = inputs(values, sweep.cwd, sources)
         files |= {name: _file(name, sweep.cwd) for name in names if name not in files}
-        found.append(replace(run, identity=_identity(run.hash, names, files)))
+        packages = tuple(sources(tuple(values["rewards"]), sweep.cwd).packages)
+        computed = versions((*_COMPUTING, *packages))
+        found.append(replace(run, identity=_identity(run.hash, names, files, computed)))
     return found
 
 
@@ -59,19 +71,25 @@ def _widened(known: Provenance, names: Iterable[str], cwd: str) -> Provenance:
     return {**known, "files": {**known["files"], **new}}
 
 
-def _identity(config: str | None, names: Iterable[str], files: Mapping[str, Any]) -> str | None:
+def _identity(
+    config: str | None, names: Iterable[str], files: Mapping[str, Any], versions: Mapping[str, str]
+) -> str | None:
     if config is None:
         return None
-    parts = json.dumps([config, sorted((name, files[name]) for name in names)])
+    read = sorted((name, files[name]) for name in names)
+    parts = json.dumps([config, read, sorted(versions.items())])
     return hashlib.sha256(parts.encode()).hexdigest()
 
 
-def look(cwd: str, names: Iterable[str]) -> Provenance:
-    """The state of these files and folders, of the git checkout at `cwd`, and of the packages."""
+def look(cwd: str, names: Iterable[str], packages: Iterable[str] = ()) -> Provenance:
+    """The state of these files and folders, of the git checkout at `cwd`, and of packages.
+
+    Of our own and those that we need, and of the `packages` besides.
+    """
     return {
         "files": {name: _file(name, cwd) for name in sorted(names)},
         "git": _git(cwd),
-        "versions": package_versions(),
+        "versions": package_versions(dict.fromkeys((*PACKAGES, *packages))),
     }
 
 
@@ -79,7 +97,7 @@ def changes(then: Provenance | None, cwd: str) -> list[str]:
     """What is not as it was at the submit, a line each; none where that is not known."""
     if not then:
         return []
-    now = look(cwd, then["files"])
+    now = look(cwd, then["files"], then["versions"])
     lines = [
         f"{name}: {_file_text(digest, now['files'][name])}"
         for name, digest in then["files"].items()

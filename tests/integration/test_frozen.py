@@ -147,15 +147,25 @@ def test_again_trains_anew(say):
     assert states() == ["completed", "completed", "queued", "queued"]
 
 
-@pytest.mark.parametrize("file", ["rows.jsonl", "mine.py"])
+@pytest.mark.parametrize("file", ["rows.jsonl", "mine.py", "helper.py"])
 def test_other_data_or_rewards_are_another_setting(say, folder, file):
-    """The configuration is the same, its files are not."""
+    """The configuration is the same, its files are not; nor is what a reward imports."""
+    (folder / "mine.py").write_text("import helper\ndef reward(completions, **kwargs): ...\n")
+    (folder / "helper.py").touch()
     say("submit", "lr.toml")
     say("work", "--until-empty")
     with open(folder / file, "a") as written:
-        written.write("\n# something else\n" if file == "mine.py" else "{}\n")
+        written.write("{}\n" if file == "rows.jsonl" else "\n# something else\n")
     assert "done" not in say("submit", "lr.toml")[2]
     assert same_as() == [None] * 4
+
+
+def test_what_cannot_be_compared_of_a_reward_is_said(say):
+    """A result is shown again: of what its reward reads at run time nobody knows."""
+    words = "what a reward of yours reads or imports only while it runs was not compared"
+    assert words not in say("submit", "lr.toml")[2]
+    say("work", "--until-empty")
+    assert words in say("submit", "lr.toml")[2]
 
 
 def test_what_was_trained_on_other_files_is_not_the_same(say, folder):
