@@ -197,8 +197,9 @@
     $("best").hidden = $("runs").hidden = !sweep;
     if (!sweep) return;
     const { best, metric, name, counts, reason, created } = sweep;
-    part("best", { best, metric, name, counts, reason, created }, () => [
-      h("h2", {}, name), h("p", { class: "note" }, `${counts} · submitted ${created}`),
+    part("best", { id: sweep.id, best, metric, name, counts, reason, created }, ({ id }) => [
+      h("h2", {}, name), h("p", { class: "note" }, `${counts} · submitted ${created} · `,
+        h("a", { href: `/report/${id}`, target: "_blank", rel: "noopener" }, "the whole report, as of now")),
       reason && h("p", { class: "callout" }, `The sweep is paused: ${reason}`),
       !best ? h("p", { class: "empty" }, `No run has a value of ${metric} yet.`) : [
         h("p", { class: "lead" }, "Best setting: ", h("strong", {}, best.settings.map((pair) => pair.join(" ")).join(" · ") || "the base config")),

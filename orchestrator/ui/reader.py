@@ -15,7 +15,7 @@ import psutil
 
 from orchestrator.errors import NothingAffected
 from orchestrator.queue.store import Store
-from orchestrator.report.gather import by_hand
+from orchestrator.report.gather import by_hand, gather
 from orchestrator.report.sections import TITLES
 from orchestrator.results.leaderboard import differing_keys, ranking
 from orchestrator.results.objective import completed_scores, run_value
@@ -163,6 +163,15 @@ class Reader:
             "left_out": max(0, len(runs) - _CURVES),
             "runs": curves,
         }
+
+    def report(self, sweep_id: int) -> str:
+        """The whole report as one HTML document; NothingAffected, QueueError."""
+        # Not at the top: it loads the plotting library.
+        from orchestrator.report.page import page
+
+        with self._open() as store:
+            facts = gather(store, _sweep(store, sweep_id), self.home)
+        return page(facts, datetime.now(UTC))
 
     # --- a run
 

@@ -38,6 +38,11 @@ from orchestrator.ui.feed import Feed, to_json
 from orchestrator.ui.reader import Reader
 
 _FOLDER = files("orchestrator.ui")
+# Of the report, whose page itself forbids all but its own two scripts.
+_REPORT_POLICY = (
+    "connect-src 'none'; img-src data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
 # So often a browser that hears nothing new hears that we are still there.
 _BEAT_S = 15.0
 # A spec is a page of text.
@@ -99,6 +104,7 @@ def _routes(site: Site) -> list[Route]:
         Route("/", partial(_page, site)),
         Route("/static/plotly.js", _plotly),
         Route("/static/{name}", _static),
+        Route("/report/{id:int}", partial(_report, reader)),
         Route("/api/events", partial(_events, site)),
         Route("/api/queue", _answer(lambda request: reader.queue())),
         Route("/api/sweeps/{id:int}", _answer(lambda request: reader.sweep(_id(request)))),
@@ -211,6 +217,12 @@ async def _page(site: Site, request: Request) -> Response:
     if not has_cookie(site.access, request.headers):
         response.headers["set-cookie"] = site.access.set_cookie()
     return response
+
+
+async def _report(reader: Reader, request: Request) -> Response:
+    """The report of a sweep as it stands now, as `grpo-sweep report` writes it."""
+    text = await run_in_threadpool(reader.report, _id(request))
+    return HTMLResponse(text, headers={"content-security-policy": _REPORT_POLICY})
 
 
 def _first_state(reader: Reader) -> dict[str, Any]:
