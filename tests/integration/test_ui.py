@@ -17,17 +17,21 @@ from tests.ui_kit import Server
 SPEC = 'config = "base.toml"\n[params]\nlearning_rate = [1e-4, 1e-3]\n'
 
 
-@pytest.fixture
-def queue(tmp_path):
-    """One run completed, one failed, one that runs without a worker, two that wait."""
-    (tmp_path / "base.toml").write_text('model_name = "builtin/tiny"\n')
+def fill(folder):
+    """One run completed, one failed, three that wait."""
+    (folder / "base.toml").write_text('model_name = "builtin/tiny"\n')
     rates = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-    add_sweep(
-        tmp_path, [planned_run(f"r{n}", 0, {"learning_rate": r}) for n, r in enumerate(rates)]
-    )
+    planned = [planned_run(f"r{n}", 0, {"learning_rate": r}) for n, r in enumerate(rates)]
+    add_sweep(folder, planned)
     finish_next(write=lambda run: write_run(run.folder, 0.9, 60))
     finish_next(Outcome(Verdict.OOM, "out of memory", "bad_alloc", 4))
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def queue(tmp_path):
+    """A queue that a test may change."""
+    return fill(tmp_path)
 
 
 @pytest.fixture
@@ -36,6 +40,26 @@ def server(queue):
     with Server(queue) as found:
         found.enter()
         yield found
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    """The page of a queue that no test changes, in a home of its own, for all of them."""
+    folder = tmp_path_factory.mktemp("untouched")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("GRPO_SWEEP_HOME", str(folder / "home"))
+        fill(folder)
+        with Server(folder) as found:
+            found.enter()
+            yield found
+
+
+def shown_states(server):
+    """The states of its runs, as the page has them."""
+    return [run["state"] for run in server.get("/api/sweeps/1")["runs"]]
+
+
+WAITING = ["completed", "failed", "queued", "queued", "queued"]
 
 
 ADDRESSES = (
@@ -48,29 +72,28 @@ CHANGES = (
 )
 
 
-def test_nothing_is_told_and_nothing_changed_without_a_key(server):
+def test_nothing_is_told_and_nothing_changed_without_a_key(untouched):
     """Every address, with no cookie; the answer holds no secret and no word of a run."""
-    for path in (*ADDRESSES, f"/api/queue?token={server.token}"):
-        status, headers, body = server.ask("GET", path, cookie=False)
+    for path in (*ADDRESSES, f"/api/queue?token={untouched.token}"):
+        status, headers, body = untouched.ask("GET", path, cookie=False)
         assert (status, "set-cookie" in headers) == (401, False), path
-        assert "r0" not in body and server.act not in body
-    origin = f"http://{server.host}"
+        assert "r0" not in body and untouched.act not in body
+    origin = f"http://{untouched.host}"
     for path in CHANGES:
-        keys = {"origin": origin, "x_grpo_sweep_act": server.act}
-        assert server.ask("POST", path, cookie=False, **keys)[0] == 401
-        assert server.ask("POST", path, origin=origin)[0] == 403
-        assert server.ask("POST", path, x_grpo_sweep_act=server.act)[0] == 403
-        assert server.post(path, origin="http://evil.test")[0] == 403
-        assert server.post(path, host=f"evil.test:{server.port}")[0] == 403
-    assert states() == ["completed", "failed", "queued", "queued", "queued"]
-    assert len(runs()) == 5
+        keys = {"origin": origin, "x_grpo_sweep_act": untouched.act}
+        assert untouched.ask("POST", path, cookie=False, **keys)[0] == 401
+        assert untouched.ask("POST", path, origin=origin)[0] == 403
+        assert untouched.ask("POST", path, x_grpo_sweep_act=untouched.act)[0] == 403
+        assert untouched.post(path, origin="http://evil.test")[0] == 403
+        assert untouched.post(path, host=f"evil.test:{untouched.port}")[0] == 403
+    assert shown_states(untouched) == WAITING
 
 
-def test_every_answer_carries_the_policy(server):
+def test_every_answer_carries_the_policy(untouched):
     """Refusals, files and errors too; only the library may be kept by the browser."""
     for path in (*ADDRESSES[:4], "/nowhere", "/api/runs/99"):
         for cookie in (True, False):
-            _, headers, _ = server.ask("GET", path, cookie=cookie)
+            _, headers, _ = untouched.ask("GET", path, cookie=cookie)
             policy = headers["content-security-policy"]
             assert policy.startswith("default-src 'none'; script-src 'self';")
             assert "frame-ancestors 'none'" in policy
@@ -81,30 +104,30 @@ def test_every_answer_carries_the_policy(server):
 
 
 OTHERS = (
-    *("/static/../server.py", "/static/server.py", "/static/%2e%2e%2fserver.py", "/static/"),
+    *("/static/../untouched.py", "/static/untouched.py", "/static/%2e%2e%2fserver.py", "/static/"),
     *("/static/page.html", "//etc/passwd", "/api/runs/1/../../static", "/api/runs/-1"),
     *("/api/runs/1e3", "/api/sweeps/99999999999999999999", "/api/runs/99999999999999999999"),
 )
 
 
-def test_other_addresses_lead_nowhere(server):
+def test_other_addresses_lead_nowhere(untouched):
     """No file besides those of the page, and no id that is none."""
     for path in OTHERS:
-        status, _, body = server.ask("GET", path)
+        status, _, body = untouched.ask("GET", path)
         assert status in (404, 409), path
         assert "import" not in body and "root:" not in body
 
 
-def test_two_hosts_are_read_as_none(server):
+def test_two_hosts_are_read_as_none(untouched):
     """A proxy may read the other one."""
-    assert server.ask("GET", "/api/queue", host=[server.host, "evil.test"])[0] in (400, 403)
-    assert server.ask("GET", "/api/queue", host=None)[0] in (400, 403)
+    assert untouched.ask("GET", "/api/queue", host=[untouched.host, "evil.test"])[0] in (400, 403)
+    assert untouched.ask("GET", "/api/queue", host=None)[0] in (400, 403)
 
 
-def test_a_websocket_is_refused(server):
+def test_a_websocket_is_refused(untouched):
     """There is none here, and browsers send cookies with them whatever the page."""
     words = {"upgrade": "websocket", "connection": "Upgrade", "sec_websocket_version": "13"}
-    status, _, _ = server.ask(
+    status, _, _ = untouched.ask(
         "GET", "/api/events", origin="http://evil.test", sec_websocket_key="x" * 22 + "==", **words
     )
     assert status == 403
@@ -120,15 +143,15 @@ NO_SPECS = (
 )
 
 
-def test_a_spec_that_cannot_be_is_refused_in_words(server):
+def test_a_spec_that_cannot_be_is_refused_in_words(untouched):
     """The faults of a submit, each with its place; nothing is queued."""
-    keys = {"origin": f"http://{server.host}", "x_grpo_sweep_act": server.act}
+    keys = {"origin": f"http://{untouched.host}", "x_grpo_sweep_act": untouched.act}
     for body, words in NO_SPECS:
         for path in ("/api/preview", "/api/submit"):
-            status, _, text = server.ask("POST", path, body, **keys)
+            status, _, text = untouched.ask("POST", path, body, **keys)
             assert status == 400
             assert words in json.loads(text)["error"]
-    assert len(runs()) == 5
+    assert shown_states(untouched) == WAITING
 
 
 def test_a_pasted_spec_is_shown_and_then_queued(server):
@@ -142,23 +165,23 @@ def test_a_pasted_spec_is_shown_and_then_queued(server):
     assert [run.name for run in runs()[5:]] == [run["name"] for run in shown["runs"]]
 
 
-def test_what_the_page_shows_is_what_the_queue_holds(server):
+def test_what_the_page_shows_is_what_the_queue_holds(untouched):
     """The failure with its reason, what comes next, the best setting, a row for every run."""
-    queue = server.get("/api/queue")
+    queue = untouched.get("/api/queue")
     assert [(run["id"], run["reason"]) for run in queue["failures"]] == [(2, "out of memory")]
     assert [run["id"] for run in queue["next"]] == [3, 4, 5]
     assert (queue["worker"], queue["running"]) == (None, None)
-    sweep = server.get("/api/sweeps/1")
+    sweep = untouched.get("/api/sweeps/1")
     assert sweep["keys"] == ["learning_rate"]
     assert [run["values"] for run in sweep["runs"]] == [[1e-5], [1e-4], [1e-3], [1e-2], [1e-1]]
     assert sweep["best"]["settings"] == [["learning_rate", "1e-5"]]
     assert (sweep["best"]["n"], sweep["best"]["interval"]) == (1, None)
     assert sweep["best"]["sure"] == "No other setting has a result yet."
-    run = server.get("/api/runs/2")
+    run = untouched.get("/api/runs/2")
     assert run["attempts"][0]["evidence"] == "bad_alloc"
     assert run["can"] == ["retry"]
     assert "grpo_core" in run["command"]
-    curves = server.get("/api/runs/1/curves")["curves"]
+    curves = untouched.get("/api/runs/1/curves")["curves"]
     assert curves["reward_mean"]["x"] == [float(update) for update in range(1, 61)]
     # 0.754 s of rollout and 0.48 s of update each.
     assert curves["reward_mean"]["t"][-1] == pytest.approx(60 * 1.234, abs=0.1)
