@@ -12,6 +12,7 @@ from grpo_core.config.fields import (
     FieldInfo,
     MLXGRPOConfig,
 )
+from grpo_core.config.other_words import OTHER_WORDS
 from grpo_core.config.resolve import (
     DEFAULT_CONFIG,
     ENV_CONFIG,
@@ -47,6 +48,7 @@ __all__ = [
     "ENV_CONFIG",
     "FIELDS",
     "GROUPS",
+    "OTHER_WORDS",
     "REWARD_NAMES",
     "FieldInfo",
     "MLXGRPOConfig",

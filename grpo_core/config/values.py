@@ -14,6 +14,8 @@ from typing import Any
 
 import tomli
 
+from grpo_core.config.other_words import OTHER_WORDS
+
 _TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "table": dict}
 _BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 _TRUE = frozenset({"true", "1", "yes", "on"})
@@ -21,8 +23,10 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing where no known name is near."""
-    near = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    """`; did you mean X?`, or nothing where no known name is near, nor what others call it."""
+    names = list(known)
+    near = [other for other in OTHER_WORDS.get(name.lower(), ()) if other in names]
+    near = near or get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -3,7 +3,7 @@
 import click
 from click.shell_completion import get_completion_class
 
-from grpo_core.config import FIELDS, did_you_mean
+from grpo_core.config import FIELDS, OTHER_WORDS, did_you_mean
 from orchestrator.cli.group import cli
 from orchestrator.cli.options import json_option
 from orchestrator.cli.output import console, print_json
@@ -19,21 +19,28 @@ _BASH_NO_BLANK = "            [[ $value == *= ]] && compopt -o nospace\n"
 @click.argument("pattern", required=False)
 @json_option
 def fields(pattern: str | None, as_json: bool) -> None:
-    """Every config field with default, range and meaning; with PATTERN those that hold it.
+    """Every config field with default, range and meaning; with PATTERN those that speak of it.
 
     \b
     Examples:
       grpo-sweep fields lora
       grpo-sweep fields --json
     """
-    names = [name for name in FIELDS if pattern is None or pattern in name]
+    names = [name for name in FIELDS if pattern is None or _speaks_of(name, pattern)]
     if not names:
         near = did_you_mean(pattern or "", FIELDS)
-        raise NothingAffected(f"{pattern}: no field has this in its name{near}")
+        raise NothingAffected(f"{pattern}: no field has this in its name or its meaning{near}")
     if as_json:
         print_json([field_shape(FIELDS[name]) for name in names])
     else:
         console().print(fields_table(names))
+
+
+def _speaks_of(name: str, pattern: str) -> bool:
+    """Whether a field's name or help holds the text, be it with blanks or `_`, in any case."""
+    wanted = pattern.lower().replace("_", " ")
+    ours = OTHER_WORDS.get(pattern.lower(), ())
+    return wanted in f"{name} {FIELDS[name].help}".lower().replace("_", " ") or name in ours
 
 
 @click.command()

@@ -52,6 +52,24 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
 _COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
+# What other programs call it, and what to type here.
+_OTHER_COMMANDS = {
+    **dict.fromkeys(("ls", "ps", "list", "queue", "jobs"), "type grpo-sweep status"),
+    **dict.fromkeys(("add", "enqueue", "sweep", "create"), "type grpo-sweep submit SPEC"),
+    "kill": "type grpo-sweep cancel REF",
+    **dict.fromkeys(("delete", "del", "remove", "clean"), "type grpo-sweep rm REF"),
+    "stop": "grpo-sweep cancel gives runs up, pause holds them back, work --stop ends the worker",
+    "help": "type grpo-sweep --help, or grpo-sweep COMMAND --help",
+    **dict.fromkeys(("start", "worker", "agent"), "type grpo-sweep work"),
+    "train": "type grpo-sweep run --config FILE",
+    **dict.fromkeys(("top", "follow"), "type grpo-sweep watch"),
+    "tail": "type grpo-sweep logs -f",
+    "info": "type grpo-sweep show RUN",
+    "results": "type grpo-sweep best",
+    "restart": "type grpo-sweep retry REF",
+}
+
+
 class Commands(click.Group):
     """Commands by section, each imported when it is asked for."""
 
@@ -75,6 +93,10 @@ class Commands(click.Group):
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; see grpo-sweep --help"
+            if args[0] in _OTHER_COMMANDS:
+                hint = f": {_OTHER_COMMANDS[args[0]]}"
+            elif args[0].endswith(".toml"):
+                hint = f"; to queue a sweep: grpo-sweep submit {args[0]}"
             ctx.fail(f"no such command: {args[0]}{hint}")
         return super().resolve_command(ctx, args)
 

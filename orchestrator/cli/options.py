@@ -34,15 +34,15 @@ def set_option(command: F) -> F:
         "overrides",
         metavar="KEY=VALUE",
         multiple=True,
-        shell_complete=_complete_field,
+        shell_complete=complete_field,
         help="Override a config field; repeat for more.",
     )(command)
 
 
-def _complete_field(
+def complete_field(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-
+    """The fields whose names begin so, each with `=` behind it."""
     # Not at the top: only completion needs it, and a status comes sooner.
     from grpo_core.config import FIELDS
 

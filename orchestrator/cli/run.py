@@ -43,6 +43,11 @@ def run(
     Example:
       grpo-sweep run --config configs/tiny.toml --set learning_rate=1e-4 --set seed=7
     """
+    if spec := next((word for word in more if word.endswith((".toml", ".yaml", ".yml"))), None):
+        raise UsageError(
+            f"{spec}: run takes a training configuration as --config {spec}; "
+            f"a sweep spec is queued with: grpo-sweep submit {spec}"
+        )
     if to_queue:
         _queue(config, overrides, more, again, later)
     elif again:

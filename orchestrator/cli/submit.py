@@ -6,12 +6,14 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.background import say_no_worker, start_worker
-from orchestrator.cli.options import json_option, later_option, set_option
+from orchestrator.cli.options import complete_field, json_option, later_option, set_option
 from orchestrator.cli.output import busy, console, print_json, say
 from orchestrator.cli.queued import print_queued
 from orchestrator.cli.references import Ref, open_queue
+from orchestrator.errors import UsageError
 from orchestrator.plan.expand import Expansion, expand
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.from_params import spec_from_params
+from orchestrator.spec.spec import parse_spec, read_spec
 from orchestrator.submit import forecast_of, previewed_plan, queue_sweep, recognised
 from orchestrator.text import duration, settings, size
 from orchestrator.views.json_shapes import submit_shape
@@ -20,7 +22,16 @@ from orchestrator.worker.probe import check, heaviest
 
 
 @click.command()
-@click.argument("spec", type=click.Path(path_type=Path))
+@click.argument("spec", required=False, type=click.Path(path_type=Path))
+@click.option("--config", metavar="FILE", help="Without SPEC: the base; default as for run.")
+@click.option(
+    "--param",
+    "params",
+    metavar="KEY=V1,V2",
+    multiple=True,
+    shell_complete=complete_field,
+    help="Without SPEC: a field and the values to try; repeat for more.",
+)
 @set_option
 @click.option(
     "--dry-run", is_flag=True, help="Show the runs and their exact commands; queue nothing."
@@ -40,7 +51,9 @@ from orchestrator.worker.probe import check, heaviest
 @later_option
 @json_option
 def submit(
-    spec: Path,
+    spec: Path | None,
+    config: str | None,
+    params: tuple[str, ...],
     overrides: tuple[str, ...],
     dry_run: bool,
     check: bool,
@@ -52,7 +65,7 @@ def submit(
     later: bool,
     as_json: bool,
 ) -> None:
-    """Queue the runs of the sweep SPEC (a TOML file).
+    """Queue the runs of the sweep SPEC (a TOML file), or of what --param says.
 
     A setting that was trained before is not trained again: its result is shown.
 
@@ -61,9 +74,9 @@ def submit(
       grpo-sweep submit sweeps/lr.toml --dry-run
       grpo-sweep submit sweeps/lr.toml --set max_train_samples=50 --start
       grpo-sweep submit sweeps/long.toml --after lr
+      grpo-sweep submit --config configs/tiny.toml --param learning_rate=1e-4,1e-3
     """
-    with busy(f"reading {spec}"):
-        expansion = expand(read_spec(spec, overrides))
+    expansion = _read(spec, config, params, overrides)
     if check:
         _check_heaviest(expansion)
     if dry_run:
@@ -86,6 +99,22 @@ def submit(
         start_worker()
     else:
         say_no_worker()
+
+
+def _read(
+    spec: Path | None, config: str | None, params: tuple[str, ...], overrides: tuple[str, ...]
+) -> Expansion:
+    """The sweep of a spec, or of options; the spec for which those stand is shown."""
+    if (spec is None) is not bool(params):
+        raise UsageError("name a SPEC, or give --param KEY=V1,V2 (with --config FILE) instead")
+    if spec is None:
+        path, text = spec_from_params(config, params)
+        say(f"# {path}: the spec that this stands for\n{text}")
+        return expand(parse_spec(text, path, overrides))
+    if config is not None:
+        raise UsageError(f"--config goes with --param; {spec} names its own base")
+    with busy(f"reading {spec}"):
+        return expand(read_spec(spec, overrides))
 
 
 def _check_heaviest(expansion: Expansion) -> None:

@@ -139,6 +139,8 @@ class _DomainReader:
     def _dist(self) -> str | None:
         if "dist" not in self.table:
             near = "; write dist, not distribution" if "distribution" in self.table else ""
+            if set(self.table) == {"values"}:
+                near = "; or as an axis the list alone: [1e-5, 1e-4]"
             self._fault("", f"needs dist, one of {', '.join(DISTRIBUTIONS)}{near}")
             return None
         dist = self.table["dist"]

@@ -120,6 +120,8 @@ def _list_hint(path: KeyPath, name: str, value: Any) -> str:
         return "" if path[0] == "params" else "; a list of values to try belongs under [params]"
     if path[0] == "params" and FIELDS[name].type.startswith("list["):
         return f"; {name} is a list itself, so its axis is a list of lists"
+    if path[0] == "--set" and isinstance(value, str) and "," in value:
+        return f"; several values are an axis: {name} = [{value}] under [params]"
     return ""
 
 

@@ -78,6 +78,27 @@ class Spec:
     faults: Faults
 
 
+# So many fields at the top are a training configuration, fewer a slip.
+_A_CONFIG = 4
+_EXAMPLE = (
+    'a sweep spec is TOML, such as: config = "base.toml" and, below [params], '
+    "learning_rate = [1e-5, 1e-4]; see docs/specs.md"
+)
+
+# What other programs write at the top, and where it stands with us.
+_ELSEWHERE = {
+    "method": "write method under [search]",
+    "metric": 'write [objective] with metric = "em" and goal = "max"',
+    "goal": "write goal under [objective]",
+    "direction": "write goal under [objective]",
+    "run_cap": "write runs under [search]",
+    "n_trials": "write runs under [search]",
+    "early_terminate": 'write [stop] with rule = "median" or "halving"',
+    "program": "each run is mlx-grpo; leave it out",
+    "command": "each run is mlx-grpo; leave it out",
+}
+
+
 def read_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
     """The spec in a file, with every fault that shows in it.
 
@@ -94,13 +115,42 @@ def parse_spec(
     try:
         values = parse_toml(text, source)
     except ConfigError as e:
-        raise SpecError(*e.faults) from None
+        yaml = path.suffix in (".yaml", ".yml")
+        raise SpecError(f"{source}: YAML; {_EXAMPLE}" if yaml else "\n".join(e.faults)) from None
     except RecursionError:
         raise SpecError(f"{source}: nested too deeply") from None
     except ValueError:
         raise SpecError(f"{source}: a number has more digits than can be read") from None
+    if fault := _no_spec(path, values):
+        raise SpecError(fault)
     faults = Faults(source, find_positions(text))
+    if "parameters" in values and "params" not in values:
+        _take_for_params(values, faults)
     return _Reader(path, text, Document(values, faults)).spec(overrides, frozen)
+
+
+def _take_for_params(values: dict[str, Any], faults: Faults) -> None:
+    """W&B's word for [params]: a fault, but what stands there is looked at all the same."""
+    faults.add(("parameters",), _unknown_top("parameters"))
+    values["params"] = values.pop("parameters")
+    places = {path: at for path, at in faults.positions.items() if path[:1] == ("parameters",)}
+    faults.positions = {
+        **faults.positions,
+        **{("params", *path[1:]): at for path, at in places.items()},
+    }
+
+
+def _no_spec(path: Path, values: dict[str, Any]) -> str:
+    """Why a document is no sweep spec at all; empty where it may be one."""
+    if not values:
+        return f"{path}: is empty; {_EXAMPLE}"
+    fields = values.keys() & FIELDS.keys()
+    if values.keys() & {*TOP_KEYS, *TABLES} - FIELDS.keys() or len(fields) < _A_CONFIG:
+        return ""
+    return (
+        f"{path}: a training configuration, not a sweep spec; train it with: grpo-sweep run "
+        f"--config {path}   or name it in a spec: config = {str(path)!r}"
+    )
 
 
 def _read_text(path: Path) -> str:
@@ -196,7 +246,8 @@ class _Reader:
         for name, given in self.document.table("params").items():
             path: KeyPath = ("params", name)
             if isinstance(given, dict):
-                if search.method == "grid":
+                # { values = [...] } alone is W&B's way to write a list.
+                if search.method == "grid" and set(given) != {"values"}:
                     self._fault(path, _NEEDS_SEARCH)
                 seeds = "seeds" in self.document.values
                 parameter = self.values.parameter(path, name, given, seeds)
@@ -395,6 +446,8 @@ class _Reader:
 
 
 def _unknown_top(key: str) -> str:
+    if key in _ELSEWHERE:
+        return f"unknown key; {_ELSEWHERE[key]}"
     if key in FIELDS:
         return "a config field; put one value for all runs under [set], a list under [params]"
     return f"unknown key{did_you_mean(key, (*TOP_KEYS, *TABLES))}"
