@@ -1,7 +1,7 @@
-"""The embedded task for a real model: which number comes after n, in a format that it must learn.
+"""The embedded task for a real model: which number comes after n.
 
-A small instruction model knows the answer and not the tags, so that it goes from nothing to almost
-all within twenty updates. Pure Python; the rows are the same on every machine.
+A small instruction model repeats the number at first, and learns to count on within some twenty
+updates. Pure Python; the rows are the same on every machine.
 """
 
 import hashlib

