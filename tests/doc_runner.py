@@ -35,6 +35,7 @@ from tests.sweep_kit import add_sweep, finish_next, planned_run, write_run
 NOT_RUN = {
     "installs": "downloads packages; .ci/run does the same",
     "it serves until Ctrl-C": "test_ui.py starts and ends it",
+    "wants a trained run": "test_result.py does the same",
     "what people did before": "another program's",
     "takes ten minutes": "tries every family of mlx-lm; `pytest -m slow` does the same",
     "needs a Mac": "Metal, launchd or the desktop of macOS",

@@ -21,7 +21,16 @@ ORDER = {
         *("text", "names", "errors"),
     ),
     "grpo_core": (
-        *("__main__", "dry_run", "trainer", "training_loop", "update", "evaluate", "rollout"),
+        *(
+            "__main__",
+            "result",
+            "dry_run",
+            "trainer",
+            "training_loop",
+            "update",
+            "evaluate",
+            "rollout",
+        ),
         *("model", "rewards", "data", "run", "config", "blas", "errors", "terminal"),
     ),
 }

@@ -104,7 +104,7 @@ def test_every_answer_carries_the_policy(untouched):
 
 
 OTHERS = (
-    *("/static/../untouched.py", "/static/untouched.py", "/static/%2e%2e%2fserver.py", "/static/"),
+    *("/static/../server.py", "/static/server.py", "/static/%2e%2e%2fserver.py", "/static/"),
     *("/static/page.html", "//etc/passwd", "/api/runs/1/../../static", "/api/runs/-1"),
     *("/api/runs/1e3", "/api/sweeps/99999999999999999999", "/api/runs/99999999999999999999"),
 )
