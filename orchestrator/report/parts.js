@@ -163,7 +163,14 @@ const Parts = (() => {
 
   const isShare = (metric) => metric === "em" || metric.endsWith("_frac");
 
-  const layout = (metric, view) => ({
+  // A share that never moved would get an axis from -1 to 1 around it.
+  const flatRange = (metric, runs) => {
+    const values = runs.flatMap((run) => run.y);
+    const low = Math.min(...values), high = Math.max(...values);
+    return isShare(metric) && low === high ? { range: [Math.max(0, low - 0.1), Math.min(1, low + 0.1)] } : {};
+  };
+
+  const layout = (metric, view, runs) => ({
     height: 250, margin: { l: 8, r: 8, t: 8, b: 8 }, showlegend: false, hovermode: "closest",
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { size: 12, family: 'system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif' },
@@ -171,6 +178,7 @@ const Parts = (() => {
     xaxis: { automargin: true, zeroline: false, ticks: "", nticks: 6,
       rangemode: "tozero", ...(view.range ? { range: [...view.range] } : {}) },
     yaxis: { automargin: true, zeroline: false, ticks: "", nticks: 5,
+      ...(view.log ? {} : flatRange(metric, runs)),
       type: view.log ? "log" : "linear", tickformat: isShare(metric) && !view.log ? ".0%" : "" },
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
   });
@@ -255,7 +263,7 @@ const Parts = (() => {
       panel.unit.textContent = view.time ? `over ${timeUnit(runs)[1]} of training` : "over updates";
       if (!runs.length) return;
       const Plotly = await plotly();
-      await Plotly.react(panel.plot, traces(panel.metric, { runs }, view), layout(panel.metric, view),
+      await Plotly.react(panel.plot, traces(panel.metric, { runs }, view), layout(panel.metric, view, runs),
         { responsive: true, displayModeBar: false, doubleClick: "reset" });
       if (!panel.bound) bind(panel);
     };

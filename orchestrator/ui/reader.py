@@ -6,6 +6,7 @@ nothing is held between two of them.
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -80,6 +81,7 @@ class Reader:
         with self._open() as store:
             sweeps = store.queries.sweeps(latest=_SWEEPS)
             view = read_overview(store, sweeps, 0, read=self._progress_of)
+            swept = () if view.running is None else store.status.swept(view.running.sweep_id)
             failures = [
                 run
                 for sweep in reversed(sweeps)
@@ -89,13 +91,13 @@ class Reader:
         now = Now() if view.running is None else self._now(view.running)
         machine = Machine(worker_alive(self.home), tuple(self._warnings(sweeps)))
         failures.sort(key=lambda run: run.ended or "", reverse=True)
-        return queue_shape(view, machine, now, failures[:_FAILURES], at)
+        return queue_shape(view, machine, replace(now, swept=swept), failures[:_FAILURES], at)
 
     def _now(self, run: Run) -> Now:
         with self.series.of(run.folder) as series:
             lines, epoch = series.lines, series.epoch
         note = "" if lines else last_text(self.home, run)
-        return Now(note, lines, epoch, latest_samples(run.folder))
+        return Now((), note, lines, epoch, latest_samples(run.folder))
 
     def _warnings(self, sweeps: list[Sweep]) -> list[str]:
         """Short memory, and short disk where the queue lies or its latest sweep writes."""

@@ -67,8 +67,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Now:
-    """What the running run says besides its progress: its last line, and what it wrote last."""
+    """What the running run says besides its progress: its last line, and what it wrote last.
 
+    `swept` are the parameters that differ between the runs of its sweep.
+    """
+
+    swept: tuple[str, ...] = ()
     note: str = ""
     lines: int = 0
     epoch: int = 0
@@ -118,7 +122,6 @@ def running_shape(view: Overview, now: Now, at: datetime) -> Shape | None:
     if run is None:
         return None
     known = view.progress[run.id]
-    swept = view.swept.get(run.sweep_id) or tuple(run.overrides)
     share = known.update / known.updates_total if known.updates_total and known.update else 0.0
     return {
         **_name_shape(run),
@@ -127,7 +130,7 @@ def running_shape(view: Overview, now: Now, at: datetime) -> Shape | None:
         "attempt": run.attempt,
         "request": run.request,
         "can": may_do(run),
-        "settings": _pairs({key: run.overrides[key] for key in swept if key in run.overrides}),
+        "settings": _pairs({key: run.overrides[key] for key in now.swept if key in run.overrides}),
         "progress": None if known.update is None else updates_text(known),
         "share": min(1.0, share),
         "left": None if known.left_s is None else duration(known.left_s),

@@ -8,9 +8,11 @@ import sqlite3
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.queue.store import Store
 from orchestrator.run import Outcome, Verdict
 from orchestrator.system.paths import home
-from tests.queue_kit import eventually, runs, states
+from orchestrator.ui.reader import Reader
+from tests.queue_kit import eventually, nothing_before, runs, states
 from tests.sweep_kit import add_sweep, finish_next, planned_run, write_lines, write_run
 from tests.ui_kit import Server
 
@@ -212,6 +214,15 @@ def test_the_second_of_two_that_click_at_once_is_told(server):
     assert server.post("/api/runs/4/explode")[0] == 400
     assert server.post("/api/runs/99/cancel")[0] == 409
     assert server.post("/api/worker/stop") == (409, {"error": "no worker runs"})
+
+
+def test_what_runs_is_named_by_what_its_sweep_varies(tmp_path):
+    """Not by all that the spec sets."""
+    planned = [planned_run(f"r{n}", 0, {"lora_rank": 8, "num_generations": n}) for n in (2, 4)]
+    add_sweep(tmp_path, planned)
+    with Store.open(home().db) as store:
+        store.claims.claim("host", "boot", nothing_before)
+    assert Reader(home()).queue()["running"]["settings"] == [["num_generations", "2"]]
 
 
 def test_a_log_is_followed_by_its_new_lines_alone(server):
