@@ -7,7 +7,7 @@ from orchestrator.cli.output import console, print_json, say
 from orchestrator.errors import UsageError
 from orchestrator.queue.store import Store
 from orchestrator.results.objective import by_metric
-from orchestrator.results.pivot import cells
+from orchestrator.results.pivot import binned, cells
 from orchestrator.run import Judged, Run, Sweep
 from orchestrator.spec.base_config import base_values
 from orchestrator.views.pivot import pivot_shape, pivot_table
@@ -23,7 +23,9 @@ def print_pivot(ref: str, keys: Sequence[str], metric: str | None, as_json: bool
         if metric is not None:
             sweep, judged = by_metric(sweep, store.queries.runs(sweep.id), metric)
         missing = [key for key in keys if any(key not in run.overrides for run in judged)]
-        found = cells(judged, keys, base_values(sweep, missing), sweep.objective)
+        base = base_values(sweep, missing)
+        shown = judged if as_json else binned(judged, keys, base)
+        found = cells(shown, keys, base, sweep.objective)
         empty = all(cell.mean is None for cell in found)
         why = no_result_words(sweep, store.queries.runs(sweep.id)) if empty else ""
     if as_json:

@@ -40,17 +40,19 @@ class Axis:
         return self.places[json.dumps(value)]
 
 
-def axis_of(name: str, values: Iterable[Any]) -> Axis:
+def axis_of(name: str, values: Iterable[Any], logarithmic: bool | None = None) -> Axis:
     """Few values stand evenly apart; many numbers on a scale, and what is not set below it.
 
-    Of many words only some have a tick.
+    So do the numbers of a range, be they few, on its own scale: `logarithmic` says which. Of many
+    words only some have a tick.
     """
     unique = {json.dumps(value): value for value in values}
     numbers = {key: value for key, value in unique.items() if value is not None}
     if is_numeric(numbers.values()):
-        if len(numbers) > _VALUES_APART:
+        if len(numbers) > (_VALUES_APART if logarithmic is None else 1):
             floor = _FLOOR if len(numbers) < len(unique) else 0.0
-            return _scale(name, {key: float(value) for key, value in numbers.items()}, floor)
+            scaled = {key: float(value) for key, value in numbers.items()}
+            return _scale(name, scaled, floor, logarithmic)
         keys = sorted(numbers, key=lambda key: float(numbers[key]))
         keys = [*(key for key in unique if key not in numbers), *keys]
     else:
@@ -80,11 +82,13 @@ def tick_text(value: Any) -> str:
     return text if len(text) <= _TICK_CHARS else text[: _TICK_CHARS - 1] + "…"
 
 
-def _scale(name: str, numbers: Mapping[str, float], floor: float) -> Axis:
+def _scale(
+    name: str, numbers: Mapping[str, float], floor: float, logarithmic: bool | None = None
+) -> Axis:
     """Numbers from `floor` to the top; below a floor stands what is not set."""
     low, high = min(numbers.values()), max(numbers.values())
     # Two decades or more, as learning rates have, are read on a log scale.
-    as_log = low > 0 and high / low >= 100
+    as_log = low > 0 and (high / low >= 100 if logarithmic is None else logarithmic)
     bend: Callable[[float], float] = math.log10 if as_log else float
 
     def place(value: float) -> float:

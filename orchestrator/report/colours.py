@@ -7,8 +7,18 @@ ACCENT = "#3574d4"
 STRONG = "#6c7686"
 MUTED = "#8b93a1"
 GOOD, WAIT, BAD = "#2f9e6e", "#d9982b", "#d5485a"
+PRUNED = "#a368c9"
 # For people who are colour-blind as well: neighbours differ in lightness too.
 CATEGORIES = (ACCENT, "#e0803a", "#2f9e6e", "#a368c9", "#d5485a", "#1f9fb5")
+# Beside the colours, for whom these are alike: plotly's name of a mark -> the character for it.
+SHAPES = {
+    "circle": "●",
+    "square": "■",
+    "diamond": "◆",
+    "triangle-up": "▲",
+    "x": "✖",
+    "cross": "✚",
+}
 # For values that have an order, from low to high.
 ORDERED = ("#5a55c2", "#3574d4", "#1f9fb5", "#2f9e6e", "#94ac35", "#d9982b", "#e0803a", "#d5485a")
 # From the worst result to the best: grey into the accent.

@@ -13,8 +13,8 @@ from orchestrator.results.curves import Band, Thinned, band
 from orchestrator.text import metric
 
 HEIGHT_PX = 250
-# Shorter curves show where their points are.
-_DOTS_UP_TO = 12
+# So many points of a curve have its shape, by which it is known without its colour.
+_DOTS_UP_TO = 8
 # A band is so dense where up to three groups are drawn; more of them are lighter, each alike.
 _DENSITY, _DENSE_UP_TO = 0.16, 3
 
@@ -42,23 +42,24 @@ def _grey_trace(bands: Sequence[Band]) -> Any:
 
 
 def _band_traces(of: Band, group: RunGroup, number: int, name: str, density: float) -> list[Any]:
-    """The mean, and behind it the band as one closed shape."""
-    mark = f"g{number}"
+    """The mean, and behind it the band as one closed shape; dotted where runs have ended before."""
+    mark, end = f"g{number}", of.whole
     line = go.Scatter(
-        x=of.updates,
-        y=rounded(of.mean),
-        mode="lines+markers" if len(of.updates) <= _DOTS_UP_TO else "lines",
+        x=of.updates[:end],
+        y=rounded(of.mean[:end]),
+        mode="lines+markers",
         line={"color": group.colour, "width": 2},
-        marker={"size": 5},
-        hovertext=[_point_hover(of, i, group.label, name) for i in range(len(of.updates))],
+        marker={"size": 6, "symbol": group.shape, "maxdisplayed": _DOTS_UP_TO},
+        hovertext=[_point_hover(of, i, group.label, name) for i in range(end)],
         hoverinfo="text",
         legendgroup=mark,
     )
+    lines = [line, _rest_trace(of, group, mark, name)] if end < len(of.n) else [line]
     if not of.is_wide:
-        return [line]
+        return lines
     shape = go.Scatter(
-        x=[*of.updates, *reversed(of.updates)],
-        y=[*rounded(of.high), *reversed(rounded(of.low))],
+        x=[*of.updates[:end], *reversed(of.updates[:end])],
+        y=[*rounded(of.high[:end]), *reversed(rounded(of.low[:end]))],
         fill="toself",
         fillcolor=rgba(group.colour, density),
         line={"width": 0},
@@ -66,11 +67,31 @@ def _band_traces(of: Band, group: RunGroup, number: int, name: str, density: flo
         hoverinfo="skip",
         legendgroup=mark,
     )
-    return [shape, line]
+    return [shape, *lines]
+
+
+def _rest_trace(of: Band, group: RunGroup, mark: str, name: str) -> Any:
+    """The mean of those runs that go on, dotted, with a gap wherever one fewer is left."""
+    points: list[int | None] = []
+    for i in range(of.whole, len(of.n)):
+        points += [None, i] if of.n[i] != of.n[i - 1] else [i]
+    mean = rounded(of.mean)
+    return go.Scatter(
+        x=[None if i is None else of.updates[i] for i in points],
+        y=[None if i is None else mean[i] for i in points],
+        mode="lines+markers",
+        line={"color": group.colour, "width": 1.5, "dash": "dot"},
+        # One evaluation that is left is no line.
+        marker={"size": 5, "symbol": f"{group.shape}-open", "maxdisplayed": _DOTS_UP_TO},
+        hovertext=["" if i is None else _point_hover(of, i, group.label, name) for i in points],
+        hoverinfo="text",
+        legendgroup=mark,
+    )
 
 
 def _point_hover(of: Band, i: int, label: str, name: str) -> str:
     words = f"{metric(name, of.mean[i])} at update {of.updates[i]:g}"
-    if of.n[i] > 1:
-        words += f"<br>{of.n[i]} runs: {metric(name, of.low[i])} … {metric(name, of.high[i])}"
+    runs = f"{of.n[i]} of {max(of.n)} runs" if of.n[i] < max(of.n) else f"{of.n[i]} runs"
+    if max(of.n) > 1:
+        words += f"<br>{runs}: {metric(name, of.low[i])} … {metric(name, of.high[i])}"
     return f"{words}<br>{literal(label)}"

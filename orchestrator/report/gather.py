@@ -8,13 +8,13 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from grpo_core.errors import GRPOError
 from orchestrator.errors import SweepError
-from orchestrator.plan.next_runs import importance_of
+from orchestrator.plan.next_runs import importance_of, spec_of
 from orchestrator.queue.store import Store
 from orchestrator.results.curves import Curve
 from orchestrator.results.leaderboard import RankedSetting, differing_keys, ranking
@@ -23,8 +23,9 @@ from orchestrator.results.stats import mean
 from orchestrator.results.training_log import read_curves
 from orchestrator.run import Attempt, Objective, Run, RunState, Sweep
 from orchestrator.search.importance import Importance
+from orchestrator.space.distributions import Choice, LogInt, LogUniform
 from orchestrator.system.paths import Home, RunPaths
-from orchestrator.text import setting_value
+from orchestrator.text import UNKNOWN, setting_value
 from orchestrator.worker.launcher import command
 
 # What GRPO people look at; the metric of the objective joins them.
@@ -43,13 +44,23 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """A sweep as a report shows it. `keys` are the overrides that differ between its settings."""
+    """A sweep as a report shows it. `keys` are the overrides that differ between its settings.
+
+    `scales` has those that were drawn from a range: whether that is a logarithmic one.
+    """
 
     sweep: Sweep
     runs: tuple[RunFacts, ...]
     keys: tuple[str, ...]
     rows: tuple[RankedSetting, ...]
     importance: Importance
+    scales: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def pruned(self) -> tuple[Score, ...]:
+        """The runs that a stop rule ended, with what they had reached by then."""
+        runs = (facts.run for facts in self.runs if facts.run.state is RunState.PRUNED)
+        return tuple(Score(run, run.value) for run in runs if run.value is not None)
 
     @property
     def objective(self) -> Objective:
@@ -83,8 +94,15 @@ class Facts:
 
     def label(self, overrides: Mapping[str, Any]) -> str:
         """A setting in words: `learning_rate 1e-5 · num_generations 8`."""
-        words = [f"{key} {setting_value(overrides[key])}" for key in self.keys if key in overrides]
+        words = [f"{key} {self.value(key, overrides)}" for key in self.keys if key in overrides]
         return " · ".join(words) or "the base config"
+
+    def value(self, key: str, overrides: Mapping[str, Any]) -> str:
+        """The value of a key: three digits of what was drawn, `–` where it is not set."""
+        if key not in overrides:
+            return UNKNOWN
+        value = overrides[key]
+        return setting_value(short(value) if key in self.scales else value)
 
 
 def gather(
@@ -101,7 +119,26 @@ def gather(
         on_run()
     keys = differing_keys(run.overrides for run in runs)
     rows = ranking(completed_scores(runs, sweep.objective), sweep.objective)
-    return Facts(sweep, tuple(found), tuple(keys), tuple(rows), _importance(sweep, found))
+    importance = _importance(sweep, found)
+    return Facts(sweep, tuple(found), tuple(keys), tuple(rows), importance, _scales(sweep))
+
+
+def _scales(sweep: Sweep) -> dict[str, bool]:
+    """The parameters that the spec draws from a range; none where it cannot be read any more."""
+    try:
+        parameters = spec_of(sweep).parameters if sweep.spec_text else ()
+    except (SweepError, GRPOError):
+        return {}
+    return {
+        parameter.names[0]: isinstance(parameter.domain, LogUniform | LogInt)
+        for parameter in parameters
+        if not isinstance(parameter.domain, Choice)
+    }
+
+
+def short(value: Any) -> Any:
+    """A float to three digits; anything else as it is."""
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def _importance(sweep: Sweep, found: Iterable[RunFacts]) -> Importance:

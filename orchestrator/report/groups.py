@@ -1,11 +1,12 @@
 """Which runs share a curve: those of a setting, or all with one value of a key; pure."""
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.report.colours import CATEGORIES, ORDERED, spread_over
+from orchestrator.report.colours import CATEGORIES, ORDERED, SHAPES, spread_over
 from orchestrator.report.gather import Facts
 from orchestrator.results.objective import setting_key
 from orchestrator.text import setting_value
@@ -16,11 +17,15 @@ _GROUPS_UP_TO = 12
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs that share a curve; `members` are their positions in the facts."""
+    """Runs that share a curve; `members` are their positions in the facts.
+
+    `shape` is what plotly calls the mark of its points.
+    """
 
     label: str
     colour: str
     members: tuple[int, ...]
+    shape: str = "circle"
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,8 @@ def _by_setting(facts: Facts, started: Sequence[int]) -> Grouping:
         by_setting.setdefault(setting_key(facts.runs[i].run.overrides), []).append(i)
     settings = [tuple(members) for members in by_setting.values() if members]
     groups = tuple(
-        RunGroup(facts.label(facts.runs[members[0]].run.overrides), colour, members)
-        for members, colour in zip(settings, CATEGORIES, strict=False)
+        RunGroup(facts.label(facts.runs[members[0]].run.overrides), colour, members, shape)
+        for members, colour, shape in zip(settings, CATEGORIES, SHAPES, strict=False)
     )
     return Grouping("setting", groups, tuple(settings[len(groups) :]))
 
@@ -66,8 +71,8 @@ def _by_key(facts: Facts, key: str, started: Sequence[int]) -> Grouping:
     few = len(members) <= len(CATEGORIES) and not ordered
     colours = CATEGORIES if few else spread_over(ORDERED, len(members))
     groups = (
-        RunGroup(level_text(json.loads(text)), colour, tuple(members[text]))
-        for text, colour in zip(by_order, colours, strict=False)
+        RunGroup(level_text(json.loads(text)), colour, tuple(members[text]), shape)
+        for text, colour, shape in zip(by_order, colours, itertools.cycle(SHAPES), strict=False)
     )
     return Grouping(key, tuple(groups))
 

@@ -13,10 +13,11 @@ from typing import Any
 import plotly.graph_objects as go
 
 from orchestrator.report.axes import Axis, axis_of, objective_axis, tick_text
-from orchestrator.report.colours import ACCENT, MUTED, RISING, rgba
+from orchestrator.report.colours import ACCENT, MUTED, RISING, STRONG, rgba
 from orchestrator.report.draw import bare_figure, literal, rounded, run_hover, value_axis
 from orchestrator.report.gather import Facts
 from orchestrator.results.leaderboard import RankedSetting
+from orchestrator.results.objective import Score, setting_key
 from orchestrator.results.stats import mean
 from orchestrator.text import metric
 
@@ -42,21 +43,57 @@ class Parallel:
 
 
 def parallel_figure(facts: Facts) -> Parallel | None:
-    """A line for each ranked setting through its values to its objective, the best on top."""
-    if not facts.keys or len(facts.rows) < 2:
+    """A line for each ranked setting through its values to its objective, the best on top.
+
+    Settings that were pruned are dotted, and end at what they had reached by then.
+    """
+    pruned = _pruned_settings(facts)
+    if not facts.keys or len(facts.rows) + len(pruned) < 2:
         return None
     rows, keys = facts.rows[::-1], facts.keys[:AXES_SHOWN]
-    axes = [axis_of(key, [row.params.get(key) for row in rows]) for key in keys]
-    goal = objective_axis(facts.objective.metric, [row.mean for row in rows])
+    params = [*(score.run.overrides for score in pruned), *(row.params for row in rows)]
+    axes = [axis_of(key, [p.get(key) for p in params], facts.scales.get(key)) for key in keys]
+    reached = [*(score.value for score in pruned), *(row.mean for row in rows)]
+    goal = objective_axis(facts.objective.metric, reached)
     lines = [
-        _line(row, axes, goal, facts, 0.04 * (i / (len(rows) - 1) - 0.5))
-        for i, row in enumerate(rows)
+        *(_pruned_line(score, axes, goal, facts) for score in pruned),
+        *(
+            _line(row, axes, goal, facts, 0.04 * (i / max(1, len(rows) - 1) - 0.5))
+            for i, row in enumerate(rows)
+        ),
     ]
     figure = bare_figure(lines, 400)
     _draw_axes(figure, [*axes, goal])
-    words = tuple({key: tick_text(row.params.get(key)) for key in keys} for row in rows)
+    words = tuple({key: tick_text(p.get(key)) for key in keys} for p in params)
     values = {axis.name: tuple(text for _, text in axis.ticks) for axis in axes if axis.apart}
     return Parallel(figure, words, values)
+
+
+def _pruned_settings(facts: Facts) -> list[Score]:
+    """A pruned run of each setting that is not in the ranking, the one that came furthest."""
+    ranked = {setting_key(row.params) for row in facts.rows}
+    found: dict[str, Score] = {}
+    for score in sorted(facts.pruned, key=lambda score: score.run.update or 0):
+        found[setting_key(score.run.overrides)] = score
+    return [score for key, score in found.items() if key not in ranked]
+
+
+def _pruned_line(score: Score, axes: Sequence[Axis], goal: Axis, facts: Facts) -> Any:
+    params = score.run.overrides
+    nodes = [*(axis.place(params.get(axis.name)) for axis in axes), goal.place(score.value)]
+    return go.Scatter(
+        x=[i / _STEPS for i in range(_STEPS * (len(nodes) - 1) + 1)],
+        y=rounded(_through(nodes)),
+        mode="lines",
+        line={"color": MUTED, "width": 1.2, "dash": "dot"},
+        hovertext="<br>".join(map(literal, [_pruned_text(score, facts), facts.label(params)])),
+        hoverinfo="text",
+    )
+
+
+def _pruned_text(score: Score, facts: Facts) -> str:
+    value = metric(facts.objective.metric, score.value)
+    return f"pruned at update {score.run.update or 0}, {value}"
 
 
 def _line(row: RankedSetting, axes: Sequence[Axis], goal: Axis, facts: Facts, shift: float) -> Any:
@@ -66,7 +103,7 @@ def _line(row: RankedSetting, axes: Sequence[Axis], goal: Axis, facts: Facts, sh
     better = end if facts.objective.goal == "max" else 1 - end
     best = row.rank == 1
     hover = [f"#{row.rank}  {metric(facts.objective.metric, row.mean)}"]
-    hover += [f"{key} {tick_text(row.params.get(key))}" for key in facts.keys]
+    hover += [f"{key} {facts.value(key, row.params)}" for key in facts.keys]
     return go.Scatter(
         x=[i / _STEPS for i in range(_STEPS * (len(nodes) - 1) + 1)],
         y=rounded(_through(nodes)),
@@ -120,8 +157,14 @@ def _draw_axes(figure: go.Figure, axes: Sequence[Axis]) -> None:
 
 
 def slice_figure(facts: Facts, key: str) -> go.Figure:
-    """The objective of every ranked run over the values of one key, and the mean of each value."""
-    axis = axis_of(key, [row.params.get(key) for row in facts.rows])
+    """The objective of every ranked run over the values of one key, and the mean of each value.
+
+    Hollow: what a pruned run had reached, so that the bad region shows.
+    """
+    pruned = facts.pruned
+    values = [row.params.get(key) for row in facts.rows]
+    values += [score.run.overrides.get(key) for score in pruned]
+    axis = axis_of(key, values, facts.scales.get(key))
     dots = [(row.params.get(key), score) for row in facts.rows for score in row.scores]
     at: dict[float, list[float]] = {}
     for value, score in dots:
@@ -134,12 +177,26 @@ def slice_figure(facts: Facts, key: str) -> go.Figure:
             marker={"color": rgba(MUTED, 0.6), "size": 6},
             hovertext=[
                 f"{run_hover(score.run.name, facts.objective, score.value)}"
-                f"<br>{literal(f'{key} {tick_text(value)}')}"
-                for value, score in dots
+                f"<br>{literal(f'{key} {facts.value(key, score.run.overrides)}')}"
+                for _, score in dots
             ],
             hoverinfo="text",
         )
     ]
+    if pruned:
+        traces.append(
+            go.Scatter(
+                x=[axis.place(score.run.overrides.get(key)) for score in pruned],
+                y=rounded(score.value for score in pruned),
+                mode="markers",
+                marker={"color": STRONG, "size": 7, "symbol": "circle-open"},
+                hovertext=[
+                    f"{literal(score.run.name)}<br>{literal(_pruned_text(score, facts))}"
+                    for score in pruned
+                ],
+                hoverinfo="text",
+            )
+        )
     if axis.apart:
         traces.append(
             go.Scatter(

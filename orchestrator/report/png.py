@@ -21,6 +21,16 @@ _DPI = 160
 _POINTS = 400
 _RANKED = 30
 
+# plotly's names of marks -> matplotlib's.
+_MARKS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle-up": "^",
+    "x": "X",
+    "cross": "P",
+}
+
 
 def pictures(facts: Facts) -> Iterator[tuple[str, bytes]]:
     """(file name, PNG) of each picture that there is something to draw for.
@@ -103,8 +113,19 @@ def _curves(facts: Facts, by: Grouping, name: str) -> bytes:
     lines = []
     for group in by.groups:
         found = band(thinned, group.members)
-        axes.fill_between(found.updates, found.low, found.high, color=group.colour, alpha=0.16)
-        lines += axes.plot(found.updates, found.mean, color=group.colour, linewidth=1.6)
+        end = found.whole
+        x, mean = found.updates, found.mean
+        axes.fill_between(
+            x[:end], found.low[:end], found.high[:end], color=group.colour, alpha=0.16
+        )
+        style: dict[str, Any] = {
+            "color": group.colour,
+            "marker": _MARKS[group.shape],
+            "markevery": 0.15,
+        }
+        lines += axes.plot(x[:end], mean[:end], linewidth=1.6, markersize=4, **style)
+        # Of those that go on where others have ended.
+        axes.plot(x[end:], mean[end:], color=group.colour, linewidth=1.2, linestyle=":")
     labels = [_literal(group.label) for group in by.groups]
     figure.legend(lines, labels, loc="outside lower left", fontsize=7, frameon=False)
     axes.set_xlabel("update")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.report import curve_plots, parameter_plots, ranking_plot, time_plots
+from orchestrator.report.colours import SHAPES
 from orchestrator.report.gather import (
     CURVES,
     Facts,
@@ -21,7 +22,7 @@ from orchestrator.results.curves import Thinned, only_value, thin
 from orchestrator.results.leaderboard import RankedSetting, against
 from orchestrator.results.samples import Sample, read_samples
 from orchestrator.run import Attempt, Objective, RunState
-from orchestrator.text import clock, counts, duration, metric, plural, setting_value
+from orchestrator.text import clock, counts, duration, metric, plural
 
 # Metric -> (title, what it is).
 TITLES = {
@@ -178,16 +179,12 @@ def _ranking(facts: Facts, figures: Context) -> Context | None:
 def _ranking_row(row: RankedSetting, facts: Facts) -> Context:
     return {
         "rank": row.rank,
-        "values": [_value(row.params, key) for key in facts.keys],
+        "values": [facts.value(key, row.params) for key in facts.keys],
         "mean": metric(facts.objective.metric, row.mean),
         "interval": _spread(row, facts),
         "n": row.n,
         "runs": ", ".join(str(score.run.id) for score in row.scores),
     }
-
-
-def _value(params: dict[str, Any], key: str) -> str:
-    return setting_value(params[key]) if key in params else "–"
 
 
 def _caveat(rows: tuple[RankedSetting, ...], objective: Objective) -> str:
@@ -236,7 +233,7 @@ def _curves(facts: Facts, figures: Context) -> Context | None:
         "groupings": [
             {
                 "name": grouping.name,
-                "legend": [(group.label, group.colour) for group in grouping.groups],
+                "legend": [(g.label, g.colour, SHAPES[g.shape]) for g in grouping.groups],
                 "others": len(grouping.others),
             }
             for grouping in ways
@@ -371,7 +368,7 @@ def _run_row(facts: RunFacts, of: Facts) -> Context:
         "name": run.name,
         "state": str(run.state),
         "setting": of.label(run.overrides),
-        "values": [_value(run.overrides, key) for key in of.keys],
+        "values": [of.value(key, run.overrides) for key in of.keys],
         "seed": "–" if run.seed is None else str(run.seed),
         "value": metric(of.objective.metric, run.value),
         "sort_value": "" if run.value is None else repr(run.value),

@@ -8,21 +8,24 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from orchestrator.report.colours import ACCENT, BAD, GOOD, MUTED, WAIT, rgba
+from orchestrator.report.colours import ACCENT, BAD, GOOD, MUTED, PRUNED, WAIT, rgba
 from orchestrator.report.draw import bare_figure, literal, rounded, run_hover, value_axis
 from orchestrator.report.gather import Facts, RunFacts
 from orchestrator.results.leaderboard import best_over_time, by_end
 from orchestrator.run import Attempt
 from orchestrator.text import duration
 
-# How an attempt ended -> (word in the legend, colour); any other end is a failure.
+# How an attempt ended -> (word in the legend, colour, pattern); any other end is a failure. The
+# patterns are for whom green and red are alike, and for paper.
 _ENDINGS = {
-    "completed": ("completed", GOOD),
-    "interrupted": ("interrupted, went on later", WAIT),
-    "cancelled": ("cancelled", MUTED),
-    None: ("running", ACCENT),
+    "completed": ("completed", GOOD, ""),
+    "pruned": ("pruned by the stop rule", PRUNED, "."),
+    "held": ("held at a rung", WAIT, "-"),
+    "interrupted": ("interrupted, went on later", WAIT, "/"),
+    "cancelled": ("cancelled", MUTED, "+"),
+    None: ("running", ACCENT, "|"),
 }
-_FAILED = ("failed", BAD)
+_FAILED = ("failed", BAD, "x")
 
 _NAMES_UP_TO = 60
 _NAME_CHARS = 28
@@ -95,14 +98,14 @@ def timeline_figure(facts: Facts, now: datetime) -> go.Figure | None:
     started = [run for run in facts.runs if run.attempts]
     if not started:
         return None
-    bars: dict[tuple[str, str], list[_Bar]] = {}
+    bars: dict[tuple[str, str, str], list[_Bar]] = {}
     for run in started:
         for attempt in run.attempts:
             kind = _ENDINGS.get(attempt.outcome, _FAILED)
             bars.setdefault(kind, []).append(_bar(run, attempt, now))
     few = len(started) <= _NAMES_UP_TO
     rows = {str(run.run.id): _clipped(run.run.name) for run in started}
-    rows = rows if few else {name: name for name, _ in bars}
+    rows = rows if few else {name: name for name, _, _ in bars}
     figure = bare_figure(
         [_bar_trace(kind, found, few) for kind, found in bars.items()],
         (24 if few else 40) * len(rows) + 80,
@@ -132,18 +135,22 @@ def _bar(run: RunFacts, attempt: Attempt, now: datetime) -> _Bar:
     )
 
 
-def _bar_trace(kind: tuple[str, str], bars: Sequence[_Bar], by_run: bool) -> Any:
-    name, colour = kind
+def _bar_trace(kind: tuple[str, str, str], bars: Sequence[_Bar], by_run: bool) -> Any:
+    name, colour, pattern = kind
     return go.Bar(
         name=name,
         orientation="h",
         y=[bar.run_id if by_run else name for bar in bars],
         base=[bar.begin for bar in bars],
         x=[bar.length_ms for bar in bars],
-        marker={"color": colour},
+        marker={"color": colour, "pattern": _pattern(pattern)},
         hovertext=[bar.hover for bar in bars],
         hoverinfo="text",
     )
+
+
+def _pattern(shape: str) -> dict[str, Any]:
+    return {"shape": shape, "size": 6, "solidity": 0.3, "fillmode": "overlay", "fgcolor": "#ffffff"}
 
 
 def _name_rows(figure: go.Figure, rows: Mapping[str, str]) -> None:

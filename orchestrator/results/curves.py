@@ -54,6 +54,15 @@ class Band:
         """Whether any point rests on more than one run."""
         return max(self.n, default=0) > 1
 
+    @property
+    def whole(self) -> int:
+        """Up to which point all of its runs are there: beyond, some have ended before the others.
+
+        A mean of those that go on is another curve: where the worst were pruned, it seems to rise.
+        """
+        most = max(self.n, default=0)
+        return max((i + 1 for i, n in enumerate(self.n) if n == most), default=0)
+
 
 def thin(curves: Sequence[Curve], points: int) -> Thinned:
     """All curves with about `points` points each, or whole where they are shorter than that."""

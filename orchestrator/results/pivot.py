@@ -4,16 +4,18 @@ A cell is the mean over the completed runs with these values, whatever their see
 parameters are. Values are compared with each other, pair by pair, in `leaderboard.by_parameter`.
 """
 
+import itertools
 import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.results import stats
 from orchestrator.results.objective import interval
 from orchestrator.run import Judged, Objective, Run, RunState
+from orchestrator.text import short_number
 
 Values = tuple[Any, ...]
 
@@ -61,6 +63,60 @@ def cells(
     return [_marked(cell, cell.mean == best) for cell in found]
 
 
+# More numbers than these are put into so many bins.
+_VALUES_UP_TO = 12
+_BINS = 5
+
+
+def binned(
+    runs: Sequence[Judged | Run], keys: Sequence[str], base: Mapping[str, Any]
+) -> list[Judged | Run]:
+    """The runs, with the bin of a number instead of it where a key has very many, as draws have.
+
+    Bins hold equally many values each, and are named by their ends: `1e-6 … 2.4e-5`.
+    """
+    found = list(runs)
+    for key in keys:
+        values = {_values(run, (key,), base)[0] for run in found if not _is_list(run, key, base)}
+        numbers = sorted(v for v in values if order(v)[0] == 0)
+        if key == "seed" or len(numbers) <= _VALUES_UP_TO:
+            continue
+        edges = [round(i * len(numbers) / _BINS) for i in range(_BINS + 1)]
+        parts = [numbers[a:b] for a, b in itertools.pairwise(edges)]
+        bins = [(Bin(part[0], part[-1]), part) for part in parts]
+        names = {value: one for one, part in bins for value in part}
+        found = [_with(run, key, names, base) for run in found]
+    return found
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Some numbers that lie beside each other, from `low` to `high`."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        low, high = (short_number(float(f"{value:.3g}")) for value in (self.low, self.high))
+        return f"{low} … {high}"
+
+
+def _is_list(run: Judged | Run, key: str, base: Mapping[str, Any]) -> bool:
+    return isinstance(_values(run, (key,), base)[0], list | dict)
+
+
+def _with(
+    run: Judged | Run, key: str, names: Mapping[Any, Bin], base: Mapping[str, Any]
+) -> Judged | Run:
+    value = _values(run, (key,), base)[0]
+    if isinstance(value, list | dict) or value not in names:
+        return run
+    overrides = {**run.overrides, key: names[value]}
+    if isinstance(run, Judged):
+        return run._replace(overrides=overrides)
+    return replace(run, overrides=overrides)
+
+
 def _marked(cell: Cell, best: bool) -> Cell:
     return Cell(cell.values, cell.mean, cell.ci95, cell.runs, cell.others, best)
 
@@ -88,6 +144,8 @@ def _cell(values: Values, group: Sequence[Judged | Run], objective: Objective) -
 
 def order(value: Any) -> tuple[int, float, str]:
     """Numbers by size, then everything else by its text."""
+    if isinstance(value, Bin):
+        return (0, value.low, "")
     if isinstance(value, int | float) and not isinstance(value, bool):
         return (0, float(value), "")
     return (1, 0.0, json.dumps(value))

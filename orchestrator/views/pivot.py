@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.results.pivot import Cell, order
+from orchestrator.results.pivot import Bin, Cell, order
 from orchestrator.run import Objective
 from orchestrator.text import UNKNOWN, counts, metric, setting_value
 from orchestrator.views.json_shapes import interval_shape
@@ -87,4 +87,6 @@ def _mean_text(cell: Cell, objective: Objective) -> Text:
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, Bin):
+        return str(value)
     return UNKNOWN if value is None else setting_value(value)

@@ -76,3 +76,16 @@ def test_the_objective_is_a_scale_from_worst_to_best():
     assert (axis.place(0.3), axis.place(0.5)) == (0, 1)
     assert [text for _, text in axis.ticks] == ["30%", "35%", "40%", "45%", "50%"]
     assert all(math.isclose(place, i / 4, abs_tol=1e-9) for i, (place, _) in enumerate(axis.ticks))
+
+
+def test_few_draws_of_a_range_stand_on_its_scale():
+    """Eleven draws of seven digits are no eleven categories; two of one decade keep their log."""
+    draws = [1.23456e-5, 7.90332e-5, 3.16227766e-4, 1e-3]
+    axis = axis_of("learning_rate", draws, logarithmic=True)
+    assert not axis.apart
+    assert [text for _, text in axis.ticks] == ["3e-5", "1e-4", "3e-4", "1e-3"]
+    assert (axis.place(draws[0]), axis.place(draws[3])) == (0, 1)
+    even = axis_of("kl_coeff", [0.0, 0.05, 0.1], logarithmic=False)
+    assert [even.place(value) for value in (0.0, 0.05, 0.1)] == [0, 0.5, 1]
+    assert axis_of("kl_coeff", [0.05], logarithmic=False).place(0.05) == 0.5
+    assert axis_of("learning_rate", draws).apart

@@ -102,6 +102,70 @@ def test_failures_are_told_with_their_evidence(tmp_path):
     assert set(kinds) == {"completed", "failed"}
 
 
+PRUNED = Outcome(Verdict.PRUNED, "below the median", "0.2 < 0.4")
+SEARCH = """
+[params]
+learning_rate = { dist = "loguniform", min = 1e-6, max = 1e-2 }
+[search]
+method = "random"
+runs = 3
+"""
+
+
+def a_search_with_a_pruned_run(tmp_path):
+    """Three draws; the first is pruned at update 10 of 20, one seed of the second too."""
+    rates = (1.23456e-6, 7.90332e-5, 3.45678e-4)
+    runs = [planned_run(f"r{i}-s{s}", s, {"learning_rate": r}) for s in (0, 1)
+            for i, r in enumerate(rates)]  # fmt: skip
+    name = add_sweep(tmp_path, runs, spec=SEARCH)
+    for number in range(len(runs)):
+        pruned = number in (0, 3, 4)
+
+        def write(queued, pruned=pruned, gain=0.2 + 0.3 * (number % 3)):
+            write_run(queued.folder, gain, 20)
+            if pruned:
+                log = queued.folder / "training_log.jsonl"
+                log.write_text("".join(line + "\n" for line in log.read_text().splitlines()[:11]))
+
+        finish_next(*([PRUNED] if pruned else []), write=write)
+    return name
+
+
+def test_a_pruned_run_is_seen_and_is_no_failure(tmp_path):
+    """Hollow where it stood, dotted through its values; the time line does not call it failed."""
+    drawn = figures(read(a_search_with_a_pruned_run(tmp_path)))
+    dots = drawn["slice/learning_rate"]["data"]
+    hollow = [trace for trace in dots if trace["marker"].get("symbol") == "circle-open"]
+    assert [len(trace["x"]) for trace in hollow] == [3]
+    assert "pruned at update" in hollow[0]["hovertext"][0]
+    dotted = [t for t in drawn["parallel"]["data"] if t["line"].get("dash") == "dot"]
+    assert len(dotted) == 1
+    kinds = {trace["name"]: trace["marker"] for trace in drawn["timeline"]["data"]}
+    assert set(kinds) == {"completed", "pruned by the stop rule"}
+    assert len({marker["pattern"]["shape"] for marker in kinds.values()}) == 2
+
+
+def test_draws_are_written_with_three_digits_on_their_own_scale(tmp_path):
+    """`1.23e-6`, and not three categories of seven digits."""
+    reader = read(a_search_with_a_pruned_run(tmp_path))
+    assert "3.46e-4" in reader.words("ranking")
+    assert "3.45678e-4" not in reader.words("ranking") + reader.words("header")
+    ticks = figures(reader)["slice/learning_rate"]["layout"]["xaxis"]["ticktext"]
+    assert ticks == ["3e-6", "1e-5", "3e-5", "1e-4", "3e-4"]
+
+
+def test_the_mean_of_a_setting_ends_where_one_of_its_runs_was_pruned(tmp_path):
+    """Up to there a line with a mark that no other has, beyond it dots; 20 updates, 10 of one."""
+    data = figures(read(a_search_with_a_pruned_run(tmp_path)))["curve/setting/reward_mean"]["data"]
+    lines = [trace for trace in data if trace.get("hoverinfo") == "text"]
+    solid = [trace for trace in lines if trace["line"].get("dash") is None]
+    dotted = [trace for trace in lines if trace["line"].get("dash") == "dot"]
+    assert sorted(trace["x"][-1] for trace in solid) == [10, 10, 20]
+    assert [[x for x in trace["x"] if x is not None] for trace in dotted] == [[*range(11, 21)]]
+    assert "1 of 2 runs" in dotted[0]["hovertext"][-1]
+    assert len({trace["marker"]["symbol"] for trace in solid}) == 3
+
+
 def test_a_long_curve_says_how_many_updates_a_point_stands_for(tmp_path):
     """1,000 updates on 200 points; twenty-one evaluations stay as they are."""
     reader = read(finished_sweep(tmp_path, THREE[:2], updates=1000))

@@ -85,3 +85,15 @@ def test_a_metric_that_never_moves_is_told():
     assert only_value([[(1, 0.0), (2, 0.0)], [(1, 0.0)], []]) == 0.0
     assert only_value([[(1, 0.0), (2, 0.5)]]) is None
     assert only_value([[]]) is None
+
+
+def test_a_mean_ends_where_runs_do():
+    """Three runs, of which the worst is pruned at update 4: the two others are another curve."""
+    runs = [[(u, float(v)) for u in range(1, n + 1)] for v, n in ((0, 4), (1, 8), (2, 6))]
+    found = band(thin(runs, 100), range(3))
+    assert found.n == (3, 3, 3, 3, 2, 2, 1, 1)
+    assert found.whole == 4
+    assert found.mean[:4] == (1.0,) * 4
+    assert band(thin(runs[:1], 100), [0]).whole == 4
+    # A run that begins later, or logs less often, ends nothing.
+    assert band(thin([[(0, 1.0), (2, 1.0)], [(1, 1.0), (2, 1.0)]], 100), range(2)).whole == 3

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from orchestrator.results.pivot import cells
-from orchestrator.run import Objective, RunState
+from orchestrator.results.pivot import binned, cells
+from orchestrator.run import Judged, Objective, RunState
 from orchestrator.views.pivot import pivot_shape, pivot_table
 from tests.records import a_run
 
@@ -103,3 +103,17 @@ def test_the_json_has_a_row_for_each_cell():
         "values": {"learning_rate": 1e-5}, "n": 1, "mean": 1.0, "ci95": None, "best": True,
         "runs": [4], "others": {"queued": 1, "failed": 1},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_very_many_numbers_are_put_into_bins(judged):
+    """Forty draws make five rows of eight, by their ends; a list of values stays as it is."""
+    runs = [a_run(id=i, overrides={"lr": 1.23456e-5 * i, "g": i % 2}) for i in range(1, 41)]
+    if judged:
+        runs = [Judged(r.id, r.state, r.seed, r.overrides, r.value) for r in runs]
+    found = binned(runs, ["lr", "g"], {})
+    names = [str(cell.values[0]) for cell in cells(found, ["lr"], {}, Objective())]
+    assert names == ["1.23e-5 … 9.88e-5", "1.11e-4 … 1.98e-4", "2.1e-4 … 2.96e-4",
+                     "3.09e-4 … 3.95e-4", "4.07e-4 … 4.94e-4"]  # fmt: skip
+    assert {run.overrides["g"] for run in found} == {0, 1}
+    assert binned(runs[:12], ["lr"], {}) == runs[:12]
