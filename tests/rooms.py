@@ -16,7 +16,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ORDER = {
     "orchestrator": (
-        *("__main__", "cli", "ui", "report", "views", "doctor", "starting", "worker", "submit"),
+        *(
+            "__main__",
+            "cli",
+            "ui",
+            "report",
+            "views",
+            "deep_doctor",
+            "doctor",
+            "starting",
+            "worker",
+            "submit",
+        ),
         *("plan", "queue", "spec", "stopping", "results", "search", "space", "system", "run"),
         *("text", "names", "errors"),
     ),
@@ -24,6 +35,7 @@ ORDER = {
         *(
             "__main__",
             "result",
+            "deep_checks",
             "dry_run",
             "trainer",
             "training_loop",

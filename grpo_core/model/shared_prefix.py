@@ -349,6 +349,14 @@ def abilities(split: SplitModel, vocab_size: int, length: int = PROBE_TOKENS) ->
     return Abilities(share, share and agrees(_try_decode_mixed))
 
 
+def prefix_difference(split: SplitModel, vocab_size: int, length: int = PROBE_TOKENS) -> float:
+    """The worst difference in log-probs, shared against plain, on the tokens that are tried."""
+    ids = mx.arange(1, length + 1) % vocab_size
+    plain = split.model(ids[None])[0, -PROBE_COMPARED:]
+    tries = (_try_rows, _try_decode, _try_decode_mixed)
+    return max(_worst(plain, split.head(attempt(split, ids))) for attempt in tries)
+
+
 def _agrees(split: SplitModel, ids: mx.array, plain: mx.array, attempt: Any) -> bool:
     """Whether an attempt gives the model's own log-probs behind `ids` [T]; `plain` are the last."""
     try:
@@ -357,10 +365,14 @@ def _agrees(split: SplitModel, ids: mx.array, plain: mx.array, attempt: Any) -> 
         # Whatever a model of another make does with a cache that is not its own.
         return False
     tolerance = PROBE_TOLERANCE_FP32 if plain.dtype == mx.float32 else PROBE_TOLERANCE
+    return _worst(plain, shared) < tolerance  # NaN is no agreement
+
+
+def _worst(plain: mx.array, shared: mx.array) -> float:
     expected, found = log_softmax(plain)[-shared.shape[0] :], log_softmax(shared)
     likely = expected > -20  # the far tail of 16-bit logits says nothing
-    worst = mx.where(likely, mx.abs(expected - found), 0).max()
-    return bool((worst < tolerance).item())  # NaN is no agreement
+    worst: Any = mx.where(likely, mx.abs(expected - found), 0).max().item()
+    return float(worst)
 
 
 def log_softmax(logits: mx.array) -> mx.array:

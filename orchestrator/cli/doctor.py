@@ -8,17 +8,23 @@ from rich.text import Text
 
 from orchestrator.cli.options import json_option
 from orchestrator.cli.output import console, print_json
+from orchestrator.deep_doctor import Mark, Row, measure
 from orchestrator.doctor import Finding, Severity, examine
 from orchestrator.system.paths import home
 
 
 @click.command()
 @json_option
-def doctor(as_json: bool) -> int:
+@click.option("--deep", is_flag=True, help="Measure for five minutes; one JSON to send back.")
+def doctor(as_json: bool, deep: bool) -> int:
     """Check this machine: versions, memory, disk, queue, device, and a real training step.
 
     Takes some seconds and changes nothing. Exits with 1 if something is in the way of training.
+    With --deep it measures what only this machine can answer (docs/mac.md), on the embedded model,
+    with the display on; --json prints that without paths or names.
     """
+    if deep:
+        return _deep(as_json)
     out = console()
     findings = []
     for finding in examine(home(), Path.cwd()):
@@ -28,6 +34,26 @@ def doctor(as_json: bool) -> int:
     if as_json:
         print_json({"checks": [_shape(finding) for finding in findings]})
     return 1 if any(finding.severity is Severity.FAIL for finding in findings) else 0
+
+
+def _deep(as_json: bool) -> int:
+    out = console()
+    rows = []
+    for row in measure():
+        rows.append(row)
+        if not as_json:
+            _print_row(row, out)
+    if as_json:
+        print_json({"deep": 1, "rows": [row.shape for row in rows]})
+    return 1 if any(row.verdict is Mark.BAD for row in rows) else 0
+
+
+def _print_row(row: Row, out: Console) -> None:
+    styles = {"ok": "green", "odd": "bold yellow", "bad": "bold red", "none": "dim"}
+    line = Text.assemble(
+        (f"{row.verdict:<5}", styles[row.verdict]), (f"{row.name}: ", "bold"), row.text
+    )
+    out.print(line, soft_wrap=True)
 
 
 def _shape(finding: Finding) -> dict[str, str | None]:

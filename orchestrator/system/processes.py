@@ -10,9 +10,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Container
 from functools import cache
 from pathlib import Path
+
+from orchestrator.system import macos
 
 # For tests only: imitates a reboot.
 ENV_BOOT_ID = "GRPO_SWEEP_BOOT_ID"
@@ -148,15 +151,21 @@ def kill_carriers(name: str, values: Container[str]) -> None:
 # --- memory: was a SIGKILL the system's?
 
 _SHORT = 0.03
+# To ask macOS takes a process.
+_PRESSURE_S = 5.0
 
 
 class MemoryWitness:
     """Watches, while a trainer runs, whether the system ran out of memory."""
 
-    def __init__(self, kills: Callable[[], int | None] | None = None) -> None:
+    def __init__(self, pid: int | None, kills: Callable[[], int | None] | None = None) -> None:
+        self._pid = pid
         self._kills = kills or oom_kills
         self._before = self._kills()
         self._least = 1.0
+        self._pressure: macos.Pressure | None = None
+        self._since = time.time()
+        self._pressed = float("-inf")
 
     def look(self) -> None:
         """Note how much memory is left."""
@@ -164,12 +173,19 @@ class MemoryWitness:
 
         memory = psutil.virtual_memory()
         self._least = memory.available / memory.total
+        if time.monotonic() - self._pressed >= _PRESSURE_S:
+            self._pressed = time.monotonic()
+            self._pressure = macos.pressure()
 
     def evidence(self) -> str | None:
         """What shows that the system was out of memory; None when nothing does."""
         after = self._kills()
         if self._before is not None and after is not None and after > self._before:
             return f"the kernel killed for memory: oom_kill went from {self._before} to {after}"
+        if self._pid is not None and (report := macos.killed_for_memory(self._pid, self._since)):
+            return report
+        if self._pressure is not None:
+            return f"{self._pressure} just before" if self._pressure.is_out else None
         if self._least < _SHORT:
             return f"{self._least:.1%} of the memory was left just before"
         return None
@@ -196,9 +212,11 @@ _LOW = 0.15
 
 
 def is_memory_low() -> bool:
-    """Whether little memory is left; costs nothing, so it may be asked often."""
+    """Whether little memory is left: on macOS as the kernel has it, else by what is available."""
     import psutil  # Not at the top: see the opening.
 
+    if (pressed := macos.pressure()) is not None:
+        return pressed.is_low
     memory = psutil.virtual_memory()
     return bool(memory.available < _LOW * memory.total)
 

@@ -62,7 +62,7 @@ class RunMonitor:
         self.trained = TrainedTime(attempt.wall_s, from_start=from_start)
         self._looked = self._noted = time.monotonic()
         self._measured = float("-inf")
-        self.memory = processes.MemoryWitness()
+        self.memory = processes.MemoryWitness(attempt.pid)
         self._stop_monitor = StopMonitor(run, sweep, lambda: store.queries.runs(sweep.id))
         self.because: tuple[str, str | None] | None = None
         files = (Path(attempt.log), RunPaths(run.folder).log)

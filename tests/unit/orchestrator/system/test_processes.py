@@ -82,14 +82,16 @@ def test_signals_to_what_is_gone_are_nothing():
 def test_memory_witness_sees_kills_of_the_kernel():
     """A counter that went up while we watched is the proof; an old count is not."""
     counts = iter([5, 5])
-    assert processes.MemoryWitness(lambda: next(counts)).evidence() is None
+    assert processes.MemoryWitness(7, lambda: next(counts)).evidence() is None
     counts = iter([5, 6])
-    assert "oom_kill went from 5 to 6" in processes.MemoryWitness(lambda: next(counts)).evidence()
+    assert (
+        "oom_kill went from 5 to 6" in processes.MemoryWitness(7, lambda: next(counts)).evidence()
+    )
 
 
 def test_memory_witness_sees_that_nothing_was_left(monkeypatch):
     """Where the system counts no kills, the last look at the memory is the proof."""
-    witness = processes.MemoryWitness(lambda: None)
+    witness = processes.MemoryWitness(7, lambda: None)
     assert witness.evidence() is None
     memory = psutil.virtual_memory()._replace(total=1000, available=10)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)

@@ -1,0 +1,365 @@
+"""`doctor --deep`: five minutes of measurements that only the machine itself can answer.
+
+Written for Macs, which we do not have: one JSON without paths or names to send back. Each part
+that uses the device is a process of its own with a time limit (`grpo_core/deep_checks.py`), so that
+a GPU that hangs costs one row. What is read is judged here; docs/mac.md says what a row settles.
+"""
+
+import json
+import os
+import platform
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from grpo_core.run.atomic import sync
+from grpo_core.run.protocol import machine_fault, package_versions
+from orchestrator.queue.store import Store
+from orchestrator.system.paths import ENV_HOME, Home, shipped
+from orchestrator.worker.notices import Notice, desktop_command
+
+_CHECK_S = 90.0
+_DISPLAY_S = 45.0
+_ADOPT_S = 90.0
+_POLL_S = 0.05
+_DRIVER = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
+
+Numbers = Mapping[str, Any]
+
+
+class Mark(StrEnum):
+    """What a row shows: as it should be, worth a look, wrong, or nothing on this machine."""
+
+    OK = "ok"
+    ODD = "odd"
+    BAD = "bad"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer: the numbers that were measured, and what they mean."""
+
+    name: str
+    verdict: Mark
+    text: str
+    numbers: Numbers = field(default_factory=dict)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """As it stands in the JSON."""
+        return {**asdict(self), "verdict": str(self.verdict)}
+
+
+def measure() -> Iterator[Row]:
+    """Row by row; touches no queue and no folder of the user's."""
+    yield _machine()
+    device = _child("device")
+    yield judge_device(device)
+    is_mac = device.get("device") == "gpu" and sys.platform == "darwin"
+    yield judge_gradient(_child("gradient"))
+    yield judge("quantised products", _child("quantised"), odd=1e-4, bad=1e-2)
+    yield judge_prefix(_child("prefix"))
+    yield judge_decoding(_child("decoding", limit_s=180))
+    yield judge_peaks(_child("peaks"))
+    yield judge_cache(_child("cache"))
+    yield from _under_the_display(is_mac)
+    yield _memory()
+    yield _killed(is_mac)
+    yield _adoption()
+    yield _disk()
+    yield _notice()
+
+
+# --- facts
+
+
+def _machine() -> Row:
+    facts = {
+        "system": platform.system(),
+        "release": platform.release(),
+        "macos": platform.mac_ver()[0],
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "battery": psutil.sensors_battery() is not None,
+        "sqlite": sqlite3.sqlite_version,
+        **package_versions(),
+    }
+    return Row("machine", Mark.OK, f"{facts['system']} {facts['machine']}", facts)
+
+
+# --- what is read of the device
+
+
+def judge_device(found: Numbers) -> Row:
+    """Metal that is said to be there, and is not, was met in virtual machines."""
+    if (row := _unmeasured("device", found)) is not None:
+        return row
+    if found["metal"] and found["device"] != "gpu":
+        return Row("device", Mark.ODD, "Metal is available, but nothing computes on it", found)
+    return Row("device", Mark.OK, str(found.get("device_name", found["device"])), found)
+
+
+def judge(name: str, found: Numbers, *, odd: float, bad: float) -> Row:
+    """By the largest of the numbers; the text says which."""
+    if (row := _unmeasured(name, found)) is not None:
+        return row
+    worst = max(found, key=lambda key: float(found[key]))
+    value = float(found[worst])
+    # What is no number is below no limit.
+    verdict = Mark.OK if value < odd else Mark.ODD if value < bad else Mark.BAD
+    return Row(name, verdict, f"at most {value:.2g} ({worst})", found)
+
+
+def judge_gradient(found: Numbers) -> Row:
+    """fp32 on both: rounding gives 1e-6; tokens may part where two are as likely."""
+    name = "gradient, CPU against GPU"
+    if (row := _unmeasured(name, found)) is not None:
+        return row
+    apart, same = float(found["relative"]), float(found["same_tokens"])
+    text = f"{apart:.1e} apart, {same:.0%} of the greedy tokens the same"
+    if not apart < 1e-2:
+        return Row(name, Mark.BAD, text, found)
+    good = apart < 1e-3 and same == 1.0
+    return Row(name, Mark.OK if good else Mark.ODD, text, found)
+
+
+def judge_prefix(found: Numbers) -> Row:
+    """Above the tolerances of the probe a model would lose shared prompts."""
+    name = "shared prompt, worst difference"
+    if (row := _unmeasured(name, found)) is not None:
+        return row
+    fp32, bf16 = float(found["float32"]), float(found["bfloat16"])
+    text = f"{fp32:.1e} in fp32, {bf16:.1e} in bf16"
+    if not (fp32 < 1e-2 and bf16 < 1.0):
+        return Row(name, Mark.BAD, text, found)
+    return Row(name, Mark.OK if fp32 < 1e-3 and bf16 < 0.1 else Mark.ODD, text, found)
+
+
+def judge_decoding(found: Numbers) -> Row:
+    """Beyond the caches there are logits and room for more places: a share that falls with length.
+
+    0.9 and 0.7 on a CPU. Where each step copies the caches it stays, or grows.
+    """
+    name = "decoding beyond the caches"
+    if (row := _unmeasured(name, found)) is not None:
+        return row
+    text = ", ".join(f"{places} places: {float(share):.2f}" for places, share in found.items())
+    shares = [float(share) for share in found.values()]
+    falls = shares[-1] < shares[0]
+    mark = Mark.OK if falls and shares[-1] < 1 else Mark.ODD if shares[-1] < 2 else Mark.BAD
+    return Row(name, mark, text, found)
+
+
+def judge_peaks(found: Numbers) -> Row:
+    """The estimate may be a quarter off; far above it a plan would not fit."""
+    name = "peak over estimate"
+    if (row := _unmeasured(name, found)) is not None:
+        return row
+    text = ", ".join(f"{phase} {float(value):.2f}" for phase, value in found.items())
+    worst = max(map(float, found.values()))
+    verdict = Mark.OK if worst < 1.25 else Mark.ODD if worst < 2 else Mark.BAD
+    return Row(name, verdict, text, found)
+
+
+def judge_cache(found: Numbers) -> Row:
+    """Whether a smaller cache of buffers costs time."""
+    name = "seconds of an update by cache limit"
+    if (row := _unmeasured(name, found)) is not None:
+        return row
+    text = ", ".join(f"{size} GB: {float(s):.3f}" for size, s in found.items())
+    times = [float(s) for s in found.values()]
+    verdict = Mark.OK if max(times) < 1.5 * min(times) else Mark.ODD
+    return Row(name, verdict, text, found)
+
+
+def judge_display(name: str, found: Numbers) -> Row:
+    """Whether the display's watchdog let the updates live."""
+    if (row := _unmeasured(name, found)) is not None:
+        return row
+    return Row(name, Mark.OK, f"{found['updates']} updates in {_DISPLAY_S:.0f} s", found)
+
+
+def _unmeasured(name: str, found: Numbers) -> Row | None:
+    if "failed" in found:
+        return Row(name, Mark.BAD, str(found["failed"]), found)
+    if "skipped" in found:
+        return Row(name, Mark.NONE, str(found["skipped"]), found)
+    return None
+
+
+def _under_the_display(is_mac: bool) -> Iterator[Row]:
+    """Updates while the display is on, without and with the driver's switch (mlx #3267)."""
+    own: dict[str, str]
+    for word, own in (("without", {}), ("with", {_DRIVER: "1"})):
+        name = f"updates, display on, {word} {_DRIVER}"
+        if not is_mac:
+            yield Row(name, Mark.NONE, "only Metal on a Mac has this watchdog")
+            continue
+        env = {key: value for key, value in os.environ.items() if key != _DRIVER} | own
+        found = _child("updates", str(_DISPLAY_S), limit_s=3 * _DISPLAY_S, env=env)
+        yield judge_display(name, found)
+
+
+# --- the machine around it
+
+
+def _memory() -> Row:
+    memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+    found = {"available": memory.available, "total": memory.total, "swap_used": swap.used}
+    found |= {"wired": memory.wired} if hasattr(memory, "wired") else {}
+    for name in ("kern.memorystatus_level", "kern.memorystatus_vm_pressure_level"):
+        if (value := _sysctl(name)) is not None:
+            found[name] = value
+    share = memory.available / memory.total
+    return Row("memory", Mark.OK if share > 0.15 else Mark.ODD, f"{share:.0%} left", found)
+
+
+def _sysctl(name: str) -> int | None:
+    if platform.system() != "Darwin":
+        return None
+    done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True)
+    return int(done.stdout) if done.stdout.strip().isdigit() else None
+
+
+def _killed(is_mac: bool) -> Row:
+    """A process killed under load: does what it had wired come back?"""
+    name = "wired memory after kill -9"
+    if not is_mac:
+        return Row(name, Mark.NONE, "only macOS counts wired memory")
+    before = psutil.virtual_memory().wired
+    with subprocess.Popen(_words("updates", "60"), stdout=subprocess.DEVNULL) as child:
+        time.sleep(15.0)
+        during = psutil.virtual_memory().wired
+        child.kill()
+    time.sleep(5.0)
+    after = psutil.virtual_memory().wired
+    left = (after - before) / 1e9
+    found = {"before": before, "during": during, "after": after}
+    verdict = Mark.OK if left < 0.5 else Mark.BAD
+    return Row(name, verdict, f"{left:+.1f} GB five seconds later", found)
+
+
+def _adoption() -> Row:
+    """A worker killed under a real run: does the next one take the trainer over?"""
+    with tempfile.TemporaryDirectory(prefix="grpo-deep-") as folder:
+        home = Home(Path(folder, "home")).make()
+        env = {**os.environ, ENV_HOME: str(home.root), "GRPO_SWEEP_NOTIFY": ""}
+        env["GRPO_GPU_LOCK"] = str(Path(folder, "gpu.lock"))
+        base = json.dumps(str(shipped("configs/tiny.toml")))
+        Path(folder, "deep.toml").write_text(f"config = {base}\n[set]\neval_steps = 0\n")
+        ours = [sys.executable, "-P", "-m", "orchestrator"]
+        null = subprocess.DEVNULL
+        quiet: dict[str, Any] = {"cwd": folder, "env": env, "stdout": null, "stderr": null}
+        subprocess.run([*ours, "submit", "deep.toml"], check=True, timeout=_ADOPT_S, **quiet)
+        with subprocess.Popen([*ours, "work"], **quiet) as worker:
+            trains = _until(lambda: _trains(home))
+            worker.send_signal(signal.SIGKILL)
+        again = [*ours, "work", "--until-empty"]
+        code = subprocess.run(again, timeout=_ADOPT_S, **quiet).returncode
+        with Store.open(home.db, readonly=True) as store:
+            run = store.queries.runs()[0]
+    return judge_adoption(
+        {"seen": trains, "state": str(run.state), "attempts": run.attempt, "exit_code": code}
+    )
+
+
+def judge_adoption(found: Numbers) -> Row:
+    """Taken over: completed by the attempt that the dead worker had started."""
+    good = found == {"seen": True, "state": "completed", "attempts": 1, "exit_code": 0}
+    text = f"{found['state']} in {found['attempts']} attempt(s)"
+    return Row("a killed worker's trainer", Mark.OK if good else Mark.BAD, text, found)
+
+
+def _trains(home: Home) -> bool:
+    with Store.open(home.db, readonly=True) as store:
+        run = store.queries.running()
+        return run is not None and store.queries.attempts(run.id)[-1].pid is not None
+
+
+def _until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + _ADOPT_S
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(_POLL_S)
+    return False
+
+
+def _disk() -> Row:
+    """What a line to the disk itself and a commit of the queue take."""
+    with tempfile.TemporaryDirectory(prefix="grpo-deep-") as folder:
+        with open(Path(folder, "file"), "wb") as file:
+            began = time.perf_counter()
+            for _ in range(20):
+                file.write(b"x" * 512)
+                file.flush()
+                sync(file.fileno())
+            fsync_s = (time.perf_counter() - began) / 20
+        with Store.open(Path(folder, "queue.db")) as store:
+            began = time.perf_counter()
+            for _ in range(10):
+                store.control.pause_queue()
+                store.control.resume_queue()
+            commit_s = (time.perf_counter() - began) / 20
+    worst = max(fsync_s, commit_s)
+    verdict = Mark.OK if worst < 0.1 else Mark.ODD if worst < 1 else Mark.BAD
+    text = f"{1000 * fsync_s:.1f} ms to the disk, {1000 * commit_s:.1f} ms a commit"
+    return Row("disk", verdict, text, {"fsync_s": fsync_s, "commit_s": commit_s})
+
+
+def _notice() -> Row:
+    """One notice, which the user has seen or not."""
+    words = desktop_command(Notice("sweep_done", "doctor --deep is done: do you see this?"))
+    if words is None:
+        return Row("notice", Mark.NONE, "shown on macOS only")
+    code = subprocess.run(words, capture_output=True, timeout=30).returncode
+    text = "sent; if you saw none, allow those of Script Editor in System Settings, Notifications"
+    return Row("notice", Mark.BAD if code else Mark.ODD, text, {"exit_code": code})
+
+
+# --- children
+
+
+def _words(*args: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "grpo_core.deep_checks", *args]
+
+
+def _child(*args: str, limit_s: float = _CHECK_S, env: Mapping[str, str] | None = None) -> Numbers:
+    """What a check prints; `failed` says how it ended where it prints nothing."""
+    try:
+        done = subprocess.run(
+            _words(*args),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit_s,
+            stdin=subprocess.DEVNULL,
+            env=env,
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"no answer within {limit_s:.0f} s"}
+    if done.returncode == 0:
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+    return {"failed": failure(done.returncode, done.stderr)}
+
+
+def failure(code: int, err: str) -> str:
+    """How a check ended, without its paths: the kind of fault, else the kind of error."""
+    lines = [line for line in err.splitlines() if line.strip()]
+    fault = next(filter(None, map(machine_fault, reversed(lines))), None)
+    if fault is not None:
+        return f"ended with {code}: {fault.name}"
+    kind = lines[-1].partition(":")[0] if lines else "no message"
+    return f"ended with {code}: {kind if kind.isidentifier() else 'another message'}"
