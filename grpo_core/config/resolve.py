@@ -8,6 +8,7 @@ users of MLX-GRPO know, word for word.
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -48,8 +49,16 @@ def parse_toml(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"{path}:{e.lineno}:{e.colno}: not valid TOML: {e.msg}") from None
 
 
+def must_be_file(path: str | os.PathLike[str]) -> None:
+    """ConfigError for what would block, or never end: a pipe, a socket, a device. OSError."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ConfigError(f"{path}: a pipe or a device; save it as a file")
+
+
 def _read_text(path: str | os.PathLike[str]) -> str:
     try:
+        must_be_file(path)
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path}: not UTF-8 text (byte {e.start}); save it as UTF-8") from None

@@ -24,11 +24,10 @@ from orchestrator.plan.runs import PlannedSetting, check_templates, planned_runs
 from orchestrator.run import Plan, PlannedRun, Submitted
 from orchestrator.space.constraints import Rule, Rules
 from orchestrator.spec.document import Faults
+from orchestrator.spec.fields import MAX_RUNS, too_many
 from orchestrator.spec.positions import KeyPath
 from orchestrator.spec.spec import Spec
 
-# More is a mistake in a grid for one GPU: at a minute a run this is a week.
-MAX_RUNS = 10_000
 # Looking at a combination that a rule drops is quick, but not free.
 MAX_COMBINATIONS = 100_000
 
@@ -93,12 +92,12 @@ def expand(spec: Spec) -> Expansion:
     if base is None or (size > MAX_COMBINATIONS and spec.search.runs is None):
         raise SpecError(*faults.lines())
     found = _gone_through(spec, faults)
+    # What is to be drawn is counted before: a billion settings take hours.
+    drawn = (spec.search.runs or 0) if spec.search.method != "grid" else 0
+    if fault := too_many((len(found.settings) + drawn) * max(1, len(spec.seeds))):
+        faults.add(("search" if spec.search.runs else "params",), fault)
     if spec.search.method != "grid" and not faults.found:
         found = _with_drawn(spec, found, faults)
-    count = (len(found.settings) + found.to_ask) * max(1, len(spec.seeds))
-    if count > MAX_RUNS:
-        place = "search" if spec.search.runs else "params"
-        faults.add((place,), f"makes {count:,} runs; a sweep can have {MAX_RUNS:,}")
     _check_settings(spec, base, found.settings, faults)
     if not faults.found:
         check_logged(spec, found.settings, faults)

@@ -32,6 +32,10 @@ FORBIDDEN = {
 }
 
 
+# More is a mistake in a sweep for one GPU: at a minute a run this is a week.
+MAX_RUNS = 10_000
+
+
 @dataclass
 class FieldValues:
     """Takes values for fields out of a spec."""
@@ -80,6 +84,9 @@ class FieldValues:
             return ()
         if not values:
             self.faults.add(path, "an empty axis has no runs; give it values or drop it")
+        if fault := too_many(len(values)):
+            self.faults.add(path, fault)
+            return ()
         found = [self.value((*path, i), name, value) for i, value in enumerate(values)]
         return tuple(value for value in found if value is not MISSING)
 
@@ -113,6 +120,14 @@ class FieldValues:
         except ConfigError:
             value = item.partition("=")[2].strip()
         return self.value(path, name, value)
+
+
+def too_many(count: int) -> str:
+    """What is wrong with so many values, rows or seeds, each a run at least; else empty.
+
+    Said before they are looked at: a number has a few characters, and a billion runs take hours.
+    """
+    return f"makes {count:,} runs; a sweep can have {MAX_RUNS:,}" if count > MAX_RUNS else ""
 
 
 def _list_hint(path: KeyPath, name: str, value: Any) -> str:

@@ -9,7 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grpo_core.config import FIELDS, MLXGRPOConfig, did_you_mean, parse_toml, set_field
+from grpo_core.config import (
+    FIELDS,
+    MLXGRPOConfig,
+    did_you_mean,
+    must_be_file,
+    parse_toml,
+    set_field,
+)
 from grpo_core.errors import ConfigError
 from orchestrator.errors import SpecError
 from orchestrator.names import MAX_NAME_BYTES, cut, safe_name, sweep_name_fault
@@ -19,7 +26,7 @@ from orchestrator.space.expressions import Expression, parse
 from orchestrator.space.space import Parameter, axis, zipped
 from orchestrator.spec.base_config import Base, FrozenBase, nearest_message, read_base
 from orchestrator.spec.document import MISSING, Document, Faults
-from orchestrator.spec.fields import SEED_IN_EXPRESSION, TABLES, TOP_KEYS, FieldValues
+from orchestrator.spec.fields import SEED_IN_EXPRESSION, TABLES, TOP_KEYS, FieldValues, too_many
 from orchestrator.spec.positions import KeyPath, find_positions, key_text
 from orchestrator.spec.tables import (
     read_keep,
@@ -155,7 +162,10 @@ def _no_spec(path: Path, values: dict[str, Any]) -> str:
 
 def _read_text(path: Path) -> str:
     try:
+        must_be_file(path)
         return path.read_text(encoding="utf-8-sig")
+    except ConfigError as e:
+        raise SpecError(*e.faults) from None
     except FileNotFoundError:
         raise SpecError(f"{path}: no such sweep file{nearest_message(path)}") from None
     except UnicodeDecodeError as e:
@@ -340,6 +350,9 @@ class _Reader:
 
     def _runs(self) -> tuple[ExplicitRun, ...]:
         tables = self.document.tables("run")
+        if fault := too_many(len(tables)):
+            self._fault(("run",), fault)
+            return ()
         return tuple(self._explicit(index, table) for index, table in enumerate(tables))
 
     def _explicit(self, index: int, table: dict[str, Any]) -> ExplicitRun:
@@ -372,6 +385,9 @@ class _Reader:
             return ()
         if not given:
             self._fault(("seeds",), "is empty; give it seeds or drop it")
+        if fault := too_many(len(given)):
+            self._fault(("seeds",), fault)
+            return ()
         self._seed_twice(moved, fixed, explicit)
         seeds = [self.values.value(("seeds", i), "seed", seed) for i, seed in enumerate(given)]
         for i, seed in enumerate(seeds):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -100,6 +101,35 @@ def test_a_grid_beyond_all_reason_is_refused_with_its_size(folder):
     with pytest.raises(SpecError, match=r"params: makes 20,100 runs; a sweep can have 10,000"):
         expansion(f"[params]\n{pairs}")
     assert MAX_RUNS == 10_000
+
+
+RANDOM = (
+    '[search]\nmethod = "{}"\nruns = {}\n'
+    '[params]\nlearning_rate = {{ dist = "loguniform", min = 1e-6, max = 1e-4 }}\n'
+)
+MANY = ", ".join(map(str, range(1, 20_001)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (RANDOM.format("random", 10**9), "search: makes 1,000,000,000 runs"),
+        (RANDOM.format("sobol", 10**9), "search: makes 1,000,000,000 runs"),
+        (RANDOM.format("tpe", 10**9), "search: makes 1,000,000,000 runs"),
+        ("seeds = [0, 1]\n" + RANDOM.format("random", 6000), "search: makes 12,000 runs"),
+        (f"seeds = [{MANY}]\n", "seeds: makes 20,000 runs"),
+        (f"[params]\nbatch_size = [{MANY}]\n", "params.batch_size: makes 20,000 runs"),
+        (f"[[zip]]\nbatch_size = [{MANY}]\n", r"zip\[0\].batch_size: makes 20,000 runs"),
+        ("[[run]]\nbatch_size = 2\n" * 10_001, "run: makes 10,001 runs"),
+    ],
+    ids=["random", "sobol", "tpe", "with seeds", "seeds", "axis", "zip", "runs"],
+)
+def test_more_runs_than_a_sweep_can_have_are_refused_before_they_are_made(folder, text, said):
+    """At once: a billion draws, or a look for equal ones among 200,000 seeds, take hours."""
+    began = time.process_time()
+    with pytest.raises(SpecError, match=f"{said}; a sweep can have 10,000"):
+        expansion(text)
+    assert time.process_time() - began < 20
 
 
 def test_zip_rows_move_together_and_cross_with_the_axes(folder):

@@ -1,5 +1,6 @@
 """Sweep specs: what is read, and that every fault is found, named and placed."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,18 @@ def test_files_that_cannot_be_read_are_refused_with_the_nearest_name(folder):
     assert missing == [
         "s.toml:1:1: config = 'configs/bas.toml': no such file: configs/bas.toml; "
         "the nearest is configs/base.toml"
+    ]
+
+
+@pytest.mark.parametrize("name", ["pipe.toml", "/dev/zero"])
+def test_what_is_no_file_is_refused_at_once(folder, name):
+    """As a spec and as a base: a pipe blocks whoever reads it, a device has no end."""
+    os.mkfifo(folder / "pipe.toml")
+    with pytest.raises(SpecError, match=f"{name}: a pipe or a device; save it as a file"):
+        read_spec(Path(name))
+    base = str(folder / name)
+    assert faults(f"config = {base!r}\n", base=False) == [
+        f"{base}: a pipe or a device; save it as a file"
     ]
 
 
