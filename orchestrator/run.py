@@ -282,6 +282,8 @@ class Run:
     rung: int | None = None
     kind: str = ""
     same_as: int | None = None
+    damaged: tuple[str, ...] = ()
+    """Columns that cannot be read: their values are empty, and nothing may be trained by them."""
 
     @property
     def folder(self) -> Path:
@@ -371,6 +373,8 @@ class Sweep:
     provenance: Mapping[str, Any] | None = None
     frozen: bool = False
     hold_code: HoldCode | None = None
+    damaged: tuple[str, ...] = ()
+    """As that of a run."""
 
     @property
     def state(self) -> str:

@@ -55,7 +55,14 @@ class Connection:
     def read(self, sql: str, params: Params = ()) -> list[Row]:
         """Every row of a query, or of a statement with RETURNING; QueueError."""
         with self.explained():
-            return self._conn.execute(sql, params).fetchall()
+            try:
+                return self._conn.execute(sql, params).fetchall()
+            except sqlite3.OperationalError as e:
+                if not str(e).startswith("Could not decode to UTF-8"):
+                    raise
+                # One text that is none must not hide all others.
+                self._conn.text_factory = lambda raw: raw.decode(errors="replace")
+                return self._conn.execute(sql, params).fetchall()
 
     def execute(self, sql: str, params: Params = ()) -> int:
         """Run a statement; the number of rows that it changed. QueueError."""

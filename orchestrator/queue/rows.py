@@ -2,7 +2,8 @@
 
 import json
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from orchestrator.queue.connection import Row
 from orchestrator.run import (
@@ -18,6 +19,8 @@ from orchestrator.run import (
     Submitted,
     Sweep,
 )
+
+T = TypeVar("T")
 
 RUN = """
     SELECT r.id, r.sweep_id, s.name AS sweep, r.name, r.position, r.priority, r.state, r.reason,
@@ -50,50 +53,107 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+class _Columns:
+    """The columns of a row, as what they hold; those that hold something else are `damaged`.
+
+    A database is open to other programs, and one row must not hide all others.
+    """
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self.damaged: tuple[str, ...] = ()
+
+    def read(self, name: str, parse: Callable[[Any], T], default: T) -> T:
+        """The column as `parse` gives it; the default where it cannot."""
+        try:
+            return parse(self._row[name])
+        except (ValueError, TypeError, LookupError, AttributeError):
+            self.damaged += (name,)
+            return default
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(text)
+    return value
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    value = json.loads(text)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(text)
+    return tuple(value)
+
+
 def run_of(row: Row) -> Run:
     """A row of RUN."""
-    d = dict(row)
+    d, columns = dict(row), _Columns(row)
+    del d["set_args"]
     d["state"] = RunState(d["state"])
-    d["request"] = d["request"] and StopRequest(d["request"])
-    d["overrides"] = json.loads(d["overrides"])
-    d["set"] = tuple(json.loads(d.pop("set_args")))
-    d["tags"] = tuple(json.loads(d["tags"]))
-    d["metrics"] = json.loads(d["metrics"])
-    return Run(**d)
+    d["request"] = columns.read("request", lambda text: text and StopRequest(text), None)
+    d["overrides"] = columns.read("overrides", _object, {})
+    d["set"] = columns.read("set_args", _texts, ())
+    d["tags"] = columns.read("tags", _texts, ())
+    d["metrics"] = columns.read("metrics", _object, {})
+    d["reason"] = _reason(d["reason"], columns)
+    return Run(**d, damaged=columns.damaged)
+
+
+def _reason(reason: str | None, columns: _Columns) -> str | None:
+    if not columns.damaged:
+        return reason
+    return f"its row in the queue is damaged: {', '.join(columns.damaged)}"
 
 
 def attempt_of(row: Row) -> Attempt:
     """A row of ATTEMPT."""
-    return Attempt(**{**dict(row), "changed": tuple(json.loads(row["changed"]))})
+    changed = _Columns(row).read("changed", _texts, ())
+    return Attempt(**{**dict(row), "changed": changed})
 
 
 def sweep_of(row: Row, counts: dict[RunState, int]) -> Sweep:
     """A row of `sweeps`, with its runs counted by state."""
-    retry = json.loads(row["retry"])
+    columns = _Columns(row)
+    objective = Objective(row["metric"], row["goal"], row["reduce"])
+    limits = columns.read("limits", lambda text: Limits(**json.loads(text)), Limits())
+    retry = columns.read("retry", _retry, Retry())
+    search = columns.read("search", lambda text: Search(**json.loads(text)), Search())
+    stop = columns.read("stop", _object, {})
+    submitted = columns.read("submitted", _submitted, Submitted())
+    provenance = columns.read("provenance", lambda text: text and _object(text), None)
+    hold_code = columns.read("hold_code", lambda text: text and HoldCode(text), None)
     return Sweep(
         id=row["id"],
         name=row["name"],
         priority=row["priority"],
         paused=bool(row["paused"]),
-        reason=row["reason"],
+        reason=_reason(row["reason"], columns),
         config_text=row["config_text"],
         config_source=row["config_source"],
         spec_text=row["spec_text"],
         cwd=row["cwd"],
-        objective=Objective(row["metric"], row["goal"], row["reduce"]),
-        limits=Limits(**json.loads(row["limits"])),
-        retry=Retry(retry["max"], tuple(retry["on"])),
+        objective=objective,
+        limits=limits,
+        retry=retry,
         created=row["created"],
         counts=counts,
-        search=Search(**json.loads(row["search"])),
+        search=search,
         to_ask=row["to_ask"],
-        stop=json.loads(row["stop"]),
-        submitted=_submitted(json.loads(row["submitted"])),
-        provenance=row["provenance"] and json.loads(row["provenance"]),
+        stop=stop,
+        submitted=submitted,
+        provenance=provenance,
         frozen=bool(row["frozen"]),
-        hold_code=row["hold_code"] and HoldCode(row["hold_code"]),
+        hold_code=hold_code,
+        damaged=columns.damaged,
     )
 
 
-def _submitted(fields: dict[str, Any]) -> Submitted:
+def _retry(text: str) -> Retry:
+    fields = _object(text)
+    return Retry(fields["max"], tuple(fields["on"]))
+
+
+def _submitted(text: str) -> Submitted:
+    fields = _object(text)
     return Submitted(fields.get("source", ""), tuple(fields.get("overrides", ())))

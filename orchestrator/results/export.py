@@ -16,6 +16,9 @@ from orchestrator.run import Objective, Progress, Run
 
 Record = dict[str, Any]
 
+# With these a formula begins.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 
 def record(run: Run, progress: Progress, objective: Objective) -> Record:
     """A run with all that is known of it; what is unknown is None."""
@@ -69,7 +72,10 @@ def to_jsonl(records: Iterable[Record]) -> bytes:
 
 
 def to_csv(records: Iterable[Record]) -> bytes:
-    """RFC 4180 with a header; what is unknown is empty, lists and booleans are as in JSON."""
+    """RFC 4180 with a header; what is unknown is empty, lists and booleans are as in JSON.
+
+    A text that a spreadsheet would take for a formula gets a `'` before it.
+    """
     rows = [flat(each) for each in records]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns(rows), restval="")
@@ -81,7 +87,10 @@ def to_csv(records: Iterable[Record]) -> bytes:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    # A spreadsheet would compute it when the file is opened.
+    return f"'{value}" if value.startswith(_FORMULA) else value
 
 
 def to_parquet(records: Iterable[Record]) -> bytes:

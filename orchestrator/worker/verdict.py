@@ -178,7 +178,7 @@ def _reason(verdict: Verdict, end: Ending, fault: MachineFault | None = None) ->
     if fault is MachineFault.GPU_BUFFERS:
         return "more GPU buffers at once than Metal allows (mlx #4464); a new process has none"
     advice = _ADVICE[verdict]
-    reason = (end.result or {}).get("reason")
+    reason = (end.result or {}).get("reason") or _last_error(end)
     if verdict in (Verdict.DIVERGED, Verdict.CONFIG, Verdict.DATA, Verdict.HUB_AWAY) and reason:
         return f"{advice}: {_short(str(reason))}"
     return advice
@@ -187,6 +187,12 @@ def _reason(verdict: Verdict, end: Ending, fault: MachineFault | None = None) ->
 def _proof(end: Ending) -> str | None:
     reason = (end.result or {}).get("reason")
     return _short(str(reason)) if reason else _last_line(end)
+
+
+def _last_error(end: Ending) -> str:
+    """What the trainer said of an end for which it had no folder to leave a result in."""
+    lines = [line for line in end.log_tail.splitlines() if line.startswith("error: ")]
+    return lines[-1].removeprefix("error: ") if lines else ""
 
 
 def _last_line(end: Ending) -> str | None:

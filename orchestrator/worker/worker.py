@@ -252,6 +252,10 @@ class _Worker:
         try:
             # Before the launch: once a trainer lives, no wait for the queue may keep us from it.
             sweep, trained_s = self._patience.insist(lambda: self._sweep_so_far(run))
+            if damaged := (*run.damaged, *sweep.damaged):
+                words = f"its row in the queue is damaged: {', '.join(damaged)}"
+                self._record(run, attempt, Outcome(Verdict.CONFIG, words), Progress(), 0.0)
+                return
             if not self._is_as_submitted(run, attempt, sweep):
                 return
             low_memory = processes.low_memory()

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from orchestrator.cli import main
 from orchestrator.queue import store as queue_store
 from orchestrator.queue.store import Store
 from orchestrator.system.paths import home
-from tests.queue_kit import TESTS, planned, runs, states, submit
+from orchestrator.worker.worker import work
+from tests.queue_kit import FAKE, TESTS, planned, runs, states, submit
 
 NOBODY = 65534
 SPEC = 'config = "base.toml"\n[params]\nlearning_rate = [1e-5, 1e-4]\n'
@@ -233,3 +235,39 @@ def test_what_is_not_there_or_not_legal_changes_nothing(say, args, words):
     assert (code, words in err) == (3, True), err
     assert content() == before
     assert len(runs()) == len(states()) == 3
+
+
+ROTTEN = [
+    *("reason = CAST(x'ff41' AS TEXT)", "name = CAST(x'ff41' AS TEXT)", "metrics = '[1]'"),
+    *("overrides = '[]'", "tags = '5'", "set_args = 'null'", "request = 'rotten'"),
+]
+ROTTEN_SWEEPS = [
+    *("limits = '[]'", "limits = '{\"x\": 1}'", "search = '{\"x\": 1}'", "retry = '{}'"),
+    *("hold_code = 'x'", "provenance = '5'", "stop = '[]'"),
+]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [f"runs SET {c} WHERE id = 2" for c in ROTTEN] + [f"sweeps SET {c}" for c in ROTTEN_SWEEPS],
+)
+def test_one_rotten_row_does_not_hide_the_others(say, capfd, change):
+    """All else is shown; what is damaged is named, and nothing is trained by it."""
+    with closing(sqlite3.connect(home().db)) as other, other:
+        other.execute(f"UPDATE {change}")
+    for words in (["status"], ["status", "s"], ["show", "2"], ["show", "1"], ["status", "--json"]):
+        code, err = say(*words)
+        assert code == 0, err
+    table, column = change.split(" ")[0], change.split(" SET ")[1].split(" =")[0]
+    if column in ("reason", "name"):
+        return
+    if table == "runs":
+        main(["show", "2"])
+        assert f"its row in the queue is damaged: {column}" in capfd.readouterr().out
+    if column == "request":  # Of an earlier attempt: the next one forgets it.
+        return
+    assert work(until_empty=True, trainer=FAKE, prewarm=False) == 0
+    failed = [run.id for run in runs() if run.state == "failed"]
+    assert failed == ([2] if table == "runs" else [1, 2, 3])
+    with Store.open(readonly=True) as store:
+        assert store.queries.attempts(2)[0].reason == f"its row in the queue is damaged: {column}"

@@ -191,3 +191,13 @@ def test_the_views_of_the_queue_open_in_datasette(mixed, view):
     rows = json.loads(done.stdout)
     assert {row["sweep"] for row in rows} == {"s"}
     assert len(rows) == {"runs_view": 3, "attempts_view": 2, "leaderboard": 1}[view]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@SUM(A1)", "\tx", "\rx"])
+def test_a_text_is_no_formula_in_a_spreadsheet(text):
+    """A cell that begins so is computed when the file is opened; numbers stay what they are."""
+    record = {"name": text, "value": -0.5, "tags": [text]}
+    (row,) = csv.DictReader(io.StringIO(to_csv([record]).decode(), newline=""))
+    assert row["name"] == "'" + text
+    assert row["value"] == "-0.5"
+    assert json.loads(row["tags"]) == [text]

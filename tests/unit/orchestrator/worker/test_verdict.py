@@ -131,6 +131,14 @@ def test_a_reward_s_process_that_was_killed_is_out_of_memory_only_with_proof():
     assert judge(Ending(exit_code=1, memory=proof)).verdict == "crash"
 
 
+def test_a_refused_configuration_says_why_though_there_is_no_result():
+    """It is refused before its folder is claimed: what is said then stands in the log alone."""
+    said = "error: learning_rate = 0.0: must be above 0"
+    outcome = judge(Ending(exit_code=2, log_tail=f"[note] a\n{said}\n"))
+    assert outcome.reason == "the configuration was refused: learning_rate = 0.0: must be above 0"
+    assert judge(Ending(exit_code=2)).reason == "the configuration was refused"
+
+
 def test_sigkill_is_out_of_memory_only_with_proof():
     """A person's kill -9 may be repeated; the system's may not."""
     killed = Ending(signal=signal.SIGKILL, log_tail="out of memory?")
