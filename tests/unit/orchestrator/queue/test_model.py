@@ -1,15 +1,27 @@
 """The queue as a model that is checked: random commands of users, worker and trainers' ends, with
 deaths inside of transactions and reopenings in between; what must always hold is looked at after
-each step, on the rows themselves.
+each step, on the rows themselves. Hypothesis cuts what fails down to the fewest steps.
 """
 
-import random
 import sqlite3
+import tempfile
 from collections import Counter
 from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+from unittest.mock import patch
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from orchestrator.errors import NothingAffected
 from orchestrator.queue import claims, submitting
@@ -19,21 +31,42 @@ from tests.queue_kit import claim, end, plan_of, planned
 
 OPEN = ("queued", "running", "paused")
 
+# The point at which the process dies in a command, as by SIGKILL: mostly none.
+POINTS = ("store.adding", "store.claiming", "store.finishing")
+DEATHS = st.sampled_from((None,) * 12 + POINTS)
+WORDS = ("cancel", "pause", "resume", "retry", "move_first", "remove")
+
 
 class Died(Exception):
     """The process was killed here: nothing after it has happened."""
 
 
-class Queue:
+class QueueMachine(RuleBasedStateMachine):
     """The real store on a real file, and what of it must not be lost."""
 
-    def __init__(self, path, cwd, seed):
-        self.path, self.cwd = path, cwd
-        self.draw = random.Random(seed)
+    steps: ClassVar[Counter] = Counter()
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.cwd = Path(self.folder.name)
+        self.path = self.cwd / "queue.db"
+        self.dies_at = None
+        self.patches = [
+            patch.object(m, "crashpoint", self.crashpoint) for m in (claims, submitting)
+        ]
+        for each in self.patches:
+            each.start()
         self.store = self.opened()
         self.known = {}
         self.made = 0
-        self.steps = Counter()
+
+    def teardown(self):
+        """The last process ends, and its files with it."""
+        self.store.close()
+        for each in self.patches:
+            each.stop()
+        self.folder.cleanup()
 
     def opened(self):
         """The store; processes die here, machines do not, so nothing waits for the disk."""
@@ -41,70 +74,84 @@ class Queue:
         store._db.execute("PRAGMA synchronous = OFF")
         return store
 
-    def step(self, dies_at):
-        """One command, in which the process may die; then all that must hold."""
-        commands = (self.submit, self.claim, self.claim, self.end, self.end, self.user, self.reopen)
-        command = self.draw.choice(commands)
-        if self.draw.random() < 0.1:
-            dies_at.append(self.draw.choice(("store.adding", "store.claiming", "store.finishing")))
-        self.steps[command.__name__] += 1
+    def crashpoint(self, name):
+        """Die here if this command is to."""
+        if name == self.dies_at:
+            raise Died(name)
+
+    def does(self, name, command, dies_at=None):
+        """A command, in which the process may die; what it cannot change it refuses."""
+        self.steps[name] += 1
+        self.dies_at = dies_at
         try:
             with suppress(NothingAffected):
                 command()
         except Died:
             self.steps["died"] += 1
-            self.reopen()
-        dies_at.clear()
-        self.check()
+            self.reopened()
+        self.dies_at = None
 
     # --- commands
 
-    def submit(self):
+    @rule(count=st.integers(1, 3), dies_at=DEATHS)
+    def submit(self, count, dies_at):
         """A sweep of one to three runs."""
-        names = [f"r{self.made + n}" for n in range(self.draw.randint(1, 3))]
+        names = [f"r{self.made + n}" for n in range(count)]
         plan = plan_of(self.cwd, *map(planned, names), retry=Retry(max=2))
-        self.made += len(names)
-        self.store.submissions.add_sweep("s", lambda name: replace(plan, name=name))
+        self.made += count
+        add = self.store.submissions.add_sweep
+        self.does("submit", lambda: add("s", lambda name: replace(plan, name=name)), dies_at)
 
-    def claim(self):
+    @rule(dies_at=DEATHS)
+    def claim(self, dies_at):
         """The worker takes the next run."""
-        claim(self.store)
+        self.does("claim", lambda: claim(self.store), dies_at)
 
-    def end(self):
+    @precondition(lambda self: any(state == "running" for state, _ in self.known.values()))
+    @rule(verdict=st.sampled_from(list(Verdict)), newer=st.booleans(), dies_at=DEATHS)
+    def end(self, verdict, newer, dies_at):
         """The trainer of the running run ends, somehow; the record may come twice."""
         run = self.store.queries.running()
-        if run is None:
-            return
         attempt = self.store.queries.attempts(run.id)[-1]
-        verdict = self.draw.choice(list(Verdict))
         outcome = Outcome(verdict, "words", "a line", 0)
-        assert end(self.store, attempt, outcome, newer=self.draw.random() < 0.5) is not None
-        assert (
-            self.store.claims.finish(attempt, outcome, newer_checkpoint=False, progress=Progress())
-            is None
-        )
 
-    def user(self):
-        """Somebody asks for something, of runs or of the whole queue."""
-        control = self.store.control
+        def record():
+            finish = self.store.claims.finish
+            assert end(self.store, attempt, outcome, newer=newer) is not None
+            again = finish(attempt, outcome, newer_checkpoint=False, progress=Progress())
+            assert again is None
+
+        self.does("end", record, dies_at)
+
+    @precondition(lambda self: self.known)
+    @rule(word=st.sampled_from(WORDS), picks=st.lists(st.integers(0, 99), min_size=1, max_size=3))
+    def user(self, word, picks):
+        """Somebody asks for something of some runs."""
         ids = sorted(self.known)
-        some = self.draw.sample(ids, min(len(ids), self.draw.randint(1, 3)))
-        word = self.draw.choice(
-            ("cancel", "pause", "resume", "resume", "retry", "remove", "move_first", "halt", "go")
-        )
-        if word == "halt":
-            control.pause_queue()
-        elif word == "go":
-            control.resume_queue()
-        elif some:
-            done = getattr(control, word)(some)
+        some = sorted({ids[pick % len(ids)] for pick in picks})
+
+        def ask():
+            done = getattr(self.store.control, word)(some)
             if word == "remove":
                 for run in done:
                     assert run.state != "running"
                     del self.known[run.id]
 
+        self.does(word, ask)
+
+    @rule(goes=st.booleans())
+    def whole_queue(self, goes):
+        """It stands still, or goes on."""
+        control = self.store.control
+        self.does("halt", control.resume_queue if goes else control.pause_queue)
+
+    @rule()
     def reopen(self):
         """Every process is gone, and another opens the file: that changes nothing."""
+        self.does("reopen", self.reopened)
+
+    def reopened(self):
+        """Opening changes no row."""
         before = self.rows("runs") + self.rows("attempts") + self.rows("sweeps")
         self.store.close()
         self.store = self.opened()
@@ -118,8 +165,9 @@ class Queue:
             other.row_factory = sqlite3.Row
             return [dict(row) for row in other.execute(f"SELECT * FROM {table} ORDER BY id")]
 
-    def check(self):
-        """The invariants."""
+    @invariant()
+    def everything_adds_up(self):
+        """Of runs, attempts and sweeps, as the file has them and as `status` counts them."""
         runs = {row["id"]: row for row in self.rows("runs")}
         attempts = self.rows("attempts")
         now = {id: (row["state"], row["attempt"]) for id, row in runs.items()}
@@ -156,38 +204,34 @@ class Queue:
         assert {row["id"] for row in self.rows("sweeps")} == {r["sweep_id"] for r in runs.values()}
 
 
-@pytest.fixture
-def dies_at(monkeypatch):
-    """The points at which the process dies next: as by SIGKILL, nothing is committed."""
-    points = []
-
-    def crashpoint(name):
-        if name in points:
-            raise Died(name)
-
-    monkeypatch.setattr(claims, "crashpoint", crashpoint)
-    monkeypatch.setattr(submitting, "crashpoint", crashpoint)
-    return points
-
-
-def walk(tmp_path, dies_at, seed, steps):
-    """So many random steps; what was done."""
-    queue = Queue(tmp_path / f"queue-{seed}.db", tmp_path, seed)
-    for _ in range(steps):
-        queue.step(dies_at)
-    queue.store.close()
-    return queue.steps
+def walk(examples, steps):
+    """So many walks of at most so many steps; what was done in all of them."""
+    QueueMachine.steps = Counter()
+    run_state_machine_as_test(
+        QueueMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    return QueueMachine.steps
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_whatever_is_done_to_the_queue_it_stays_whole(tmp_path, dies_at, seed):
-    """Two thousand steps in all; every command and death has its turn."""
-    steps = walk(tmp_path, dies_at, seed, 200)
-    assert steps.keys() >= {"submit", "claim", "end", "user", "reopen"}
+def test_whatever_is_done_to_the_queue_it_stays_whole():
+    """Some thousand steps; every command and death has its turn."""
+    steps = walk(40, 80)
+    wanted = {"submit", "claim", "end", "reopen", "halt", "died", *WORDS}
+    assert steps.keys() >= wanted
+    assert steps.total() > 2000
 
 
 @pytest.mark.storm
-def test_a_hundred_thousand_steps(tmp_path, dies_at):
+def test_a_hundred_thousand_steps():
     """The same, for long."""
-    for seed in range(1000, 1250):
-        walk(tmp_path, dies_at, seed, 400)
+    steps = Counter()
+    while steps.total() < 100_000:
+        steps += walk(200, 100)
+    print(dict(steps))
