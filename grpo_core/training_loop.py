@@ -29,7 +29,7 @@ from grpo_core.run.atomic import new_folder
 from grpo_core.run.checkpoint import Checkpoint, RunState
 from grpo_core.run.console import Console
 from grpo_core.run.folder import RunFolder
-from grpo_core.run.logs import JsonLines, Line, is_measure, stands_at
+from grpo_core.run.logs import JsonLines, Line, is_measure, log_faults, stands_at
 from grpo_core.run.protocol import FINAL_FOLDER, LOG_FILE, SAMPLES_FILE
 from grpo_core.run.signals import StopFlag
 from grpo_core.run.stopwatch import Stopwatch
@@ -103,8 +103,11 @@ class TrainingLoop:
     def _restore(self, found: Checkpoint | None) -> None:
         """Weights, moments and rollouts as saved; the log cut back to where the state is."""
         keep = stands_at(self.state.update, self.state.evaluated)
-        self.log.cut(keep)
+        logged = self.log.cut(keep)
         self.samples.cut(keep)
+        if self.cfg.log_jsonl:
+            for fault in log_faults(logged, self.state.update, self.cfg.logging_steps):
+                self.console.line(f"[resume] {self.log.path}: {fault}; it stays so")
         if found is None:
             return
         try:

@@ -62,10 +62,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             sync(file.fileno())
         os.replace(beside, path)
-    except OSError:
+    except OSError as e:
         with contextlib.suppress(OSError):
             beside.unlink()
-        raise
+        # Of a full disk a write does not say whose file it met.
+        raise OSError(e.errno, e.strerror, str(path)) from None
     sync_folder(path.parent)
 
 
@@ -119,8 +120,10 @@ def new_folder(target: Path) -> Iterator[Path]:
         for path in sorted(beside.rglob("*")):
             _sync_path(path)
         sync_folder(beside)
-    except BaseException:
+    except BaseException as e:
         remove(beside)
+        if isinstance(e, OSError) and e.filename is None and e.errno is not None:
+            raise OSError(e.errno, e.strerror, str(target)) from None
         raise
     aside = target.with_name(REPLACED + target.name)
     remove(aside)

@@ -6,7 +6,7 @@ measured. Names of times and memory end in _s, _per_s or _bytes: all the rest is
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,16 +47,18 @@ class JsonLines:
         if self._enabled:
             self.path.touch()
 
-    def cut(self, keep: Callable[[Line], bool]) -> None:
-        """Keep the lines for which `keep` holds, atomically; a torn line goes."""
+    def cut(self, keep: Callable[[Line], bool]) -> list[Line]:
+        """Keep the lines for which `keep` holds, atomically; those that stay. A torn line goes."""
         self.close()
         if not self.path.exists():
-            return
+            return []
         before = self.path.read_bytes()
-        kept = [raw for raw in before.splitlines(keepends=True) if _holds(raw, keep)]
-        after = b"".join(kept)
+        read = [(raw, _parsed(raw)) for raw in before.splitlines(keepends=True)]
+        kept = [(raw, line) for raw, line in read if line is not None and keep(line)]
+        after = b"".join(raw for raw, _ in kept)
         if after != before:
             write_atomically(self.path, after)
+        return [line for _, line in kept]
 
     def sync(self) -> None:
         """To the disk, so that a checkpoint is never newer than its log."""
@@ -84,15 +86,37 @@ def _write_all(fd: int, content: bytes, path: Path) -> None:
         raise OSError(e.errno, e.strerror, str(path)) from None
 
 
-def _holds(raw: bytes, keep: Callable[[Line], bool]) -> bool:
-    """A line counts if it ends, is JSON, and is wanted."""
+def _parsed(raw: bytes) -> Line | None:
+    """A line counts if it ends and is a JSON object."""
     if not raw.endswith(b"\n"):
-        return False
+        return None
     try:
         line = json.loads(raw)
     except ValueError:
-        return False
-    return isinstance(line, dict) and keep(line)
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def log_faults(lines: Iterable[Line], until: int, every: int) -> list[str]:
+    """What is wrong with a log up to an update, if every so many updates are logged; else empty.
+
+    A line that somebody has spoilt or deleted is a hole by now. What was logged more rarely by an
+    earlier attempt is none: updates may come closer together, but not further apart.
+    """
+    found = [line["update"] for line in lines if "split" not in line]
+    updates = [update for update in found if isinstance(update, int)]
+    faults, last = [], 0
+    step = updates[1] - updates[0] if len(updates) > 1 else every
+    for update in updates:
+        if update <= last:
+            faults.append(f"update {update} stands there again after {last}")
+            continue
+        if update - last > max(step, every):
+            faults.append(f"nothing stands there between updates {last} and {update}")
+        step, last = update - last, update
+    if until - last >= every:
+        faults.append(f"nothing stands there after update {last}, up to {until}")
+    return faults
 
 
 def stands_at(update: int, evaluated: list[str]) -> Callable[[Line], bool]:

@@ -1,5 +1,8 @@
 """Files and folders are whole or not there."""
 
+import resource
+import sys
+
 import pytest
 
 from grpo_core.run.atomic import new_folder, put_back, read_json, write_atomically, write_json
@@ -77,3 +80,27 @@ def test_death_between_the_renames_is_mended(tmp_path, has_new):
     put_back(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["final"]
     assert (tmp_path / "final" / "new").exists() is has_new
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of files is limited as Linux does")
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_full_disk_names_what_could_not_be_written(tmp_path, what):
+    """A write says only that there is no room."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            if what == "file":
+                write_atomically(tmp_path / "result.json", bytes(1000))
+            else:
+                with (
+                    new_folder(tmp_path / "checkpoint-3") as folder,
+                    open(folder / "x", "wb", buffering=0) as file,
+                ):
+                    while file.write(bytes(1000)):
+                        pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    names = {"file": "result.json", "folder": "checkpoint-3"}
+    assert caught.value.filename == str(tmp_path / names[what])
+    assert list(tmp_path.iterdir()) == []

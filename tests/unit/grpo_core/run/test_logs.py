@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from grpo_core.run.logs import JsonLines, Result, is_measure, stands_at
+from grpo_core.run.logs import JsonLines, Result, is_measure, log_faults, stands_at
 
 
 def lines_of(path):
@@ -105,3 +105,34 @@ def test_result_holds_what_the_design_says(tmp_path):
         "blas": "B 1",
         "threads": 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("updates", "until", "every", "faults"),
+    [
+        ([1, 2, 3], 3, 1, []),
+        ([], 0, 1, []),
+        ([2, 4, 6], 7, 2, []),
+        ([10, 20, 21, 22], 22, 1, []),
+        ([1, 2, 12, 22], 25, 10, []),
+        ([1, 2, 4], 4, 1, ["nothing stands there between updates 2 and 4"]),
+        ([1, 2, 2, 3], 3, 1, ["update 2 stands there again after 2"]),
+        ([1, 2, 3, 2, 4], 4, 1, ["update 2 stands there again after 3"]),
+        ([3, 4, 5], 5, 1, ["nothing stands there between updates 0 and 3"]),
+        ([3], 3, 1, ["nothing stands there between updates 0 and 3"]),
+        ([1], 3, 1, ["nothing stands there after update 1, up to 3"]),
+        ([], 3, 1, ["nothing stands there after update 0, up to 3"]),
+    ],
+)
+def test_a_log_that_somebody_has_spoilt_is_told(updates, until, every, faults):
+    """Holes and doubled lines, and where; evaluations count for nothing."""
+    lines = [line for u in updates for line in ({"update": u}, {"update": u, "split": "test"})]
+    assert log_faults(lines, until, every) == faults
+
+
+def test_a_line_of_nuls_is_a_hole(tmp_path):
+    """As a power cut leaves in the middle of a file."""
+    path = tmp_path / "log"
+    path.write_bytes(b'{"update": 1}\n\0\0\0\0\n{"update": 3}\n')
+    kept = JsonLines(path).cut(lambda line: True)
+    assert log_faults(kept, 3, 1) == ["nothing stands there between updates 1 and 3"]

@@ -152,24 +152,26 @@ class QueueMachine(RuleBasedStateMachine):
 
     def reopened(self):
         """Opening changes no row."""
-        before = self.rows("runs") + self.rows("attempts") + self.rows("sweeps")
+        before = self.tables()
         self.store.close()
         self.store = self.opened()
-        assert self.rows("runs") + self.rows("attempts") + self.rows("sweeps") == before
+        assert self.tables() == before
 
     # --- what must hold
 
-    def rows(self, table):
-        """The rows as another program sees them."""
+    def tables(self):
+        """All runs, attempts and sweeps as another program sees them."""
         with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as other:
             other.row_factory = sqlite3.Row
-            return [dict(row) for row in other.execute(f"SELECT * FROM {table} ORDER BY id")]
+            names = ("runs", "attempts", "sweeps")
+            read = {name: other.execute(f"SELECT * FROM {name} ORDER BY id") for name in names}
+            return {name: [dict(row) for row in rows] for name, rows in read.items()}
 
     @invariant()
     def everything_adds_up(self):
         """Of runs, attempts and sweeps, as the file has them and as `status` counts them."""
-        runs = {row["id"]: row for row in self.rows("runs")}
-        attempts = self.rows("attempts")
+        tables = self.tables()
+        runs, attempts = {row["id"]: row for row in tables["runs"]}, tables["attempts"]
         now = {id: (row["state"], row["attempt"]) for id, row in runs.items()}
         lost = self.known.keys() - now.keys()
         assert not lost, "a run is lost"
@@ -189,9 +191,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert len(folders) == len(set(folders)), "two open runs in one folder"
         for row in runs.values():
             assert (row["ended"] is not None) == (row["state"] not in OPEN), row["state"]
-        self._check_shown(runs)
+        self._check_shown(runs, tables["sweeps"])
 
-    def _check_shown(self, runs):
+    def _check_shown(self, runs, sweeps):
         """What `status` counts is what the rows say; no sweep stands there without a run."""
         wanted = Counter((row["sweep_id"], row["state"]) for row in runs.values())
         shown = {
@@ -201,7 +203,7 @@ class QueueMachine(RuleBasedStateMachine):
             if n
         }
         assert shown == dict(wanted)
-        assert {row["id"] for row in self.rows("sweeps")} == {r["sweep_id"] for r in runs.values()}
+        assert {row["id"] for row in sweeps} == {row["sweep_id"] for row in runs.values()}
 
 
 def walk(examples, steps):
@@ -222,7 +224,7 @@ def walk(examples, steps):
 
 def test_whatever_is_done_to_the_queue_it_stays_whole():
     """Some thousand steps; every command and death has its turn."""
-    steps = walk(40, 80)
+    steps = walk(32, 80)
     wanted = {"submit", "claim", "end", "reopen", "halt", "died", *WORDS}
     assert steps.keys() >= wanted
     assert steps.total() > 2000
