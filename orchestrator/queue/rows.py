@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from orchestrator.queue.connection import Row
 from orchestrator.run import (
@@ -63,13 +63,13 @@ class _Columns:
         self._row = row
         self.damaged: tuple[str, ...] = ()
 
-    def read(self, name: str, parse: Callable[[Any], T], default: T) -> T:
+    def read(self, name: str, parse: Callable[[Any], T], default: Any) -> T:
         """The column as `parse` gives it; the default where it cannot."""
         try:
             return parse(self._row[name])
         except (ValueError, TypeError, LookupError, AttributeError):
             self.damaged += (name,)
-            return default
+            return cast(T, default)
 
 
 def _object(text: str) -> dict[str, Any]:
