@@ -327,8 +327,8 @@ MUTATIONS = (
     Mutation(
         "a resumed run leaves the log as it is",
         TRAINER,
-        "        self.log.cut(keep)\n",
-        "",
+        "        logged = self.log.cut(keep)\n",
+        "        logged = []\n",
         (KILL,),
     ),
     # -- the queue
