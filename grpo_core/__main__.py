@@ -152,7 +152,7 @@ def _trainer() -> ModuleType:
 def _completed_message(folder: RunFolder) -> str:
     result = folder.result
     em = result.get("final", {}).get("em")
-    score = f", em {em:.3f}" if isinstance(em, float) else ""
+    score = f", em {em:.1%}" if isinstance(em, float) else ""
     return (
         f"[run] {folder.path} is completed ({result.get('updates')} updates{score}); "
         "nothing to do. Another output_dir trains again"

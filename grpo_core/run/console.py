@@ -79,7 +79,7 @@ class Console:
         parts = [
             f"update {self._count(line['update'])}",
             f"reward {_number(line['reward_mean'], 6, 3)}",
-            f"em {_number(em, 5, 3)}",
+            f"em {_percent(em):>6}",
             f"{seconds:6.1f} s",
         ]
         if self._verbose:
@@ -98,8 +98,8 @@ class Console:
         """One evaluation, by its line of the log."""
         low, high = line["ci95"]
         self.line(
-            f"eval   {self._count(line['update'])}  {line['split']:<5}  em {line['em']:.3f}  "
-            f"(n {line['n']}, 95% {low:.3f} to {high:.3f})  {line['eval_s']:.1f} s"
+            f"eval   {self._count(line['update'])}  {line['split']:<5}  em {_percent(line['em'])}  "
+            f"(n {line['n']}, 95%: {_percent(low)} to {_percent(high)})  {line['eval_s']:.1f} s"
         )
 
     def completed(self, state: RunState, folder: Path) -> None:
@@ -107,7 +107,9 @@ class Console:
         text = f"[run] completed: {state.update} updates in {state.wall_s:.1f} s"
         if state.best:
             em, best = state.last["em"], state.best
-            text += f", em {em:.3f} (best {best['em']:.3f} after update {best['update']})"
+            text += (
+                f", em {_percent(em)} (best {_percent(best['em'])} after update {best['update']})"
+            )
         if reason := nothing_learnt(state):
             self.line(f"[run] {reason}")
         self.line(f"{text}; {folder / FINAL_FOLDER}")
@@ -115,6 +117,11 @@ class Console:
     def _count(self, update: int) -> str:
         width = len(str(self._total))
         return f"{update:>{width}}/{self._total}"
+
+
+def _percent(value: float | None) -> str:
+    """Exact match as people read it everywhere: `31.7%`."""
+    return "-" if value is None else f"{value:.1%}"
 
 
 def _number(value: float | None, width: int, digits: int) -> str:

@@ -12,6 +12,7 @@ from orchestrator.spec.json_schema import grammar
 from orchestrator.views.fields import field_shape, fields_table
 
 _BASH_WORD = "COMPREPLY+=($value)\n"
+_ZSH_INIT = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }\n"
 _BASH_NO_BLANK = "            [[ $value == *= ]] && compopt -o nospace\n"
 
 
@@ -71,4 +72,6 @@ def completion(shell: str) -> None:
     assert kind is not None  # click.Choice has let through only what click knows.
     source = kind(cli, {}, "grpo-sweep", "_GRPO_SWEEP_COMPLETE").source()
     # click's script for bash puts a blank behind everything, so behind learning_rate= as well.
-    print(source.replace(_BASH_WORD, _BASH_WORD + _BASH_NO_BLANK))
+    source = source.replace(_BASH_WORD, _BASH_WORD + _BASH_NO_BLANK)
+    # compdef, which click's script for zsh calls, is not there before compinit has run.
+    print(source.replace("#compdef grpo-sweep\n", f"#compdef grpo-sweep\n{_ZSH_INIT}", 1))

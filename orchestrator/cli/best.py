@@ -26,7 +26,7 @@ from orchestrator.text import bar, counts, duration, percent, plural
 from orchestrator.text import metric as metric_text
 from orchestrator.views.json_shapes import best_shape, history_shape, levels_shape
 from orchestrator.views.results import best_table, levels_table, no_result_words
-from orchestrator.views.tables import plain_table
+from orchestrator.views.tables import left_out_line, natural_width, plain_table
 
 
 @click.command()
@@ -64,7 +64,17 @@ def best(sweep: str, iqm: bool, history: bool, metric: str | None, as_json: bool
         out = console()
         # Of all runs: the first to be done would have nothing to differ from.
         keys = differing_keys(run.overrides for run in runs)
-        out.print(best_table(rows, found.objective, out.width >= WIDE, keys))
+        shown, brief = list(keys), False
+        table = best_table(rows, found.objective, out.width >= WIDE, shown)
+        # First long values are cut, then columns left out: rich would cut what is measured, too.
+        while natural_width(table) > out.width and (shown or not brief):
+            if brief:
+                shown.pop()
+            brief = True
+            table = best_table(rows, found.objective, out.width >= WIDE, shown, brief=True)
+        out.print(table)
+        if left_out := keys[len(shown) :]:
+            out.print(left_out_line(left_out))
         _print_duel(found, rows, duel)
     _say_what_is_missing(found, runs, sum(row.n for row in rows))
     _say_what_moved(found, rows)

@@ -131,12 +131,20 @@ def export(
     if not targets and to_png is None:
         targets = [(_STDOUT, formats.to_csv)]
     _check_targets([path for path, _ in targets])
-    if to_png is not None:
-        _export_pictures(sweep, to_png)
-    if targets:
-        records = _records(sweep)
-        for path, write in targets:
+    records = _records(sweep) if targets else []
+    faults = []
+    for path, write in targets:
+        try:
             _put(path, write(records))
+        except UsageError as e:  # What needs a package that is not there keeps nothing else back.
+            faults.append(str(e))
+    if to_png is not None:
+        try:
+            _export_pictures(sweep, to_png)
+        except UsageError as e:
+            faults.append(str(e))
+    if faults:
+        raise UsageError("\n".join(faults))
 
 
 _STDOUT = Path("-")

@@ -19,7 +19,7 @@ from orchestrator.text import (
     setting_value,
     sparkline,
 )
-from orchestrator.views.tables import plain_table
+from orchestrator.views.tables import plain_table, value_cell
 
 _CURVE_WIDTH = 16
 
@@ -32,17 +32,19 @@ def best_table(
     objective: Objective,
     wide: bool,
     keys: Sequence[str] | None = None,
+    brief: bool = False,
 ) -> Table:
     """The ranking, with a column for each of the `keys`, by default for those that differ in it.
 
-    `wide` with the whole names.
+    `wide` with the whole names; `brief` with three digits of a number and the ends of a text.
     """
     keys = differing_keys(row.params for row in rows) if keys is None else keys
     heads = [key if wide else SHORT_NAMES.get(key, key) for key in keys]
     columns = ("rank", *heads, objective.metric, _spread_head(rows), "n", "runs")
     table = plain_table(*columns, right=("rank", "n", *heads))
     for row in rows:
-        values = [setting_value(row.params[key]) if key in row.params else UNKNOWN for key in keys]
+        write = value_cell if brief else setting_value
+        values = [write(row.params[key]) if key in row.params else UNKNOWN for key in keys]
         table.add_row(
             str(row.rank),
             *values,

@@ -1,10 +1,12 @@
 """The status in a terminal: sweeps, runs and how far they are, as rich renderables."""
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -153,6 +155,12 @@ def with_room(runs: Sequence[Run], view: Overview, width: int, swept: Sequence[s
             found.append(key)
             taken += wanted
     return found
+
+
+def natural_width(table: Table) -> int:
+    """The columns of a terminal that a table wants, so that nothing of it is cut."""
+    wide = Console(width=10_000, file=io.StringIO())
+    return wide.measure(table).maximum
 
 
 def left_out_line(left_out: Sequence[str]) -> Text:

@@ -260,6 +260,8 @@ def test_completion_scripts_are_printed(say, shell):
     code, out, _ = say("completion", shell)
     assert code == 0
     assert "_GRPO_SWEEP_COMPLETE" in out
+    # compdef is not there in a zsh without compinit, as a new one is.
+    assert ("autoload -Uz compinit && compinit" in out) is (shell == "zsh")
 
 
 def test_completion_knows_sweeps_and_fields(say, capfd, monkeypatch):

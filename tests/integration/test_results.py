@@ -1,6 +1,7 @@
 """best, compare, importance and stop-check over sweeps with known results."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,17 @@ def reward(run):
     """A reward that rose with the rate, and a KL that did too."""
     large = run.overrides["learning_rate"] == 1e-4
     return {"reward_mean": 0.95 if large else 0.5, "kl": 0.9 if large else 0.1}
+
+
+def test_an_export_without_an_extra_writes_the_rest_first(say, monkeypatch):
+    """And says how to get it."""
+    sweep(RATES, by_rate)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, out, err = say("export", "s", "--png", "plots", "--csv", "runs.csv")
+    assert code == 2
+    assert out == "runs.csv\n"
+    assert Path("runs.csv").read_text().count("\n") == 1 + 9
+    assert "pip install 'grpo-sweep[png]'" in err
 
 
 def test_where_every_run_ties_best_says_so_and_names_what_moved(say):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.views.overview import overview
-from orchestrator.views.tables import runs_table
+from orchestrator.views.tables import natural_width, plain_table, runs_table
 from tests.view_kit import RUN, SWEEP, drawn, status_of
 
 
@@ -48,3 +48,10 @@ def test_what_is_swept_stands_in_columns():
     assert max(map(len, lines)) <= 78
     assert lines[1].split()[-1] == "50.0%"
     assert drawn(runs_table(runs, view, 60, swept=keys), 60).split()[:3] == ["id", "run", "g"]
+
+
+def test_a_table_says_how_wide_it_wants_to_be():
+    """Not cut to any terminal: `best` leaves columns out by it, and names them."""
+    table = plain_table("a", "b")
+    table.add_row("x" * 300, "y")
+    assert natural_width(table) == 300 + 2 + 1
