@@ -33,9 +33,15 @@ _FORMAT_SPEC = re.compile(
 
 
 def value_text(value: Any) -> str:
-    """A value as a part of a name: `1e-5` for 1e-05, `a+b` for a list, texts made safe."""
+    """A value as a part of a name: `1e-5` for 1e-05, `a+b` for a list, texts made safe.
+
+    Of a table `key=value`, joined in the same way.
+    """
     if isinstance(value, list):
         return "+".join(value_text(item) for item in value) or "none"
+    if isinstance(value, dict):
+        parts = (f"{safe_name(key)}={value_text(item)}" for key, item in value.items())
+        return "+".join(parts) or "none"
     if isinstance(value, float):
         return short_number(value)
     if isinstance(value, str):
@@ -84,6 +90,8 @@ def _part(key: str, value: Any) -> str:
     if isinstance(value, str):  # The last part of a path or a repository says the most.
         value = os.path.basename(value.rstrip("/"))
     text = cut_middle(value_text(value), _VALUE_SIZE)
+    if isinstance(value, dict) and value:  # Its keys say enough.
+        return text
     return f"{SHORT_NAMES[key]}{text}" if key in SHORT_NAMES else f"{key}={text}"
 
 

@@ -46,6 +46,8 @@ def test_no_text_makes_a_name_that_leads_elsewhere(text):
         ("[params]\nuse_compile = [true, false]\n", ["use_compile=true", "use_compile=false"]),
         ('[params]\nrewards = [["int"], ["int", "correctness"]]\n',
          ["rewards=int", "rewards=int+correctness"]),
+        ("[params]\nchat_template_kwargs = [{short = true}, {short = false, a = 1}]\n",
+         ["short=true", "short=false+a=1"]),
     ],
 )  # fmt: skip
 def test_a_run_is_named_by_what_differs(folder, text, expected):

@@ -68,6 +68,21 @@ def test_what_a_spec_leaves_out_has_the_documented_default(folder):
     assert (spec.objective, spec.limits, spec.retry) == (Objective(), Limits(), Retry())
 
 
+def test_a_key_of_a_table_goes_over_the_base_and_the_set_table(folder):
+    """The other keys stay; of a `--set` without a dot the table is all there is."""
+    base = Path("configs/base.toml")
+    base.write_text(base.read_text() + "\nchat_template_kwargs = {a = 1}\n")
+    item = "chat_template_kwargs.b=true"
+    for text, items, table in (
+        ("", [item], {"a": 1, "b": True}),
+        ("[set]\nchat_template_kwargs = {c = 'x'}\n", [item], {"c": "x", "b": True}),
+        ("", ["chat_template_kwargs={d = 2}", item], {"d": 2, "b": True}),
+    ):
+        spec = read_spec(write(text), items)
+        assert spec.fixed == {"chat_template_kwargs": table}
+    assert faults("", "seed.x=1") == ['--set "seed.x": unknown field; did you mean seed?']
+
+
 def test_set_on_the_command_line_goes_over_the_set_table(folder):
     """The same text rules as the trainer's --set."""
     spec = read_spec(write("[set]\nbatch_size = 2\n"), ["batch_size=3", "shuffle = no"])
