@@ -75,7 +75,7 @@ def _of_mlx(gradient: bool) -> Iterator[Change]:
     """In `mx.fast`, where every model finds them."""
     fast: Any = mx.fast
     rope, rms, attend = fast.rope, fast.rms_norm, fast.scaled_dot_product_attention
-    tables = Tables()
+    tables = Tables(gradient)
     wide: dict[int, tuple[mx.array, mx.array]] = {}
 
     def lean_norm(x: mx.array, weight: mx.array | None, eps: float, **more: Any) -> mx.array:
@@ -118,7 +118,8 @@ def _all_fp32(*arrays: mx.array) -> bool:
 class Tables:
     """Cosines, sines and masks, made for the first layer and taken again by the others."""
 
-    def __init__(self) -> None:
+    def __init__(self, gradient: bool = False) -> None:
+        self._gradient = gradient
         self._kept: dict[Any, tuple[Any, Any]] = {}
 
     def _once(self, key: Any, alive: Any, make: Callable[[], Any]) -> Any:
@@ -170,11 +171,14 @@ class Tables:
     ) -> mx.array:
         """`mx.fast.scaled_dot_product_attention`."""
         mask = how.pop("mask", None)
-        if any(value is not None for value in how.values()) or not _all_fp32(q, k, v):
+        hides = isinstance(mask, str) or (mask is not None and mask.dtype == mx.bool_)
+        # Of compressed keys (DeepSeek) a part of the scores comes as the mask, and has a gradient.
+        has_own_gradient = self._gradient and mask is not None and not hides
+        is_unusual = any(value is not None for value in how.values()) or not _all_fp32(q, k, v)
+        if is_unusual or has_own_gradient:
             own: mx.array = other(q, k, v, scale=scale, mask=mask, **how)
             return own
         T, S = q.shape[2], k.shape[2]
-        hides = isinstance(mask, str) or (mask is not None and mask.dtype == mx.bool_)
         if isinstance(mask, str):
             mask = self._once(("causal", T, S), None, lambda: causal(T, S))
         elif mask is not None:

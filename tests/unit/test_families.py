@@ -49,9 +49,9 @@ def assert_as_on_the_page(make):
     assert row.ratio == pytest.approx(float(written[8]), rel=0.15)
 
 
-@pytest.mark.parametrize("make", ["gemma3n", "gpt_oss", "lfm2"])
+@pytest.mark.parametrize("make", ["gemma3n", "gpt_oss", "lfm2", "deepseek_v3"])
 def test_a_row_is_as_the_page_has_it(make):
-    """One that is refused, one with windows and experts, one with convolutions."""
+    """One that is refused, and ones with windows and experts, convolutions, compressed keys."""
     assert_as_on_the_page(make)
 
 
