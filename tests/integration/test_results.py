@@ -186,7 +186,7 @@ def test_an_export_without_an_extra_writes_the_rest_first(say, monkeypatch):
     code, out, err = say("export", "s", "--png", "plots", "--csv", "runs.csv")
     assert code == 2
     assert out == "runs.csv\n"
-    assert Path("runs.csv").read_text().count("\n") == 1 + 9
+    assert Path("runs.csv").read_text().count("\n") == 1 + 6
     assert "pip install 'grpo-sweep[png]'" in err
 
 
