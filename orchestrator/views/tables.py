@@ -159,7 +159,8 @@ def with_room(runs: Sequence[Run], view: Overview, width: int, swept: Sequence[s
 
 def natural_width(table: Table) -> int:
     """The columns of a terminal that a table wants, so that nothing of it is cut."""
-    wide = Console(width=10_000, file=io.StringIO())
+    # As `cli.output.console`: what users write is no markup here either.
+    wide = Console(width=10_000, file=io.StringIO(), markup=False, emoji=False, highlight=False)
     return wide.measure(table).maximum
 
 

@@ -55,3 +55,5 @@ def test_a_table_says_how_wide_it_wants_to_be():
     table = plain_table("a", "b")
     table.add_row("x" * 300, "y")
     assert natural_width(table) == 300 + 2 + 1
+    table.add_row("[/INST]", ":fire:")
+    assert natural_width(table) == 300 + 2 + 6
