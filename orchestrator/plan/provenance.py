@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -26,6 +27,14 @@ Provenance = Mapping[str, Any]
 # Their versions decide on the numbers of a result, and so on whether two runs are the same.
 _COMPUTING = ("grpo-sweep", "mlx", "mlx-lm")
 _DIFF_BYTES = 200_000
+# `off`: the queue keeps no text of uncommitted changes, only their hash.
+ENV_DIFF = "GRPO_SWEEP_GIT_DIFF"
+_SECRET = re.compile(
+    r"(api|access|private|secret|auth)[_-]?key|secret|token['\"]?\s*[:=]|passw|credential|bearer "
+    r"|PRIVATE KEY|\b(hf|ghp|gho|glpat|sk|pk|xox[abp])[_-]\w{16,}|\bAKIA[0-9A-Z]{16}",
+    re.IGNORECASE,
+)
+_SECRET_FILE = re.compile(r"(^|/)(\.env\b|\.netrc|id_[a-z0-9]+\b|[^ /]*\.(pem|key|p12))")
 _GIT_S = 10.0
 
 
@@ -179,11 +188,27 @@ def _git(cwd: str) -> dict[str, str] | None:
     diff = _git_says(cwd, "diff", "HEAD") if commit else None
     if commit is None or diff is None:
         return None
+    kept = "" if os.environ.get(ENV_DIFF) == "off" else diff[:_DIFF_BYTES].decode(errors="replace")
     return {
         "commit": commit.decode().strip(),
-        "diff": diff[:_DIFF_BYTES].decode(errors="replace"),
+        "diff": without_secrets(kept),
         "diff_sha256": hashlib.sha256(diff).hexdigest(),
     }
+
+
+def without_secrets(diff: str) -> str:
+    """The diff without the content of lines that look like a secret, and of files that hold some.
+
+    The queue is a file that people copy and open to others.
+    """
+    lines, private = [], False
+    for line in diff.splitlines():
+        if line.startswith("diff --git "):
+            private = _SECRET_FILE.search(line) is not None
+        content = line[:1] in ("+", "-", " ") and not line.startswith(("+++ ", "--- "))
+        secret = content and (private or _SECRET.search(line) is not None)
+        lines.append(f"{line[0]}[left out: may be a secret]" if secret else line)
+    return "\n".join(lines)
 
 
 def _git_says(cwd: str, *words: str) -> bytes | None:
