@@ -34,7 +34,7 @@ from grpo_core.config.help import fields_help
 from grpo_core.errors import ConfigError, ExitCode, GRPOError
 from grpo_core.run.folder import RunFolder, claim_folder
 from grpo_core.run.macos import relax_watchdog, stay_awake
-from grpo_core.run.protocol import PREWARM
+from grpo_core.run.protocol import PREWARM, score_text
 from grpo_core.run.signals import StopFlag
 from grpo_core.run.standby import StandbyInput
 from grpo_core.run.surroundings import missing_folder, open_files_kept, settle_streams
@@ -151,8 +151,9 @@ def _trainer() -> ModuleType:
 
 def _completed_message(folder: RunFolder) -> str:
     result = folder.result
-    em = result.get("final", {}).get("em")
-    score = f", em {em:.1%}" if isinstance(em, float) else ""
+    metric = folder.cfg.held_out_score
+    value = result.get("final", {}).get(metric)
+    score = f", {metric} {score_text(metric, value)}" if isinstance(value, float) else ""
     return (
         f"[run] {folder.path} is completed ({result.get('updates')} updates{score}); "
         "nothing to do. Another output_dir trains again"

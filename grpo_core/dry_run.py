@@ -17,7 +17,7 @@ from grpo_core.config import (
 from grpo_core.data.prompts import Prompt
 from grpo_core.data.splits import Data, load_data
 from grpo_core.model.base_model import load_tokenizer_of, read_model_config
-from grpo_core.rewards.builtin import load_rewards
+from grpo_core.rewards.builtin import load_eval_rewards, load_rewards
 from grpo_core.run.console import MB
 from grpo_core.run.folder import Standing, choose_folder
 from grpo_core.update.memory_estimate import Estimate, Part, estimate, model_shape
@@ -41,6 +41,7 @@ def describe(cfg: MLXGRPOConfig, strict: bool) -> Iterator[str]:
     path, standing = choose_folder(cfg, strict)
     yield f"# output: {path} ({_STANDING[standing]})"
     load_rewards(cfg).close()
+    load_eval_rewards(cfg).close()
     data = load_data(cfg, load_tokenizer_of(cfg))
     yield from _length_lines(cfg, data)
     shape = model_shape(read_model_config(cfg), cfg)

@@ -23,7 +23,7 @@ from grpo_core.model.base_model import load_tokenizer_of
 from grpo_core.model.device import apply_limits
 from grpo_core.model.policy import Policy, load_policy
 from grpo_core.model.tables import must_fit_tables
-from grpo_core.rewards.builtin import load_rewards
+from grpo_core.rewards.builtin import Rewards, load_eval_rewards, load_rewards
 from grpo_core.run import checkpoint
 from grpo_core.run.checkpoint import Checkpoint, RunState, nothing_learnt
 from grpo_core.run.console import Console
@@ -70,7 +70,12 @@ def train(
             found = checkpoint.newest(folder.path, console.line)
             with console.busy("loading the data", cfg.dataset):
                 rewards = stack.enter_context(load_rewards(cfg))
+                # Without scorers of their own, held-out rows are scored as training is.
+                scorers = (
+                    stack.enter_context(load_eval_rewards(cfg)) if cfg.eval_rewards else rewards
+                )
                 data = data or prepare_data(cfg)
+                _must_fit_rows(data, rewards, scorers)
         _adopt(found, state, data, console, strict)
         watch.lap()
         try:
@@ -89,7 +94,8 @@ def train(
         # What is loaded stays to the end: the collector need not walk through it again and again.
         gc.freeze()
         gc.enable()
-        TrainingLoop(folder, state, data, rewards, policy, stop, watch, console).run(found)
+        loop = TrainingLoop(folder, state, data, rewards, scorers, policy, stop, watch, console)
+        loop.run(found)
         watch.lap()
         _result(folder, state, watch, None).write(folder.path)
         console.completed(state, folder.path)
@@ -137,6 +143,13 @@ def _adopt_base(
             )
         console.line(f"[resume] {BASE} was {before}, is {policy.held_as}: results will differ")
     state.versions[BASE] = policy.held_as
+
+
+def _must_fit_rows(data: Data, rewards: Rewards, scorers: Rewards) -> None:
+    """RewardError where a plug-in wants a column, or reference answers, that rows do not have."""
+    rewards.check(data.train[0].example)
+    for prompt in [*data.test[:1], *data.train_eval[:1]]:
+        scorers.check(prompt.example)
 
 
 def _must_fit(policy: Policy, data: Data, cfg: MLXGRPOConfig) -> None:

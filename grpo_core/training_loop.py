@@ -8,7 +8,6 @@ ends with the same weights and the same log.
 import math
 import time
 from dataclasses import asdict, replace
-from typing import Any
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.data.prompts import Prompt
@@ -17,6 +16,7 @@ from grpo_core.errors import (
     Diverged,
     Interrupted,
     ModelError,
+    RewardError,
 )
 from grpo_core.evaluate import Evaluation, evaluate, truncation_warning
 from grpo_core.model.device import peak_bytes, reset_peak
@@ -52,6 +52,7 @@ class TrainingLoop:
         state: RunState,
         data: Data,
         rewards: Rewards,
+        scorers: Rewards,
         policy: Policy,
         stop: StopFlag,
         watch: Stopwatch,
@@ -61,6 +62,7 @@ class TrainingLoop:
         self.folder, self.path = folder, folder.path
         self.state = state
         self.rewards = rewards
+        self.scorers = scorers
         self.policy = policy
         self.stop = stop
         self.watch = watch
@@ -86,7 +88,11 @@ class TrainingLoop:
             )
 
     def run(self, found: Checkpoint | None) -> None:
-        """From the state as it is to the end. Raises Interrupted with the state saved."""
+        """From the state as it is to the end.
+
+        Raises Interrupted, and RewardError, with the state saved: rewards are called by draws and
+        evaluations, which change nothing before they are done.
+        """
         self._restore(found)
         try:
             self._evaluate_if_due()
@@ -94,7 +100,7 @@ class TrainingLoop:
                 self._update()
                 self._evaluate_if_due()
                 self._save_if_due()
-        except Interrupted:
+        except (Interrupted, RewardError):
             if self._changed:
                 self._save()
             raise
@@ -185,7 +191,8 @@ class TrainingLoop:
         self.log.write(line)
         for shown in self.rollouts.shown if at.iteration == 0 else ():
             self.samples.write({"update": update, **shown})
-        self.console.update(line, self.state.last.get("em"))
+        score = self.cfg.held_out_score
+        self.console.update(line, score, self.state.last.get(score))
 
     def _line(
         self, rollouts: RolloutBatch, at: Position, step: Step, lr: float, update_s: float
@@ -249,7 +256,7 @@ class TrainingLoop:
         started = time.perf_counter()
         with self.console.busy(f"evaluating {len(prompts)} rows ({split})"):
             rows = self.learner.plan.eval_rows
-            done = evaluate(self.policy, prompts, self.cfg, split, self.stop, rows)
+            done = evaluate(self.policy, prompts, self.cfg, split, self.scorers, self.stop, rows)
         eval_s = time.perf_counter() - started
         self.state.peak_bytes = max(self.state.peak_bytes, peak_bytes())
         line = {
@@ -262,26 +269,31 @@ class TrainingLoop:
         self._note_score(done)
         self.state.evaluated.append(split)
         self._changed = True
-        self.console.evaluation(line)
+        self.console.evaluation(line, self.cfg.held_out_score)
         warning = truncation_warning(done, self.cfg)
         if warning and split not in self._warned:
             self.console.line(warning)
             self._warned.add(split)
 
     def _note_score(self, done: Evaluation) -> None:
-        """Exact match of held-out rows is the run's score; that of training rows stands beside."""
+        """What held-out rows score is the run's score; that of training rows stands beside."""
+        line = done.line()
         if done.split != "test":
-            self.state.last["em_train"] = done.em
+            names = [name for name in ("em", "eval_reward") if name in line]
+            self.state.last |= {f"{name}_train": line[name] for name in names}
             return
-        figures: dict[str, Any] = {k: v for k, v in done.line().items() if k in ("em", "n", "ci95")}
-        self.state.last |= figures
-        if done.em > self.state.best.get("em", -1.0):
-            self.state.best = {"update": self.state.update, **figures}
+        self.state.last |= {
+            k: v for k, v in line.items() if k not in ("split", "eval_truncated_frac")
+        }
+        metric = self.cfg.held_out_score
+        score = done.score(metric)
+        if score and score[metric] > self.state.best.get(metric, -math.inf):
+            self.state.best = {"update": self.state.update, **score}
 
     # --- files
 
     def _save_if_due(self) -> None:
-        """By updates, by the clock, and when held-out exact match is the best so far."""
+        """By updates, by the clock, and when the held-out score is the best so far."""
         cfg, state = self.cfg, self.state
         by_updates = cfg.save_steps > 0 and state.update % cfg.save_steps == 0
         by_clock = 0 < cfg.save_every_s <= time.monotonic() - self._saved_at

@@ -12,6 +12,8 @@ DATA_FILES = (".jsonl", ".parquet")
 
 DEFAULT_REWARDS = ("correctness", "int", "strict_format", "soft_format", "xmlcount")
 REWARD_NAMES = (*DEFAULT_REWARDS, "answer_block")
+REWARDS_BY_ANSWER = frozenset({"correctness"})
+"""Those that compare a completion with the reference answer."""
 
 SYSTEM_PROMPT = (
     "Respond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>"
@@ -134,7 +136,11 @@ class MLXGRPOConfig:
     prompt_key: str = _f(
         "question", "data", "column of the prompt: text or chat messages; a.b is a nested one"
     )
-    answer_key: str = _f("answer", "data", "column of the reference answer; a.b is a nested one")
+    answer_key: str = _f(
+        "answer",
+        "data",
+        "column of the reference answer; a.b is a nested one; empty: the rows have none",
+    )
     system_key: str = _f(
         "", "data", "column of a row's own system message; empty: system_prompt for all"
     )
@@ -159,7 +165,9 @@ class MLXGRPOConfig:
         "reward",
         "built-in names, file.py:function or package.module:function; their weighted sum counts",
     )
-    reward_weights: list[float] = _f([], "reward", "one weight for each reward; empty: all 1")
+    reward_weights: list[float] = _f(
+        [], "reward", "one weight for each reward; empty: all 1; 0: a metric that is only logged"
+    )
     reward_on_error: str = _f(
         "fail",
         "reward",
@@ -290,18 +298,32 @@ class MLXGRPOConfig:
     seed: int = _f(0, "optimizer", "of every draw: rows, adapters, tokens", min=0, max=2**63 - 1)
 
     # --- evaluation
-    eval_steps: int = _f(
-        50, "evaluation", "exact match on held-out rows every N batch steps; 0: off", min=0
-    )
+    eval_steps: int = _f(50, "evaluation", "score held-out rows every N batch steps; 0: off", min=0)
     eval_samples: int = _f(200, "evaluation", "held-out rows", unit="rows", min=0)
     eval_every_updates: int = _f(
-        25, "evaluation", "exact match on training rows every N updates; 0: off", min=0
+        25, "evaluation", "score training rows every N updates; 0: off", min=0
     )
     eval_subset_size: int = _f(200, "evaluation", "training rows", unit="rows", min=0)
     eval_max_new_tokens: int = _f(128, "evaluation", "limit of an answer", unit="tokens", min=1)
     eval_at_start: bool = _f(True, "evaluation", "evaluate before the first update")
     eval_at_end: bool = _f(True, "evaluation", "evaluate after the last update")
     eval_num_generations: int = _f(1, "evaluation", "answers for each row (k of pass@k)", min=1)
+    eval_rewards: list[str] = _f(
+        [],
+        "evaluation",
+        "what held-out rows are scored by, named as rewards are, where that should differ from "
+        "training; empty: the rewards",
+    )
+    eval_reward_weights: list[float] = _f(
+        [], "evaluation", "one weight for each of eval_rewards; empty: all 1"
+    )
+    metric_for_best_model: str = _f(
+        "auto",
+        "evaluation",
+        "held-out score that the best checkpoint and a sweep go by; auto: em where rows have "
+        "reference answers, else eval_reward",
+        choices=("auto", "em", "eval_reward"),
+    )
     eval_temperature: float = _f(0.0, "evaluation", "0: greedy", min=0)
 
     # --- output
@@ -376,6 +398,13 @@ class MLXGRPOConfig:
     )
 
     extra: dict[str, Any] = field(default_factory=dict, metadata={"group": ""})
+
+    @property
+    def held_out_score(self) -> str:
+        """The key of the log that the best checkpoint goes by, and a sweep unless it says more."""
+        if self.metric_for_best_model != "auto":
+            return self.metric_for_best_model
+        return "em" if self.answer_key else "eval_reward"
 
     @property
     def completion_limit(self) -> int:

@@ -7,7 +7,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_core.config.fields import FIELDS, REWARD_NAMES, FieldInfo, MLXGRPOConfig
+from grpo_core.config.fields import (
+    FIELDS,
+    REWARD_NAMES,
+    REWARDS_BY_ANSWER,
+    FieldInfo,
+    MLXGRPOConfig,
+)
 from grpo_core.config.values import did_you_mean, fit
 from grpo_core.config.void_fields import void_notes
 from grpo_core.errors import ConfigError
@@ -98,7 +104,18 @@ Contradiction = tuple[tuple[str, ...], str]
 def _contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
     """Fields that fight; the first named is the one to change."""
     found: list[Contradiction] = []
-    found += _reward_contradictions(cfg)
+    found += _reward_contradictions("rewards", "reward_weights", cfg)
+    found += _reward_contradictions("eval_rewards", "eval_reward_weights", cfg)
+    if not cfg.rewards:
+        found.append((("rewards",), "rewards = []: at least one reward is needed"))
+    if not cfg.answer_key and cfg.metric_for_best_model == "em":
+        found.append(
+            (
+                ("metric_for_best_model", "answer_key"),
+                "metric_for_best_model = 'em': there is no exact match without reference answers "
+                "(answer_key = ''); eval_reward needs none",
+            )
+        )
     found += _objective_contradictions(cfg)
     if cfg.eval_num_generations > 1 and cfg.eval_temperature == 0:
         found.append(
@@ -110,36 +127,47 @@ def _contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
         )
     if cfg.lora_layers == 0:
         found.append((("lora_layers",), "lora_layers = 0: no block would learn; -1 takes all"))
-    for name in ("model_name", "dataset", "output_dir", "prompt_key", "answer_key"):
+    for name in ("model_name", "dataset", "output_dir", "prompt_key"):
         if not getattr(cfg, name).strip():
             found.append(((name,), f"{name} = '': must not be empty"))
     return found
 
 
-def _reward_contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
+def _reward_contradictions(
+    field: str, weights_field: str, cfg: MLXGRPOConfig
+) -> list[Contradiction]:
+    """Of a list of rewards and of its weights."""
+    names, weights = getattr(cfg, field), getattr(cfg, weights_field)
     found: list[Contradiction] = []
-    if not cfg.rewards:
-        found.append((("rewards",), "rewards = []: at least one reward is needed"))
-    for name in cfg.rewards:
+    for name in names:
         if name not in REWARD_NAMES and ":" not in name:
             known = ", ".join(REWARD_NAMES)
             found.append(
                 (
-                    ("rewards",),
-                    f"rewards: {name!r} is none of {known}, nor file.py:function"
+                    (field,),
+                    f"{field}: {name!r} is none of {known}, nor file.py:function"
                     + did_you_mean(name, REWARD_NAMES),
                 )
             )
-    if len(set(cfg.rewards)) < len(cfg.rewards):
-        found.append((("rewards",), f"rewards = {cfg.rewards}: one stands twice; use a weight"))
-    if cfg.reward_weights and len(cfg.reward_weights) != len(cfg.rewards):
+        if name in REWARDS_BY_ANSWER and not cfg.answer_key:
+            found.append(
+                (
+                    (field, "answer_key"),
+                    f"{field}: {name!r} compares with reference answers, and there are none "
+                    "(answer_key = ''); leave it out, or name their column",
+                )
+            )
+    if len(set(names)) < len(names):
+        found.append(((field,), f"{field} = {names}: one stands twice; use a weight"))
+    if weights and len(weights) != len(names):
         found.append(
             (
-                ("reward_weights", "rewards"),
-                f"reward_weights = {cfg.reward_weights}: {len(cfg.reward_weights)} weights "
-                f"for {len(cfg.rewards)} rewards",
+                (weights_field, field),
+                f"{weights_field} = {weights}: {len(weights)} weights for {len(names)} {field}",
             )
         )
+    elif weights and not any(weights):
+        found.append(((weights_field,), f"{weights_field} = {weights}: at least one must not be 0"))
     return found
 
 

@@ -11,7 +11,10 @@ from grpo_core.config.fields import DATA_FILES, FIELDS, MLXGRPOConfig
 
 ADAPTER_SHAPE = ("lora_rank", "lora_scale", "lora_dropout", "lora_layers", "lora_keys")
 CLIP = ("clip_eps", "clip_eps_high", "clip_delta")
-EVALUATION = ("eval_at_start", "eval_at_end", "eval_max_new_tokens", "eval_num_generations")
+EVALUATION = (
+    *("eval_at_start", "eval_at_end", "eval_max_new_tokens", "eval_num_generations"),
+    *("eval_rewards", "eval_reward_weights"),
+)
 PLUGIN = (
     *("reward_on_error", "reward_timeout_s"),
     *("reward_load_timeout_s", "completion_format"),
@@ -77,7 +80,7 @@ VOID_RULES = (
     ),
     VoidRule(
         PLUGIN,
-        lambda cfg: all(":" not in name for name in cfg.rewards),
+        lambda cfg: all(":" not in name for name in (*cfg.rewards, *cfg.eval_rewards)),
         "all rewards are built in",
     ),
     VoidRule(
@@ -127,7 +130,7 @@ VOID_RULES = (
         "lr_scheduler_type = constant has no warm-up; constant_with_warmup has one",
     ),
     VoidRule(
-        ("save_best", "eval_part"),
+        ("save_best", "eval_part", "metric_for_best_model"),
         lambda cfg: cfg.eval_steps == 0 or cfg.eval_samples == 0,
         "nothing is evaluated on held-out rows (eval_steps, eval_samples)",
     ),

@@ -11,6 +11,7 @@ from typing import Any
 
 from grpo_core.config import did_you_mean
 from grpo_core.data.answers import reference_answer
+from grpo_core.data.columns import Keys, ends_with_answer
 from grpo_core.data.sources import Entry, Row, Source
 from grpo_core.errors import DataError
 
@@ -29,24 +30,15 @@ class Example:
     """One row of a data set.
 
     `index` counts the rows of its source from 0; `line` names the row in messages
-    (`train.jsonl:17`); `answer` is the reference answer without GSM8K's working; `row` holds every
-    column; `system` is the row's own system message, or empty.
+    (`train.jsonl:17`); `answer` is the reference answer without GSM8K's working, None where the
+    rows have none; `row` holds every column; `system` is the row's own system message, or empty.
     """
 
     index: int
     prompt: str | list[Message]
-    answer: str
+    answer: str | None
     row: Row
     line: str
-    system: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """Which columns hold what; `system` may be empty. A dot leads into a nested column."""
-
-    prompt: str
-    answer: str
     system: str = ""
 
 
@@ -55,7 +47,10 @@ class _Fault(Exception):
 
 
 def to_examples(source: Source, keys: Keys) -> list[Example]:
-    """Every row of a source as an example; DataError with the faults of all rows."""
+    """Every row of a source as an example; DataError with the faults of all rows.
+
+    Without an answer column, an assistant's last turn is the reference answer.
+    """
     examples, faults = [], []
     for index, entry in enumerate(source.entries):
         try:
@@ -104,10 +99,25 @@ def _example(index: int, entry: Entry, keys: Keys) -> Example:
     row = entry.row
     if isinstance(row, str):
         raise _Fault(row)
-    prompt = _prompt(_column(row, keys.prompt, "prompt_key"), keys.prompt)
-    answer = _answer(_column(row, keys.answer, "answer_key"), keys.answer)
+    given, written = _column(row, keys.prompt, "prompt_key"), None
+    if isinstance(given, str):
+        given = _messages_in(given) or given
+    if ends_with_answer(given):
+        *given, last = given
+        written = last.get("content")
+    prompt = _prompt(given, keys.prompt)
+    answer = _reference(row, keys, written)
     system = _system(_column(row, keys.system, "system_key"), keys.system) if keys.system else ""
     return Example(index, prompt, answer, row, entry.line, system)
+
+
+def _reference(row: Row, keys: Keys, written: Any) -> str | None:
+    """The reference answer: of its column, else the assistant's last turn that was `written`."""
+    if not keys.answer:
+        return None
+    if written is not None and _find(row, keys.answer) is _NOWHERE:
+        return _answer(written, keys.prompt)
+    return _answer(_column(row, keys.answer, "answer_key"), keys.answer)
 
 
 def _column(row: Row, key: str, field: str) -> Any:
@@ -117,6 +127,8 @@ def _column(row: Row, key: str, field: str) -> Any:
     names = list(_column_names(row))
     there = f"columns are {', '.join(names)}" if names else "the row has no columns"
     near = did_you_mean(key, names)
+    if field == "answer_key":
+        near += ', and answer_key = "" says that there are no reference answers'
     raise _Fault(f"no column {key!r}; {there}; {field} names the column to use{near}")
 
 

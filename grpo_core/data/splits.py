@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo_core.config import MLXGRPOConfig
-from grpo_core.data.examples import Example, Keys, row_notes, to_examples
+from grpo_core.data.columns import Keys, choose_columns
+from grpo_core.data.examples import Example, row_notes, to_examples
 from grpo_core.data.prompts import Prompt, make_prompts, template_notes
 from grpo_core.data.sources import Source, read_source, read_with_test
 from grpo_core.errors import DataError
@@ -139,13 +140,20 @@ class _Splits:
 
 def _read_splits(cfg: MLXGRPOConfig) -> _Splits:
     train_source, test_source = _read_sources(cfg)
-    keys = Keys(cfg.prompt_key, cfg.answer_key, cfg.system_key)
-    train = _in_fixed_order(to_examples(train_source, keys))
+    train, notes = _examples(train_source, cfg)
     if test_source is None:
         splits = _hold_out(train, cfg.eval_samples)
     else:
-        splits = _divide(train, _in_fixed_order(to_examples(test_source, keys)))
-    return replace(splits, notes=(*splits.notes, *row_notes(train, keys)))
+        test, _ = _examples(test_source, cfg)
+        splits = _divide(train, test)
+    return replace(splits, notes=(*splits.notes, *notes))
+
+
+def _examples(source: Source, cfg: MLXGRPOConfig) -> tuple[list[Example], list[str]]:
+    """The examples of a source in the fixed order, and lines on how it was read."""
+    keys, taken = choose_columns(source, Keys(cfg.prompt_key, cfg.answer_key, cfg.system_key))
+    examples = _in_fixed_order(to_examples(source, keys))
+    return examples, [*([taken] if taken else []), *row_notes(examples, keys)]
 
 
 def _read_sources(cfg: MLXGRPOConfig) -> tuple[Source, Source | None]:

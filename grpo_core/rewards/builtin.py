@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -131,11 +131,13 @@ class ExampleCompletions:
         if cfg.completion_format == "messages":
             prompt = conversation(self.example, cfg.system_prompt)
             completions = [[{"role": "assistant", "content": text}] for text in self.texts]
-        return columns | {
+        answer = self.example.answer
+        return {
+            **columns,
             "prompts": [prompt] * n,
             "completions": completions,
             "completion_ids": self.ids,
-            "answers": [self.example.answer] * n,
+            **({} if answer is None else {"answers": [answer] * n}),
         }
 
 
@@ -176,6 +178,12 @@ class Rewards:
         ]
         return np.array(values, dtype=np.float64).reshape(len(self.names), len(completions))
 
+    def check(self, example: Example) -> None:
+        """RewardError where a plug-in wants what rows like this one do not have."""
+        for reward in self._rewards.values():
+            if isinstance(reward, Plugin):
+                reward.check(ExampleCompletions(example, [], []).arguments(self._cfg))
+
     def close(self) -> None:
         """End the processes of plug-ins."""
         for reward in self._rewards.values():
@@ -204,7 +212,9 @@ class Rewards:
     ) -> list[float]:
         reward = self._rewards[name]
         if not isinstance(reward, Plugin):
-            return [reward(answer_of(text), group.example.answer) for text in group.texts]
+            # Without reference answers only rewards that look at none are allowed.
+            wanted = group.example.answer or ""
+            return [reward(answer_of(text), wanted) for text in group.texts]
         try:
             values = reward(group.arguments(self._cfg), should_stop)
             return [
@@ -256,6 +266,12 @@ def load_rewards(cfg: MLXGRPOConfig) -> Rewards:
     return Rewards(rewards, cfg)
 
 
+def load_eval_rewards(cfg: MLXGRPOConfig) -> Rewards:
+    """What `cfg` scores held-out rows by, if not by its rewards. Raises RewardError."""
+    own = {"rewards": cfg.eval_rewards, "reward_weights": cfg.eval_reward_weights}
+    return load_rewards(replace(cfg, **own))
+
+
 def _load(name: str, cfg: MLXGRPOConfig) -> Builtin | Plugin:
     if name in BUILTINS:
         return BUILTINS[name]
@@ -268,6 +284,9 @@ def _load(name: str, cfg: MLXGRPOConfig) -> Builtin | Plugin:
 
 
 def combine(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted sum of rewards [R, N] by weights [R] -> [N]; NaN only where all are missing."""
+    """Weighted sum of rewards [R, N] by weights [R] -> [N]; NaN only where all are missing.
+
+    A reward of weight 0 is a metric: it makes up for none that is missing.
+    """
     total: np.ndarray = np.nansum(values * weights[:, None], axis=0)
-    return np.where(np.isnan(values).all(axis=0), np.nan, total)
+    return np.where(np.isnan(values[weights != 0]).all(axis=0), np.nan, total)

@@ -54,12 +54,7 @@ class Plugin:
         the function may be called again, in a new process if need be; RewardError where it wants
         an argument that there is not, and Interrupted.
         """
-        missing = [name for name in self._requires if name not in arguments]
-        if missing:
-            raise RewardError(
-                f"reward {self.name!r}: has a parameter {missing[0]!r}, but the columns and other "
-                f"names are {', '.join(arguments)}{did_you_mean(missing[0], arguments)}"
-            )
+        self.check(arguments)
         accepts = self._accepts
         wanted = {k: v for k, v in arguments.items() if accepts is None or k in accepts}
         host = self._host or self._start(should_stop)
@@ -68,6 +63,15 @@ class Plugin:
             raise PluginFault(f"{reply['error']}{_at(reply.get('where'))}")
         values: list[Value] = reply["values"]
         return values
+
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """RewardError where the function wants an argument that is not among these."""
+        missing = [name for name in self._requires if name not in arguments]
+        if missing:
+            raise RewardError(
+                f"reward {self.name!r}: has a parameter {missing[0]!r}, but the columns and other "
+                f"names are {', '.join(arguments)}{did_you_mean(missing[0], arguments)}"
+            )
 
     def close(self) -> None:
         """End the process."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.run.checkpoint import RunState, nothing_learnt
-from grpo_core.run.protocol import FINAL_FOLDER
+from grpo_core.run.protocol import FINAL_FOLDER, INTERVALS, score_text
 from grpo_core.terminal import tell
 
 MB = 10**6
@@ -73,13 +73,13 @@ class Console:
             if versions.get(name) not in (None, before):
                 self.line(f"[resume] {name} was {before}, is {versions[name]}: bits may differ")
 
-    def update(self, line: Mapping[str, Any], em: float | None) -> None:
-        """One update, by its line of the log."""
+    def update(self, line: Mapping[str, Any], metric: str, score: float | None) -> None:
+        """One update, by its line of the log, with the last held-out score."""
         seconds = line["rollout_s"] + line["reward_s"] + line["update_s"]
         parts = [
             f"update {self._count(line['update'])}",
             f"reward {_number(line['reward_mean'], 6, 3)}",
-            f"em {_percent(em):>6}",
+            f"{metric} {score_text(metric, score):>6}",
             f"{seconds:6.1f} s",
         ]
         if self._verbose:
@@ -94,21 +94,23 @@ class Console:
             ]
         self.line("  ".join(parts))
 
-    def evaluation(self, line: Mapping[str, Any]) -> None:
-        """One evaluation, by its line of the log."""
-        low, high = line["ci95"]
+    def evaluation(self, line: Mapping[str, Any], metric: str) -> None:
+        """One evaluation, by its line of the log: the score that counts first."""
+        names = [metric, *(name for name in INTERVALS if name in line and name != metric)]
+        scores = "  ".join(_evaluated(line, name) for name in names)
         self.line(
-            f"eval   {self._count(line['update'])}  {line['split']:<5}  em {_percent(line['em'])}  "
-            f"(n {line['n']}, 95%: {_percent(low)} to {_percent(high)})  {line['eval_s']:.1f} s"
+            f"eval   {self._count(line['update'])}  {line['split']:<5}  {scores}  "
+            f"(n {line['n']})  {line['eval_s']:.1f} s"
         )
 
     def completed(self, state: RunState, folder: Path) -> None:
         """The last line of a whole run."""
         text = f"[run] completed: {state.update} updates in {state.wall_s:.1f} s"
-        if state.best:
-            em, best = state.last["em"], state.best
+        best = state.best
+        for metric in INTERVALS.keys() & best.keys():
             text += (
-                f", em {_percent(em)} (best {_percent(best['em'])} after update {best['update']})"
+                f", {metric} {score_text(metric, state.last[metric])} "
+                f"(best {score_text(metric, best[metric])} after update {best['update']})"
             )
         if reason := nothing_learnt(state):
             self.line(f"[run] {reason}")
@@ -119,9 +121,12 @@ class Console:
         return f"{update:>{width}}/{self._total}"
 
 
-def _percent(value: float | None) -> str:
-    """Exact match as people read it everywhere: `31.7%`."""
-    return "-" if value is None else f"{value:.1%}"
+def _evaluated(line: Mapping[str, Any], metric: str) -> str:
+    text = f"{metric} {score_text(metric, line[metric])}"
+    if line[INTERVALS[metric]] is None:
+        return text
+    low, high = (score_text(metric, end) for end in line[INTERVALS[metric]])
+    return f"{text} (95%: {low} to {high})"
 
 
 def _number(value: float | None, width: int, digits: int) -> str:

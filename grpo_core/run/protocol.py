@@ -26,6 +26,17 @@ COMPLETED = "completed"
 """The status in the result.json of a run that has nothing left to do."""
 FAILED = "failed"
 
+INTERVALS = {"em": "ci95", "eval_reward": "eval_reward_ci95"}
+"""The scores of held-out rows by their keys in the log, each with the key of its 95% interval."""
+
+
+def score_text(metric: str, value: float | None) -> str:
+    """A held-out score as people read it everywhere: exact match as `31.7%`."""
+    if value is None:
+        return "-"
+    return f"{value:.1%}" if metric == "em" else f"{value:.3f}"
+
+
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 

@@ -161,7 +161,7 @@ def _spec(
     sweep: Sweep, name: str, top: Iterable[str], objective: Objective, runs: Iterable[str]
 ) -> Spec:
     # A metric that is named must be logged, also by runs that evaluate nothing.
-    default = vars(Objective())
+    default = vars(Objective(resolved_base(sweep).held_out_score))
     judged = {key: value for key, value in vars(objective).items() if value != default[key]}
     parts = [f"name = {toml_value(name)}", *top, "", *runs, _table("[objective]", judged)]
     return parse_spec("\n".join(parts), Path(f"{name}.toml"), (), FrozenBase.of(sweep))

@@ -36,8 +36,10 @@ def inputs(values: Mapping[str, Any], cwd: str, look: Look = reward_sources) -> 
     Rewards with all that they import; `look` finds that, such as one that remembers.
     """
     models = [values["model_name"], values["adapter_path"]]
-    sources = look(tuple(values["rewards"]), cwd).files
-    away = [file for file, _ in _rewards(values) if not path_of(file, cwd).is_file()]
+    # Of a sweep from before that field there is nothing.
+    named = (*values["rewards"], *values.get("eval_rewards", ()))
+    sources = look(named, cwd).files
+    away = [file for _, file, _ in _rewards(values) if not path_of(file, cwd).is_file()]
     return tuple(
         dict.fromkeys(
             [*_data(values), *(_seen_from(cwd, path) for path in sources), *away]
@@ -55,12 +57,14 @@ def _data(values: Mapping[str, Any]) -> list[str]:
     return [name for name in names if str(name).lower().endswith(_DATA_FILES)]
 
 
-def _rewards(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(file, function) of each reward that is a file of the user's."""
-    for name in values["rewards"]:
-        file, _, function = name.rpartition(":")
-        if file.endswith(".py"):
-            yield file, function
+def _rewards(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(field, file, function) of each reward that is a file of the user's."""
+    for field in ("rewards", "eval_rewards"):
+        # Of a sweep from before that field there is nothing.
+        for name in values.get(field, ()):
+            file, _, function = name.rpartition(":")
+            if file.endswith(".py"):
+                yield field, file, function
 
 
 def missing(values: Mapping[str, Any], cwd: str) -> Iterator[tuple[str, str]]:
@@ -69,12 +73,12 @@ def missing(values: Mapping[str, Any], cwd: str) -> Iterator[tuple[str, str]]:
         name = str(values[key])
         if name.lower().endswith(_DATA_FILES) and not path_of(name, cwd).is_file():
             yield key, f"{name!r}: no such file{_near(name, cwd)}"
-    for file, function in _rewards(values):
+    for field, file, function in _rewards(values):
         path = path_of(file, cwd)
         if not path.is_file():
-            yield "rewards", f"{file + ':' + function!r}: no file {file}{_near(file, cwd)}"
+            yield field, f"{file + ':' + function!r}: no file {file}{_near(file, cwd)}"
         elif fault := _function_fault(path, function):
-            yield "rewards", f"{file + ':' + function!r}: {fault}"
+            yield field, f"{file + ':' + function!r}: {fault}"
     for key in ("model_name", "adapter_path"):
         name = values[key]
         if name and _names_folder(key, name) and not path_of(name, cwd).is_dir():

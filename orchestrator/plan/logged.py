@@ -3,28 +3,45 @@
 from collections.abc import Sequence
 
 from grpo_core.config import MLXGRPOConfig, did_you_mean
+from grpo_core.run.protocol import INTERVALS
 from orchestrator.plan.runs import PlannedSetting, setting_config
 from orchestrator.spec.document import Faults
 from orchestrator.spec.positions import KeyPath
 from orchestrator.spec.spec import Spec
 
+_EVALUATION = ("eval_steps", "eval_samples")
 _NEEDS_VALUES = "chooses by it; set the field, or name another metric under [objective]"
 
 
 def never_logged(metric: str, config: MLXGRPOConfig) -> str:
     """Why a run of this configuration logs no such metric, or always 0; empty where it may."""
-    if metric == "em":
-        off = next((key for key in ("eval_steps", "eval_samples") if getattr(config, key) == 0), "")
-        return f"em is not evaluated with {off} = 0" if off else ""
+    if metric in INTERVALS or metric.startswith("eval_reward/"):
+        return _never_evaluated(metric, config)
     if metric == "kl" and config.kl_coeff == 0:
         return "kl is logged as 0 with kl_coeff = 0"
     if metric.startswith("reward/"):
-        name = metric.removeprefix("reward/")
         known = [*config.rewards, *(["overlong"] if config.overlong_buffer else [])]
-        if name not in known:
-            near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
-            return f"no run has a reward {name!r}{near}"
+        return _no_such_reward(metric.removeprefix("reward/"), known)
     return ""
+
+
+def _never_evaluated(metric: str, config: MLXGRPOConfig) -> str:
+    off = next((key for key in _EVALUATION if getattr(config, key) == 0), "")
+    if off:
+        return f"{metric} is not evaluated with {off} = 0"
+    if metric == "em" and not config.answer_key:
+        return "em is not evaluated without reference answers (answer_key is empty)"
+    if metric in INTERVALS:
+        return ""
+    known = config.eval_rewards or config.rewards
+    return _no_such_reward(metric.removeprefix("eval_reward/"), known)
+
+
+def _no_such_reward(name: str, known: Sequence[str]) -> str:
+    if name in known:
+        return ""
+    near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+    return f"no run has a reward {name!r}{near}"
 
 
 def check_logged(spec: Spec, settings: Sequence[PlannedSetting], faults: Faults) -> None:
@@ -69,4 +86,6 @@ def _decided_by(metric: str) -> set[str]:
     """The fields that decide whether a metric is logged."""
     if metric.startswith("reward/"):
         return {"rewards", "overlong_buffer"}
-    return {"em": {"eval_steps", "eval_samples"}, "kl": {"kl_coeff"}}.get(metric, set())
+    if metric.startswith("eval_reward"):
+        return {*_EVALUATION, "rewards", "eval_rewards"}
+    return {"em": {*_EVALUATION, "answer_key"}, "kl": {"kl_coeff"}}.get(metric, set())

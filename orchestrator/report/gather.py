@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.errors import GRPOError
+from grpo_core.run.protocol import INTERVALS
 from orchestrator.errors import SweepError
 from orchestrator.plan.next_runs import importance_of, spec_of
 from orchestrator.queue.store import Store
@@ -29,7 +30,7 @@ from orchestrator.text import UNKNOWN, setting_value
 from orchestrator.worker.launcher import command
 
 # What GRPO people look at; the metric of the objective joins them.
-CURVES = ("reward_mean", "em", "kl", "completion_length", "entropy")
+CURVES = ("reward_mean", "em", "eval_reward", "kl", "completion_length", "entropy")
 
 
 @dataclass(frozen=True)
@@ -154,13 +155,17 @@ def by_hand(run: Run, home: Home) -> str:
     return f"cd {shlex.quote(run.cwd)} && {shlex.join(command(run, home))}"
 
 
-def evaluation_interval(row: RankedSetting) -> tuple[float, float] | None:
+def evaluation_interval(row: RankedSetting, objective: Objective) -> tuple[float, float] | None:
     """For a setting with one run: the interval of its last evaluation, as the trainer logged it."""
     if row.n != 1:
         return None
     metrics = row.scores[0].run.metrics
-    logged = metrics.get("ci95")
-    if not isinstance(logged, list) or len(logged) != 2 or metrics.get("em") != row.mean:
+    key = INTERVALS.get(objective.metric, "")
+    logged = metrics.get(key)
+    if not isinstance(logged, list) or len(logged) != 2:
+        return None
+    # The interval is that of the last evaluation.
+    if metrics.get(objective.metric) != row.mean:
         return None
     return float(logged[0]), float(logged[1])
 

@@ -90,7 +90,7 @@ def _ranking(facts: Facts) -> bytes:
     figure, axes = _axes(8, 1.2 + 0.3 * len(rows))
     for y, row in enumerate(rows):
         colour = ACCENT if row.rank == 1 else STRONG
-        if interval := row.ci95 or evaluation_interval(row):
+        if interval := row.ci95 or evaluation_interval(row, facts.objective):
             axes.plot(interval, [y, y], color=colour, linewidth=2, alpha=0.6)
         values = [score.value for score in row.scores]
         axes.plot(values, [y] * len(values), "o", color=MUTED, markersize=3.5)

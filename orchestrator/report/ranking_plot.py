@@ -45,7 +45,9 @@ def _runs(rows: Sequence[RankedSetting], objective: Objective) -> Any:
 
 
 def _means(rows: Sequence[RankedSetting], objective: Objective) -> Any:
-    intervals = [row.ci95 or evaluation_interval(row) or (row.mean, row.mean) for row in rows]
+    intervals = [
+        row.ci95 or evaluation_interval(row, objective) or (row.mean, row.mean) for row in rows
+    ]
     bars = [
         (row.mean - low, high - row.mean) for row, (low, high) in zip(rows, intervals, strict=True)
     ]
@@ -70,7 +72,7 @@ def _means(rows: Sequence[RankedSetting], objective: Objective) -> Any:
 
 def _row_hover(row: RankedSetting, objective: Objective) -> str:
     words = f"#{row.rank}: {metric(objective.metric, row.mean)}"
-    if (found := row.ci95 or evaluation_interval(row)) is None:
+    if (found := row.ci95 or evaluation_interval(row, objective)) is None:
         return words
     low, high = (metric(objective.metric, value) for value in found)
     what = f"95% interval over its {row.n} runs" if row.ci95 else "95% interval of this evaluation"

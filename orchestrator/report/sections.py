@@ -28,6 +28,7 @@ from orchestrator.text import clock, counts, duration, metric, plural
 TITLES = {
     "reward_mean": ("Reward", "mean of the completions"),
     "em": ("Exact match", "held-out rows"),
+    "eval_reward": ("Held-out reward", "mean of the answers to held-out rows"),
     "kl": ("KL", "to the reference, nats a token"),
     "completion_length": ("Completion length", "tokens"),
     "entropy": ("Entropy", "nats a token"),
@@ -131,7 +132,7 @@ def _interval_text(row: RankedSetting, facts: Facts) -> str:
         return f"95% interval {_span(row.ci95, facts)}, {row.n}\u00a0seeds"
     if row.n > 1:
         return f"{_spread(row, facts)}, {row.n}\u00a0seeds"
-    if (found := evaluation_interval(row)) is not None:
+    if (found := evaluation_interval(row, facts.objective)) is not None:
         return f"one run; {_span(found, facts)} by its evaluation’s own noise"
     return "one run, no interval"
 

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,13 @@ def read_log(folder: Path) -> list[Line]:
 
 
 def is_held_out(line: Line) -> bool:
-    """Not an evaluation on training rows: `em` means the held-out exact match everywhere."""
+    """Not an evaluation on training rows: `em` and `eval_reward` mean held-out rows everywhere."""
     return line.get("split") in (None, "test")
+
+
+def held_out_metric(logged: Container[str]) -> str:
+    """The score of held-out rows that a run with these keys in its log goes by."""
+    return "eval_reward" if "eval_reward" in logged and "em" not in logged else "em"
 
 
 class LogTail:

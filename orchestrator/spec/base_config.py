@@ -1,8 +1,8 @@
 """The base config of a sweep: found, read strictly, and kept word for word with the sweep."""
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,12 @@ class Base:
     source: str
     text: str
     config: MLXGRPOConfig | None
+
+    def held_out_score(self, fixed: Mapping[str, Any]) -> str:
+        """What runs go by that take these values for all of them: em or eval_reward."""
+        config = self.config or MLXGRPOConfig()
+        deciding = ("answer_key", "metric_for_best_model")
+        return replace(config, **{k: fixed[k] for k in deciding if k in fixed}).held_out_score
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,7 @@ class _Reader:
         search = read_search(document)
         axes, drawn = self._params(search)
         zips = self._zips()
+        base = read_base(document, self.path.parent, frozen)
         return Spec(
             source=str(self.path),
             text=self.text,
@@ -225,7 +226,7 @@ class _Reader:
                 *self._rules("exclude", "when", excludes=True),
                 *self._rules("require", "that", excludes=False),
             ),
-            objective=read_objective(document),
+            objective=read_objective(document, base.held_out_score(fixed)),
             stop=read_stop(document, search),
             limits=read_limits(document),
             retry=read_retry(document),

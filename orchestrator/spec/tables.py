@@ -22,9 +22,11 @@ from orchestrator.stopping.rules import (
     parse_share,
 )
 
-# The keys of training_log.jsonl that can rank runs (docs/run-folder.md), beside reward/NAME.
+# The keys of training_log.jsonl that can rank runs (docs/run-folder.md), beside reward/NAME
+# and eval_reward/NAME.
 METRICS = (
     "em",
+    "eval_reward",
     "loss",
     "grad_norm",
     "policy_reward",
@@ -62,10 +64,10 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
             {
                 "anyOf": [
                     {"type": "string", "enum": list(METRICS)},
-                    {"type": "string", "pattern": "^reward/.+$"},
+                    {"type": "string", "pattern": "^(eval_)?reward/.+$"},
                 ]
             },
-            f"a key of the training log: {', '.join(METRICS)} or reward/NAME",
+            f"a key of the training log: {', '.join(METRICS)}, reward/NAME or eval_reward/NAME",
             METRICS,
         ),
         "goal": one_of(("max", "min"), "max or min", Objective().goal),
@@ -158,9 +160,9 @@ def read_keep(document: Document) -> dict[str, Any]:
     return {"save_best": rule.startswith("best+"), "save_total_limit": newest}
 
 
-def read_objective(document: Document) -> Objective:
-    """`[objective]`: metric, goal, reduce."""
-    return Objective(**document.read("objective", KEYS["objective"]))
+def read_objective(document: Document, metric: str) -> Objective:
+    """`[objective]`: metric, goal, reduce; without a metric of its own that of the base."""
+    return Objective(**{"metric": metric, **document.read("objective", KEYS["objective"])})
 
 
 def read_limits(document: Document) -> Limits:

@@ -74,7 +74,7 @@ _GRAMMAR = "write nan, or METRIC > NUMBER for UPDATES, such as 'frac_reward_zero
 
 def health_pattern(metrics: Collection[str]) -> str:
     """What `parse_health` reads, as one pattern for editors."""
-    names = "|".join([*metrics, "reward/[a-zA-Z0-9_/.-]+"])
+    names = "|".join([*metrics, "(eval_)?reward/[a-zA-Z0-9_/.-]+"])
     condition = f"({names}) *(==|!=|<=|>=|<|>) *{_NUMBER}"
     return f"^ *(nan|{condition})( +for +{_UPDATES})? *$"
 
@@ -82,8 +82,8 @@ def health_pattern(metrics: Collection[str]) -> str:
 def parse_health(text: str, metrics: Collection[str]) -> HealthRule:
     """The rule that a text such as `kl > 0.5 for 5` stands for; one update without `for`.
 
-    `metrics` are the keys of the log that can be named, beside reward/NAME; `nan` alone means three
-    updates in a row, which the trainer skips too. Raises SpecError.
+    `metrics` are the keys of the log that can be named, beside reward/NAME and eval_reward/NAME;
+    `nan` alone means three updates in a row, which the trainer skips too. Raises SpecError.
     """
     found = _HEALTH.fullmatch(text)
     if found is None:
@@ -94,7 +94,7 @@ def parse_health(text: str, metrics: Collection[str]) -> HealthRule:
     if found["nan"]:
         return HealthRule("nan", "", 0.0, int(updates))
     metric = found["metric"]
-    if metric not in metrics and not re.fullmatch("reward/.+", metric):
+    if metric not in metrics and not re.fullmatch("(eval_)?reward/.+", metric):
         near = did_you_mean(metric, metrics)
         raise SpecError(f"{text!r}: {metric} is no key of the training log{near}")
     if not re.fullmatch(_NUMBER, found["bound"]):

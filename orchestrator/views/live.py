@@ -78,8 +78,8 @@ def _result_text(run: Run, now: Progress) -> list[str]:
     words = []
     if now.metrics.get("reward_mean") is not None:
         words.append(f"reward {number(now.metrics['reward_mean'])}")
-    em = read_learning_curves(run.folder).em_text()
-    return [*words, f"em {em}"] if em else words
+    score = read_learning_curves(run.folder).score_text()
+    return [*words, score] if score else words
 
 
 def end_text(home: Home | None) -> str:

@@ -5,7 +5,7 @@ that it reads is the training log of the running run.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,15 +13,16 @@ from typing import Any
 
 from rich.text import Text
 
-from orchestrator.results.training_log import read_curves
+from grpo_core.run.protocol import INTERVALS
+from orchestrator.results.training_log import held_out_metric, read_curves
 from orchestrator.run import Progress, Run, Sweep
 from orchestrator.system.paths import Home, RunPaths
 from orchestrator.text import (
     bar,
     between,
     duration,
+    metric,
     number,
-    percent,
     size,
     span,
     sparkline,
@@ -41,16 +42,17 @@ _DOT = " · "
 
 @dataclass(frozen=True)
 class LearningCurves:
-    """The reward of a run, update by update, and its held-out exact match."""
+    """The reward of a run, update by update, and what its held-out rows score: `name`."""
 
     rewards: tuple[float, ...] = ()
-    ems: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
+    name: str = "em"
 
-    def em_text(self) -> str:
-        """`31.2% → 45.5%`: exact match at first and now; empty without any."""
-        if len(self.ems) < 2:
-            return percent(self.ems[0]) if self.ems else ""
-        return f"{percent(self.ems[0])} → {percent(self.ems[-1])}"
+    def score_text(self) -> str:
+        """`em 31.2% → 45.5%`: at first and now; empty without any."""
+        ends = self.scores if len(self.scores) < 2 else (self.scores[0], self.scores[-1])
+        shown = " → ".join(metric(self.name, score) for score in ends)
+        return f"{self.name} {shown}" if shown else ""
 
     def spark(self, width: int = SPARK_WIDTH) -> str:
         """The reward as a small picture on its own scale."""
@@ -80,9 +82,10 @@ class CurveCache:
 
 def read_learning_curves(folder: Path) -> LearningCurves:
     """The learning curves of the run in a folder, read anew."""
-    curves = read_curves(folder, ("reward_mean", "em"))
-    rewards, ems = ([value for _, value in curves[name]] for name in ("reward_mean", "em"))
-    return LearningCurves(tuple(rewards), tuple(ems))
+    curves = read_curves(folder, ("reward_mean", *INTERVALS))
+    name = held_out_metric([name for name, curve in curves.items() if curve])
+    rewards, scores = ([value for _, value in curves[key]] for key in ("reward_mean", name))
+    return LearningCurves(tuple(rewards), tuple(scores), name)
 
 
 # --- the run that trains
@@ -140,13 +143,19 @@ def _figures(now: Progress, curves: LearningCurves) -> list[Text]:
     if drawn := curves.spark():
         reward.append(f" {drawn}", style="green")
     words = [reward]
-    if em := curves.em_text() or _known("em", now, percent):
-        words.append(Text(f"em {em}"))
+    if score := curves.score_text() or score_text(now.metrics):
+        words.append(Text(score))
     if speed := _known("tokens_per_s", now, lambda value: f"{value:,.0f} tokens/s"):
         words.append(Text(speed))
     if peak := _known("peak_bytes", now, size):
         words.append(Text(f"peak {peak}"))
     return words
+
+
+def score_text(metrics: Mapping[str, Any]) -> str:
+    """`em 45.5%`: what held-out rows scored last; empty without any."""
+    name = held_out_metric(metrics)
+    return f"{name} {metric(name, metrics[name])}" if metrics.get(name) is not None else ""
 
 
 def _known(name: str, now: Progress, show: Callable[[Any], str]) -> str:

@@ -8,17 +8,16 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.results.leaderboard import Level, RankedSetting, differing_keys
-from orchestrator.results.training_log import read_curve
 from orchestrator.run import Objective, Run, RunState, Sweep
 from orchestrator.text import (
     SHORT_NAMES,
     UNKNOWN,
     duration,
     metric,
-    percent,
     setting_value,
     sparkline,
 )
+from orchestrator.views.now import read_learning_curves
 from orchestrator.views.tables import plain_table, value_cell
 
 _CURVE_WIDTH = 16
@@ -112,9 +111,10 @@ def no_result_words(sweep: Sweep, runs: Sequence[Run]) -> str:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A run with its held-out exact match at the start and at the end, and its reward curve."""
+    """A run with its held-out score at the start and at the end, and its reward curve."""
 
     run: Run
+    metric: str
     before: float | None
     after: float | None
     rewards: tuple[float, ...]
@@ -126,26 +126,29 @@ class ResultRow:
 
     def value_text(self) -> str:
         """`31.2% → 45.5%`."""
-        return f"{percent(self.before)} → {percent(self.after)}"
+        return f"{metric(self.metric, self.before)} → {metric(self.metric, self.after)}"
 
 
 def result_rows(runs: Sequence[Run]) -> list[ResultRow]:
-    """The runs, best exact match first; those without any at the end."""
+    """The runs, best held-out score first; those without any at the end."""
     rows = [_row(run) for run in runs]
     return sorted(rows, key=lambda row: -math.inf if row.after is None else row.after, reverse=True)
 
 
 def _row(run: Run) -> ResultRow:
-    em = [value for _, value in read_curve(run.folder, "em")]
-    rewards = tuple(value for _, value in read_curve(run.folder, "reward_mean"))
-    done = run.state is RunState.COMPLETED and em
-    return ResultRow(run, em[0] if em else None, em[-1] if done else None, rewards)
+    curves = read_learning_curves(run.folder)
+    scores = curves.scores
+    done = run.state is RunState.COMPLETED and scores
+    first, last = scores[0] if scores else None, scores[-1] if done else None
+    return ResultRow(run, curves.name, first, last, curves.rewards)
 
 
 def results_table(rows: Sequence[ResultRow], wide: bool) -> Table:
-    """Rank, exact match, and the reward curve on one scale for all; `wide` with the settings."""
+    """Rank, held-out score, and the reward curve on one scale for all; `wide` with the settings."""
     keys = differing_keys(row.run.overrides for row in rows) if wide else []
-    heads = ("rank", "run", *keys, "exact match", "reward", "time")
+    by_answer = all(row.metric == "em" for row in rows)
+    score = "exact match" if by_answer else "held-out reward"
+    heads = ("rank", "run", *keys, score, "reward", "time")
     table = plain_table(*heads, right=("rank", "time", *keys))
     values = [value for row in rows for value in row.rewards]
     low, high = (min(values), max(values)) if values else (0.0, 0.0)

@@ -12,8 +12,8 @@ from orchestrator.views.overview import updates_text
 
 # Of the metrics of a run those that tell how it went; --json has all.
 _TELLING = (
-    *("em", "reward_mean", "loss", "kl", "entropy", "completion_length", "truncated_frac"),
-    *("tokens_per_s", "peak_bytes"),
+    *("em", "eval_reward", "reward_mean", "loss", "kl", "entropy"),
+    *("completion_length", "truncated_frac", "tokens_per_s", "peak_bytes"),
 )
 # What the list of attempts shows already, and better.
 _SHOWN_BY_ATTEMPTS = ("started", "completed", "failed", "pruned")

@@ -1,7 +1,7 @@
 """The status in a terminal: sweeps, runs and how far they are, as rich renderables."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from orchestrator.names import cut_middle
 from orchestrator.queue.eta import Span
+from orchestrator.results.training_log import held_out_metric
 from orchestrator.run import Objective, Progress, Run, RunState, Sweep
 from orchestrator.text import (
     SHORT_NAMES,
@@ -21,7 +22,6 @@ from orchestrator.text import (
     duration,
     metric,
     number,
-    percent,
     plural,
     setting_value,
     size,
@@ -205,11 +205,17 @@ _COLUMNS = (
     _Column("progress", 100, lambda run, now: _progress_bar(run, now)),
     _Column("update", 0, lambda run, now: updates_text(now), right=True),
     _Column("reward", 0, lambda run, now: number(now.metrics.get("reward_mean")), right=True),
-    _Column("em", 0, lambda run, now: percent(now.metrics.get("em")), right=True),
+    _Column("score", 0, lambda run, now: _score(now.metrics), right=True),
     _Column("time", 70, lambda run, now: duration(run.wall_s or None), right=True),
     _Column("tokens/s", 120, lambda run, now: _rate(now.metrics.get("tokens_per_s")), right=True),
     _Column("peak", 100, lambda run, now: size(now.metrics.get("peak_bytes")), right=True),
 )
+
+
+def _score(metrics: Mapping[str, Any]) -> str:
+    """Exact match in percent, or where there is none the held-out reward."""
+    name = held_out_metric(metrics)
+    return metric(name, metrics.get(name))
 
 
 def _rate(value: Any) -> str:

@@ -8,6 +8,7 @@ from grpo_core.data.splits import load_data
 from grpo_core.evaluate import evaluate
 from grpo_core.model.policy import load_policy
 from grpo_core.model.tiny import model_path
+from grpo_core.rewards.builtin import load_rewards
 from tests.toy import put_in
 from tests.trainer_kit import command, complete, result_of
 
@@ -36,7 +37,8 @@ def test_reloaded_final_has_the_exact_match_that_was_logged_last(tmp_path, kind)
     complete(folder, **fields)
     cfg = resolve_config(command(folder, **fields)[5])
     policy = put_in(load_policy(cfg), folder / "final")
-    done = evaluate(policy, load_data(cfg, policy.tokenizer).test, cfg, "test")
+    with load_rewards(cfg) as rewards:
+        done = evaluate(policy, load_data(cfg, policy.tokenizer).test, cfg, "test", rewards)
     assert done.em == result_of(folder)["final"]["em"]
     assert 0 < done.em < 1
     for made in [folder / "final", *folder.glob("checkpoint-*")]:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from grpo_core.data.examples import Keys, row_notes, to_examples
+from grpo_core.data.columns import Keys
+from grpo_core.data.examples import row_notes, to_examples
 from grpo_core.data.sources import Entry, Source
 from grpo_core.errors import DataError
 
@@ -47,6 +48,26 @@ def test_chat_messages_are_a_prompt():
 
 
 USER = {"role": "user", "content": "a"}
+ANSWER = {"role": "assistant", "content": "so #### 4"}
+
+
+def test_a_conversation_that_ends_with_the_assistant_is_prompt_and_answer():
+    """Its last turn is the reference answer, and no part of the prompt."""
+    (example,) = convert({"question": [USER, ANSWER]})
+    assert (example.prompt, example.answer) == ([USER], "4")
+
+
+def test_an_answer_column_counts_more_than_the_last_turn():
+    """The model never sees that turn all the same."""
+    (example,) = convert({"question": [USER, ANSWER], "answer": "5"})
+    assert (example.prompt, example.answer) == ([USER], "5")
+
+
+def test_without_an_answer_key_there_is_no_reference_answer():
+    """Whatever columns and turns there are."""
+    for question in ("q", [USER, ANSWER]):
+        (example,) = convert({"question": question, "answer": "1"}, answer_key="")
+        assert example.answer is None
 
 
 @pytest.mark.parametrize(
@@ -68,7 +89,15 @@ USER = {"role": "user", "content": "a"}
             "message 1 of column 'question' is an empty text",
         ),
         (
-            {"question": [USER, {"role": "assistant", "content": "b"}]},
+            {"question": [USER, {"role": "assistant", "content": "b"}] * 2 + [{"role": "system"}]},
+            "message 5 of column 'question' has no text 'content'",
+        ),
+        (
+            {"question": [{"role": "assistant", "content": "b"}]},
+            "the last message of column 'question' is the assistant's; a user's must end it",
+        ),
+        (
+            {"question": [USER, {"role": "assistant", "content": "b"}] * 2 + [ANSWER]},
             "the last message of column 'question' is the assistant's; a user's must end it",
         ),
         ({"answer": None}, "column 'answer' is empty (null), neither text nor a number"),
@@ -101,7 +130,8 @@ def test_a_column_missing_everywhere_is_told_once():
         convert(*[{"question": "q", "solution": "1"}] * 100)
     assert str(error.value) == (
         "data.jsonl: no column 'answer'; columns are question, solution; "
-        "answer_key names the column to use (in every one of 100 rows)"
+        'answer_key names the column to use, and answer_key = "" says that there are no reference '
+        "answers (in every one of 100 rows)"
     )
 
 

@@ -166,6 +166,13 @@ def test_a_weighted_sum_passes_over_what_is_missing():
     np.testing.assert_array_equal(total, [3.5, 2.0, 1.5, nan])
 
 
+def test_a_weight_of_0_makes_a_reward_a_metric():
+    """It adds nothing, and stands for none of those that are missing."""
+    nan = float("nan")
+    values = np.array([[1.0, nan, 2.0], [9.0, 9.0, nan]])
+    np.testing.assert_array_equal(combine(values, np.array([1.0, 0.0])), [1.0, nan, 2.0])
+
+
 def test_an_unknown_reward_is_refused_with_the_nearest_name():
     """Before a model loads, and with every name that there is."""
     with pytest.raises(RewardError, match=r"'correctnes': unknown.*did you mean correctness\?"):

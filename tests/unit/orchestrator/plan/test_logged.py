@@ -29,6 +29,21 @@ def here(tmp_path, monkeypatch):
             RATES + '[objective]\nmetric = "reward/corectness"',
             "no run has a reward 'corectness'; did you mean correctness?",
         ),
+        (
+            '[set]\nanswer_key = ""\nrewards = ["int"]\n' + RATES + '[objective]\nmetric = "em"',
+            "em is not evaluated without reference answers",
+        ),
+        (
+            '[set]\nanswer_key = ""\nrewards = ["int"]\neval_samples = 0\n'
+            + RATES
+            + '[stop]\nrule = "median"',
+            "eval_reward is not evaluated with eval_samples = 0",
+        ),
+        (
+            '[set]\neval_rewards = ["int"]\n' + RATES + "[objective]\n"
+            'metric = "eval_reward/correctness"',
+            "no run has a reward 'correctness'; there are int",
+        ),
         (RATES + '[objective]\nmetric = "kl"', "kl is logged as 0 with kl_coeff = 0"),
         (RATES + '[stop]\nhealth = ["kl > 0.5"]', "stop.health[0] = 'kl > 0.5': kl is logged as 0"),
         (
@@ -50,6 +65,7 @@ def test_what_is_never_logged_can_be_no_objective_and_no_health_rule(text, fault
         OFF + '[stop]\nrule = "median"\n[objective]\nmetric = "reward_mean"',
         '[params]\nkl_coeff = [0.0, 0.1]\n[stop]\nhealth = ["kl > 0.5"]',
         '[set]\noverlong_buffer = 8\n[objective]\nmetric = "reward/overlong"',
+        '[set]\neval_rewards = ["int"]\n' + RATES + '[objective]\nmetric = "eval_reward/int"',
         '[search]\nmethod = "random"\nruns = 3\n[stop]\nhealth = ["kl > 9"]\n[params]\n'
         'kl_coeff = { dist = "uniform", min = 0.0, max = 0.1 }',
     ],

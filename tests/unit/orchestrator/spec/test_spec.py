@@ -83,6 +83,24 @@ def test_a_key_of_a_table_goes_over_the_base_and_the_set_table(folder):
     assert faults("", "seed.x=1") == ['--set "seed.x": unknown field; did you mean seed?']
 
 
+@pytest.mark.parametrize(
+    ("given", "metric"),
+    [
+        ("", "em"),
+        ('answer_key = ""', "eval_reward"),
+        ('metric_for_best_model = "eval_reward"', "eval_reward"),
+    ],
+)
+def test_without_a_metric_of_its_own_a_sweep_goes_by_the_score_of_its_runs(tmp_path, given, metric):
+    """Exact match where rows have reference answers; said by the base or by the sweep."""
+    (tmp_path / "base.toml").write_text(f"{given}\n")
+    for number, (base, own) in enumerate((("base.toml", ""), ("empty.toml", given))):
+        (tmp_path / "empty.toml").write_text("")
+        path = tmp_path / f"{number}.toml"
+        path.write_text(f'config = "{base}"\n[set]\n{own}\n[objective]\nreduce = "best"\n')
+        assert read_spec(path).objective == Objective(metric, "max", "best")
+
+
 def test_set_on_the_command_line_goes_over_the_set_table(folder):
     """The same text rules as the trainer's --set."""
     spec = read_spec(write("[set]\nbatch_size = 2\n"), ["batch_size=3", "shuffle = no"])
