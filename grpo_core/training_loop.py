@@ -7,6 +7,7 @@ ends with the same weights and the same log.
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 from grpo_core.config import MLXGRPOConfig
@@ -134,13 +135,13 @@ class TrainingLoop:
         reset_peak()
         number = self.state.update + 1
         at = self.schedule.position(number)
-        if at.iteration == 0 or self.rollouts is None:
+        if at.draws or self.rollouts is None:
             self.rollouts = self._draw(number, at)
         lr = learning_rate(self.cfg, number, self.schedule.updates)
         started = time.perf_counter()
-        if at.iteration == 0:
+        if at.draws:
             self.rollouts = self.learner.score(self.rollouts)
-        step = self.learner.step(self.rollouts, number, at.iteration, lr, self.stop)
+        step = self.learner.step(self.rollouts, number, at, lr, self.stop)
         update_s = time.perf_counter() - started
         self._count(number, at, step)
         self._log_update(at, step, lr, update_s)
@@ -149,8 +150,18 @@ class TrainingLoop:
     def _draw(self, number: int, at: Position) -> RolloutBatch:
         order = self._order_of(at.epoch)
         prompts = [self.train_prompts[row] for row in order[at.start : at.stop]]
+        others = self._others(number, prompts)
         rows = self.learner.plan.rollout_rows
-        return draw_batch(self.policy, self.rewards, prompts, self.cfg, number, self.stop, rows)
+        return draw_batch(
+            self.policy, self.rewards, prompts, self.cfg, number, self.stop, rows, others
+        )
+
+    def _others(self, number: int, prompts: list[Prompt]) -> Iterator[Prompt]:
+        """Every row but those of the update, in an order that is made of seed and update alone."""
+        own = {prompt.example.index for prompt in prompts}
+        for row in shuffled(len(self.train_prompts), "refill", self.cfg.seed, number):
+            if self.train_prompts[row].example.index not in own:
+                yield self.train_prompts[row]
 
     def _order_of(self, epoch: int) -> list[int]:
         """The rows as this epoch goes through them: made of seed and epoch alone."""
@@ -174,7 +185,7 @@ class TrainingLoop:
         state.silent_in_a_row = 0 if step.moved or not step.finite else state.silent_in_a_row + 1
         state.moved_updates += step.moved
         if self.rollouts is not None:
-            state.tokens += self.rollouts.tokens if at.iteration == 0 else 0
+            state.tokens += self.rollouts.tokens if at.draws else 0
             state.unrewarded_updates += math.isnan(self.rollouts.figures["reward_mean"])
         state.peak_bytes = max(state.peak_bytes, peak_bytes())
         self._changed = True
@@ -189,7 +200,7 @@ class TrainingLoop:
             self.log.touch()
             return
         self.log.write(line)
-        for shown in self.rollouts.shown if at.iteration == 0 else ():
+        for shown in self.rollouts.shown if at.draws else ():
             self.samples.write({"update": update, **shown})
         score = self.cfg.held_out_score
         self.console.update(line, score, self.state.last.get(score))
@@ -198,7 +209,7 @@ class TrainingLoop:
         self, rollouts: RolloutBatch, at: Position, step: Step, lr: float, update_s: float
     ) -> Line:
         drawn = dict(rollouts.figures)
-        if at.iteration > 0:
+        if not at.draws:
             # Drawn and paid for by an earlier update.
             drawn |= {"rollout_s": 0.0, "reward_s": 0.0}
         return {
@@ -314,7 +325,7 @@ class TrainingLoop:
             self.path,
             state,
             self.learner.optimizer.arrays(),
-            to_json(self.rollouts) if following.iteration and self.rollouts else None,
+            None if following.draws or self.rollouts is None else to_json(self.rollouts),
             lambda folder: self.policy.save(folder, cfg),
         )
         checkpoint.rotate(

@@ -221,22 +221,22 @@ MUTATIONS = (
     Mutation(
         "advantages of another group",
         "grpo_core/update/rollout_batch.py",
-        "_samples(j, weights[p], p, cfg)",
-        "_samples(j, weights[p - 1], p, cfg)",
+        "_samples(j, learnt[p], weights[p], p, cfg)",
+        "_samples(j, learnt[p], weights[p - 1], p, cfg)",
         (ROLLOUT_BATCH,),
     ),
     Mutation(
         "keys without the update",
-        "grpo_core/update/rollout_batch.py",
-        "sample_key(cfg.seed, update, prompt.example.index, sample, round)",
-        "sample_key(cfg.seed, 0, prompt.example.index, sample, round)",
+        "grpo_core/update/group_draws.py",
+        "sample_key(cfg.seed, self._update, p.example.index, sample, round)",
+        "sample_key(cfg.seed, 0, p.example.index, sample, round)",
         (ROLLOUT_BATCH,),
     ),
     Mutation(
         "skipped groups out of the means",
         "grpo_core/update/learner.py",
-        "skipped=rollouts.skipped",
-        "skipped=type(rollouts.skipped)()",
+        "skipped=skipped",
+        "skipped=type(skipped)()",
         (ROLLOUT_BATCH,),
     ),
     Mutation(
@@ -292,7 +292,7 @@ MUTATIONS = (
     Mutation(
         "rollouts drawn anew in each iteration",
         TRAINER,
-        "        if at.iteration == 0 or self.rollouts is None:\n",
+        "        if at.draws or self.rollouts is None:\n",
         "        if True:\n",
         (RUN,),
     ),
@@ -306,8 +306,8 @@ MUTATIONS = (
     Mutation(
         "every iteration counts as the first",
         TRAINER,
-        "self.learner.step(self.rollouts, number, at.iteration, lr, self.stop)",
-        "self.learner.step(self.rollouts, number, 0, lr, self.stop)",
+        "self.learner.step(self.rollouts, number, at, lr, self.stop)",
+        "self.learner.step(self.rollouts, number, replace(at, iteration=0), lr, self.stop)",
         (RUN,),
     ),
     Mutation(

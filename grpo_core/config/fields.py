@@ -197,6 +197,12 @@ class MLXGRPOConfig:
 
     # --- sampling
     num_generations: int = _f(64, "sampling", "completions for each prompt (group size)", min=2)
+    num_train_generations: int = _f(
+        0,
+        "sampling",
+        "completions of each group to learn from, those whose rewards vary the most (PODS); 0: all",
+        min=0,
+    )
     max_completion_length: int = _f(
         1024,
         "sampling",
@@ -264,10 +270,12 @@ class MLXGRPOConfig:
         "skip",
         "objective",
         "groups whose rewards are all equal: run them, save their cost (they stay in the loss's "
-        "means), or draw them again",
-        choices=("keep", "skip", "resample"),
+        "means), draw them again, or draw other prompts in their place (DAPO)",
+        choices=("keep", "skip", "resample", "refill"),
     )
-    resample_rounds: int = _f(2, "objective", "further draws for such a group", min=1)
+    resample_rounds: int = _f(
+        2, "objective", "further draws in the place of such groups, at most", min=1
+    )
     rollout_is: str = _f(
         "none",
         "objective",
@@ -294,6 +302,13 @@ class MLXGRPOConfig:
     max_grad_norm: float = _f(0.1, "optimizer", "clip of the global gradient norm; 0: off", min=0)
     batch_size: int = _f(1, "optimizer", "prompts in each micro-step", unit="prompts", min=1)
     gradient_accumulation_steps: int = _f(4, "optimizer", "micro-steps in each update", min=1)
+    steps_per_generation: int = _f(
+        0,
+        "optimizer",
+        "micro-steps whose prompts are drawn for together, each learnt from in turn; 0: as many as "
+        "in an update",
+        min=0,
+    )
     num_epochs: int = _f(1, "optimizer", "passes over the rows", min=1)
     seed: int = _f(0, "optimizer", "of every draw: rows, adapters, tokens", min=0, max=2**63 - 1)
 
@@ -405,6 +420,11 @@ class MLXGRPOConfig:
         if self.metric_for_best_model != "auto":
             return self.metric_for_best_model
         return "em" if self.answer_key else "eval_reward"
+
+    @property
+    def updates_per_generation(self) -> int:
+        """The minibatches of a batch of rollouts: one update each in every iteration."""
+        return max(1, self.steps_per_generation // self.gradient_accumulation_steps)
 
     @property
     def completion_limit(self) -> int:

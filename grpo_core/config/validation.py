@@ -4,7 +4,7 @@ Pure; finds every fault at once. The ranges themselves stand in `fields.py`.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo_core.config.fields import (
@@ -55,9 +55,11 @@ def find_faults(cfg: MLXGRPOConfig) -> list[Fault]:
         if text:
             faults.append(Fault(name, text))
     bad = {fault.field for fault in faults}
+    # What is compared must be of its type.
+    whole = replace(cfg, **{name: FIELDS[name].default for name in bad})
     return faults + [
         Fault(involved[0], text)
-        for involved, text in _contradictions(cfg)
+        for involved, text in _contradictions(whole)
         if not bad.intersection(involved)
     ]
 
@@ -189,6 +191,24 @@ def _objective_contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
                 ("overlong_buffer", "max_new_tokens", "max_completion_length"),
                 f"overlong_buffer = {cfg.overlong_buffer}: above the completion limit, "
                 f"{cfg.completion_limit}",
+            )
+        )
+    if cfg.steps_per_generation % cfg.gradient_accumulation_steps:
+        found.append(
+            (
+                ("steps_per_generation", "gradient_accumulation_steps"),
+                f"steps_per_generation = {cfg.steps_per_generation}: must be a multiple of "
+                f"gradient_accumulation_steps ({cfg.gradient_accumulation_steps}), so that its "
+                "rollouts make whole updates, or 0",
+            )
+        )
+    m, drawn = cfg.num_train_generations, cfg.num_generations
+    if m == 1 or m > drawn:
+        found.append(
+            (
+                ("num_train_generations", "num_generations"),
+                f"num_train_generations = {m}: must be at least 2 and at most num_generations "
+                f"({drawn}), or 0 for all",
             )
         )
     if cfg.clip_delta and cfg.clip_delta <= 1 + (cfg.clip_eps_high or cfg.clip_eps):

@@ -98,7 +98,7 @@ VOID_RULES = (
     ),
     VoidRule(
         CLIP,
-        lambda cfg: cfg.num_iterations == 1,
+        lambda cfg: cfg.num_iterations == cfg.updates_per_generation == 1,
         "num_iterations = 1: the policy that learns is the one that sampled, its ratio is 1 and is "
         "never clipped",
     ),
@@ -113,8 +113,8 @@ VOID_RULES = (
     VoidRule(("kl_estimator",), lambda cfg: cfg.kl_coeff == 0, "kl_coeff = 0: there is no KL term"),
     VoidRule(
         ("resample_rounds",),
-        lambda cfg: cfg.zero_variance != "resample",
-        "zero_variance is not resample",
+        lambda cfg: cfg.zero_variance not in ("resample", "refill"),
+        "zero_variance draws nothing again (resample, refill)",
     ),
     VoidRule(
         ("rollout_is",), _is_unfiltered, "top_p, top_k and min_p are off: nothing is filtered"

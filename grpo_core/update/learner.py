@@ -26,6 +26,7 @@ from grpo_core.update.memory_plan import MemoryPlan
 from grpo_core.update.micro_batches import Groups, Sample
 from grpo_core.update.optimizer import AdamW, clip, global_norm
 from grpo_core.update.rollout_batch import RolloutBatch
+from grpo_core.update.schedule import Position
 
 T = TypeVar("T")
 
@@ -60,11 +61,11 @@ class Learner:
     def score(self, rollouts: RolloutBatch) -> RolloutBatch:
         """The samples with the log-probs that later steps compare with.
 
-        Of the reference with kl_coeff > 0; of the policy as it is with num_iterations > 1, since
-        only the first step is taken by the policy that sampled.
+        Of the reference with kl_coeff > 0; of the policy as it is where further steps follow, since
+        only the first is taken by the policy that sampled.
         """
         groups: Groups = rollouts.groups
-        if self.cfg.num_iterations > 1:
+        if self.cfg.num_iterations * self.cfg.updates_per_generation > 1:
             old = self._logprobs(groups)
             groups = [
                 [replace(s, old_logprobs=own) for s, own in zip(group, given, strict=True)]
@@ -91,13 +92,15 @@ class Learner:
         return [scores.logprobs for scores in scored]
 
     def step(
-        self, rollouts: RolloutBatch, update: int, iteration: int, lr: float, stop: ShouldStop
+        self, rollouts: RolloutBatch, update: int, at: Position, lr: float, stop: ShouldStop
     ) -> Step:
         """One update at rate `lr`; raises Interrupted before anything has changed.
 
         Raises Diverged where it leaves weights that are not finite.
         """
-        groups = rollouts.groups if iteration else _on_policy(rollouts.groups)
+        groups, skipped = rollouts.minibatch(at.first - at.start, at.last - at.start)
+        if at.draws:
+            groups = _on_policy(groups)
         if not self._has_signal(groups):
             return Step(_NO_FIGURES, moved=False)
         found = self._shrinking(
@@ -106,7 +109,7 @@ class Learner:
                 groups,
                 self.cfg,
                 plan,
-                skipped=rollouts.skipped,
+                skipped=skipped,
                 dropout_key=(self.cfg.seed, update),
                 should_stop=stop,
             )
@@ -165,7 +168,7 @@ _NO_FIGURES: dict[str, float | None] = {
 }
 
 
-def _on_policy(groups: Groups) -> Groups:
+def _on_policy(groups: Groups) -> list[list[Sample]]:
     """For the first step: the policy is the one that sampled, and its ratio is exactly 1."""
     return [[replace(sample, old_logprobs=None) for sample in group] for group in groups]
 

@@ -1,4 +1,4 @@
-"""A batch of rollouts as JSON, for a checkpoint within `num_iterations` uses of the same batch.
+"""A batch of rollouts as JSON, for a checkpoint between two updates that learn from it.
 
 To the last bit: a float32 is a double as well.
 """
@@ -16,7 +16,7 @@ def to_json(rollouts: RolloutBatch) -> dict[str, Any]:
     """The batch as JSON."""
     return {
         "groups": [[_plain(sample) for sample in group] for group in rollouts.groups],
-        "skipped": asdict(rollouts.skipped),
+        "skipped": [asdict(count) for count in rollouts.skipped],
         "figures": rollouts.figures,
         "tokens": rollouts.tokens,
         "shown": rollouts.shown,
@@ -33,7 +33,7 @@ def _plain(sample: Sample) -> dict[str, Any]:
 def from_json(known: dict[str, Any]) -> RolloutBatch:
     """What `to_json` gave."""
     groups = [[_sample(sample) for sample in group] for group in known["groups"]]
-    skipped = Count(**known["skipped"])
+    skipped = [Count(**count) for count in known["skipped"]]
     return RolloutBatch(groups, skipped, known["figures"], known["tokens"], known["shown"])
 
 

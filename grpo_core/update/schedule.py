@@ -12,47 +12,66 @@ from grpo_core.config import MLXGRPOConfig
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where an update stands: which batch of rollouts, and which use of it."""
+    """Where an update stands: which batch of rollouts, which part of it, and which use of that."""
 
     epoch: int
     start: int
-    """First of the batch's prompts, counted in the epoch's order."""
+    """First of the prompts that rollouts were drawn for, counted in the epoch's order."""
     stop: int
+    first: int
+    """First of the prompts that this update learns from: its minibatch."""
+    last: int
+    """One behind the last of them."""
     iteration: int
-    """0 draws the rollouts; 1 and on learn from them again (`num_iterations`)."""
+    """0 learns from the rollouts for the first time; 1 and on again (`num_iterations`)."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether the rollouts are drawn for this update: the policy that learns is theirs."""
+        return self.iteration == 0 and self.first == self.start
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The run's length in updates, and what each update (counted from 1) works on."""
+    """The run's length in updates, and what each update (counted from 1) works on.
+
+    A batch of rollouts is learnt from in `minibatches`, one update each, all of them `iterations`
+    times; the last batch of an epoch may have fewer.
+    """
 
     rows: int
     prompts_per_update: int
     batch_size: int
     epochs: int
     iterations: int
+    minibatches: int = 1
 
     @property
-    def batches_per_epoch(self) -> int:
-        """Batches of rollouts; a last short one counts."""
-        return math.ceil(self.rows / self.prompts_per_update)
+    def updates_per_epoch(self) -> int:
+        """A last short minibatch counts."""
+        return math.ceil(self.rows / self.prompts_per_update) * self.iterations
 
     @property
     def updates(self) -> int:
         """All updates of the run."""
-        return self.epochs * self.batches_per_epoch * self.iterations
+        return self.epochs * self.updates_per_epoch
 
     def position(self, update: int) -> Position:
         """What update `update` (from 1) works on."""
-        batch, iteration = divmod(update - 1, self.iterations)
-        epoch, index = divmod(batch, self.batches_per_epoch)
-        start = index * self.prompts_per_update
-        return Position(epoch, start, min(start + self.prompts_per_update, self.rows), iteration)
+        epoch, index = divmod(update - 1, self.updates_per_epoch)
+        batch, within = divmod(index, self.minibatches * self.iterations)
+        start = batch * self.minibatches * self.prompts_per_update
+        stop = min(start + self.minibatches * self.prompts_per_update, self.rows)
+        parts = math.ceil((stop - start) / self.prompts_per_update)
+        iteration, part = divmod(within, parts)
+        first = start + part * self.prompts_per_update
+        last = min(first + self.prompts_per_update, stop)
+        return Position(epoch, start, stop, first, last, iteration)
 
     def micro_steps(self, update: int) -> int:
         """Its micro-steps: batches of `batch_size` prompts, a last short one included."""
         at = self.position(update)
-        return math.ceil((at.stop - at.start) / self.batch_size)
+        return math.ceil((at.last - at.first) / self.batch_size)
 
 
 def make_schedule(cfg: MLXGRPOConfig, rows: int) -> Schedule:
@@ -63,6 +82,7 @@ def make_schedule(cfg: MLXGRPOConfig, rows: int) -> Schedule:
         batch_size=cfg.batch_size,
         epochs=cfg.num_epochs,
         iterations=cfg.num_iterations,
+        minibatches=cfg.updates_per_generation,
     )
 
 

@@ -18,6 +18,7 @@ from grpo_core.update.learner import Learner
 from grpo_core.update.memory_plan import plan_memory
 from grpo_core.update.rollout_batch import draw_batch
 from grpo_core.update.rollout_json import from_json, to_json
+from grpo_core.update.schedule import Position
 
 LR = 1e-3
 
@@ -74,7 +75,9 @@ class Scene:
 
     def step(self, update=1, iteration=0):
         """One step of the learner."""
-        return self.learner.step(self.rollouts, update, iteration, LR, never)
+        return self.learner.step(
+            self.rollouts, update, Position(0, 0, 99, 0, 99, iteration), LR, never
+        )
 
     def snapshot(self):
         """Weights and optimizer state, to the last bit."""

@@ -1,6 +1,7 @@
 """From prompts to weighed samples on a small random Qwen2: rewards and advantages by the oracle."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from grpo_core.rewards.builtin import Rewards
 from grpo_core.update import gradient as update
 from grpo_core.update.learner import Learner
 from grpo_core.update.memory_plan import MemoryPlan
+from grpo_core.update.micro_batches import NOTHING, Count
 from grpo_core.update.rollout_batch import draw_batch
+from grpo_core.update.schedule import Position
 from tests import oracle
 from tests.toy import EOS, LIMIT, config, toy_policy, weights_of
 
@@ -41,10 +44,18 @@ def rare(text, _):
     return float(text.startswith(("B", "C", "D", "E")))
 
 
-def rollouts(rewards, weights, number=5, **more):
+def rollouts(rewards, weights, number=5, others=(), **more):
     cfg = config(num_generations=8, **more)
     judge = Rewards(rewards, replace(cfg, reward_weights=weights))
-    return draw_batch(toy_policy(), judge, prompts(), cfg, number, lambda: False)
+    return draw_batch(toy_policy(), judge, prompts(), cfg, number, lambda: False, others=others)
+
+
+# The one update that learns from the three prompts.
+WHOLE = Position(epoch=0, start=0, stop=3, first=0, last=3, iteration=0)
+
+
+def all_skipped(found):
+    return found.minibatch(0, 3)[1]
 
 
 def expected_rewards(groups, weight, penalty):
@@ -102,11 +113,11 @@ def test_flat_groups_are_left_out_or_kept_without_advantage():
     """Equal rewards say nothing: `skip` drops the group, `keep` keeps it with advantages 0."""
     skipped = rollouts({"same": same}, [1.0], zero_variance="skip")
     assert skipped.groups == []
-    assert (skipped.skipped.sequences, skipped.skipped.tokens) == (24, skipped.tokens)
+    assert all_skipped(skipped) == Count(24, skipped.tokens)
     kept = rollouts({"same": same}, [1.0], zero_variance="keep")
     assert [len(group) for group in kept.groups] == [8, 8, 8]
     assert not any(sample.advantage for group in kept.groups for sample in group)
-    assert kept.skipped.sequences == kept.skipped.tokens == 0
+    assert all_skipped(kept) == NOTHING
 
 
 def test_truncated_completions_of_a_skipped_group_count_without_their_tokens():
@@ -115,8 +126,9 @@ def test_truncated_completions_of_a_skipped_group_count_without_their_tokens():
     kept = rollouts({"same": same}, [1.0], zero_variance="keep")
     samples = [sample for group in kept.groups for sample in group]
     ended = [sample for sample in samples if not sample.truncated]
-    assert found.skipped.sequences == len(samples) > len(ended) > 0
-    assert found.skipped.tokens == sum(len(sample.completion_ids) for sample in ended)
+    assert len(samples) > len(ended) > 0
+    tokens = sum(len(sample.completion_ids) for sample in ended)
+    assert all_skipped(found) == Count(len(samples), tokens)
 
 
 @pytest.mark.parametrize("mask_truncated", [False, True])
@@ -128,7 +140,9 @@ def test_skipping_flat_groups_changes_no_gradient(loss_type, mask_truncated):
         more = {"loss_type": loss_type, "mask_truncated": mask_truncated}
         found = rollouts({"rare": rare}, [1.0], zero_variance=zero_variance, **more)
         cfg, plan = config(**more), MemoryPlan(8, 64, False, True)
-        gradient = update.gradient(toy_policy(), found.groups, cfg, plan, skipped=found.skipped)
+        gradient = update.gradient(
+            toy_policy(), found.groups, cfg, plan, skipped=all_skipped(found)
+        )
         return len(found.groups), gradient
 
     (learnt, skipping), (everything, keeping) = step("skip"), step("keep")
@@ -147,7 +161,7 @@ def test_a_step_over_skipped_groups_is_the_step_over_kept_ones():
         found = rollouts({"rare": rare}, [1.0], zero_variance=zero_variance)
         policy, plan = toy_policy(), MemoryPlan(8, 64, False, True)
         learner = Learner(policy, config(), plan, lambda: None, print)
-        norms.append(learner.step(found, 1, 0, 1e-3, lambda: False).figures["grad_norm"])
+        norms.append(learner.step(found, 1, WHOLE, 1e-3, lambda: False).figures["grad_norm"])
         weights.append(weights_of(policy))
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
     for name, value in weights[0].items():
@@ -160,9 +174,11 @@ def test_the_log_of_an_update_is_over_what_was_run():
     """Entropy and ratio are means over the tokens that were run, however many were skipped."""
     found = rollouts({"rare": rare}, [1.0], zero_variance="skip")
     cfg, plan = config(), MemoryPlan(8, 64, False, True)
-    with_skipped = update.gradient(toy_policy(), found.groups, cfg, plan, skipped=found.skipped)
+    with_skipped = update.gradient(
+        toy_policy(), found.groups, cfg, plan, skipped=all_skipped(found)
+    )
     without = update.gradient(toy_policy(), found.groups, cfg, plan)
-    assert found.skipped.tokens > 0
+    assert all_skipped(found).tokens > 0
     for name in ("entropy", "ratio", "clip_frac"):
         assert with_skipped.stats[name] == pytest.approx(without.stats[name])
 
@@ -178,6 +194,98 @@ def test_resampled_groups_are_drawn_with_other_keys():
     assert len(skipped) < len(drawn) <= 3
     assert {prompt: drawn[prompt] for prompt in skipped} == skipped
     assert again.tokens > sum(len(ids) for group in drawn.values() for ids in group)
+
+
+def spare(*numbers):
+    """Prompts that an update does not have, each a token of its own."""
+    for number in numbers:
+        example = Example(100 + number, "?", "E", {}, f"row {100 + number}")
+        yield Prompt(example, (number, 3), "?")
+
+
+def test_a_refill_puts_useful_groups_of_other_prompts_in_the_place_of_flat_ones():
+    """What was useful stays where it was, and no group that is learnt from is flat."""
+    plain = rollouts({"rare": rare}, [1.0], zero_variance="skip")
+    own = {group[0].group: group for group in plain.groups}
+    assert 0 < len(own) < 3
+    filled = rollouts(
+        {"rare": rare}, [1.0], zero_variance="refill", resample_rounds=9, others=spare(*range(20))
+    )
+    assert [group[0].group for group in filled.groups] == [0, 1, 2]
+    for group in filled.groups:
+        place = group[0].group
+        assert group == own.get(place, group)
+        assert (group[0].prompt_ids in PROMPTS) == (place in own)
+        assert any(sample.advantage for sample in group)
+    assert filled.figures["useful_groups"] == 3
+    assert filled.tokens == plain.tokens + filled.figures["redrawn_tokens"]
+    assert all_skipped(filled) == NOTHING
+
+
+def test_a_refill_that_finds_nothing_useful_ends_with_its_bound():
+    """Then it is as if there had been none, but for what it cost."""
+    others = spare(*range(20))
+    found = rollouts(
+        {"same": same}, [1.0], zero_variance="refill", resample_rounds=2, others=others
+    )
+    assert found.groups == []
+    assert all_skipped(found).sequences == 24
+    assert len(list(others)) == 20 - 2 * 3
+    assert found.figures["useful_groups"] == 0
+
+
+def test_a_refill_without_other_prompts_leaves_the_batch_as_it_is():
+    """A data set may have no more rows than an update takes."""
+    plain = rollouts({"rare": rare}, [1.0], zero_variance="skip")
+    found = rollouts({"rare": rare}, [1.0], zero_variance="refill")
+    assert (found.groups, found.tokens) == (plain.groups, plain.tokens)
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "dr_grpo", "rloo"])
+def test_fewer_completions_are_learnt_from_than_were_drawn(loss_type):
+    """PODS: the subset of greatest variance, and the mean and deviation are those of the subset.
+
+    By numpy over every subset, from the rewards of all that was drawn.
+    """
+    whole = rollouts({"early": early}, [1.0], loss_type=loss_type)
+    some = rollouts({"early": early}, [1.0], loss_type=loss_type, num_train_generations=3)
+    rewards = expected_rewards(whole.groups, 1.0, 0.0)
+    chosen = expected_rewards(some.groups, 1.0, 0.0)
+    assert chosen.shape == (3, 3)
+    for all_of, few in zip(rewards, chosen, strict=True):
+        best = max(np.var(each) for each in combinations(all_of, 3))
+        assert np.var(few) == pytest.approx(best)
+    centred = chosen - chosen.mean(axis=1, keepdims=True)
+    expected = {
+        "dapo": centred / (chosen.std(axis=1, ddof=1, keepdims=True) + 1e-4),
+        "dr_grpo": centred,
+        "rloo": centred * 3 / 2,
+    }[loss_type]
+    got = [[sample.advantage for sample in group] for group in some.groups]
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+    assert some.tokens == whole.tokens
+    assert some.figures["reward_mean"] == whole.figures["reward_mean"]
+
+
+def test_completions_that_are_left_out_are_shown_without_an_advantage():
+    """What people read is the whole group."""
+    found = rollouts({"early": early}, [1.0], num_train_generations=2, log_completions=8)
+    known = [line["advantage"] for line in found.shown if not np.isnan(line["advantage"])]
+    assert len(found.shown) == 8
+    assert known == [sample.advantage for sample in found.groups[0]]
+
+
+def test_a_minibatch_is_its_prompts_groups_and_what_they_skipped():
+    """By the places of the prompts, whichever of them are flat."""
+    found = rollouts({"rare": rare}, [1.0], zero_variance="skip")
+    kept = rollouts({"rare": rare}, [1.0], zero_variance="keep")
+    for first, last in ((0, 1), (1, 3), (0, 3)):
+        groups, skipped = found.minibatch(first, last)
+        assert all(first <= group[0].group < last for group in groups)
+        assert 8 * len(groups) + skipped.sequences == 8 * (last - first)
+        tokens = sum(len(s.completion_ids) for group in groups for s in group)
+        everything = sum(len(s.completion_ids) for g in kept.groups[first:last] for s in g)
+        assert tokens + skipped.tokens == everything
 
 
 def test_another_update_draws_other_completions():

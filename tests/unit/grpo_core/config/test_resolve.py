@@ -282,6 +282,16 @@ def test_toml_values_keep_their_types_and_misfits_are_refused(capsys):
 # --- validation
 
 
+@pytest.mark.parametrize("name", ["max_new_tokens", "num_generations", "clip_delta", "rewards"])
+def test_a_value_of_another_type_is_one_fault_and_no_crash(name):
+    """However it is compared with other fields."""
+    cfg = MLXGRPOConfig(**{name: "abc"})
+    with pytest.raises(ConfigError) as caught:
+        validate(cfg)
+    assert len(caught.value.faults) == 1
+    assert f"{name} = 'abc': must be a" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("override", "fault"),
     [
@@ -314,6 +324,10 @@ def test_toml_values_keep_their_types_and_misfits_are_refused(capsys):
         ("overlong_buffer=4096", "overlong_buffer = 4096: above the completion limit, 512"),
         ("model_name=", "model_name = '': must not be empty"),
         ("loss_type=gspo importance_sampling_level=token", "leave it at auto"),
+        ("num_train_generations=65", "at most num_generations (64)"),
+        ("num_train_generations=1", "must be at least 2"),
+        ("steps_per_generation=6", "a multiple of gradient_accumulation_steps (4)"),
+        ("steps_per_generation=2", "a multiple of gradient_accumulation_steps (4)"),
         ("clip_delta=1.1", "must be above 1 + clip_eps_high"),
     ],
 )

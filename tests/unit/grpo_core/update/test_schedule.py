@@ -48,20 +48,41 @@ def test_updates_walk_over_the_rows_in_order():
     assert [schedule.micro_steps(u) for u in (1, 3, 5, 6)] == [2, 2, 1, 1]
 
 
+def test_minibatches_share_a_batch_of_rollouts():
+    """9 rows, 2 an update, 3 updates for each draw, 2 iterations: positions by hand."""
+    cfg = config(
+        batch_size=1, gradient_accumulation_steps=2, steps_per_generation=6, num_iterations=2
+    )
+    schedule = make_schedule(cfg, 9)
+    seen = [schedule.position(u) for u in range(1, schedule.updates + 1)]
+    whole = [(0, 6, a, a + 2, i) for i in (0, 1) for a in (0, 2, 4)]
+    rest = [(6, 9, a, b, i) for i in (0, 1) for a, b in ((6, 8), (8, 9))]
+    assert [(p.start, p.stop, p.first, p.last, p.iteration) for p in seen] == whole + rest
+    assert [u for u, p in enumerate(seen, 1) if p.draws] == [1, 7]
+    assert [schedule.micro_steps(u) for u in (1, 7, 8)] == [2, 2, 1]
+
+
 @given(
     rows=st.integers(1, 50),
     batch=st.integers(1, 5),
     accumulation=st.integers(1, 5),
     epochs=st.integers(1, 3),
+    minibatches=st.integers(0, 4),
 )
-def test_each_row_is_seen_once_an_epoch(rows, batch, accumulation, epochs):
-    """No row is left out, none is seen twice, whatever the batch."""
-    cfg = config(batch_size=batch, gradient_accumulation_steps=accumulation, num_epochs=epochs)
+def test_each_row_is_seen_once_an_epoch(rows, batch, accumulation, epochs, minibatches):
+    """No row is left out, none is seen twice, whatever the batch and what is drawn together."""
+    cfg = config(
+        batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        num_epochs=epochs,
+        steps_per_generation=minibatches * accumulation,
+    )
     schedule = make_schedule(cfg, rows)
     seen = []
     for update in range(1, schedule.updates + 1):
         at = schedule.position(update)
-        seen += [(at.epoch, row) for row in range(at.start, at.stop)]
+        seen += [(at.epoch, row) for row in range(at.first, at.last)]
+        assert at.start <= at.first < at.last <= at.stop
     assert seen == [(epoch, row) for epoch in range(epochs) for row in range(rows)]
 
 
