@@ -268,8 +268,9 @@ def load_rewards(cfg: MLXGRPOConfig) -> Rewards:
 
 def load_eval_rewards(cfg: MLXGRPOConfig) -> Rewards:
     """What `cfg` scores held-out rows by, if not by its rewards. Raises RewardError."""
-    own = {"rewards": cfg.eval_rewards, "reward_weights": cfg.eval_reward_weights}
-    return load_rewards(replace(cfg, **own))
+    return load_rewards(
+        replace(cfg, rewards=cfg.eval_rewards, reward_weights=cfg.eval_reward_weights)
+    )
 
 
 def _load(name: str, cfg: MLXGRPOConfig) -> Builtin | Plugin:

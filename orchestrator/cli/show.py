@@ -9,7 +9,8 @@ from orchestrator.cli.options import json_option
 from orchestrator.cli.output import console, print_json, say
 from orchestrator.cli.references import Ref, one_run
 from orchestrator.queue.store import Store
-from orchestrator.results.training_log import read_curves
+from orchestrator.results.illnesses import find_illnesses
+from orchestrator.results.training_log import read_curves, read_log
 from orchestrator.run import Run, Sweep
 from orchestrator.spec.base_config import base_values
 from orchestrator.system.files import freeze
@@ -44,7 +45,8 @@ def show(run: str, plot: bool, as_json: bool) -> None:
         print_json(show_shape(details))
         return
     _freeze(details)
-    print("\n".join(details_lines(details)))
+    ill = find_illnesses(read_log(details.run.folder))
+    print("\n".join(details_lines(details, ill)))
     if not details.attempts:
         say("not started yet")
     if plot:

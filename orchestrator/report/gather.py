@@ -18,10 +18,11 @@ from orchestrator.errors import SweepError
 from orchestrator.plan.next_runs import importance_of, spec_of
 from orchestrator.queue.store import Store
 from orchestrator.results.curves import Curve
+from orchestrator.results.illnesses import Illness, find_illnesses
 from orchestrator.results.leaderboard import RankedSetting, differing_keys, ranking
 from orchestrator.results.objective import Score, completed_scores
 from orchestrator.results.stats import mean
-from orchestrator.results.training_log import read_curves
+from orchestrator.results.training_log import curves_of, read_log
 from orchestrator.run import Attempt, Objective, Run, RunState, Sweep
 from orchestrator.search.importance import Importance
 from orchestrator.space.distributions import Choice, LogInt, LogUniform
@@ -39,6 +40,7 @@ class RunFacts:
 
     run: Run
     curves: Mapping[str, Curve]
+    illnesses: tuple[Illness, ...]
     attempts: tuple[Attempt, ...]
     command: str
 
@@ -114,9 +116,10 @@ def gather(
     found = []
     runs = store.queries.runs(sweep.id)
     for run in runs:
-        curves = read_curves(run.folder, metrics)
+        lines = read_log(run.folder)
+        curves, ill = curves_of(lines, metrics), tuple(find_illnesses(lines))
         attempts = tuple(store.queries.attempts(run.id))
-        found.append(RunFacts(run, curves, attempts, by_hand(run, home)))
+        found.append(RunFacts(run, curves, ill, attempts, by_hand(run, home)))
         on_run()
     keys = differing_keys(run.overrides for run in runs)
     rows = ranking(completed_scores(runs, sweep.objective), sweep.objective)

@@ -19,9 +19,10 @@ from orchestrator.report.gather import (
 )
 from orchestrator.report.groups import groupings
 from orchestrator.results.curves import Thinned, only_value, thin
+from orchestrator.results.illnesses import Illness
 from orchestrator.results.leaderboard import RankedSetting, against
 from orchestrator.results.samples import Sample, read_samples
-from orchestrator.run import Attempt, Objective, RunState
+from orchestrator.run import Attempt, Objective, Run, RunState
 from orchestrator.text import clock, counts, duration, metric, plural
 
 # Metric -> (title, what it is).
@@ -59,6 +60,7 @@ def context(facts: Facts, now: datetime) -> Context:
         "keys": facts.keys,
         "tagged": any(run.run.tags for run in facts.runs),
         "not_well": [_not_well(run) for run in facts.runs if run.run.state in _NOT_WELL],
+        "ill": [_ill(run.run, illness) for run in facts.runs for illness in run.illnesses],
         "figures": figures,
     }
 
@@ -385,6 +387,16 @@ def _attempt_text(attempt: Attempt) -> str:
     reason = f": {attempt.reason}" if attempt.reason and attempt.outcome != "completed" else ""
     end = attempt.outcome or "running"
     return f"attempt {attempt.n} from {clock(attempt.started)}, {end}{reason}"
+
+
+def _ill(run: Run, illness: Illness) -> Context:
+    return {
+        "id": run.id,
+        "name": run.name,
+        "what": str(illness.code),
+        "evidence": illness.evidence,
+        "remedy": illness.remedy,
+    }
 
 
 def _not_well(facts: RunFacts) -> Context:

@@ -33,8 +33,13 @@ def read_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
 
 def read_curves(folder: Path, metrics: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
     """As `read_curve` for several metrics in one reading; a metric that is not logged is empty."""
+    return curves_of(read_log(folder), metrics)
+
+
+def curves_of(lines: Iterable[Line], metrics: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
+    """As `read_curves`, of lines that were read already."""
     curves: dict[str, list[tuple[int, float]]] = {metric: [] for metric in metrics}
-    for line in read_log(folder):
+    for line in lines:
         if not is_held_out(line) or not isinstance(line.get("update"), int):
             continue
         for metric, curve in curves.items():

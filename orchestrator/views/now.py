@@ -14,7 +14,8 @@ from typing import Any
 from rich.text import Text
 
 from grpo_core.run.protocol import INTERVALS
-from orchestrator.results.training_log import held_out_metric, read_curves
+from orchestrator.results.illnesses import Illness, find_illnesses
+from orchestrator.results.training_log import curves_of, held_out_metric, read_log
 from orchestrator.run import Progress, Run, Sweep
 from orchestrator.system.paths import Home, RunPaths
 from orchestrator.text import (
@@ -42,11 +43,15 @@ _DOT = " · "
 
 @dataclass(frozen=True)
 class LearningCurves:
-    """The reward of a run, update by update, and what its held-out rows score: `name`."""
+    """The reward of a run, update by update, and what its held-out rows score: `name`.
+
+    `illnesses` are what ails it by its last updates.
+    """
 
     rewards: tuple[float, ...] = ()
     scores: tuple[float, ...] = ()
     name: str = "em"
+    illnesses: tuple[Illness, ...] = ()
 
     def score_text(self) -> str:
         """`em 31.2% → 45.5%`: at first and now; empty without any."""
@@ -82,10 +87,11 @@ class CurveCache:
 
 def read_learning_curves(folder: Path) -> LearningCurves:
     """The learning curves of the run in a folder, read anew."""
-    curves = read_curves(folder, ("reward_mean", *INTERVALS))
+    lines = read_log(folder)
+    curves = curves_of(lines, ("reward_mean", *INTERVALS))
     name = held_out_metric([name for name, curve in curves.items() if curve])
     rewards, scores = ([value for _, value in curves[key]] for key in ("reward_mean", name))
-    return LearningCurves(tuple(rewards), tuple(scores), name)
+    return LearningCurves(tuple(rewards), tuple(scores), name, tuple(find_illnesses(lines)))
 
 
 # --- the run that trains
@@ -121,7 +127,8 @@ def run_lines(
         lines.append(_bar_line(now.update / now.updates_total, room, after))
     else:
         lines.append(Text(f"{_INDENT}update{after}"))
-    return [*lines, *flow(_figures(now, curves), width)]
+    ill = [Text(f"{_INDENT}! {illness}", style="yellow") for illness in curves.illnesses]
+    return [*lines, *flow(_figures(now, curves), width), *ill]
 
 
 def _head(run: Run) -> Text:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.queue.history import HistoryEvent
+from orchestrator.results.illnesses import Illness
 from orchestrator.run import Attempt, Progress, Run, RunState, Sweep
 from orchestrator.text import clock, duration, metric, setting_value
 from orchestrator.views.overview import updates_text
@@ -39,12 +40,13 @@ class RunDetails:
     worker: bool
 
 
-def details_lines(details: RunDetails) -> list[str]:
-    """All of it, a line a fact."""
+def details_lines(details: RunDetails, illnesses: Sequence[Illness] = ()) -> list[str]:
+    """All of it, a line a fact, and what ails the run by its log."""
     run = details.run
     lines = [f"run {run.id}: {run.name}   (sweep {run.sweep})"]
     for name, value in _facts(details).items():
         lines += [f"  {name:<10} {value}"] if value else []
+    lines += [f"  ! {illness}" for illness in illnesses]
     lines += _overrides(details)
     lines.append(f"  by hand    cd {shlex.quote(run.cwd)} && \\")
     lines.append(f"    {shlex.join(details.command)}")

@@ -1,5 +1,6 @@
 """What the report says of a sweep, and what it says where something is missing."""
 
+import random
 import re
 import shlex
 
@@ -253,3 +254,20 @@ class Still:
     def random(self):
         """The middle."""
         return 0.5
+
+
+def test_what_ails_a_run_is_told_with_evidence_and_what_to_try(tmp_path):
+    """Reward up while held-out rows get worse; a sweep of healthy runs has no such section."""
+    name = finished_sweep(tmp_path, [(0.9, {"lora_rank": 8})])
+    assert read(name).words("ill") == ""
+    folder = facts_of(name).runs[0].run.folder
+    lines = list(lines_of(random.Random(0), 0.9, 200))
+    for line in lines:
+        if "em" in line:
+            em = 0.8 - line["update"] / 500
+            line |= {"em": em, "ci95": [em - 0.05, em + 0.05]}
+    write_lines(folder / "training_log.jsonl", lines)
+    words = read(name).words("ill")
+    assert "reward up, held-out down" in words
+    assert "while em went 80.0% → 40.0%" in words
+    assert "samples.jsonl" in words
