@@ -36,12 +36,13 @@ from grpo_core.run.signals import StopFlag
 from grpo_core.run.stopwatch import Stopwatch
 from grpo_core.update.learner import Learner, Step
 from grpo_core.update.memory_plan import MemoryPlan, halved_after_deaths, plan_memory
+from grpo_core.update.prompt_choice import choose_prompts, count_flat, is_drawn
 from grpo_core.update.rollout_batch import RolloutBatch, draw_batch
 from grpo_core.update.rollout_json import from_json, to_json
 from grpo_core.update.schedule import Position, crossed, learning_rate, make_schedule
 
 # Counters, not figures: they say where the run is, not how it does.
-_COUNTERS = frozenset({"update", "batch_step", "updates_total"})
+_COUNTERS = frozenset({"update", "batch_step", "updates_total", "epoch", "num_tokens"})
 
 
 class TrainingLoop:
@@ -148,18 +149,28 @@ class TrainingLoop:
         self._check_health()
 
     def _draw(self, number: int, at: Position) -> RolloutBatch:
-        order = self._order_of(at.epoch)
-        prompts = [self.train_prompts[row] for row in order[at.start : at.stop]]
-        others = self._others(number, prompts)
+        cfg, order = self.cfg, self._order_of(at.epoch)
+        own = [self.train_prompts[row] for row in order[at.start : at.stop]]
+
+        def draws(prompt: Prompt) -> bool:
+            flat = self.state.flat_in_a_row
+            return is_drawn(prompt.example.index, flat, cfg.flat_prompt_chance, cfg.seed, number)
+
+        others = (prompt for prompt in self._others(number, own) if draws(prompt))
+        prompts, passed_over = choose_prompts(own, others, draws)
         rows = self.learner.plan.rollout_rows
-        return draw_batch(
-            self.policy, self.rewards, prompts, self.cfg, number, self.stop, rows, others
-        )
+        found = draw_batch(self.policy, self.rewards, prompts, cfg, number, self.stop, rows, others)
+        if cfg.flat_prompt_chance == 1:
+            return found
+        # What they would have cost is not known, but for what those in their place did.
+        each = found.figures["completion_length"] * cfg.num_generations
+        figures = {"passed_over_prompts": passed_over, "saved_tokens": round(passed_over * each)}
+        return replace(found, figures=found.figures | figures)
 
     def _others(self, number: int, prompts: list[Prompt]) -> Iterator[Prompt]:
         """Every row but those of the update, in an order that is made of seed and update alone."""
         own = {prompt.example.index for prompt in prompts}
-        for row in shuffled(len(self.train_prompts), "refill", self.cfg.seed, number):
+        for row in shuffled(len(self.train_prompts), "others", self.cfg.seed, number):
             if self.train_prompts[row].example.index not in own:
                 yield self.train_prompts[row]
 
@@ -185,7 +196,9 @@ class TrainingLoop:
         state.silent_in_a_row = 0 if step.moved or not step.finite else state.silent_in_a_row + 1
         state.moved_updates += step.moved
         if self.rollouts is not None:
-            state.tokens += self.rollouts.tokens if at.draws else 0
+            if at.draws:
+                state.tokens += self.rollouts.tokens
+                count_flat(state.flat_in_a_row, self.rollouts.flat)
             state.unrewarded_updates += math.isnan(self.rollouts.figures["reward_mean"])
         state.peak_bytes = max(state.peak_bytes, peak_bytes())
         self._changed = True
@@ -215,6 +228,8 @@ class TrainingLoop:
         return {
             "update": self.state.update,
             "batch_step": self.state.batch_step,
+            "epoch": self.state.update / self.schedule.updates_per_epoch,
+            "num_tokens": self.state.tokens,
             "lr": lr,
             **step.figures,
             **drawn,

@@ -74,6 +74,7 @@ class Options:
     top_entropy_quantile: float = 1.0
     rollout_is: str = "none"
     rollout_is_max: float = 2.0
+    off_policy_mask_threshold: float = 0.0
     limit: int = 16
 
     @property
@@ -85,7 +86,7 @@ class Options:
     def is_sequence_level(self) -> bool:
         """GSPO's ratio, or the token's own."""
         if self.level == "auto":
-            return self.loss_type in ("gspo", "rloo")
+            return self.loss_type in ("gspo", "luspo", "rloo")
         return self.level == "sequence"
 
 
@@ -186,6 +187,7 @@ def token_terms(completion: Completion, options: Options, keep: Array) -> list[f
     weights = sampler_weights(completion, options)
     for t in range(learning_tokens(completion, options)):
         term = -surrogate(completion, options, t) * keep[t] * weights[t]
+        term *= not is_too_far(completion, options)
         if options.kl_coeff:
             term += options.kl_coeff * divergence(completion, options.kl_estimator, t)
         terms.append(term)
@@ -198,14 +200,29 @@ def average(batch: Sequence[Completion], terms: list[list[float]], options: Opti
     grpo, sapo (DeepSeekMath eq. 3), gspo (eq. 5) and rloo: mean over each completion's tokens, then
     over the completions. dapo (eq. 8), cispo (MiniMax-M1 eq. 4) and bnpo: mean over all tokens of
     the update. dr_grpo: sum over the number of completions and a constant, the completion limit.
+    luspo: GSPO's terms times the completion's length, in the mean over the completions.
     """
     everything = sum(sum(of_one) for of_one in terms)
     if options.loss_type == "dr_grpo":
         return everything / (len(batch) * options.limit)
     if options.loss_type in ("dapo", "cispo", "bnpo"):
         return everything / max(1, sum(len(of_one) for of_one in terms))
+    if options.loss_type == "luspo":
+        return everything / len(batch)
     means = [sum(of_one) / max(1, len(of_one)) for of_one in terms]
     return sum(means) / len(batch)
+
+
+def is_too_far(completion: Completion, options: Options) -> bool:
+    """DeepSeek-V3.2, section 3.1: bad, and its tokens are rarer than when they were sampled.
+
+    By more than the threshold, in the mean of their log-probs.
+    """
+    if not options.off_policy_mask_threshold or completion.advantage >= 0:
+        return False
+    still = replace(completion, moved=None)
+    drift = float(np.mean(still.behaviour - still.policy))
+    return drift > options.off_policy_mask_threshold
 
 
 def ratio(completion: Completion, options: Options, t: int) -> float:
@@ -333,23 +350,29 @@ def statistics(batch: Sequence[Completion], options: Options) -> dict[str, float
     each = {
         "entropy": [_entropies(c)[t] for c, t in tokens],
         "ratio": [ratio(c, options, t) for c, t in tokens],
-        "clip_frac": [is_clipped(c, options, t) for c, t in tokens],
+        "clip_frac": [bool(clipped_side(c, options, t)) for c, t in tokens],
+        "clip_frac_low": [clipped_side(c, options, t) < 0 for c, t in tokens],
+        "clip_frac_high": [clipped_side(c, options, t) > 0 for c, t in tokens],
     }
+    if all(c.sampler is not None for c in batch):
+        each["sampling_logp_difference"] = [abs(c.behaviour[t] - c.sampler[t]) for c, t in tokens]
     if options.kl_coeff:
         each["kl"] = [divergence(c, options.kl_estimator, t) for c, t in tokens]
     means = {name: float(sum(values) / max(1, len(tokens))) for name, values in each.items()}
     return {"loss": loss(batch, options), "policy_reward": -loss(batch, bare), **means}
 
 
-def is_clipped(completion: Completion, options: Options, t: int) -> bool:
-    """Whether the clip stops token t: bad and already too rare, or good and already too likely.
+def clipped_side(completion: Completion, options: Options, t: int) -> int:
+    """Where the clip stops token t: -1 bad and already too rare, 1 good and already too likely.
 
     As TRL counts; cispo's weight is cut whatever the advantage.
     """
     r, advantage = ratio(completion, options, t), completion.advantage
     if options.loss_type == "cispo":
-        return r > 1 + options.high
-    return (advantage < 0 and r < 1 - options.clip_eps) or (advantage > 0 and r > 1 + options.high)
+        return int(r > 1 + options.high)
+    if advantage < 0 and r < 1 - options.clip_eps:
+        return -1
+    return int(advantage > 0 and r > 1 + options.high)
 
 
 # -- gradients --------------------------------------------------------------------------------

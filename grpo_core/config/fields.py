@@ -235,12 +235,12 @@ class MLXGRPOConfig:
         "dapo",
         "objective",
         "how token terms are made and averaged",
-        choices=("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo", "rloo"),
+        choices=("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo", "rloo", "luspo"),
     )
     importance_sampling_level: str = _f(
         "auto",
         "objective",
-        "ratio for each token or one for each sequence; auto: sequence for gspo and rloo",
+        "ratio for each token or one for each sequence; auto: sequence for gspo, luspo and rloo",
         choices=("auto", "token", "sequence"),
     )
     scale_rewards: str = _f(
@@ -248,6 +248,12 @@ class MLXGRPOConfig:
         "objective",
         "deviation that divides the advantage; auto: none for dr_grpo and rloo, else group",
         choices=("auto", "group", "batch", "none"),
+    )
+    multi_objective_aggregation: str = _f(
+        "sum_then_normalize",
+        "objective",
+        "several rewards: normalise their weighted sum, or each by itself and sum (GDPO)",
+        choices=("sum_then_normalize", "normalize_then_sum"),
     )
     clip_eps: float = _f(0.2, "objective", "lower width of the ratio's clip range", above=0)
     clip_eps_high: float = _f(0.0, "objective", "upper width; 0: the same as clip_eps", min=0)
@@ -257,6 +263,13 @@ class MLXGRPOConfig:
     )
     kl_estimator: str = _f(
         "k3", "objective", "estimator of the KL divergence", choices=("k1", "k2", "k3")
+    )
+    off_policy_mask_threshold: float = _f(
+        0.0,
+        "objective",
+        "bad completions that have become rarer than this on average leave the loss; 0: off",
+        unit="nats a token",
+        min=0,
     )
     num_iterations: int = _f(1, "objective", "updates from each batch of rollouts", min=1)
     mask_truncated: bool = _f(
@@ -275,6 +288,14 @@ class MLXGRPOConfig:
     )
     resample_rounds: int = _f(
         2, "objective", "further draws in the place of such groups, at most", min=1
+    )
+    flat_prompt_chance: float = _f(
+        1.0,
+        "objective",
+        "chance that a prompt whose last group was flat is drawn when its turn comes, to the power "
+        "of how many in a row were; another prompt takes its place (GRESO); 1: off",
+        above=0,
+        max=1,
     )
     rollout_is: str = _f(
         "none",

@@ -176,7 +176,9 @@ def _reward_contradictions(
 def _objective_contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
     found: list[Contradiction] = []
     level = cfg.importance_sampling_level
-    wanted = {"gspo": "sequence", "rloo": "sequence", "cispo": "token", "sapo": "token"}
+    wanted = dict.fromkeys(("gspo", "luspo", "rloo"), "sequence") | dict.fromkeys(
+        ("cispo", "sapo"), "token"
+    )
     if level != "auto" and wanted.get(cfg.loss_type, level) != level:
         found.append(
             (
@@ -191,6 +193,14 @@ def _objective_contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
                 ("overlong_buffer", "max_new_tokens", "max_completion_length"),
                 f"overlong_buffer = {cfg.overlong_buffer}: above the completion limit, "
                 f"{cfg.completion_limit}",
+            )
+        )
+    if cfg.loss_type == "rloo" and cfg.multi_objective_aggregation == "normalize_then_sum":
+        found.append(
+            (
+                ("multi_objective_aggregation", "loss_type"),
+                "multi_objective_aggregation = 'normalize_then_sum': rloo takes the mean of the "
+                "other completions' whole rewards; leave it at sum_then_normalize",
             )
         )
     if cfg.steps_per_generation % cfg.gradient_accumulation_steps:

@@ -97,7 +97,7 @@ VOID_RULES = (
         "max_completion_length is smaller, and the smaller of the two counts",
     ),
     VoidRule(
-        CLIP,
+        (*CLIP, "off_policy_mask_threshold"),
         lambda cfg: cfg.num_iterations == cfg.updates_per_generation == 1,
         "num_iterations = 1: the policy that learns is the one that sampled, its ratio is 1 and is "
         "never clipped",
@@ -111,6 +111,11 @@ VOID_RULES = (
         ("clip_delta",), lambda cfg: cfg.loss_type in ("cispo", "sapo"), "its loss_type has no clip"
     ),
     VoidRule(("kl_estimator",), lambda cfg: cfg.kl_coeff == 0, "kl_coeff = 0: there is no KL term"),
+    VoidRule(
+        ("scale_rewards",),
+        lambda cfg: cfg.multi_objective_aggregation == "normalize_then_sum",
+        "multi_objective_aggregation = normalize_then_sum divides by deviations of its own",
+    ),
     VoidRule(
         ("resample_rounds",),
         lambda cfg: cfg.zero_variance not in ("resample", "refill"),

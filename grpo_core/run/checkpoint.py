@@ -45,6 +45,8 @@ class RunState:
     """Updates in which every reward of every completion was missing."""
     wall_s: float = 0.0
     peak_bytes: int = 0
+    flat_in_a_row: dict[str, int] = field(default_factory=dict)
+    """How many groups in a row taught nothing, of the rows where the last one did not."""
     plan: dict[str, Any] = field(default_factory=dict)
     """What the run chose by itself, such as the micro-batch size."""
     fingerprint: str = ""

@@ -21,7 +21,10 @@ from grpo_core.update.judged_groups import JudgedGroup, judge_groups
 
 
 class GroupDraws:
-    """The draws of one update, with the tokens and the seconds that they took."""
+    """The draws of one update, with the tokens and the seconds that they took.
+
+    `flat` says of each row that was drawn whether its first group was flat.
+    """
 
     def __init__(
         self,
@@ -33,6 +36,7 @@ class GroupDraws:
         most_rows: int,
     ) -> None:
         self.tokens = 0
+        self.flat: dict[int, bool] = {}
         self.rollout_s = 0.0
         self.reward_s = 0.0
         self._policy = policy
@@ -65,6 +69,8 @@ class GroupDraws:
         self.rollout_s += drawn - start
         self.reward_s += time.perf_counter() - drawn
         self.tokens += sum(len(ids) for group in groups for ids in group.completions)
+        for each in judged:
+            self.flat.setdefault(each.prompt.example.index, each.is_flat)
         return judged
 
     def replace_flat(

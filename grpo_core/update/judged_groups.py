@@ -19,18 +19,21 @@ from grpo_core.run.signals import ShouldStop
 
 @dataclass(frozen=True, slots=True)
 class JudgedGroup:
-    """A group and its rewards: `values` [R, G], `total` [G] with weights and penalty; NaN: none."""
+    """A group and its rewards: `values` [R, G], `total` [G] with weights and penalty; NaN: none.
+
+    `teaching` [K, G] is what advantages are made of: the total alone, or each reward by itself.
+    """
 
     prompt: Prompt
     group: Group
     values: np.ndarray
     total: np.ndarray
+    teaching: np.ndarray
 
     @property
     def is_flat(self) -> bool:
         """Whether all rewards are equal, so that nothing can be learnt from them."""
-        known = self.total[~np.isnan(self.total)]
-        return known.size < 2 or bool(known.max() == known.min())
+        return all(_is_flat(each) for each in self.teaching)
 
 
 def judge_groups(
@@ -53,13 +56,21 @@ def judge_groups(
         should_stop,
     )
     parts = np.split(values, len(groups), axis=1)
-    judged = [
-        JudgedGroup(prompt, group, part, combine(part, rewards.weights) + overlong(group, cfg))
-        for prompt, group, part in zip(prompts, groups, parts, strict=True)
-    ]
-    for one in judged:
-        _must_be_countable(one, cfg)
+    judged = []
+    for prompt, group, part in zip(prompts, groups, parts, strict=True):
+        penalty = overlong(group, cfg)
+        total = combine(part, rewards.weights) + penalty
+        teaching = total[None]
+        if cfg.multi_objective_aggregation == "normalize_then_sum":
+            teaching = np.vstack([part[rewards.weights != 0], penalty])
+        judged.append(JudgedGroup(prompt, group, part, total, teaching))
+        _must_be_countable(judged[-1], cfg)
     return judged
+
+
+def _is_flat(rewards: np.ndarray) -> bool:
+    known = rewards[~np.isnan(rewards)]
+    return known.size < 2 or bool(known.max() == known.min())
 
 
 def _must_be_countable(judged: JudgedGroup, cfg: MLXGRPOConfig) -> None:

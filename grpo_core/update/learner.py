@@ -165,6 +165,9 @@ _NO_FIGURES: dict[str, float | None] = {
     "kl": 0.0,
     "entropy": None,
     "clip_frac": 0.0,
+    "clip_frac_low": 0.0,
+    "clip_frac_high": 0.0,
+    "sampling_logp_difference": None,
 }
 
 

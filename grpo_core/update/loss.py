@@ -5,8 +5,12 @@ How ours differ from the papers, and why:
 - Every mean is over the whole update, however it is cut into micro-batches. So bnpo, which TRL
   normalises by the tokens of each device's batch, is here what dapo is.
 - grpo, gspo, sapo and rloo average over a completion's tokens, then over completions; dapo, cispo
-  and bnpo over all tokens; dr_grpo divides by completions times the completion limit.
+  and bnpo over all tokens; dr_grpo divides by completions times the completion limit. luspo is gspo
+  with each completion's term times its length, in the mean over completions.
+- The off-policy mask (DeepSeek-V3.2, section 3.1) compares with the policy that sampled by the same
+  log-probs as the ratio; its KL term, if any, stays.
 - Advantages: sample deviation (ddof = 1) plus 1e-4, as in TRL; the papers leave both open.
+- Several rewards are summed and then normalised, or the other way round (GDPO).
 - `scale_rewards = "auto"` does what each paper does: no deviation for dr_grpo and rloo.
 - cispo caps the ratio at 1 + clip_eps_high (MiniMax-M1) without a floor; TRL's cap is epsilon_high.
 - rloo puts the KL term into the loss like the others, not into the reward.
@@ -20,7 +24,8 @@ How ours differ from the papers, and why:
   change one: a skipped group has no part in those.) DAPO divides by the groups that are left.
 
 Papers: GRPO 2402.03300, Dr. GRPO 2503.20783, DAPO 2503.14476, CISPO 2506.13585, GSPO 2507.18071,
-SAPO 2511.20347, RLOO 2402.14740, two-sided clip 2505.07291, top-entropy tokens 2506.01939.
+SAPO 2511.20347, LUSPO 2602.05261, RLOO 2402.14740, two-sided clip 2505.07291, top-entropy tokens
+2506.01939, GDPO 2601.05242, off-policy mask (DeepSeek-V3.2) 2512.02556.
 """
 
 from collections.abc import Mapping
@@ -43,7 +48,7 @@ ENTROPY_ROUNDING = 1e-5
 
 TOKEN_MEAN = frozenset({"dapo", "cispo", "bnpo"})
 UNSCALED = frozenset({"dr_grpo", "rloo"})
-SEQUENCE_LEVEL = frozenset({"gspo", "rloo"})
+SEQUENCE_LEVEL = frozenset({"gspo", "luspo", "rloo"})
 
 
 # --- advantages
@@ -78,6 +83,22 @@ def advantages(rewards: np.ndarray, scale: str, loss_type: str) -> np.ndarray:
     return centred
 
 
+def decoupled_advantages(rewards: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Rewards [R, P, G] of R reward functions with weights [R] -> advantages [P, G], float64.
+
+    GDPO (arXiv 2601.05242; TRL's normalize_then_sum): each reward is normalised within its group by
+    mean and sample deviation, their weighted sum over the batch by its mean and deviation. A reward
+    of small spread then counts as much as one of large spread. NaN is a missing reward: it adds
+    nothing. Where all rewards of a group are equal, or a completion has none, exactly 0.
+    """
+    parts = np.stack([advantages(reward, "group", "grpo") for reward in rewards])
+    total: np.ndarray = (parts * weights[:, None, None]).sum(axis=0)
+    there = ~np.isnan(rewards).all(axis=0)
+    mean = total[there].mean() if there.any() else 0.0
+    centred = np.where(there & total.any(axis=1, keepdims=True), total - mean, 0.0)
+    return centred / (_deviation(total, there, axis=None) + DEVIATION_EPS)
+
+
 def _deviation(values: np.ndarray, there: np.ndarray, axis: int | None) -> np.ndarray:
     """Sample standard deviation (ddof = 1) of the values that are there; 0 for fewer than two."""
     count = there.sum(axis=axis, keepdims=True)
@@ -104,6 +125,7 @@ class Objective:
     entropy_coef: float
     rollout_is: str
     rollout_is_max: float
+    off_policy_mask: float
     limit: int  # tokens; the divisor of dr_grpo
 
     @classmethod
@@ -122,6 +144,7 @@ class Objective:
             entropy_coef=cfg.entropy_coef,
             rollout_is=cfg.rollout_is,
             rollout_is_max=cfg.rollout_is_max,
+            off_policy_mask=cfg.off_policy_mask_threshold,
             limit=cfg.completion_limit,
         )
 
@@ -170,16 +193,24 @@ def objective(
     gain = _surrogate(logps, ratio, batch.advantage, how)
     if how.rollout_is != "none" and batch.sampler is not None:
         gain = gain * rollout_weights((mx.stop_gradient(old) - batch.sampler) * mask, how)
+    if how.off_policy_mask > 0:
+        gain = gain * off_policy_mask(steps, mask, batch.advantage, how.off_policy_mask)
     # where, not a product: padding may hold anything, and 0 * inf is no number.
     reward = mx.where(learns > 0, gain * weight, 0).sum()
     loss = -reward
     per_token = mask / max(1, totals.seen)
+    too_low, too_high = _clipped(ratio, batch.advantage, how)
     sums = {
         "policy_reward": reward,
         "entropy": (entropies * per_token).sum(),
-        "clip_frac": (_is_clipped(ratio, batch.advantage, how) * per_token).sum(),
+        "clip_frac": ((too_low | too_high) * per_token).sum(),
+        "clip_frac_low": (too_low * per_token).sum(),
+        "clip_frac_high": (too_high * per_token).sum(),
         "ratio": (ratio * per_token).sum(),
     }
+    if batch.sampler is not None:
+        apart = mx.abs(mx.stop_gradient(old) - batch.sampler)
+        sums["sampling_logp_difference"] = (apart * per_token).sum()
     if how.kl_coeff > 0 and batch.ref is not None:
         kl = divergence((batch.ref - logps) * mask, how.kl_estimator)
         loss = loss + how.kl_coeff * (kl * weight).sum()
@@ -195,6 +226,8 @@ def _weights(mask: mx.array, how: Objective, totals: Totals) -> mx.array:
         return mask / max(1, totals.tokens)
     if how.loss_type == "dr_grpo":
         return mask / (totals.sequences * how.limit)
+    if how.loss_type == "luspo":
+        return mask / totals.sequences
     lengths = mx.maximum(mask.sum(axis=1, keepdims=True), 1)
     return mask / (lengths * totals.sequences)
 
@@ -232,12 +265,12 @@ def _surrogate(logps: mx.array, ratio: mx.array, advantage: mx.array, how: Objec
     return mx.minimum(free * advantage, fenced * advantage)
 
 
-def _is_clipped(ratio: mx.array, advantage: mx.array, how: Objective) -> mx.array:
-    """1 where the clip stops a token [B, T]: too low and bad, or too high and good (TRL)."""
+def _clipped(ratio: mx.array, advantage: mx.array, how: Objective) -> tuple[mx.array, mx.array]:
+    """Where the clip stops a token [B, T]: too low and bad, and too high and good (TRL)."""
     above = ratio > 1 + how.eps_high
     if how.loss_type == "cispo":
-        return above
-    return (above & (advantage > 0)) | ((ratio < 1 - how.eps_low) & (advantage < 0))
+        return mx.zeros_like(above), above
+    return (ratio < 1 - how.eps_low) & (advantage < 0), above & (advantage > 0)
 
 
 def divergence(gap: mx.array, estimator: str) -> mx.array:
@@ -265,6 +298,19 @@ def rollout_weights(steps: mx.array, how: Objective) -> mx.array:
     if how.rollout_is.endswith("truncate"):
         return mx.minimum(weights, how.rollout_is_max)
     return mx.where(weights > how.rollout_is_max, 0, weights)
+
+
+def off_policy_mask(
+    steps: mx.array, mask: mx.array, advantage: mx.array, threshold: float
+) -> mx.array:
+    """1 for completions that may learn, else 0 [B, 1], from log(policy / sampler) [B, T].
+
+    DeepSeek-V3.2, section 3.1: a bad completion is left out once the mean of log(sampler / policy)
+    over its tokens is above the threshold.
+    """
+    lengths = mx.maximum(mask.sum(axis=1, keepdims=True), 1)
+    drift = -mx.stop_gradient(steps).sum(axis=1, keepdims=True) / lengths
+    return (advantage >= 0) | (drift <= threshold)
 
 
 def entropy_threshold(entropies: np.ndarray, share: float) -> float:

@@ -22,7 +22,8 @@ class Sample:
 
     `old_logprobs`: of the policy that sampled; None while the policy is still that one.
     `ref_logprobs`: of the reference, with kl_coeff > 0. `sampling_logprobs`: of the distribution
-    after top_p and its like, with rollout_is. `group`: the prompt's number within the update.
+    that the tokens were drawn from, after top_p and its like. `group`: the prompt's number within
+    the batch of rollouts.
     """
 
     prompt_ids: tuple[int, ...]

@@ -6,7 +6,7 @@ in `down_sampling.py`, the formula of the advantage in `loss.py`.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from grpo_core.run.signals import ShouldStop
 from grpo_core.update.down_sampling import most_varied
 from grpo_core.update.group_draws import GroupDraws
 from grpo_core.update.judged_groups import JudgedGroup, overlong
-from grpo_core.update.loss import advantages
+from grpo_core.update.loss import advantages, decoupled_advantages
 from grpo_core.update.micro_batches import NOTHING, Count, Sample, count
 from grpo_core.update.rollout_figures import rollout_figures, shown_completions
 
@@ -32,7 +32,8 @@ class RolloutBatch:
     `groups` holds the samples to learn from, only those groups that have something to say;
     `skipped` counts the others by their prompt's place in the batch, as they stay in the loss's
     means; `figures` is what the log says of the draw, all of it reproducible but for times;
-    `tokens` counts every token drawn; `shown` are completions for people to read.
+    `tokens` counts every token drawn; `flat` says of each row (its number in the data set)
+    whether all rewards were equal; `shown` are completions for people to read.
     """
 
     groups: list[list[Sample]]
@@ -40,6 +41,7 @@ class RolloutBatch:
     figures: dict[str, float]
     tokens: int
     shown: list[dict[str, Any]]
+    flat: dict[int, bool] = field(default_factory=dict)
 
     def minibatch(self, first: int, last: int) -> tuple[list[list[Sample]], Count]:
         """The groups of the prompts `first` to `last` (that one left out), and what is skipped."""
@@ -69,8 +71,9 @@ def draw_batch(
     at_first = draws.tokens
     final = draws.replace_flat(first, iter(others))
     learnt = [_learnt_from(judged, cfg) for judged in final]
-    total = np.stack([judged.total[places] for judged, places in zip(final, learnt, strict=True)])
-    weights = advantages(total, cfg.scale_rewards, cfg.loss_type)
+    pairs = zip(final, learnt, strict=True)
+    teaching = np.stack([judged.teaching[:, places] for judged, places in pairs], axis=1)
+    weights = _advantages(teaching, rewards, cfg)  # [P, G]
     figures = rollout_figures(first, rewards.names) | _costs(draws, at_first, final, cfg)
     if cfg.overlong_buffer:
         figures["reward/overlong"] = float(np.mean([overlong(j.group, cfg) for j in first]))
@@ -85,8 +88,17 @@ def draw_batch(
         ],
         figures=figures,
         tokens=draws.tokens,
+        flat=draws.flat,
         shown=shown_completions(final[0], rewards.names, shown, cfg.log_completions),
     )
+
+
+def _advantages(teaching: np.ndarray, rewards: Rewards, cfg: MLXGRPOConfig) -> np.ndarray:
+    """Of what the groups teach [K, P, G]: their totals, or their rewards and the penalty."""
+    if cfg.multi_objective_aggregation == "sum_then_normalize":
+        return advantages(teaching[0], cfg.scale_rewards, cfg.loss_type)
+    counted = rewards.weights[rewards.weights != 0]
+    return decoupled_advantages(teaching, np.append(counted, 1.0))
 
 
 def _costs(
@@ -127,13 +139,13 @@ def _samples(
     cfg: MLXGRPOConfig,
 ) -> list[Sample]:
     group = judged.group
-    sampling = group.sampling_logprobs if cfg.rollout_is != "none" else None
+    sampling = group.sampling_logprobs or group.logprobs
     return [
         Sample(
             prompt_ids=group.prompt_ids,
             completion_ids=group.completions[s],
             advantage=float(weight),
-            sampling_logprobs=sampling[s] if sampling is not None else None,
+            sampling_logprobs=sampling[s],
             truncated=not group.finished[s],
             group=number,
         )

@@ -23,9 +23,12 @@ def rollout_figures(judged: Sequence[JudgedGroup], names: Sequence[str]) -> dict
     by_name = {f"reward/{name}": _mean(values[:, r]) for r, name in enumerate(names)}
     return {
         "reward_mean": _mean(total),
-        "reward_std": _mean(np.array([_deviation(j.total) for j in judged])),
+        "reward_std": _mean_deviation(total),
         **by_name,
+        **{f"reward_std/{name}": _mean_deviation(values[:, r]) for r, name in enumerate(names)},
         "completion_length": float(np.mean(lengths)),
+        "completion_length_min": float(min(lengths)),
+        "completion_length_max": float(max(lengths)),
         "truncated_frac": 1 - float(np.mean(finished)),
         "frac_reward_zero_std": float(np.mean([j.is_flat for j in judged])),
     }
@@ -35,6 +38,11 @@ def _mean(values: np.ndarray) -> float:
     """The mean of what is there; NaN where nothing is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
+
+
+def _mean_deviation(groups: np.ndarray) -> float:
+    """Of rewards [P, G], the mean over the groups of their sample deviation."""
+    return _mean(np.array([_deviation(group) for group in groups]))
 
 
 def _deviation(values: np.ndarray) -> float:

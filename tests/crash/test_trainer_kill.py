@@ -29,6 +29,7 @@ KINDS = {
     "dora": {"train_type": "dora", "num_iterations": 2, "lora_dropout": 0.1},
     "full": {"train_type": "full", "learning_rate": 1e-4, "kl_coeff": 0.05},
     "refill": {"zero_variance": "refill", "rewards": ["correctness"], "num_train_generations": 2},
+    "passing over": {"flat_prompt_chance": 0.5, "rewards": ["correctness"], "num_epochs": 3},
     "minibatches": {"steps_per_generation": 4, "num_iterations": 2, "batch_size": 1},
 }
 SHORT = {"num_epochs": 1, "eval_samples": 4, "eval_subset_size": 4, "max_new_tokens": 16}

@@ -196,6 +196,10 @@ def test_resampled_groups_are_drawn_with_other_keys():
     assert again.tokens > sum(len(ids) for group in drawn.values() for ids in group)
 
 
+def ids_of(group):
+    return [sample.completion_ids for sample in group]
+
+
 def spare(*numbers):
     """Prompts that an update does not have, each a token of its own."""
     for number in numbers:
@@ -206,7 +210,7 @@ def spare(*numbers):
 def test_a_refill_puts_useful_groups_of_other_prompts_in_the_place_of_flat_ones():
     """What was useful stays where it was, and no group that is learnt from is flat."""
     plain = rollouts({"rare": rare}, [1.0], zero_variance="skip")
-    own = {group[0].group: group for group in plain.groups}
+    own = {group[0].group: ids_of(group) for group in plain.groups}
     assert 0 < len(own) < 3
     filled = rollouts(
         {"rare": rare}, [1.0], zero_variance="refill", resample_rounds=9, others=spare(*range(20))
@@ -214,7 +218,7 @@ def test_a_refill_puts_useful_groups_of_other_prompts_in_the_place_of_flat_ones(
     assert [group[0].group for group in filled.groups] == [0, 1, 2]
     for group in filled.groups:
         place = group[0].group
-        assert group == own.get(place, group)
+        assert ids_of(group) == own.get(place, ids_of(group))
         assert (group[0].prompt_ids in PROMPTS) == (place in own)
         assert any(sample.advantage for sample in group)
     assert filled.figures["useful_groups"] == 3
@@ -238,7 +242,8 @@ def test_a_refill_without_other_prompts_leaves_the_batch_as_it_is():
     """A data set may have no more rows than an update takes."""
     plain = rollouts({"rare": rare}, [1.0], zero_variance="skip")
     found = rollouts({"rare": rare}, [1.0], zero_variance="refill")
-    assert (found.groups, found.tokens) == (plain.groups, plain.tokens)
+    assert [ids_of(group) for group in found.groups] == [ids_of(group) for group in plain.groups]
+    assert found.tokens == plain.tokens
 
 
 @pytest.mark.parametrize("loss_type", ["dapo", "dr_grpo", "rloo"])
@@ -275,6 +280,37 @@ def test_completions_that_are_left_out_are_shown_without_an_advantage():
     assert known == [sample.advantage for sample in found.groups[0]]
 
 
+def late(text, _):
+    """The mirror of `early`, so that both together are the same for texts of one length."""
+    return float(sum(letter >= "M" for letter in text))
+
+
+def test_each_reward_may_be_normalised_by_itself():
+    """GDPO over the rewards of the very completions, the overlong penalty as one of them."""
+    found = rollouts(
+        {"early": early, "late": late, "same": same}, [1.0, 0.5, 0.0],
+        multi_objective_aggregation="normalize_then_sum", overlong_buffer=BUFFER,
+    )  # fmt: skip
+    texts = [
+        ["".join(chr(ord("A") + t) for t in s.completion_ids if t != EOS) for s in group]
+        for group in found.groups
+    ]
+    lengths = [[len(s.completion_ids) for s in group] for group in found.groups]
+    values = np.array(
+        [
+            [[early(text, "") for text in group] for group in texts],
+            [[late(text, "") for text in group] for group in texts],
+            [[oracle.overlong_penalty(n, LIMIT, BUFFER, 1.0) for n in g] for g in lengths],
+        ]
+    )
+    centred = values - values.mean(axis=2, keepdims=True)
+    by_group = centred / (values.std(axis=2, ddof=1, keepdims=True) + 1e-4)
+    total = np.tensordot([1.0, 0.5, 1.0], by_group, axes=1)
+    expected = (total - total.mean()) / (total.std(ddof=1) + 1e-4)
+    got = [[sample.advantage for sample in group] for group in found.groups]
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+
+
 def test_a_minibatch_is_its_prompts_groups_and_what_they_skipped():
     """By the places of the prompts, whichever of them are flat."""
     found = rollouts({"rare": rare}, [1.0], zero_variance="skip")
@@ -297,12 +333,24 @@ def test_another_update_draws_other_completions():
     assert first != second
 
 
-@pytest.mark.parametrize("rollout_is", ["none", "token_truncate"])
-def test_sampler_logprobs_come_along_where_they_are_needed(rollout_is):
-    """With a filter and `rollout_is` each sample knows what it was drawn with."""
-    found = rollouts({"early": early}, [1.0], rollout_is=rollout_is, top_k=4)
+@pytest.mark.parametrize("top_k", [0, 4])
+def test_each_sample_knows_what_it_was_drawn_with(top_k):
+    """The log says how far that is from the policy: nothing but rounding without a filter."""
+    found = rollouts({"early": early}, [1.0], top_k=top_k)
     for sample in (s for group in found.groups for s in group):
-        if rollout_is == "none":
-            assert sample.sampling_logprobs is None
-        else:
-            assert len(sample.sampling_logprobs) == len(sample.completion_ids)
+        assert len(sample.sampling_logprobs) == len(sample.completion_ids)
+    cfg, plan = config(top_k=top_k), MemoryPlan(8, 64, False, True)
+    apart = update.gradient(toy_policy(), found.groups, cfg, plan).stats["sampling_logp_difference"]
+    assert apart > 0.01 if top_k else apart < 1e-4
+
+
+def test_the_log_knows_the_spread_of_rewards_and_lengths():
+    """By numpy over the samples that were drawn."""
+    found = rollouts({"early": early, "same": same}, [0.5, 0.0])
+    lengths = [len(sample.completion_ids) for group in found.groups for sample in group]
+    assert found.figures["completion_length_min"] == min(lengths)
+    assert found.figures["completion_length_max"] == max(lengths)
+    rewards = expected_rewards(found.groups, 1.0, 0.0)
+    spread = rewards.std(axis=1, ddof=1).mean()
+    assert found.figures["reward_std/early"] == pytest.approx(spread)
+    assert found.figures["reward_std/same"] == 0

@@ -42,6 +42,10 @@ def test_log_holds_each_update_once_with_the_names_of_the_design(run):
     }  # fmt: skip
     # 10 rows in micro-steps of 2, 2 to an update: 4, 4 and 2 rows, twice.
     assert [line["batch_step"] for line in lines] == [2, 4, 5, 7, 9, 10]
+    assert [line["epoch"] for line in lines] == pytest.approx([n / 3 for n in range(1, 7)])
+    tokens = [line["num_tokens"] for line in lines]
+    assert tokens == sorted(tokens)
+    assert tokens[-1] == result_of(run[0])["tokens"]
 
 
 def test_evaluations_are_at_start_on_cadence_and_at_end(run):

@@ -326,6 +326,10 @@ def test_a_value_of_another_type_is_one_fault_and_no_crash(name):
         ("loss_type=gspo importance_sampling_level=token", "leave it at auto"),
         ("num_train_generations=65", "at most num_generations (64)"),
         ("num_train_generations=1", "must be at least 2"),
+        (
+            "loss_type=rloo multi_objective_aggregation=normalize_then_sum",
+            "leave it at sum_then_normalize",
+        ),
         ("steps_per_generation=6", "a multiple of gradient_accumulation_steps (4)"),
         ("steps_per_generation=2", "a multiple of gradient_accumulation_steps (4)"),
         ("clip_delta=1.1", "must be above 1 + clip_eps_high"),
@@ -348,7 +352,7 @@ def test_all_faults_come_at_once_with_where_they_stand(tmp_path):
         f"{path}: temperature = 0.0: must be above 0",
         f"{path}: batch_size = 0: must be at least 1",
         "--set: loss_type = 'dap': must be one of grpo, bnpo, dr_grpo, dapo, cispo, gspo, sapo, "
-        "rloo; did you mean dapo?",
+        "rloo, luspo; did you mean dapo?",
     }
     assert caught.value.exit_code == 2
 

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 
 from grpo_core.config.fields import MLXGRPOConfig
-from grpo_core.update.loss import Objective, advantages, entropy_threshold
+from grpo_core.update.loss import (
+    Objective,
+    advantages,
+    decoupled_advantages,
+    entropy_threshold,
+)
 
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo", "rloo")
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo", "rloo", "luspo")
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
@@ -22,9 +27,9 @@ def test_equal_rewards_have_advantages_of_exactly_zero(value, scale, loss_type):
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_auto_takes_the_papers_ratio(loss_type):
-    """One for a sequence with gspo and rloo, one for a token with the others."""
+    """One for a sequence with gspo, luspo and rloo, one for a token with the others."""
     how = Objective.of(MLXGRPOConfig(loss_type=loss_type))
-    assert how.sequence_level == (loss_type in ("gspo", "rloo"))
+    assert how.sequence_level == (loss_type in ("gspo", "luspo", "rloo"))
 
 
 def test_an_objective_is_read_from_the_configuration():
@@ -52,3 +57,36 @@ def test_tokens_that_rounding_alone_tells_apart_learn_together():
     assert (values >= entropy_threshold(values, 0.5)).tolist() == [0, 1, 1, 1, 0, 1]
     level = np.float32(2) + np.array([0, 1e-6, 2e-6], np.float32)
     assert (level >= entropy_threshold(level, 0.3)).all()
+
+
+def test_rewards_are_normalised_one_by_one_and_then_summed():
+    """GDPO in numpy, step by step as the paper has it: by group, weighted sum, by batch."""
+    draw = np.random.default_rng(3)
+    rewards = draw.normal(0, [[[1.0]], [[100.0]]], (2, 3, 4))
+    weights = np.array([2.0, 0.5])
+    by_group = np.empty_like(rewards)
+    for r in range(2):
+        for p in range(3):
+            group = rewards[r, p]
+            by_group[r, p] = (group - np.mean(group)) / (np.std(group, ddof=1) + 1e-4)
+    total = 2.0 * by_group[0] + 0.5 * by_group[1]
+    expected = (total - np.mean(total)) / (np.std(total, ddof=1) + 1e-4)
+    np.testing.assert_allclose(decoupled_advantages(rewards, weights), expected, atol=1e-9)
+
+
+def test_a_group_that_teaches_nothing_has_no_decoupled_advantage():
+    """Exactly 0; what is missing adds nothing, and the others of its group still differ."""
+    nan = np.nan
+    rewards = np.array([[[0.7, 0.7, 0.7], [1.0, nan, 0.0]], [[2.0, 2.0, 2.0], [5.0, nan, 5.0]]])
+    found = decoupled_advantages(rewards, np.array([1.0, 1.0]))
+    assert not found[0].any()
+    assert found[1, 0] == -found[1, 2] > 0
+    assert found[1, 1] == 0
+
+
+def test_rewards_that_cancel_in_the_sum_teach_by_themselves():
+    """What one gains the other loses: their sum is flat, and GDPO keeps both by their weights."""
+    rewards = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
+    assert not advantages(rewards.sum(axis=0), "group", "dapo").any()
+    found = decoupled_advantages(rewards, np.array([2.0, 1.0]))
+    assert found[0, 0] == -found[0, 1] > 0

@@ -28,6 +28,8 @@ BY_HAND = {
     "grpo": (0.0, [-1 / 4, -1 / 4, 1 / 2]),
     "gspo": (0.0, [-1 / 4, -1 / 4, 1 / 2]),
     "rloo": (0.0, [-1 / 2, -1 / 2, 1 / 2]),
+    # -(2 (1) + 1 (-1)) / 2; the ratio's slope is 1 / length, which the length takes away again.
+    "luspo": (-1 / 2, [-1 / 2, -1 / 2, 1 / 2]),
     "sapo": (-(2.0 - 2.0 / 1.05) / 2, [-1 / 4, -1 / 4, 1 / 2]),
     "dapo": (-1 / 3, [-1 / 3, -1 / 3, 1 / 3]),
     "bnpo": (-1 / 3, [-1 / 3, -1 / 3, 1 / 3]),
@@ -102,6 +104,7 @@ LEVELS = {
     "gspo": ("sequence",),
     "sapo": ("token",),
     "rloo": ("sequence",),
+    "luspo": ("sequence",),
 }
 OBJECTIVES = [(loss_type, level) for loss_type, levels in LEVELS.items() for level in levels]
 
@@ -118,6 +121,7 @@ VARIANTS = {
     "token-truncate": {"rollout_is": "token_truncate", "rollout_is_max": 0.8},
     "token-mask": {"rollout_is": "token_mask", "rollout_is_max": 0.8},
     "sequence-truncate": {"rollout_is": "sequence_truncate", "rollout_is_max": 0.5},
+    "off-policy": {"off_policy_mask_threshold": 0.05},
     "sequence-mask": {"rollout_is": "sequence_mask", "rollout_is_max": 0.5},
     "all-at-once": {
         "clip_eps_high": 0.28,
@@ -177,6 +181,7 @@ def objective_of(options):
             top_entropy_quantile=options.top_entropy_quantile,
             rollout_is=options.rollout_is,
             rollout_is_max=options.rollout_is_max,
+            off_policy_mask_threshold=options.off_policy_mask_threshold,
             max_new_tokens=options.limit,
             max_completion_length=10 * options.limit,
         )
