@@ -94,7 +94,9 @@ def score(
     """
     policy.model.eval()
     passes = GroupPasses(policy, cfg, plan, Totals(1, 1, 1, 1))
-    with lean_operations(policy.model, gradient=False):
+    # The operations of the gradient, so that a reference equal to the policy has the same log-probs,
+    # to the last bit: a KL term of rounding errors would move the weights, which Adam makes large.
+    with lean_operations(policy.model, gradient=True):
         return [_in_order(group, passes.scores(group)) for group in groups]
 
 
