@@ -83,11 +83,13 @@ def test_a_queue_that_stands_still_promises_no_end():
     sweep = replace(SWEEP, counts={RunState.COMPLETED: 1, RunState.QUEUED: 1})
     waiting = replace(RUN, id=2, state=RunState.QUEUED, attempt=0, wall_s=0.0)
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    text = drawn(status_picture(overview([status_of(sweep, [RUN, waiting])]), 7, 80, now))
+    text = drawn(
+        status_picture(overview([status_of(sweep, [RUN, waiting])]), ServingWorker(7), 80, now)
+    )
     assert "all done in" in text
     view = overview([status_of(sweep, [RUN, waiting])], halted="paused")
     assert (view.whole, view.left) == (None, {1: None})
-    text = drawn(status_picture(view, 7, 80, now))
+    text = drawn(status_picture(view, ServingWorker(7), 80, now))
     assert "the queue stands still: paused; go on with: grpo-sweep resume --queue" in text
     assert "all done" not in text
     assert "left" not in text
