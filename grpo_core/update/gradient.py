@@ -94,8 +94,8 @@ def score(
     """
     policy.model.eval()
     passes = GroupPasses(policy, cfg, plan, Totals(1, 1, 1, 1))
-    # The operations of the gradient, so that a reference equal to the policy has the same log-probs,
-    # to the last bit: a KL term of rounding errors would move the weights, which Adam makes large.
+    # The operations of the gradient, so that a reference equal to the policy has equal log-probs to
+    # the last bit: a KL term of rounding errors would move the weights, as Adam makes it large.
     with lean_operations(policy.model, gradient=True):
         return [_in_order(group, passes.scores(group)) for group in groups]
 

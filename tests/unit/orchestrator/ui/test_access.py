@@ -46,6 +46,8 @@ def test_the_page_itself_passes():
         "grpo-sweep-8377=\xff",
         '="; \x00',
     ],
+    # The keys are drawn anew in each process, and all of them must name a test alike.
+    ids=range(10),
 )
 def test_without_the_cookie_nothing_is_answered(cookie):
     """Neither of the other secrets, nor a cookie of another port, is the key."""
