@@ -84,7 +84,7 @@ def judge(end: Ending) -> Outcome:
     if code is None and end.result is not None:
         code = _int(end.result.get("exit_code"))
     if code is None:
-        return _lost(end)
+        return _lost(end) if end.asked is None else _stopped(end, None)
     return _by_code(end, code)
 
 
@@ -157,8 +157,6 @@ def _stopped(end: Ending, code: int | None, name: str | None = None) -> Outcome:
 
 
 def _lost(end: Ending) -> Outcome:
-    if end.asked is StopRequest.CANCEL:
-        return Outcome(Verdict.CANCELLED, "cancelled", _last_line(end))
     if not end.same_boot:
         words = "the machine restarted while it ran"
         return Outcome(Verdict.LOST, words, "the boot id has changed since it was started")

@@ -157,11 +157,13 @@ def test_polite_signals_interrupt(number):
 @pytest.mark.parametrize(
     ("asked", "verdict"),
     [("stop", "interrupted"), ("pause", "interrupted"), ("cancel", "cancelled"),
-     ("timeout", "timeout"), ("stall", "stalled")],
+     ("timeout", "timeout"), ("stall", "stalled"), ("rung", "held"), ("prune", "pruned"),
+     ("fail", "diverged")],
 )  # fmt: skip
 def test_what_the_worker_asked_for_names_the_ending(asked, verdict):
-    """Whether it saved and went, or had to be killed."""
-    for end in (Ending(exit_code=75), Ending(signal=signal.SIGKILL), Ending(signal=signal.SIGTERM)):
+    """Whether it saved and went, or had to be killed; of one adopted nobody collects how."""
+    seen = (Ending(exit_code=75), Ending(signal=signal.SIGKILL), Ending(signal=signal.SIGTERM))
+    for end in (*seen, Ending()):
         assert judge(replace(end, asked=StopRequest(asked))).verdict == verdict
 
 
