@@ -164,9 +164,10 @@ class Claims:
                 return None
             run = self._queries.run(attempt.run_id)
             sweep = self._queries.sweep_of(run)
+            earlier = self._queries.earlier_deaths(run, attempt)
             previous = self._queries.verdict_before(attempt)
             now = self._history.now()
-            then = decide(run, sweep.retry, outcome, newer_checkpoint, now, previous)
+            then = decide(run, sweep.retry, outcome, newer_checkpoint, now, earlier, previous)
             self._leave_running(run, outcome, then, progress, wall_s, value)
             self._count_failures(sweep, run, outcome, then)
             if then.halt:

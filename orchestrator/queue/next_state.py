@@ -3,6 +3,7 @@
 The verdict over the attempt comes from `worker/verdict.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -59,14 +60,15 @@ def decide(
     outcome: Outcome,
     newer_checkpoint: bool,
     now: datetime,
+    earlier: Sequence[Verdict] = (),
     previous: Verdict | None = None,
 ) -> Next:
     """The next state of a running run, by the verdict over its attempt.
 
     `run.deaths` was counted up before the launch, so it includes this attempt. Interruption is no
     failure; a death is repeated from the checkpoint until `retry.max` of them in a row brought no
-    newer one. `previous` is the verdict over the attempt that ended before, of whichever run, in
-    this boot.
+    newer one. `earlier` are the verdicts over the deaths in that row before this one. `previous` is
+    the verdict over the attempt that ended before, of whichever run, in this boot.
     """
     verdict, words = outcome.verdict, outcome.reason
     if verdict is Verdict.COMPLETED:
@@ -87,12 +89,19 @@ def decide(
         return Next(RunState.FAILED, words)
     if newer_checkpoint:
         return Next(waiting, f"{words}; goes on from its newest checkpoint", halt=halt)
-    backoff = _BACKOFFS.get(verdict, Backoff())
-    if run.deaths >= backoff.tries(retry.max):
-        tried = f"{run.deaths} deaths in a row without a newer checkpoint; the last: {words}"
-        return Next(RunState.FAILED, tried if run.deaths > 1 else words, run.deaths, halt=halt)
-    not_before = stamp(now, backoff.wait_s(run.deaths))
+    backoff = _backoff(verdict)
+    tries = backoff.tries(retry.max)
+    # What may happen more often than this fills no limit that is lower than its own.
+    deaths = 1 + sum(_backoff(each).tries(retry.max) <= tries for each in earlier)
+    if deaths >= tries:
+        tried = f"{deaths} deaths in a row without a newer checkpoint; the last: {words}"
+        return Next(RunState.FAILED, tried if deaths > 1 else words, run.deaths, halt=halt)
+    not_before = stamp(now, backoff.wait_s(deaths))
     return Next(waiting, f"{words}; tried again", run.deaths, not_before, halt)
+
+
+def _backoff(verdict: Verdict) -> Backoff:
+    return _BACKOFFS.get(verdict, Backoff())
 
 
 def _halt(outcome: Outcome, previous: Verdict | None) -> str | None:

@@ -190,6 +190,15 @@ class Queries:
         )
         return Verdict(rows[0][0]) if rows else None
 
+    def earlier_deaths(self, run: Run, attempt: Attempt) -> list[Verdict]:
+        """How those attempts ended that `run.deaths` counts before this one, the newest first."""
+        rows = self._db.read(
+            "SELECT outcome FROM attempts WHERE run_id = ? AND id < ? AND ended IS NOT NULL"
+            " ORDER BY id DESC LIMIT ?",
+            (run.id, attempt.id, max(0, run.deaths - 1)),
+        )
+        return [Verdict(row[0]) for row in rows]
+
     def find_runs(self, ref: str) -> list[Run]:
         """The runs that `ref` means: an id `12`, a range `3-7`, a sweep's name, `@`, a run's name.
 

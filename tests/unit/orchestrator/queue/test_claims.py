@@ -100,6 +100,47 @@ def test_back_off_is_waited_for_and_others_go_first(tmp_path, store):
     timed.close()
 
 
+def test_waiting_for_the_hub_uses_up_no_other_tries(tmp_path, store):
+    """A death fills no limit that is lower than its own: six waits, then each of two crashes."""
+    submit(tmp_path, planned("a"), retry=Retry(max=2))
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    clock = [now]
+    timed = Store(connect(store.path), lambda: clock[0])
+
+    def die(verdict):
+        clock[0] += timedelta(hours=1)
+        return end(timed, claim(timed)[1], Outcome(Verdict(verdict), "words"))
+
+    for _ in range(6):
+        assert die("hub_away").state == "queued"
+    run = die("crash")
+    assert (run.state, run.not_before) == ("queued", stamp(clock[0], 1))
+    assert die("hub_away").state == "queued"
+    run = die("lost")
+    assert run.state == "failed"
+    assert run.reason == "2 deaths in a row without a newer checkpoint; the last: words"
+    timed.close()
+
+
+def test_deaths_before_a_newer_checkpoint_or_a_retry_are_forgotten(tmp_path, store):
+    """What counts is the row that the run's own count says, not all attempts that it ever made."""
+    submit(tmp_path, planned("a"), planned("b"), retry=Retry(max=2))
+    clock = [datetime(2026, 1, 1, tzinfo=UTC)]
+    timed = Store(connect(store.path), lambda: clock[0])
+
+    def die(newer=False):
+        clock[0] += timedelta(hours=1)
+        crash = Outcome(Verdict.CRASH, "words")
+        run, attempt = claim(timed)
+        assert run.name == "a"
+        return end(timed, attempt, crash, newer).state
+
+    assert [die(), die(newer=True), die(), die()] == ["queued", "queued", "queued", "failed"]
+    timed.control.retry([1])
+    assert [die(), die()] == ["queued", "failed"]
+    timed.close()
+
+
 def test_clock_set_back_does_not_make_a_back_off_endless(tmp_path, store):
     """A back-off that lies further ahead than any can is over."""
     submit(tmp_path, planned("a"), retry=Retry(max=9))

@@ -13,10 +13,11 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def after(verdict, deaths=1, request=None, newer=False, retry=None, previous=None):
-    """Where a run goes that has died `deaths` times, this one included."""
+    """Where a run goes that has died `deaths` times so, this one included."""
+    earlier = [Verdict(verdict)] * (deaths - 1)
     run = replace(a_run(), deaths=deaths, request=request)
     outcome = Outcome(Verdict(verdict), "words")
-    return decide(run, retry or Retry(max=3), outcome, newer, NOW, previous)
+    return decide(run, retry or Retry(max=3), outcome, newer, NOW, earlier, previous)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,24 @@ def test_stalled_run_is_tried_once_more():
     assert after("stalled", deaths=1, retry=Retry(max=5)).state == "queued"
     assert after("stalled", deaths=2, retry=Retry(max=5)).state == "failed"
     assert after("stalled", deaths=1, retry=Retry(max=1)).state == "failed"
+
+
+@pytest.mark.parametrize(("earlier", "verdict", "state", "seconds"), [
+    ("hub_away " * 23, "crash", "queued", 1), ("hub_away " * 6, "lost", "queued", 1),
+    ("hub_away " * 9, "gpu_watchdog", "queued", 60), ("gpu_watchdog " * 5, "stalled", "queued", 1),
+    ("hub_away crash hub_away", "crash", "failed", None), ("crash", "lost", "failed", None),
+    ("lost", "stalled", "failed", None), ("crash", "gpu_watchdog", "queued", 120),
+    ("crash gpu_watchdog", "hub_away", "queued", 120),
+    ("hub_away " * 23, "hub_away", "failed", None),
+    ("crash" + " hub_away" * 22, "hub_away", "failed", None),
+])  # fmt: skip
+def test_a_death_fills_no_limit_below_its_own(earlier, verdict, state, seconds):
+    """What may happen often leaves the tries of the others, and yet every row comes to an end."""
+    row = [Verdict(word) for word in earlier.split()]
+    run = replace(a_run(), deaths=len(row) + 1)
+    then = decide(run, Retry(max=2), Outcome(Verdict(verdict), "words"), False, NOW, row)
+    assert then.state == state
+    assert then.not_before == (seconds and stamp(NOW, seconds))
 
 
 def test_two_resets_in_a_row_halt_the_queue():
