@@ -5,6 +5,7 @@ free the moment the last holder dies, however it dies. The files are never remov
 may hold the lock of a name that is gone.
 """
 
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -57,11 +58,22 @@ def try_lock(path: Path, wait_s: float = 0.0) -> FileLock | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock; takes it for an instant to find out."""
-    if not path.exists():
+    """Whether some process holds the lock alone; QueueError where the file cannot be asked.
+
+    Asked with a shared lock for an instant, so that two who ask never meet each other.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    lock = try_lock(path)
-    if lock is None:
+    except OSError as e:
+        raise QueueError(f"{path}: the lock cannot be read: {e.strerror}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    lock.release()
+    except OSError as e:
+        raise QueueError(f"{path}: cannot be locked: {e.strerror}") from None
+    finally:
+        os.close(fd)
     return False

@@ -1,5 +1,6 @@
 """Locks between real processes."""
 
+import fcntl
 import subprocess
 import sys
 
@@ -84,3 +85,20 @@ def test_missing_file_is_not_held_and_not_made(tmp_path):
     """Asking leaves no trace."""
     assert not is_held(tmp_path / "x.lock")
     assert not (tmp_path / "x.lock").exists()
+
+
+def test_two_who_ask_at_once_do_not_take_each_other_for_a_holder(tmp_path, monkeypatch):
+    """A second asker, while the first has the file: a dead worker would count as alive."""
+    path = tmp_path / "x.lock"
+    with try_lock(path):
+        pass
+    real, answers = fcntl.flock, []
+
+    def ask_meanwhile(fd, how):
+        real(fd, how)
+        monkeypatch.setattr(fcntl, "flock", real)
+        answers.append(is_held(path))
+
+    monkeypatch.setattr(fcntl, "flock", ask_meanwhile)
+    assert not is_held(path)
+    assert answers == [False]
