@@ -76,9 +76,13 @@ def is_still(fd: int, path: Path) -> bool:
 
 
 def write_text(fd: int, text: str) -> None:
-    """Say in a held lock's file who holds it, for people: the flock is what counts."""
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, text.encode(), 0)
+    """Say in a held lock's file who holds it: the flock is what counts.
+
+    On a full disk the earlier text stays. Blanks cover its end, for whoever reads between the two.
+    """
+    content = text.encode()
+    os.pwrite(fd, content.ljust(os.fstat(fd).st_size), 0)
+    os.ftruncate(fd, len(content))
 
 
 class Lock:

@@ -1,5 +1,6 @@
 """The lock is one process's at a time, free when it dies, and says who holds it."""
 
+import errno
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from grpo_core.errors import ConfigError, Interrupted
-from grpo_core.run.locks import Lock, acquire, gpu_lock_path, read_holder
+from grpo_core.run.locks import Lock, acquire, gpu_lock_path, read_holder, write_text
 from tests.queue_kit import eventually
 
 HOLD = """
@@ -194,3 +195,34 @@ def test_environment_names_the_lock(monkeypatch, tmp_path):
     monkeypatch.delenv("GRPO_GPU_LOCK")
     monkeypatch.setenv("GRPO_SWEEP_HOME", str(tmp_path))
     assert tmp_path not in gpu_lock_path().parents
+
+
+def test_a_full_disk_leaves_the_text_that_is_there(tmp_path, monkeypatch):
+    """A text that cannot be written anew: who holds the lock was known, and stays known."""
+    path = tmp_path / "gpu.lock"
+    path.write_text('{"pid": 7}')
+
+    def full(fd, content, at):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    fd = os.open(path, os.O_RDWR)
+    with pytest.raises(OSError, match="No space"):
+        write_text(fd, '{"pid": 8}')
+    os.close(fd)
+    assert path.read_text() == '{"pid": 7}'
+
+
+def test_a_shorter_text_is_whole_before_the_file_is_cut(tmp_path, monkeypatch):
+    """Whoever reads between the two steps meets no end of the older text."""
+    path, seen = tmp_path / "gpu.lock", []
+    path.write_text('{"pid": 123456}')
+    real = os.ftruncate
+    monkeypatch.setattr(
+        os, "ftruncate", lambda fd, size: (seen.append(json.loads(path.read_text())), real(fd, size))
+    )
+    fd = os.open(path, os.O_RDWR)
+    write_text(fd, '{"pid": 8}')
+    os.close(fd)
+    assert seen == [{"pid": 8}]
+    assert path.read_text() == '{"pid": 8}'
