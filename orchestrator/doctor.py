@@ -30,7 +30,7 @@ from orchestrator.queue.store import Store
 from orchestrator.system.paths import ENV_HOME, Home, shipped
 from orchestrator.system.processes import low_memory
 from orchestrator.worker.launcher import TRAINER
-from orchestrator.worker.serving import worker_alive
+from orchestrator.worker.serving import serving_worker
 
 GB = 2**30
 
@@ -181,9 +181,9 @@ def _open_queue(home: Home) -> Finding:
             advice = "restore a backup, or move the file away to start anew"
             return Finding("queue", Severity.FAIL, f"{home.db}: damaged: {fault}", advice)
         runs = sum(sum(sweep.counts.values()) for sweep in store.queries.sweeps(all=True))
-    pid = worker_alive(home)
-    worker = f"worker runs (pid {pid})" if pid is not None else "no worker runs"
-    return Finding("queue", Severity.OK, f"{home.db}: {runs} runs, {worker}")
+    worker = serving_worker(home)
+    served = "no worker runs" if worker is None else f"worker runs ({worker.who})"
+    return Finding("queue", Severity.OK, f"{home.db}: {runs} runs, {served}")
 
 
 # --- MLX, in children

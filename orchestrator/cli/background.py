@@ -2,12 +2,12 @@
 
 from orchestrator.cli.output import say
 from orchestrator.worker.detach import spawn_detached
-from orchestrator.worker.serving import worker_alive
+from orchestrator.worker.serving import is_served, serving_worker
 
 
 def no_worker_hint() -> str:
     """What to say after something was queued and nobody works; empty where a worker runs."""
-    if worker_alive() is not None:
+    if is_served():
         return ""
     return "no worker runs; start one with: grpo-sweep work   (or grpo-sweep work --detach)"
 
@@ -20,9 +20,9 @@ def say_no_worker() -> None:
 
 def start_worker() -> None:
     """A worker in the background, unless one runs already."""
-    pid = worker_alive()
-    if pid is not None:
-        say(f"a worker runs already (pid {pid})")
+    worker = serving_worker()
+    if worker is not None:
+        say(f"a worker runs already ({worker.who})")
         return
     pid = spawn_detached()
     say(f"started a worker in the background (pid {pid}); watch it with: grpo-sweep watch")

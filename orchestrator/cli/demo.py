@@ -22,7 +22,7 @@ from orchestrator.views.live import worker_view
 from orchestrator.views.plan import expansion_text
 from orchestrator.views.results import result_rows, results_table
 from orchestrator.worker import worker
-from orchestrator.worker.serving import worker_alive
+from orchestrator.worker.serving import is_served
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _choose_queue(which: _Demo) -> Home:
     with Store.open(own.db, readonly=True) as store:
         waiting = store.queries.runs(states=set(RunState) - END_STATES)
         ours = unfinished_sweep(store, which.text)
-    busy = worker_alive(own) is not None
+    busy = is_served(own)
     if not busy and all(ours is not None and run.sweep_id == ours.id for run in waiting):
         return own
     say(f"your queue has other runs to do, so the demo uses one of its own, in {OWN_QUEUE}")

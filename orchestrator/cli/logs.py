@@ -17,7 +17,7 @@ from orchestrator.queue.store import Store
 from orchestrator.run import END_STATES, Run, RunState
 from orchestrator.system.locks import is_held
 from orchestrator.system.paths import home
-from orchestrator.worker.serving import worker_alive
+from orchestrator.worker.serving import is_served
 
 Write = Callable[[str], object]
 
@@ -138,7 +138,7 @@ def _follow_run(store: Store, run_id: int, lines: int, write: Write) -> None:
 
 def _is_orphan(run: Run) -> bool:
     """Whether a run still counts as running though its trainer and its worker are gone."""
-    gone = run.state == "running" and worker_alive() is None
+    gone = run.state == "running" and not is_served()
     return gone and not is_held(home().run_lock(run.id))
 
 

@@ -11,7 +11,7 @@ from orchestrator.system.paths import home
 from orchestrator.worker import service as services
 from orchestrator.worker.detach import command
 from orchestrator.worker.hours import Hours
-from orchestrator.worker.serving import worker_alive
+from orchestrator.worker.serving import serving_worker
 
 
 @click.group()
@@ -44,8 +44,8 @@ def install(hours: Hours, frozen: bool, prewarm: bool | None, yes: bool) -> None
         services.remove(found)
     services.install(found)
     say(f"{found.path} is written; what the worker says: {home().worker_log}")
-    if (pid := worker_alive()) not in (None, os.getpid()):
-        say(f"a worker serves the queue (pid {pid})")
+    if (worker := serving_worker()) is not None and worker.pid != os.getpid():
+        say(f"a worker serves the queue ({worker.who})")
 
 
 @service.command()
@@ -66,5 +66,5 @@ def status() -> None:
     print(f"file    {found.path}")
     state = "taken up" if services.is_taken_up(found) else "not taken up, or it has ended"
     print(f"system  {state}")
-    pid = worker_alive()
-    print(f"worker  {'none runs' if pid is None else f'runs (pid {pid})'}")
+    worker = serving_worker()
+    print(f"worker  {'none runs' if worker is None else f'runs ({worker.who})'}")

@@ -22,7 +22,7 @@ from orchestrator.views.overview import progress_of
 from orchestrator.views.plot import curve_plot, shows_braille
 from orchestrator.views.run_details import RunDetails, details_lines
 from orchestrator.worker.launcher import command
-from orchestrator.worker.serving import worker_alive
+from orchestrator.worker.serving import is_served
 
 _PLOT_WIDTH = 80
 
@@ -65,7 +65,7 @@ def _details(store: Store, run: Run) -> RunDetails:
         command=command(run, home()),
         base=base_values(sweep, run.overrides),
         lives=is_held(home().run_lock(run.id)),
-        worker=worker_alive() is not None,
+        worker=is_served(),
     )
 
 

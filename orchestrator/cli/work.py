@@ -10,14 +10,14 @@ import click
 from grpo_core.errors import ExitCode
 from orchestrator.cli.hours import hours_options
 from orchestrator.cli.output import console, say
-from orchestrator.errors import NothingAffected, QueueBusy, UsageError
+from orchestrator.errors import QueueBusy, UsageError
 from orchestrator.system.paths import home
 from orchestrator.views.live import worker_view
 from orchestrator.worker import notices, worker
 from orchestrator.worker.detach import ask_to_stop, spawn_detached
 from orchestrator.worker.events import Event
 from orchestrator.worker.hours import Gate, Hours
-from orchestrator.worker.serving import ENV_SERVICE, worker_alive
+from orchestrator.worker.serving import ENV_SERVICE, worker_to_stop
 
 _EPILOG = """\b
 COMMAND runs without a shell, at most 30 s, with this in its environment:
@@ -111,9 +111,7 @@ def work(
 
 def _stop() -> int:
     """Let the worker checkpoint and end; Ctrl-C leaves it to do so by itself."""
-    pid = worker_alive()
-    if pid is None:
-        raise NothingAffected("no worker runs")
+    pid = worker_to_stop()
     say(f"the worker (pid {pid}) checkpoints and ends")
     ask_to_stop(pid)
     say("the worker has ended; what it trained is queued again")

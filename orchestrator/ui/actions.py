@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestrator.errors import NothingAffected, UsageError
+from orchestrator.errors import UsageError
 from orchestrator.plan.expand import Expansion, expand
 from orchestrator.queue.control import Control
 from orchestrator.queue.store import Store
@@ -23,7 +23,7 @@ from orchestrator.text import plural, setting_value
 from orchestrator.ui.shapes import Shape
 from orchestrator.views.plan import expansion_text, forecast_text, recognised_text, set_line
 from orchestrator.worker.detach import spawn_detached
-from orchestrator.worker.serving import worker_alive
+from orchestrator.worker.serving import is_served, worker_to_stop
 
 # Where a pasted spec counts as lying, so that its relative paths start in the server's folder.
 PASTED = Path("pasted.toml")
@@ -70,7 +70,7 @@ def resume_queue(home: Home) -> str:
 
 def _tidy(home: Home) -> None:
     """Without a worker nobody else would stop a running trainer."""
-    if worker_alive(home) is None:
+    if not is_served(home):
         # In a process of its own: it takes signals and its time, and outlives this server.
         code = "from orchestrator.worker.worker import tidy; tidy()"
         subprocess.Popen(
@@ -92,10 +92,7 @@ def start_worker(home: Home) -> str:
 
 def stop_worker(home: Home) -> str:
     """As Ctrl-C: what runs checkpoints and goes back into the queue."""
-    pid = worker_alive(home)
-    if pid is None:
-        raise NothingAffected("no worker runs")
-    signal_process(pid, signal.SIGTERM)
+    signal_process(worker_to_stop(home), signal.SIGTERM)
     return "The worker is asked to stop; what runs checkpoints first and stays queued."
 
 

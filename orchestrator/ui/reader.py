@@ -42,7 +42,7 @@ from orchestrator.views.overview import ProgressReaders, read_overview
 from orchestrator.views.run_details import RunDetails
 from orchestrator.worker.attempt_log import read_tail
 from orchestrator.worker.launcher import command
-from orchestrator.worker.serving import worker_alive
+from orchestrator.worker.serving import is_served, serving_worker
 
 # What the head of the page names; the table holds them all.
 _SWEEPS = 8
@@ -89,7 +89,7 @@ class Reader:
                 if is_news(run, sweep, at)
             ]
         now = Now() if view.running is None else self._now(view.running)
-        machine = Machine(worker_alive(self.home), tuple(self._warnings(sweeps)))
+        machine = Machine(serving_worker(self.home), tuple(self._warnings(sweeps)))
         failures.sort(key=lambda run: run.ended or "", reverse=True)
         return queue_shape(view, machine, replace(now, swept=swept), failures[:_FAILURES], at)
 
@@ -192,7 +192,7 @@ class Reader:
                 command=command(run, self.home),
                 base=base_values(sweep, run.overrides),
                 lives=is_held(self.home.run_lock(run.id)),
-                worker=worker_alive(self.home) is not None,
+                worker=is_served(self.home),
             )
         tail = read_tail(Path(details.attempts[-1].log), _TAIL_BYTES) if details.attempts else ""
         samples = read_samples(run.folder)

@@ -42,6 +42,7 @@ from orchestrator.text import (
 from orchestrator.views.json_shapes import attempt_shape, interval_shape
 from orchestrator.views.overview import UNFINISHED, Overview, updates_text
 from orchestrator.views.run_details import RunDetails, state_text
+from orchestrator.worker.serving import ServingWorker
 
 Shape = dict[str, Any]
 
@@ -61,7 +62,7 @@ _MOST_CHARS = 6000
 class Machine:
     """Who serves the queue, and what the machine is short of."""
 
-    worker_pid: int | None
+    worker: ServingWorker | None
     warnings: tuple[str, ...] = ()
 
 
@@ -85,7 +86,7 @@ def queue_shape(
     """What runs, what comes next, when all is done, what failed, and the sweeps."""
     return {
         "at": stamp(at),
-        "worker": machine.worker_pid,
+        "worker": machine.worker and {"pid": machine.worker.pid},
         "warnings": list(machine.warnings),
         "halted": view.halted,
         "all_done": _all_done(view, machine, at),
@@ -112,7 +113,7 @@ def _all_done(view: Overview, machine: Machine, at: datetime) -> str | None:
     low, high = view.whole.low_s, view.whole.high_s
     if high <= 0:
         return None
-    when = between(low, high, at) if machine.worker_pid else "once a worker runs"
+    when = between(low, high, at) if machine.worker else "once a worker runs"
     return f"in {span(low, high)}, {when}"
 
 

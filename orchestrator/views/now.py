@@ -214,11 +214,11 @@ def _waits(run: Run, now_iso: str) -> bool:
 def worker_line(worker: ServingWorker) -> Text:
     """Which worker runs, or why the one that is there trains nothing."""
     if worker.stopped:
-        words = f"worker stopped (pid {worker.pid}), as by Ctrl-Z; it goes on with fg, or with: "
+        words = f"worker stopped ({worker.who}), as by Ctrl-Z; it goes on with fg, or with: "
         return Text(f"{words}kill -CONT {worker.pid}", style="yellow")
     if worker.waits:
-        return Text(f"worker waits (pid {worker.pid}): {worker.waits}", style="yellow")
-    return Text(f"worker runs (pid {worker.pid})", style="dim")
+        return Text(f"worker waits ({worker.who}): {worker.waits}", style="yellow")
+    return Text(f"worker runs ({worker.who})", style="dim")
 
 
 def whole_line(view: Overview, worker: ServingWorker | None, now: datetime) -> Text | None:

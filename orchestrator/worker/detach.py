@@ -8,11 +8,17 @@ import time
 
 from orchestrator.errors import SweepError, WorkerBusy
 from orchestrator.system import paths
-from orchestrator.system.locks import is_held
 from orchestrator.system.paths import Home
 from orchestrator.worker.attempt_log import read_tail
 from orchestrator.worker.hours import Hours
-from orchestrator.worker.serving import busy_text, holder_pid
+from orchestrator.worker.serving import (
+    ServingWorker,
+    busy_text,
+    holder_pid,
+    is_served,
+    serving_worker,
+    worker_alive,
+)
 
 _DETACH_WAIT_S = 20.0
 _STOP_POLL_S = 0.1
@@ -32,7 +38,7 @@ def spawn_detached(
     SweepError when it ends at once.
     """
     home = (home or paths.home()).make()
-    if is_held(home.worker_lock):
+    if is_served(home):
         raise WorkerBusy(busy_text(home))
     words = command(frozen=frozen, prewarm=prewarm, hours=hours)
     words += ["--until-empty"] if until_empty else []
@@ -71,6 +77,9 @@ def _await_worker(process: "subprocess.Popen[bytes]", home: Home) -> None:
             tail = read_tail(home.worker_log).strip().splitlines()[-1:]
             raise SweepError(f"the worker ended at once: {''.join(tail)} (see {home.worker_log})")
         time.sleep(0.02)
+    if serving_worker(home) == ServingWorker(None):
+        # On a full disk it cannot say that it serves; beside another it would have ended.
+        return
     raise SweepError(f"the worker does not start; see {home.worker_log}")
 
 
@@ -89,5 +98,5 @@ def ask_to_stop(pid: int, home: Home | None = None) -> None:
         return
     except PermissionError:
         raise SweepError(f"the worker (pid {pid}) belongs to another user") from None
-    while is_held(home.worker_lock) and holder_pid(home) == pid:
+    while worker_alive(home) == pid:
         time.sleep(_STOP_POLL_S)

@@ -13,11 +13,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from grpo_core.run.atomic import read_json
-from orchestrator.errors import WorkerBusy
+from orchestrator.errors import NothingAffected, SweepError, WorkerBusy
 from orchestrator.system import paths
 from orchestrator.system.locks import FileLock, is_held, try_lock
 from orchestrator.system.paths import Home
-from orchestrator.system.processes import is_stopped
+from orchestrator.system.processes import boot_id, is_process, is_stopped, start_time
 
 # In the environment of a worker that the system's service manager starts.
 ENV_SERVICE = "GRPO_SWEEP_SERVICE"
@@ -30,35 +30,69 @@ _LOCK_WAIT_S = 1.0
 class ServingWorker:
     """The worker that serves the queue; `waits` is why it starts nothing now, and until when."""
 
-    pid: int
+    pid: int | None
+    """None where its lock names no process of this machine that lives."""
     stopped: bool = False
     """Suspended, as by Ctrl-Z."""
     waits: str | None = None
+
+    @property
+    def who(self) -> str:
+        """As people read it."""
+        return "pid unknown" if self.pid is None else f"pid {self.pid}"
 
 
 def serving_worker(home: Home | None = None) -> ServingWorker | None:
     """The worker that serves the queue, if one does."""
     home = home or paths.home()
-    pid = worker_alive(home)
-    if pid is None:
+    if not is_served(home):
         return None
-    waits = _holder(home).get("waits")
+    holder = _holder(home)
+    if (pid := _living_pid(holder)) is None:
+        return ServingWorker(None)
+    waits = holder.get("waits")
     return ServingWorker(pid, is_stopped(pid), waits if isinstance(waits, str) else None)
 
 
+def is_served(home: Home | None = None) -> bool:
+    """Whether a worker serves the queue, known or not."""
+    return is_held((home or paths.home()).worker_lock)
+
+
 def worker_alive(home: Home | None = None) -> int | None:
-    """The pid of the worker that serves the queue, if one does."""
+    """The pid of the worker that serves the queue; None where none does, or none is known."""
     home = home or paths.home()
-    return holder_pid(home) if is_held(home.worker_lock) else None
+    return _living_pid(_holder(home)) if is_served(home) else None
+
+
+def worker_to_stop(home: Home | None = None) -> int:
+    """The pid of the worker that serves the queue, for a signal.
+
+    Raises NothingAffected where none serves, and SweepError where nobody knows which process it is:
+    its pid alone could be another's by now.
+    """
+    worker = serving_worker(home)
+    if worker is None:
+        raise NothingAffected("no worker runs")
+    if worker.pid is None:
+        raise SweepError(
+            "a worker serves this queue, but its lock names no process that lives here:"
+            " it has just started, runs on another machine, or found the disk full;"
+            " stop it where it was started"
+        )
+    return worker.pid
 
 
 class Serving:
-    """Held by the one worker; what its lock says of it is for people and for a status."""
+    """Held by the one worker; its lock says which process that is, for people and for signals."""
 
     def __init__(self, lock: FileLock) -> None:
         self._lock = lock
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        self._holder = {
+            **{"pid": os.getpid(), "pid_started": start_time(os.getpid()), "boot_id": boot_id()},
+            **{"host": socket.gethostname(), "started": started},
+        }
         self._waits: str | None = None
         self._write()
 
@@ -97,6 +131,14 @@ def busy_text(home: Home) -> str:
     holder = _holder(home)
     who = f"pid {holder.get('pid')}, since {holder.get('started')}" if holder else "another process"
     return f"a worker serves this queue already ({who}); see: grpo-sweep status"
+
+
+def _living_pid(holder: dict[str, object]) -> int | None:
+    """The pid of a holder that is still the process that wrote it."""
+    pid, started, boot = (holder.get(key) for key in ("pid", "pid_started", "boot_id"))
+    if isinstance(pid, int) and isinstance(started, float) and isinstance(boot, str):
+        return pid if is_process(pid, started, boot) else None
+    return None
 
 
 def _holder(home: Home) -> dict[str, object]:

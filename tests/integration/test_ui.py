@@ -331,12 +331,12 @@ def test_the_worker_is_started_and_stopped(server):
     assert server.post("/api/queue/pause")[0] == 200
     status, found = server.post("/api/worker/start")
     assert (status, "pid" in found["message"]) == (200, True)
-    pid = server.get("/api/queue")["worker"]
+    pid = server.get("/api/queue")["worker"]["pid"]
     assert pid is not None
     assert server.post("/api/worker/start")[0] == 409
     server.stop(signal.SIGKILL)
     with Server(server.folder) as again:
         again.enter()
-        assert again.get("/api/queue")["worker"] == pid
+        assert again.get("/api/queue")["worker"] == {"pid": pid}
         assert again.post("/api/worker/stop")[0] == 200
         eventually(lambda: again.get("/api/queue")["worker"] is None)

@@ -219,7 +219,9 @@ def test_a_shorter_text_is_whole_before_the_file_is_cut(tmp_path, monkeypatch):
     path.write_text('{"pid": 123456}')
     real = os.ftruncate
     monkeypatch.setattr(
-        os, "ftruncate", lambda fd, size: (seen.append(json.loads(path.read_text())), real(fd, size))
+        os,
+        "ftruncate",
+        lambda fd, size: (seen.append(json.loads(path.read_text())), real(fd, size)),
     )
     fd = os.open(path, os.O_RDWR)
     write_text(fd, '{"pid": 8}')
