@@ -36,9 +36,7 @@ def inputs(values: Mapping[str, Any], cwd: str, look: Look = reward_sources) -> 
     Rewards with all that they import; `look` finds that, such as one that remembers.
     """
     models = [values["model_name"], values["adapter_path"]]
-    # Of a sweep from before that field there is nothing.
-    named = (*values["rewards"], *values.get("eval_rewards", ()))
-    sources = look(named, cwd).files
+    sources = look(scorers(values), cwd).files
     away = [file for _, file, _ in _rewards(values) if not path_of(file, cwd).is_file()]
     return tuple(
         dict.fromkeys(
@@ -46,6 +44,12 @@ def inputs(values: Mapping[str, Any], cwd: str, look: Look = reward_sources) -> 
             + [name for name in models if name and path_of(name, cwd).is_dir()]
         )
     )
+
+
+def scorers(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a configuration scores completions with, in training and held-out."""
+    # Of a sweep from before that field there is nothing.
+    return (*values["rewards"], *values.get("eval_rewards", ()))
 
 
 def _seen_from(cwd: str, path: Path) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.run.protocol import PACKAGES, package_versions
-from orchestrator.plan.inputs import inputs, path_of
+from orchestrator.plan import environment
+from orchestrator.plan.inputs import inputs, path_of, scorers
 from orchestrator.plan.reward_sources import reward_sources
 from orchestrator.run import Plan, PlannedRun, Run, Sweep
 from orchestrator.spec.base_config import resolved_base
@@ -47,7 +48,7 @@ def with_provenance(plan: Plan, known: Provenance | None = None) -> Plan:
     sources = functools.cache(reward_sources)
     settings = [{**base, **run.overrides} for run in plan.runs]
     read = {name for values in settings for name in inputs(values, plan.cwd, sources)}
-    used = {name for v in settings for name in sources(tuple(v["rewards"]), plan.cwd).packages}
+    used = {name for v in settings for name in sources(scorers(v), plan.cwd).packages}
     found = look(plan.cwd, read, used) if known is None else _widened(known, read, plan.cwd)
     runs = identified(plan.runs, plan, found)
     return replace(plan, runs=tuple(runs), provenance=found)
@@ -69,7 +70,7 @@ def identified(
         values = {**base, **run.overrides}
         names = inputs(values, sweep.cwd, sources)
         files |= {name: _file(name, sweep.cwd) for name in names if name not in files}
-        packages = tuple(sources(tuple(values["rewards"]), sweep.cwd).packages)
+        packages = tuple(sources(scorers(values), sweep.cwd).packages)
         computed = versions((*_COMPUTING, *packages))
         found.append(replace(run, identity=_identity(run.hash, names, files, computed)))
     return found
@@ -93,12 +94,14 @@ def _identity(
 def look(cwd: str, names: Iterable[str], packages: Iterable[str] = ()) -> Provenance:
     """The state of these files and folders, of the git checkout at `cwd`, and of packages.
 
-    Of our own and those that we need, and of the `packages` besides.
+    Of our own and those that we need, and of the `packages` besides. With them what of the shell's
+    environment a trainer may depend on, which holds nothing when it differs.
     """
     return {
         "files": {name: _file(name, cwd) for name in sorted(names)},
         "git": _git(cwd),
         "versions": package_versions(dict.fromkeys((*PACKAGES, *packages))),
+        "environment": environment.kept(),
     }
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from grpo_core.errors import ExitCode
 from orchestrator.errors import QueueBusy, WorkerBusy
+from orchestrator.plan.environment import differences, kept
 from orchestrator.plan.provenance import changes, reads_the_same
 from orchestrator.queue.claims import Before
 from orchestrator.queue.store import Store
@@ -131,6 +132,7 @@ class _Worker:
         gate: Gate | None = None,
     ) -> None:
         self._frozen = frozen
+        self._compared: set[int] = set()  # sweeps whose environment has been compared
         self._gate = gate or Gate()
         self._slot = StandbySlot(home, trainer)
         self._prepares = prepares
@@ -320,6 +322,7 @@ class _Worker:
 
     def _is_as_submitted(self, run: Run, attempt: Attempt, sweep: Sweep) -> bool:
         """Say what has changed since the submit; False where that holds a frozen sweep."""
+        self._say_environment(run, attempt, sweep)
         lines = changes(sweep.provenance, sweep.cwd)
         if not lines:
             return True
@@ -339,6 +342,18 @@ class _Worker:
         self._patience.insist(hold)
         self._record(run, attempt, Outcome(Verdict.INTERRUPTED, words), Progress(), 0.0)
         return False
+
+    def _say_environment(self, run: Run, attempt: Attempt, sweep: Sweep) -> None:
+        """Say once a sweep in what the worker's environment differs from that of the submit."""
+        if sweep.id in self._compared:
+            return
+        self._compared.add(sweep.id)
+        lines = differences((sweep.provenance or {}).get("environment"), kept())
+        self._patience.insist(
+            lambda: note(Path(attempt.log), [f"[environment] {line}" for line in lines])
+        )
+        for line in lines:
+            self._report(EventKind.CHANGED, line, run)
 
     def _follow(
         self, run: Run, attempt: Attempt, trainer: Trainer, sweep: Sweep, trained_s: float

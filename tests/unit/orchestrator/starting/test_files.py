@@ -1,6 +1,7 @@
 """What `init` writes: a spec that a submit takes, and rewards that do what they say."""
 
 import json
+import tomllib
 
 import pytest
 
@@ -72,6 +73,20 @@ def test_without_rows_some_are_written(tmp_path):
             int(word.strip("?")) for word in row["question"].removeprefix("What is ").split("+")
         )
         assert int(row["answer"]) == a + b
+
+
+def test_rows_are_found_from_a_folder_behind_a_link(tmp_path):
+    """Such as /tmp of a Mac: what is above a link is not what `..` leads to."""
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "short").symlink_to(tmp_path / "real" / "deep")
+    rows = write_lines(tmp_path / "rows.jsonl", [{"question": "a", "answer": "b"}])
+    folder = tmp_path / "short" / "x"
+    spec = texts(Answers("builtin/tiny", rows, "question", "answer", "number"), folder)[
+        "sweep.toml"
+    ]
+    named = tomllib.loads(spec)["set"]["dataset"]
+    folder.mkdir()
+    assert (folder / named).resolve() == rows
 
 
 def test_nothing_is_overwritten(tmp_path, monkeypatch, capfd):
