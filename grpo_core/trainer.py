@@ -11,6 +11,7 @@ from grpo_core.blas.library import find as find_blas
 from grpo_core.blas.session import current as current_blas
 from grpo_core.blas.session import install, use_threads
 from grpo_core.config import MLXGRPOConfig, config_hash
+from grpo_core.data.prompts import Prompt
 from grpo_core.data.splits import Data, load_data
 from grpo_core.errors import (
     ConfigError,
@@ -18,6 +19,7 @@ from grpo_core.errors import (
     ExitCode,
     GRPOError,
     Interrupted,
+    RewardError,
 )
 from grpo_core.model.base_model import load_tokenizer_of
 from grpo_core.model.device import apply_limits
@@ -75,7 +77,7 @@ def train(
                     stack.enter_context(load_eval_rewards(cfg)) if cfg.eval_rewards else rewards
                 )
                 data = data or prepare_data(cfg)
-                _must_fit_rows(data, rewards, scorers)
+                _must_fit_rows(data, rewards, scorers, cfg)
         _adopt(found, state, data, console, strict)
         watch.lap()
         try:
@@ -145,21 +147,30 @@ def _adopt_base(
     state.versions[BASE] = policy.held_as
 
 
-def _must_fit_rows(data: Data, rewards: Rewards, scorers: Rewards) -> None:
+def _must_fit_rows(data: Data, rewards: Rewards, scorers: Rewards, cfg: MLXGRPOConfig) -> None:
     """RewardError where a plug-in wants a column, or reference answers, that rows do not have."""
     rewards.check(data.train[0].example)
-    for prompt in [*data.test[:1], *data.train_eval[:1]]:
-        scorers.check(prompt.example)
+    for prompt in _evaluated(data, cfg, 1):
+        try:
+            scorers.check(prompt.example)
+        except RewardError as error:
+            raise RewardError(
+                f"held-out rows: {error}; eval_rewards names what they are scored by instead"
+            ) from None
+
+
+def _evaluated(data: Data, cfg: MLXGRPOConfig, most: int | None = None) -> list[Prompt]:
+    """The prompts of the splits that are evaluated, at most so many of each."""
+    test = data.test if cfg.eval_steps else []
+    train = data.train_eval if cfg.eval_every_updates else []
+    return [*test[:most], *train[:most]]
 
 
 def _must_fit(policy: Policy, data: Data, cfg: MLXGRPOConfig) -> None:
     """ModelError where ids or positions lie beyond the model's tables."""
     train = [prompt.ids for prompt in data.train]
     must_fit_tables(policy.model, train, cfg.completion_limit, "max_new_tokens")
-    evaluated = (data.test if cfg.eval_steps else []) + (
-        data.train_eval if cfg.eval_every_updates else []
-    )
-    held_out = [prompt.ids for prompt in evaluated]
+    held_out = [prompt.ids for prompt in _evaluated(data, cfg)]
     must_fit_tables(policy.model, held_out, cfg.eval_max_new_tokens, "eval_max_new_tokens")
 
 

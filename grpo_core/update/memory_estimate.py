@@ -340,7 +340,7 @@ def _standing(shape: Shape, cfg: MLXGRPOConfig) -> list[Part]:
 
 
 def _rollout(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int, most: int) -> list[Part]:
-    prompts = cfg.batch_size * cfg.gradient_accumulation_steps
+    prompts = cfg.batch_size * cfg.gradient_accumulation_steps * cfg.updates_per_generation
     rows = _together(prompts, cfg.num_generations, most)
     return _decoding(shape, rows, prompt_tokens, cfg.completion_limit)
 

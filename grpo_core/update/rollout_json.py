@@ -3,6 +3,7 @@
 To the last bit: a float32 is a double as well.
 """
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -34,7 +35,9 @@ def from_json(known: dict[str, Any]) -> RolloutBatch:
     """What `to_json` gave."""
     groups = [[_sample(sample) for sample in group] for group in known["groups"]]
     skipped = [Count(**count) for count in known["skipped"]]
-    return RolloutBatch(groups, skipped, known["figures"], known["tokens"], known["shown"])
+    # JSON has no NaN, which a mean without a reward is.
+    figures = {name: math.nan if v is None else v for name, v in known["figures"].items()}
+    return RolloutBatch(groups, skipped, figures, known["tokens"], known["shown"])
 
 
 def _sample(known: dict[str, Any]) -> Sample:

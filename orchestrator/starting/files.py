@@ -67,9 +67,9 @@ def write(files: Mapping[str, str], folder: Path) -> None:
 
 
 def _spec(answers: Answers, folder: Path) -> str:
-    rows = (
-        ROWS if answers.rows is None else os.path.relpath(answers.rows.resolve(), folder.resolve())
-    )
+    rows = ROWS
+    if answers.rows is not None:
+        rows = os.path.relpath(answers.rows.resolve(), folder.resolve())
     small = answers.model == DEFAULT_MODEL
     name = safe_name(folder.resolve().name).lstrip(".-")
     rates = "[3e-4, 1e-3, 3e-3]" if small else "[1e-5, 3e-5, 1e-4]"

@@ -103,6 +103,22 @@ def test_a_plugin_that_wants_answers_is_refused_before_the_model_loads(tmp_path,
     assert result_of(tmp_path / "out")["updates"] == 0
 
 
+def test_rows_that_nobody_evaluates_need_no_column(tmp_path, fields):
+    """A reward's column that only the training rows have; evaluated, they are named."""
+    rows = [json.dumps({"prompt": f"What is {n}?", "tests": "1"}) for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    (tmp_path / "held_out.jsonl").write_text('{"prompt": "What is 9?"}\n')
+    (tmp_path / "score.py").write_text("def f(completions, tests): return [1.0 for _ in tests]\n")
+    fields |= {
+        "rewards": [f"{tmp_path / 'score.py'}:f"],
+        "eval_dataset": str(tmp_path / "held_out.jsonl"),
+    }
+    complete(tmp_path / "out", **fields, eval_steps=0)
+    done = train(tmp_path / "out2", **fields, eval_steps=1)
+    assert done.returncode == 3
+    assert "held-out rows: " in done.stderr and "eval_rewards names what" in done.stderr
+
+
 def test_a_column_that_is_missing_is_a_fault_unless_it_is_said_to_be(tmp_path, fields):
     """A mistyped name must not cost the score."""
     del fields["answer_key"]

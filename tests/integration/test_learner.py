@@ -13,6 +13,7 @@ from grpo_core.config import MLXGRPOConfig
 from grpo_core.data.splits import load_data
 from grpo_core.model.policy import load_policy
 from grpo_core.rewards.builtin import Rewards
+from grpo_core.run.atomic import finite
 from grpo_core.update import learner
 from grpo_core.update.learner import Learner
 from grpo_core.update.memory_plan import plan_memory
@@ -245,6 +246,14 @@ def test_rollouts_survive_a_checkpoint_to_the_last_bit():
         one.step(1, 0)
         one.step(2, 1)
     assert same(scene.snapshot(), other.snapshot())
+
+
+def test_a_batch_without_any_reward_survives_a_checkpoint():
+    """Its mean is NaN, which JSON has not; a run that goes on from there must know it again."""
+    scene = Scene(by_length, num_iterations=2)
+    scene.rollouts.figures["reward_mean"] = math.nan
+    found = from_json(json.loads(json.dumps(finite(to_json(scene.rollouts)))))
+    assert math.isnan(found.figures["reward_mean"])
 
 
 def test_later_iterations_compare_with_the_policy_that_sampled():

@@ -136,6 +136,16 @@ def test_each_saving_lowers_the_estimate():
     assert len(set(peaks)) == len(peaks)
 
 
+def test_minibatches_of_one_rollout_are_drawn_together():
+    """Sixteen updates from one batch of completions decode as many rows as one of sixteen steps."""
+    shape = model_shape(QWEN_HALF_B, config())
+    one = config(batch_size=1, gradient_accumulation_steps=16, num_generations=8)
+    many = config(
+        batch_size=1, gradient_accumulation_steps=1, steps_per_generation=16, num_generations=8
+    )
+    assert estimate(shape, many, 400).rollout == estimate(shape, one, 400).rollout
+
+
 def test_full_fine_tuning_counts_masters_and_reference():
     """bf16 weights want fp32 masters; with a KL term the first weights stay as well."""
     cfg = config(train_type="full", kl_coeff=0.1, dtype="bfloat16")

@@ -85,15 +85,17 @@ def test_runs_by_other_versions_are_other_runs(folder, monkeypatch):
     assert identity("0.31") != identity("0.32")
 
 
-def test_what_only_held_out_rows_are_scored_with_counts_as_well(folder):
+def test_what_only_held_out_rows_are_scored_with_counts_as_well(folder, monkeypatch):
     """Another version of a judge's package may give another held-out score."""
     write(folder, judge="import yaml\ndef f(completions, **kwargs): ...\n")
     spec = '[params]\nlearning_rate = [1e-5]\n[set]\neval_rewards = ["judge.py:f"]\n'
     plan = type("P", (), {"config_text": "", "config_source": "base.toml", "cwd": str(folder)})
     asked = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "orchestrator.plan.provenance.package_versions", lambda names: asked.extend(names) or {}
-        )
-        identified(runs(spec), plan, None)
+
+    def versions(names):
+        asked.extend(names)
+        return {}
+
+    monkeypatch.setattr("orchestrator.plan.provenance.package_versions", versions)
+    identified(runs(spec), plan, None)
     assert "PyYAML" in asked

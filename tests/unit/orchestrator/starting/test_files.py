@@ -79,12 +79,11 @@ def test_rows_are_found_from_a_folder_behind_a_link(tmp_path):
     """Such as /tmp of a Mac: what is above a link is not what `..` leads to."""
     (tmp_path / "real" / "deep").mkdir(parents=True)
     (tmp_path / "short").symlink_to(tmp_path / "real" / "deep")
-    rows = write_lines(tmp_path / "rows.jsonl", [{"question": "a", "answer": "b"}])
+    rows = tmp_path / "rows.jsonl"
+    write_lines(rows, [{"question": "a", "answer": "b"}])
     folder = tmp_path / "short" / "x"
-    spec = texts(Answers("builtin/tiny", rows, "question", "answer", "number"), folder)[
-        "sweep.toml"
-    ]
-    named = tomllib.loads(spec)["set"]["dataset"]
+    answers = Answers("builtin/tiny", rows, "question", "answer", "number")
+    named = tomllib.loads(texts(answers, folder)["sweep.toml"])["set"]["dataset"]
     folder.mkdir()
     assert (folder / named).resolve() == rows
 
