@@ -146,6 +146,11 @@ def retry(refs: tuple[str, ...], failed: bool) -> None:
         if not runs:
             raise NothingAffected("no run has failed")
         changed = store.control.retry(_ids(runs))
+        for run in map(store.queries.run, _ids(runs)):
+            given_up = run.state in (RunState.FAILED, RunState.CANCELLED)
+            if given_up and (owner := store.queries.folder_owner(run)):
+                words = f"stays {run.state}; its folder belongs to run {owner}"
+                say(f"run {run.id} {run.name}: {words}")
     _tell("queued again", changed)
     say_no_worker()
 

@@ -54,6 +54,7 @@ class Control:
     def retry(self, run_ids: Sequence[int]) -> list[Run]:
         """Queue failed or cancelled runs again, to go on from their checkpoints.
 
+        One in whose folder another run is still to be trained stays as it is.
         Raises NothingAffected when no run could be changed.
         """
         given_up = (RunState.FAILED, RunState.CANCELLED)
@@ -71,8 +72,15 @@ class Control:
             runs = [self._queries.run(run_id) for run_id in run_ids]
             changed = [run for run in runs if self._change(run, new, request, reason, only)]
             if not changed:
-                raise NothingAffected(_illegal(runs, new, only))
+                raise NothingAffected(self._why_not(runs, new, only))
         return [self._queries.run(run.id) for run in changed]
+
+    def _why_not(self, runs: Sequence[Run], new: RunState, only: tuple[RunState, ...]) -> str:
+        for run in runs:
+            if _may(run, new, only) and (owner := self._queries.folder_owner(run)):
+                words = f"run {run.id} is {run.state}, and its folder belongs to run {owner}"
+                return f"nothing changed: {words}"
+        return _illegal(runs, new, only)
 
     def _change(
         self,
@@ -89,7 +97,9 @@ class Control:
             self._db.execute("UPDATE runs SET request = ? WHERE id = ?", (str(request), run.id))
             self._history.add("asked", request, run.sweep_id, run.id)
             return True
-        if new not in TRANSITIONS[run.state] or (only and run.state not in only):
+        if not _may(run, new, only):
+            return False
+        if new is RunState.QUEUED and self._queries.folder_owner(run) is not None:
             return False
         ended = self._history.stamp() if new in END_STATES else None
         deaths = 0 if run.state in END_STATES else run.deaths
@@ -191,6 +201,10 @@ class Control:
                     (sweep_id,),
                 )
         return gone
+
+
+def _may(run: Run, new: RunState, only: tuple[RunState, ...]) -> bool:
+    return new in TRANSITIONS[run.state] and (not only or run.state in only)
 
 
 def _illegal(runs: Sequence[Run], new: RunState, only: tuple[RunState, ...]) -> str:

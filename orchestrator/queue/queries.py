@@ -310,6 +310,15 @@ class Queries:
         found = str(self._db.read("PRAGMA quick_check(1)")[0][0])
         return None if found == "ok" else found
 
+    def folder_owner(self, run: Run) -> int | None:
+        """The other run that is still to be trained in this run's folder, if there is one."""
+        rows = self._db.read(
+            "SELECT id FROM runs WHERE folder = (SELECT folder FROM runs WHERE id = ?1)"
+            " AND state IN ('queued', 'running', 'paused') AND id <> ?1",
+            (run.id,),
+        )
+        return int(rows[0][0]) if rows else None
+
     def shown_elsewhere(self, folders: Sequence[Path]) -> set[Path]:
         """Which of these folders belong to a run of the queue."""
         known = {row[0] for row in self._db.read("SELECT folder FROM runs")}

@@ -88,6 +88,19 @@ def test_the_whole_queue_is_paused_and_goes_on(tmp_path, say):
     assert say("pause", "1", "--queue")[0] == 2
 
 
+def test_a_retry_names_what_has_lost_its_folder(tmp_path, say):
+    """Another sweep trains there now; the rest of the sweep is queued again."""
+    submit(tmp_path, planned("a"), planned("b"))
+    assert say("cancel", "s")[0] == 0
+    submit(tmp_path, planned("a"), name="t")
+    code, out, err = say("retry", "s")
+    assert code == 0
+    assert "run 2 b: queued again" in out + err
+    assert "run 1 a: stays cancelled; its folder belongs to run 3" in out + err
+    code, out, err = say("retry", "1")
+    assert (code, "its folder belongs to run 3" in err) == (3, True)
+
+
 def test_files_are_removed_after_a_yes_only(tmp_path, say, monkeypatch):
     """Without it nothing is forgotten either; what holds no run stays."""
     submit(tmp_path, planned("a", updates=1), planned("b", updates=1), planned("c"))

@@ -70,6 +70,28 @@ def test_a_cancel_can_be_taken_back(tmp_path, store):
     assert states() == ["completed", "completed"]
 
 
+def test_no_run_comes_back_into_a_folder_that_is_in_use(tmp_path, store):
+    """It stays as it is, and the others of its sweep are queued again."""
+    submit(tmp_path, planned("a"), planned("b"))
+    store.control.cancel([1, 2])
+    submit(tmp_path, planned("a"), name="t")
+    with pytest.raises(NothingAffected, match="1 is cancelled, and its folder belongs to run 3"):
+        store.control.retry([1])
+    assert [run.id for run in store.control.retry([1, 2])] == [2]
+    assert states() == ["cancelled", "queued", "queued"]
+    store.control.cancel([2, 3])
+    assert [run.id for run in store.control.retry([1, 2])] == [1, 2]
+
+
+def test_of_two_runs_with_one_folder_one_comes_back(tmp_path, store):
+    """Neither is live before: the first that is named takes it."""
+    for name in ("s", "t"):
+        submit(tmp_path, planned("a"), name=name)
+        store.control.cancel([len(runs())])
+    assert [run.id for run in store.control.retry([1, 2])] == [1]
+    assert states() == ["queued", "cancelled"]
+
+
 def test_a_sweep_with_a_running_run_is_not_forgotten_in_part(tmp_path, store):
     """All of what was named, or nothing."""
     submit(tmp_path, planned("a"), planned("b"))
