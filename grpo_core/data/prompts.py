@@ -154,7 +154,12 @@ def _void_kwargs(example: Example, cfg: MLXGRPOConfig, tokenizer: Any) -> list[s
     with_all = _render([example], cfg, tokenizer)
     for key, value in cfg.chat_template_kwargs.items():
         others = {k: v for k, v in cfg.chat_template_kwargs.items() if k != key}
-        if _render([example], replace(cfg, chat_template_kwargs=others), tokenizer) == with_all:
+        try:
+            without = _render([example], replace(cfg, chat_template_kwargs=others), tokenizer)
+        except DataError:
+            # The template demands the key: so it does change something.
+            continue
+        if without == with_all:
             name = f"chat_template_kwargs.{key} = {toml_value(value)}"
             notes.append(f"{name} changes nothing in the prompt{_why_void(key, tokenizer)}")
     return notes

@@ -198,6 +198,14 @@ def test_a_key_that_changes_the_prompt_is_not_told():
     assert notes(READS, chat_template_kwargs={"short": False}) == []
 
 
+def test_a_key_that_the_template_demands_is_not_told():
+    """Without it no prompt could be made at all: so it does change something."""
+    demands = TEMPLATE + "{{ '' if mode is defined else raise_exception('mode is needed') }}"
+    assert notes(demands, chat_template_kwargs={"mode": "short"}) == []
+    with pytest.raises(DataError, match="refuses this prompt: mode is needed"):
+        notes(demands, chat_template_kwargs={})
+
+
 def test_a_row_with_its_own_system_message_gets_it():
     """In place of the one of the configuration."""
     example = Example(0, "q", "1", {}, "a.jsonl:1", "Be brief.")
