@@ -170,7 +170,10 @@ def _apply(cfg: MLXGRPOConfig, overrides: Sequence[str], warn: Warn) -> None:
         if not sign:
             warn(f"[warn] ignoring override (no '='): {item}")
         elif (field := set_field(item)) != key:
-            getattr(cfg, field)[key.removeprefix(f"{field}.")] = tag_value(text)
+            table = getattr(cfg, field)
+            # The file may say something else; `validate` refuses that.
+            if isinstance(table, dict):
+                table[key.removeprefix(f"{field}.")] = tag_value(text)
         elif key not in FIELDS:
             warn(f"[warn] unknown config key: {key}")
             cfg.extra[key] = tag_value(text)

@@ -447,3 +447,13 @@ def test_only_a_table_has_keys():
     """A dot behind any other field is an unknown key."""
     with pytest.raises(ConfigError, match=r"unknown config key: seed\.x"):
         apply_overrides(MLXGRPOConfig(), ["seed.x=1"], strict=True)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_key_is_not_set_in_what_is_no_table(tmp_path, strict):
+    """The file's value is refused by its name, as it is without the override."""
+    file = tmp_path / "a.toml"
+    file.write_text("chat_template_kwargs = 'short'\n")
+    for items in ([], ["chat_template_kwargs.a=1"]):
+        with pytest.raises(ConfigError, match="chat_template_kwargs = 'short': must be a table"):
+            resolve_config(str(file), items, strict=strict)
