@@ -37,15 +37,20 @@ class JsonLines:
         """Append one object; OSError where it does not go in whole."""
         if not self._enabled:
             return
-        if self._fd is None:
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        fd = self._opened()
         text = json.dumps(finite(line), ensure_ascii=False, allow_nan=False) + "\n"
-        _write_all(self._fd, text.encode(), self.path)
+        _write_all(fd, text.encode(), self.path)
 
     def touch(self) -> None:
         """Say that the run goes on, where it has nothing to write: a worker looks at the time."""
         if self._enabled:
-            self.path.touch()
+            # Not by its path: the folder may have been moved, and another may stand there.
+            os.utime(self._opened())
+
+    def _opened(self) -> int:
+        if self._fd is None:
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        return self._fd
 
     def cut(self, keep: Callable[[Line], bool]) -> list[Line]:
         """Keep the lines for which `keep` holds, atomically; those that stay. A torn line goes."""

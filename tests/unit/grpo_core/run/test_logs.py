@@ -33,6 +33,24 @@ def test_disabled_log_makes_no_file(tmp_path):
     assert not log.path.exists()
 
 
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_sign_of_life_goes_to_the_file_that_is_written(tmp_path, replaced):
+    """A folder moved under the run: no error, and nothing is made where another stands by now."""
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+    folder.mkdir()
+    log = JsonLines(folder / "log.jsonl")
+    log.touch()
+    assert log.path.read_bytes() == b""
+    folder.rename(moved)
+    if replaced:
+        folder.mkdir()
+    os.utime(moved / "log.jsonl", (0, 0))
+    log.touch()
+    assert (moved / "log.jsonl").stat().st_mtime > 0
+    assert not log.path.exists()
+    assert not log.in_place
+
+
 def test_cut_keeps_each_update_once(tmp_path):
     """Going on after update 2, of whose evaluations only `test` was done."""
     log = JsonLines(tmp_path / "log.jsonl")
