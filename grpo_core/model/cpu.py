@@ -10,6 +10,9 @@ import platform
 
 import mlx.core as mx
 
+# e to the power of more than 88 is above what fp32 holds; with a little room.
+_LARGEST_SCALE = 80.0
+
 
 def has_slow_exp() -> bool:
     """Whether this machine's `exp` is the slow one."""
@@ -19,5 +22,7 @@ def has_slow_exp() -> bool:
 def exp(x: mx.array, scale: float = 1.0) -> mx.array:
     """e to the power of `scale * x`, by `power` where that is faster; without a gradient."""
     if has_slow_exp():
+        if scale > _LARGEST_SCALE:
+            x, scale = x * scale, 1.0
         return mx.power(mx.array(math.exp(scale), x.dtype), x)
     return mx.exp(x if scale == 1 else x * scale)
