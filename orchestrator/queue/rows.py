@@ -100,6 +100,11 @@ def run_of(row: Row) -> Run:
     return Run(**d, damaged=columns.damaged)
 
 
+def overrides_of(row: Row) -> dict[str, Any]:
+    """The overrides of a row that has them; none where they are damaged."""
+    return _Columns(row).read("overrides", _object, {})
+
+
 def _reason(reason: str | None, columns: _Columns) -> str | None:
     if not columns.damaged:
         return reason

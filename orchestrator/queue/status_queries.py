@@ -4,7 +4,6 @@ Reads only; for status, watch and show. How long the rest takes is computed in `
 """
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -12,7 +11,7 @@ from typing import Any
 
 from orchestrator.queue.connection import Connection
 from orchestrator.queue.queries import HALTED, HELD, Queries
-from orchestrator.queue.rows import RUN, run_of
+from orchestrator.queue.rows import RUN, overrides_of, run_of
 from orchestrator.results.leaderboard import differing_keys
 from orchestrator.run import HoldCode, Run, RunState, Share, Sweep, stamp
 
@@ -110,7 +109,7 @@ class StatusQueries:
             f"SELECT overrides FROM runs WHERE sweep_id = ? ORDER BY {order} LIMIT 100",
             (sweep_id,),
         )
-        return [json.loads(row[0]) for row in rows]
+        return [overrides_of(row) for row in rows]
 
     def summary_rows(self, sweep_id: int, most: int) -> list[Run]:
         """A screenful of a long sweep, in its order.

@@ -79,7 +79,7 @@ def _sample(raw: str) -> Sample | None:
             reward=_number(line.get("reward")),
             rewards={str(key): float(value) for key, value in rewards.items()},
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None  # A torn last line, or one of another program.
 
 

@@ -19,6 +19,7 @@ Line = dict[str, Any]
 
 # Over how many updates the time of one is averaged: some minutes of most runs.
 _WINDOW = 20
+_MOST = 2**63 - 1
 
 
 def read_progress(folder: Path) -> Progress:
@@ -182,7 +183,13 @@ def _parse(raw: bytes | str) -> Line | None:
         line = json.loads(raw)
     except ValueError:
         return None
-    return line if isinstance(line, dict) else None
+    if not isinstance(line, dict):
+        return None
+    counts = (line.get("update"), line.get("updates_total"))
+    # JSON knows no largest integer; the queue and a curve do. No run counts that far.
+    if any(isinstance(count, int) and abs(count) > _MOST for count in counts):
+        return None
+    return line
 
 
 def _read_object(path: Path) -> Line:

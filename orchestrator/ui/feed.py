@@ -186,6 +186,11 @@ class Feed:
         except (QueueError, OSError) as e:
             # Busy, damaged, newer than we are, or gone: the page says so, and we look again.
             shape = {"error": str(e)}
+            self._mark = object()
+        # A fault of ours, met in what others wrote: a page that stands still would not say it.
+        except Exception as e:  # noqa: BLE001
+            shape = {"error": f"{type(e).__name__}: {e}"}
+            self._mark = object()
         self._watch(shape)
         same = {**shape, "at": None} == {**self._seen, "at": None}
         if not same:

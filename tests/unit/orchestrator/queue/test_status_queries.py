@@ -1,11 +1,14 @@
 """What a status asks of the queue, and how little of it it reads."""
 
+import contextlib
 import json
 import re
+import sqlite3
 from dataclasses import replace
 
 from orchestrator.queue.store import Store
 from orchestrator.run import Progress
+from orchestrator.system.paths import home
 from orchestrator.views.json_shapes import run_shape
 from orchestrator.views.overview import progress_of, read_overview
 from tests.queue_kit import (
@@ -111,3 +114,13 @@ def test_a_status_reads_only_what_it_shows(tmp_path):
     ends = re.compile(r"SELECT overrides FROM runs .* ORDER BY position(?: DESC)? LIMIT 100")
     found = [plan for plan in plans if walks.search(plan[1]) and not ends.fullmatch(plan[0])]
     assert found == []
+
+
+def test_damaged_overrides_hide_nothing_of_the_others(tmp_path):
+    """A database is open to other programs: what is no object sets nothing."""
+    submit(tmp_path, *(planned(f"r{i}", lr=i) for i in range(3)))
+    with contextlib.closing(sqlite3.connect(home().db)) as other, other:
+        other.execute("UPDATE runs SET overrides = '[1]' WHERE id = 2")
+    with Store.open() as store:
+        assert store.status.swept(1) == ("lr",)
+        assert store.status.keys_of(1) == ["lr"]

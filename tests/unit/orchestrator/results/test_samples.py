@@ -36,3 +36,13 @@ def test_a_torn_last_line_waits_for_its_end(tmp_path):
         file.write('{"update": 2, "completion": "to')
     assert [s.completion for s in latest_samples(tmp_path)] == ["whole"]
     assert latest_samples(tmp_path / "gone") == first_samples(tmp_path / "gone") == ()
+
+
+def test_a_number_beyond_all_bounds_is_another_programs(tmp_path):
+    """JSON has integers of any length, and 1e400: what cannot be read is left out."""
+    write_lines(tmp_path / "samples.jsonl", [sample(1, "ours")])
+    with open(tmp_path / "samples.jsonl", "a") as file:
+        file.write('{"update": 1e400, "completion": "a"}\n')
+        file.write('{"update": 2, "completion": "a", "reward": 1' + 400 * "0" + "}\n")
+    assert [s.completion for s in latest_samples(tmp_path)] == ["ours"]
+    assert [s.completion for s in first_samples(tmp_path)] == ["ours"]

@@ -3,6 +3,8 @@
 import json
 import os
 
+import pytest
+
 from orchestrator.results.training_log import (
     ProgressReader,
     read_curve,
@@ -12,6 +14,7 @@ from orchestrator.results.training_log import (
     result_identity,
 )
 from orchestrator.run import Progress
+from orchestrator.ui.series import RunSeries
 
 
 def write(folder, *lines, mode="w"):
@@ -154,3 +157,13 @@ def test_several_curves_come_from_one_reading(tmp_path):
         "kl": [(1, 0.5)], "em": [(0, 0.2)], "reward_mean": [(1, 1.0), (2, 2.0)], "entropy": [],
     }  # fmt: skip
     assert set(read_curves(tmp_path / "none", ["kl"])) == {"kl"}
+
+
+@pytest.mark.parametrize("key", ["update", "updates_total"])
+def test_a_count_beyond_64_bits_is_another_programs(tmp_path, key):
+    """Neither the queue's column nor a curve can hold it: the line is left out."""
+    write(tmp_path, {"update": 1, "em": 0.5}, {"update": 2, "em": 0.7, key: 2**63})
+    assert read_progress(tmp_path).update == 1
+    series = RunSeries(tmp_path)
+    series.refresh()
+    assert series.since("em", 0).shape()["x"] == [1.0]
