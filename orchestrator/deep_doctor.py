@@ -5,10 +5,10 @@ that uses the device is a process of its own with a time limit (`grpo_core/deep_
 a GPU that hangs costs one row. What is read is judged here; docs/mac.md says what a row settles.
 """
 
+import contextlib
 import json
 import os
 import platform
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -26,12 +26,15 @@ from grpo_core.run.atomic import sync
 from grpo_core.run.protocol import machine_fault, package_versions
 from orchestrator.queue.store import Store
 from orchestrator.system.paths import ENV_HOME, Home, shipped
+from orchestrator.system.processes import kill_carriers
 from orchestrator.worker.notices import Notice, desktop_command
 
 _CHECK_S = 90.0
 _DISPLAY_S = 45.0
 _ADOPT_S = 90.0
+_NOTICE_S = 30.0
 _POLL_S = 0.05
+_ADOPTED = "a killed worker's trainer"
 _DRIVER = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
 
 Numbers = Mapping[str, Any]
@@ -76,9 +79,23 @@ def measure() -> Iterator[Row]:
     yield from _under_the_display(is_mac)
     yield _memory()
     yield _killed(is_mac)
-    yield _adoption()
-    yield _disk()
-    yield _notice()
+    yield row_of(_ADOPTED, _adoption)
+    yield row_of("disk", _disk)
+    yield row_of("notice", _notice)
+
+
+def row_of(name: str, part: Callable[[], Row]) -> Row:
+    """What a part finds; one that hangs or fails costs its own row. Names no path."""
+    try:
+        return part()
+    except subprocess.TimeoutExpired as e:
+        said = f"no answer within {e.timeout:.0f} s"
+    except subprocess.CalledProcessError as e:
+        said = f"ended with {e.returncode}"
+    # Whatever a machine that we do not know makes of it: the other rows are to be sent back.
+    except Exception as e:  # noqa: BLE001
+        said = f"failed: {type(e).__name__}"
+    return Row(name, Mark.BAD, said, {"failed": said})
 
 
 # --- facts
@@ -253,8 +270,13 @@ def _killed(is_mac: bool) -> Row:
 
 def _adoption() -> Row:
     """A worker killed under a real run: does the next one take the trainer over?"""
-    with tempfile.TemporaryDirectory(prefix="grpo-deep-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="grpo-deep-", ignore_cleanup_errors=True) as folder,
+        contextlib.ExitStack() as after,
+    ):
         home = Home(Path(folder, "home")).make()
+        # However it ends: a worker and its trainer, which leaves the worker's group.
+        after.callback(kill_carriers, ENV_HOME, {str(home.root)})
         env = {**os.environ, ENV_HOME: str(home.root), "GRPO_SWEEP_NOTIFY": ""}
         env["GRPO_GPU_LOCK"] = str(Path(folder, "gpu.lock"))
         base = json.dumps(str(shipped("configs/tiny.toml")))
@@ -264,8 +286,10 @@ def _adoption() -> Row:
         quiet: dict[str, Any] = {"cwd": folder, "env": env, "stdout": null, "stderr": null}
         subprocess.run([*ours, "submit", "deep.toml"], check=True, timeout=_ADOPT_S, **quiet)
         with subprocess.Popen([*ours, "work"], **quiet) as worker:
-            trains = _until(lambda: _trains(home))
-            worker.send_signal(signal.SIGKILL)
+            try:
+                trains = _until(lambda: _trains(home))
+            finally:
+                worker.kill()
         again = [*ours, "work", "--until-empty"]
         code = subprocess.run(again, timeout=_ADOPT_S, **quiet).returncode
         with Store.open(home.db, readonly=True) as store:
@@ -279,7 +303,7 @@ def judge_adoption(found: Numbers) -> Row:
     """Taken over: completed by the attempt that the dead worker had started."""
     good = found == {"seen": True, "state": "completed", "attempts": 1, "exit_code": 0}
     text = f"{found['state']} in {found['attempts']} attempt(s)"
-    return Row("a killed worker's trainer", Mark.OK if good else Mark.BAD, text, found)
+    return Row(_ADOPTED, Mark.OK if good else Mark.BAD, text, found)
 
 
 def _trains(home: Home) -> bool:
@@ -324,7 +348,7 @@ def _notice() -> Row:
     words = desktop_command(Notice("sweep_done", "doctor --deep is done: do you see this?"))
     if words is None:
         return Row("notice", Mark.NONE, "shown on macOS only")
-    code = subprocess.run(words, capture_output=True, timeout=30).returncode
+    code = subprocess.run(words, capture_output=True, timeout=_NOTICE_S).returncode
     text = "sent; if you saw none, allow those of Script Editor in System Settings, Notifications"
     return Row("notice", Mark.BAD if code else Mark.ODD, text, {"exit_code": code})
 
