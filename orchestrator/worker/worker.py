@@ -349,6 +349,8 @@ class _Worker:
             return
         self._compared.add(sweep.id)
         lines = differences((sweep.provenance or {}).get("environment"), kept())
+        if not lines:
+            return
         self._patience.insist(
             lambda: note(Path(attempt.log), [f"[environment] {line}" for line in lines])
         )

@@ -155,9 +155,11 @@ def public(folder, monkeypatch):
     """A copy of the folder, with the queue in `home`, that every user may enter."""
     place = Path(tempfile.mkdtemp())
     shutil.copytree(folder, place / "work")
+    (place / "work" / "outputs").mkdir(exist_ok=True)
     shutil.copytree(home().root, place / "home")
     for path in (place, *place.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
+    (place / "work" / "outputs").chmod(0o777)
     monkeypatch.setenv("GRPO_SWEEP_HOME", str(place / "home"))
     yield place
     for path in (place, *place.rglob("*")):

@@ -222,7 +222,9 @@ def test_a_run_is_found_by_its_name(say, folder):
     assert "both: 2 runs have this name: 2 (sweep one), 3 (sweep two)" in err
     assert "or as two/both" in err
     assert shown(say, "two/both")[1]["id"] == 3
-    assert say("cancel", "one/both")[2] == "run 2 both: cancelled\n"
+    assert say("cancel", "one/both")[2] == (
+        "run 2 both: cancelled\nto take it back: grpo-sweep retry one/both\n"
+    )
     assert say("pause", "only-one")[2] == "run 1 only-one: paused\n"
     assert say("wait", "one/both")[0] == 1
     assert say("show", "one/nope")[0] == 3

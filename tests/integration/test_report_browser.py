@@ -215,13 +215,14 @@ def test_lines_of_the_parallel_coordinates_can_be_chosen(ordinary):
 
 def test_the_runs_are_sorted_by_a_click_on_a_head(ordinary):
     """By number, not by text; a second click turns it round."""
-    values = (
-        "[...document.querySelectorAll('.sortable tbody tr')].map(r => r.cells[3].dataset.sort)"
-    )
+    # The objective comes first among the columns that are sorted by another value than their text.
+    column = "document.querySelector('.sortable td[data-sort]').cellIndex"
+    rows = "[...document.querySelectorAll('.sortable tbody tr')]"
+    values = f"{rows}.map(r => r.cells[{column}].dataset.sort)"
     with Page() as page:
         page.open(ordinary)
         page.eventually(DRAWN)
-        click = "document.querySelectorAll('.sortable th button')[3].click()"
+        click = f"document.querySelectorAll('.sortable th button')[{column}].click()"
         page.js(click)
         rising = [float(value) for value in page.js(values)]
         page.js(click)

@@ -63,9 +63,9 @@ def test_halving_pauses_at_rungs_and_resumes_the_best(tmp_path):
         *(planned(f"r{g}", gain=g, updates=40, update_s=0.06) for g in gains),
     )
     assert [str(run.state) for run in found] == ["pruned", "completed", "pruned", "pruned"]
-    assert [run.reason and run.reason.split(" at ")[1].split(";")[0] for run in found] == [
+    assert [run.reason.split(" at ")[-1].split(";")[0] for run in found] == [
         "30% of the run",
-        None,
+        "all updates done",
         "30% of the run",
         "60% of the run",
     ]
