@@ -54,6 +54,7 @@ def tried():
         return [run.overrides for run in store.queries.runs()]
 
 
+@pytest.mark.storm
 def test_fifty_kills_between_ask_and_insert(folder, monkeypatch):
     """After each the next worker proposes the same again; a commit that was made stays made."""
     prepare()

@@ -33,6 +33,7 @@ KINDS = {
     "minibatches": {"steps_per_generation": 4, "num_iterations": 2, "batch_size": 1},
 }
 SHORT = {"num_epochs": 1, "eval_samples": 4, "eval_subset_size": 4, "max_new_tokens": 16}
+LONG = sorted({*KINDS} - {"lora", "full"})
 
 
 def fields(kind: str) -> dict:
@@ -78,7 +79,11 @@ def storm(folder: Path, kind: str, touches: int, kills: int, draw: random.Random
     complete(folder, **fields(kind))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    # The others are killed thirty-six times in the storms below.
+    [*("lora", "full"), *(pytest.param(kind, marks=pytest.mark.storm) for kind in LONG)],
+)
 def test_killed_run_ends_as_the_whole_one(whole, tmp_path, kind):
     """Killed at a touch drawn at random: log, samples and weights are equal."""
     reference, touches = whole(kind)

@@ -313,7 +313,7 @@ def real(name, folder, seed, **values):
     return planned(name, **settings)
 
 
-@pytest.mark.parametrize("prewarm", [True, False])
+@pytest.mark.parametrize("prewarm", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_real_trainers_write_the_same_with_and_without_prewarming(tmp_path, start, prewarm):
     """Two runs each: files and logs of the second equal those of a trainer started by hand."""
     submit(tmp_path, real("a", "a", 0), real("b", "b", 1))

@@ -17,6 +17,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_halving_on_the_tiny_model_spends_less_and_ranks_what_is_left(folder, capfd):
     """Settings end at rungs, the best trains to its end over pauses, each update once."""
     small = ("max_train_samples=40", "eval_samples=8", "eval_steps=3")
