@@ -15,7 +15,7 @@ ARROWS = {
     "failed": {"queued"},
     "completed": set(),
     "pruned": set(),
-    "cancelled": set(),
+    "cancelled": {"queued"},
 }
 
 
@@ -25,8 +25,8 @@ def test_arrows_are_those_of_the_documents():
 
 
 def test_end_states_lead_nowhere_but_retry():
-    """Of what has ended only a failed run can come back."""
-    assert {s for s in END_STATES if TRANSITIONS[s]} == {RunState.FAILED}
+    """Of what has ended a failed run can come back, and one that was cancelled."""
+    assert {s for s in END_STATES if TRANSITIONS[s]} == {RunState.FAILED, RunState.CANCELLED}
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,10 @@ def test_rollouts_are_those_of_the_plain_model(make):
         assert alone.completions == group.completions
         for ids, logprobs in zip(group.completions, group.logprobs, strict=True):
             expected = plain_logprobs(policy, prompt, ids)
-            # One token of gemma4_text is so ill-conditioned that rounding the weights in
-            # their last bit moves it by 3.4e-5; a wrong mask or position is off by whole nats.
-            np.testing.assert_allclose(logprobs, expected, atol=5e-5)
+            # Single tokens of gemma4_text and qwen3_next are so ill-conditioned that rounding
+            # the weights in their last bit moves one by 3.4e-5, and the CPU's other operations
+            # one by 5.5e-5; a wrong mask or position is off by whole nats.
+            np.testing.assert_allclose(logprobs, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("make", FEW)
