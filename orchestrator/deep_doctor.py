@@ -2,7 +2,7 @@
 
 Written for Macs, which we do not have: one JSON without paths or names to send back. Each part
 that uses the device is a process of its own with a time limit (`grpo_core/deep_checks.py`), so that
-a GPU that hangs costs one row. What is read is judged here; docs/mac.md says what a row settles.
+a GPU that hangs costs one row. `deep_judgement.py` judges what is read.
 """
 
 import contextlib
@@ -15,8 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,44 +22,33 @@ import psutil
 
 from grpo_core.run.atomic import sync
 from grpo_core.run.protocol import machine_fault, package_versions
+from orchestrator.deep_judgement import (
+    ADOPTED,
+    DISPLAY_S,
+    Mark,
+    Numbers,
+    Row,
+    judge,
+    judge_adoption,
+    judge_cache,
+    judge_decoding,
+    judge_device,
+    judge_display,
+    judge_gradient,
+    judge_peaks,
+    judge_prefix,
+)
 from orchestrator.queue.store import Store
+from orchestrator.system.macos import pressure
 from orchestrator.system.paths import ENV_HOME, Home, shipped
 from orchestrator.system.processes import kill_carriers
 from orchestrator.worker.notices import Notice, desktop_command
 
 _CHECK_S = 90.0
-_DISPLAY_S = 45.0
 _ADOPT_S = 90.0
 _NOTICE_S = 30.0
 _POLL_S = 0.05
-_ADOPTED = "a killed worker's trainer"
 _DRIVER = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
-
-Numbers = Mapping[str, Any]
-
-
-class Mark(StrEnum):
-    """What a row shows: as it should be, worth a look, wrong, or nothing on this machine."""
-
-    OK = "ok"
-    ODD = "odd"
-    BAD = "bad"
-    NONE = "none"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One answer: the numbers that were measured, and what they mean."""
-
-    name: str
-    verdict: Mark
-    text: str
-    numbers: Numbers = field(default_factory=dict)
-
-    @property
-    def shape(self) -> dict[str, Any]:
-        """As it stands in the JSON."""
-        return {**asdict(self), "verdict": str(self.verdict)}
 
 
 def measure() -> Iterator[Row]:
@@ -79,7 +66,7 @@ def measure() -> Iterator[Row]:
     yield from _under_the_display(is_mac)
     yield _memory()
     yield _killed(is_mac)
-    yield row_of(_ADOPTED, _adoption)
+    yield row_of(ADOPTED, _adoption)
     yield row_of("disk", _disk)
     yield row_of("notice", _notice)
 
@@ -116,106 +103,6 @@ def _machine() -> Row:
     return Row("machine", Mark.OK, f"{facts['system']} {facts['machine']}", facts)
 
 
-# --- what is read of the device
-
-
-def judge_device(found: Numbers) -> Row:
-    """Metal that is said to be there, and is not, was met in virtual machines."""
-    if (row := _unmeasured("device", found)) is not None:
-        return row
-    if found["metal"] and found["device"] != "gpu":
-        return Row("device", Mark.ODD, "Metal is available, but nothing computes on it", found)
-    return Row("device", Mark.OK, str(found.get("device_name", found["device"])), found)
-
-
-def judge(name: str, found: Numbers, *, odd: float, bad: float) -> Row:
-    """By the largest of the numbers; the text says which."""
-    if (row := _unmeasured(name, found)) is not None:
-        return row
-    worst = max(found, key=lambda key: float(found[key]))
-    value = float(found[worst])
-    # What is no number is below no limit.
-    verdict = Mark.OK if value < odd else Mark.ODD if value < bad else Mark.BAD
-    return Row(name, verdict, f"at most {value:.2g} ({worst})", found)
-
-
-def judge_gradient(found: Numbers) -> Row:
-    """fp32 on both: rounding gives 1e-6; tokens may part where two are as likely."""
-    name = "gradient, CPU against GPU"
-    if (row := _unmeasured(name, found)) is not None:
-        return row
-    apart, same = float(found["relative"]), float(found["same_tokens"])
-    text = f"{apart:.1e} apart, {same:.0%} of the greedy tokens the same"
-    if not apart < 1e-2:
-        return Row(name, Mark.BAD, text, found)
-    good = apart < 1e-3 and same == 1.0
-    return Row(name, Mark.OK if good else Mark.ODD, text, found)
-
-
-def judge_prefix(found: Numbers) -> Row:
-    """Above the tolerances of the probe a model would lose shared prompts."""
-    name = "shared prompt, worst difference"
-    if (row := _unmeasured(name, found)) is not None:
-        return row
-    fp32, bf16 = float(found["float32"]), float(found["bfloat16"])
-    text = f"{fp32:.1e} in fp32, {bf16:.1e} in bf16"
-    if not (fp32 < 1e-2 and bf16 < 1.0):
-        return Row(name, Mark.BAD, text, found)
-    return Row(name, Mark.OK if fp32 < 1e-3 and bf16 < 0.1 else Mark.ODD, text, found)
-
-
-def judge_decoding(found: Numbers) -> Row:
-    """Beyond the caches there are logits and room for more places: a share that falls with length.
-
-    0.9 and 0.7 on a CPU. Where each step copies the caches it stays, or grows.
-    """
-    name = "decoding beyond the caches"
-    if (row := _unmeasured(name, found)) is not None:
-        return row
-    text = ", ".join(f"{places} places: {float(share):.2f}" for places, share in found.items())
-    shares = [float(share) for share in found.values()]
-    falls = shares[-1] < shares[0]
-    mark = Mark.OK if falls and shares[-1] < 1 else Mark.ODD if shares[-1] < 2 else Mark.BAD
-    return Row(name, mark, text, found)
-
-
-def judge_peaks(found: Numbers) -> Row:
-    """The estimate may be a quarter off; far above it a plan would not fit."""
-    name = "peak over estimate"
-    if (row := _unmeasured(name, found)) is not None:
-        return row
-    text = ", ".join(f"{phase} {float(value):.2f}" for phase, value in found.items())
-    worst = max(map(float, found.values()))
-    verdict = Mark.OK if worst < 1.25 else Mark.ODD if worst < 2 else Mark.BAD
-    return Row(name, verdict, text, found)
-
-
-def judge_cache(found: Numbers) -> Row:
-    """Whether a smaller cache of buffers costs time."""
-    name = "seconds of an update by cache limit"
-    if (row := _unmeasured(name, found)) is not None:
-        return row
-    text = ", ".join(f"{size} GB: {float(s):.3f}" for size, s in found.items())
-    times = [float(s) for s in found.values()]
-    verdict = Mark.OK if max(times) < 1.5 * min(times) else Mark.ODD
-    return Row(name, verdict, text, found)
-
-
-def judge_display(name: str, found: Numbers) -> Row:
-    """Whether the display's watchdog let the updates live."""
-    if (row := _unmeasured(name, found)) is not None:
-        return row
-    return Row(name, Mark.OK, f"{found['updates']} updates in {_DISPLAY_S:.0f} s", found)
-
-
-def _unmeasured(name: str, found: Numbers) -> Row | None:
-    if "failed" in found:
-        return Row(name, Mark.BAD, str(found["failed"]), found)
-    if "skipped" in found:
-        return Row(name, Mark.NONE, str(found["skipped"]), found)
-    return None
-
-
 def _under_the_display(is_mac: bool) -> Iterator[Row]:
     """Updates while the display is on, without and with the driver's switch (mlx #3267)."""
     own: dict[str, str]
@@ -225,7 +112,7 @@ def _under_the_display(is_mac: bool) -> Iterator[Row]:
             yield Row(name, Mark.NONE, "only Metal on a Mac has this watchdog")
             continue
         env = {key: value for key, value in os.environ.items() if key != _DRIVER} | own
-        found = _child("updates", str(_DISPLAY_S), limit_s=3 * _DISPLAY_S, env=env)
+        found = _child("updates", str(DISPLAY_S), limit_s=3 * DISPLAY_S, env=env)
         yield judge_display(name, found)
 
 
@@ -236,18 +123,10 @@ def _memory() -> Row:
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
     found = {"available": memory.available, "total": memory.total, "swap_used": swap.used}
     found |= {"wired": memory.wired} if hasattr(memory, "wired") else {}
-    for name in ("kern.memorystatus_level", "kern.memorystatus_vm_pressure_level"):
-        if (value := _sysctl(name)) is not None:
-            found[name] = value
+    if (pressed := pressure()) is not None:
+        found |= {"percent_left": pressed.percent, "pressure": pressed.level}
     share = memory.available / memory.total
     return Row("memory", Mark.OK if share > 0.15 else Mark.ODD, f"{share:.0%} left", found)
-
-
-def _sysctl(name: str) -> int | None:
-    if platform.system() != "Darwin":
-        return None
-    done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True)
-    return int(done.stdout) if done.stdout.strip().isdigit() else None
 
 
 def _killed(is_mac: bool) -> Row:
@@ -297,13 +176,6 @@ def _adoption() -> Row:
     return judge_adoption(
         {"seen": trains, "state": str(run.state), "attempts": run.attempt, "exit_code": code}
     )
-
-
-def judge_adoption(found: Numbers) -> Row:
-    """Taken over: completed by the attempt that the dead worker had started."""
-    good = found == {"seen": True, "state": "completed", "attempts": 1, "exit_code": 0}
-    text = f"{found['state']} in {found['attempts']} attempt(s)"
-    return Row(_ADOPTED, Mark.OK if good else Mark.BAD, text, found)
 
 
 def _trains(home: Home) -> bool:

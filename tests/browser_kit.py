@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
 DEADLINE_S = 90.0
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -35,6 +37,14 @@ def find_chromium():
     found = [shutil.which(name) for name in NAMES]
     on_mac = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
     return next((path for path in [*found, on_mac] if path and os.path.exists(path)), None)
+
+
+NEEDS_CHROMIUM = pytest.mark.skipif(
+    find_chromium() is None, reason="no Chromium here (apt-get install chromium)"
+)
+
+# A text that acts wherever it is taken for HTML, or for a template of plotly's.
+EVIL = "</script><img src=http://a.test/x onerror=pwned=1><a href=javascript:pwned=2>%{x}"
 
 
 class Page:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from orchestrator.plan.expand import expand
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 
 # Two iterations: with one there is no clip, and a sweep over its width is refused.
 BASE = "num_generations = 4\nnum_iterations = 2\nlearning_rate = 2e-5\nseed = 5\n"

@@ -23,6 +23,7 @@ ORDER = {
             "report",
             "views",
             "deep_doctor",
+            "deep_judgement",
             "doctor",
             "starting",
             "worker",

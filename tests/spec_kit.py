@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import SpecError
 from orchestrator.plan.expand import expand
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 
 BASE = 'model_name = "builtin/tiny"\nnum_generations = 4\nlearning_rate = 2e-5\n'
 

@@ -14,7 +14,7 @@ from orchestrator.names import folded, free_name
 from orchestrator.plan.expand import expand
 from orchestrator.queue.store import Store
 from orchestrator.run import END_STATES, Run, RunState, Sweep
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 from orchestrator.submit import finished_sweep, queue_sweep, unfinished_sweep
 from orchestrator.system import paths
 from orchestrator.system.paths import Home, home, shipped

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from orchestrator.cli.options import json_option
 from orchestrator.cli.output import console, print_json
-from orchestrator.deep_doctor import Mark, Row, measure
+from orchestrator.deep_doctor import measure
+from orchestrator.deep_judgement import Mark, Row
 from orchestrator.doctor import Finding, Severity, examine
 from orchestrator.system.paths import home
 

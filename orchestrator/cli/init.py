@@ -140,7 +140,7 @@ def _check(folder: Path) -> None:
     """Expand the spec as a submit would, train one update, and say what a night will do."""
     # Not at the top: the questions come sooner.
     from orchestrator.plan.expand import expand
-    from orchestrator.spec.spec import read_spec
+    from orchestrator.spec.reader import read_spec
     from orchestrator.starting.night import forecast_night
 
     expansion = expand(read_spec(folder / files.SPEC))

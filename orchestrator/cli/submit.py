@@ -13,7 +13,7 @@ from orchestrator.cli.references import Ref, open_queue
 from orchestrator.errors import UsageError
 from orchestrator.plan.expand import Expansion, expand
 from orchestrator.spec.from_params import spec_from_params
-from orchestrator.spec.spec import parse_spec, read_spec
+from orchestrator.spec.reader import parse_spec, read_spec
 from orchestrator.submit import forecast_of, previewed_plan, queue_sweep, recognised
 from orchestrator.text import duration, settings, size
 from orchestrator.views.json_shapes import submit_shape

@@ -19,7 +19,7 @@ from orchestrator.plan.runs import Taken, planned_runs
 from orchestrator.results.objective import setting_key
 from orchestrator.run import Extension, PlannedRun, Run, Sweep
 from orchestrator.spec.document import Faults
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 
 
 def extension(

@@ -23,7 +23,8 @@ from orchestrator.results.objective import completed_scores, setting_key
 from orchestrator.results.training_log import read_result
 from orchestrator.run import Objective, Run, Sweep
 from orchestrator.spec.base_config import FrozenBase, resolved_base
-from orchestrator.spec.spec import Spec, parse_spec
+from orchestrator.spec.reader import parse_spec
+from orchestrator.spec.spec import Spec
 from orchestrator.system.paths import RunPaths
 
 # --- confirm

@@ -18,7 +18,8 @@ from orchestrator.search.tpe import load_optuna
 from orchestrator.search.trials import Trial
 from orchestrator.spec.base_config import FrozenBase
 from orchestrator.spec.document import Faults
-from orchestrator.spec.spec import Spec, parse_spec
+from orchestrator.spec.reader import parse_spec
+from orchestrator.spec.spec import Spec
 
 
 def prepare() -> None:

@@ -15,7 +15,7 @@ from orchestrator.plan.expand import Expansion, expand
 from orchestrator.queue.control import Control
 from orchestrator.queue.store import Store
 from orchestrator.run import Run, RunState
-from orchestrator.spec.spec import parse_spec
+from orchestrator.spec.reader import parse_spec
 from orchestrator.submit import forecast_of, previewed_plan, queue_sweep, recognised
 from orchestrator.system.paths import ENV_HOME, Home
 from orchestrator.system.processes import signal_process

@@ -16,7 +16,7 @@ from tests.queue_kit import DEADLINE_S, eventually, states
 def demo_runs(monkeypatch):
     """How many runs the shipped demo has."""
     from orchestrator.plan.expand import expand
-    from orchestrator.spec.spec import read_spec
+    from orchestrator.spec.reader import read_spec
     from orchestrator.system.paths import shipped
 
     return len(expand(read_spec(shipped("sweeps/demo.toml"))).settings)

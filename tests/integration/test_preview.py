@@ -7,7 +7,7 @@ import pytest
 from orchestrator.plan.expand import expand
 from orchestrator.plan.forecast import forecast
 from orchestrator.queue.store import Store
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 from orchestrator.system.paths import home
 from orchestrator.worker import probe
 from orchestrator.worker.probe import heaviest

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.run import Outcome, Verdict
-from tests.browser_kit import Page, find_chromium
+from tests.browser_kit import EVIL, NEEDS_CHROMIUM, Page
 from tests.sweep_kit import (
     add_sweep,
     finish_next,
@@ -17,11 +17,8 @@ from tests.sweep_kit import (
     write_run,
 )
 
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="no Chromium here (apt-get install chromium)"
-)
+pytestmark = NEEDS_CHROMIUM
 
-EVIL = "</script><img src=http://a.test/x onerror=pwned=1><a href=javascript:pwned=2>%{x}"
 SETTINGS = [
     (gain, {"learning_rate": rate, "loss_type": loss})
     for gain, rate, loss in (

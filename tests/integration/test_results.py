@@ -9,7 +9,7 @@ import pytest
 from orchestrator.plan.expand import expand
 from orchestrator.queue.store import Store
 from orchestrator.run import Outcome, Progress, Verdict
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 from orchestrator.system.paths import home
 from tests.queue_kit import nothing_before
 from tests.sweep_kit import finish_next, write_run

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from orchestrator.run import Outcome, Verdict
-from tests.browser_kit import Page, find_chromium
+from tests.browser_kit import EVIL, NEEDS_CHROMIUM, Page
 from tests.queue_kit import eventually, planned, runs, states, submit
 from tests.sweep_kit import (
     add_sweep,
@@ -20,11 +20,8 @@ from tests.sweep_kit import (
 )
 from tests.ui_kit import Server, visit
 
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="no Chromium here (apt-get install chromium)"
-)
+pytestmark = NEEDS_CHROMIUM
 
-EVIL = "</script><img src=http://a.test/x onerror=pwned=1><a href=javascript:pwned=2>%{x}"
 PHONE = {"width": 390, "height": 844, "touch": True, "dark": True}
 DRAWN = "document.querySelector('#live .plot .main-svg') !== null"
 

@@ -16,7 +16,7 @@ from grpo_core.config import (
 from grpo_core.config.validation import find_faults
 from orchestrator.cli.group import cli
 from orchestrator.plan.expand import expand
-from orchestrator.spec.spec import parse_spec
+from orchestrator.spec.reader import parse_spec
 from tests import doc_blocks
 from tests.doc_blocks import DOCUMENTS, ROOT, commands, fences, is_spec, links, rendered
 

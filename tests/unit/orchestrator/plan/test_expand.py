@@ -16,7 +16,7 @@ from orchestrator.errors import SpecError
 from orchestrator.names import name_fault
 from orchestrator.plan import expand as expand_module
 from orchestrator.plan.expand import MAX_RUNS, expand
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 from tests.expansion_kit import BASE, SEARCH, expansion, runs
 
 
@@ -190,7 +190,7 @@ def test_the_same_spec_gives_the_same_runs_in_another_process(folder):
     here = repr(expansion(text).plan("s", "/work"))
     code = (
         "from pathlib import Path; from orchestrator.plan.expand import expand\n"
-        "from orchestrator.spec.spec import read_spec\n"
+        "from orchestrator.spec.reader import read_spec\n"
         "print(repr(expand(read_spec(Path('s.toml'))).plan('s', '/work')))"
     )
     for seed in ("1", "2"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import SpecError
 from orchestrator.plan.expand import expand
-from orchestrator.spec.spec import parse_spec
+from orchestrator.spec.reader import parse_spec
 
 BASE = {
     "learning_rate": 2e-5,

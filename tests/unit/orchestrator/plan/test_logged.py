@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.plan.expand import expand
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 from tests.spec_kit import BASE, faults, write
 
 RATES = "[params]\nlearning_rate = [1e-5, 1e-4]\n"

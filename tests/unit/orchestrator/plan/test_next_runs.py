@@ -9,7 +9,7 @@ from orchestrator.plan.expand import expand
 from orchestrator.plan.next_runs import next_runs, spec_of
 from orchestrator.queue.store import Store
 from orchestrator.run import Outcome, Progress, RunState, Verdict
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 from orchestrator.system.paths import home
 from tests.queue_kit import nothing_before
 

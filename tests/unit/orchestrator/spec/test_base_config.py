@@ -2,7 +2,7 @@
 
 from grpo_core.config import MLXGRPOConfig
 from orchestrator.plan.expand import expand
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 from tests.spec_kit import BASE, faults, write
 
 

@@ -13,7 +13,7 @@ from orchestrator.spec.base_config import FrozenBase
 from orchestrator.spec.distributions import DISTRIBUTION_KEYS
 from orchestrator.spec.fields import RESERVED
 from orchestrator.spec.json_schema import grammar
-from orchestrator.spec.spec import parse_spec
+from orchestrator.spec.reader import parse_spec
 from tests.schema_oracle import fits
 
 SCHEMA = grammar()

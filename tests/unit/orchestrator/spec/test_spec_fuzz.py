@@ -15,7 +15,7 @@ from grpo_core.config import format_value
 from orchestrator.cli import main
 from orchestrator.errors import SpecError
 from orchestrator.plan.expand import expand
-from orchestrator.spec.spec import parse_spec
+from orchestrator.spec.reader import parse_spec
 from orchestrator.system.paths import home
 
 ROOT = Path(__file__).resolve().parents[4]

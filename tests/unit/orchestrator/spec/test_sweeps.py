@@ -7,7 +7,7 @@ import pytest
 from grpo_core.config import apply_overrides, parse_config, update_config_from_dict, validate
 from grpo_core.config.fields import MLXGRPOConfig
 from orchestrator.plan.expand import expand
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 
 SWEEPS = sorted((Path(__file__).parents[4] / "sweeps").glob("*.toml"))
 # Settings at submit, settings that a search chooses later, seeds.

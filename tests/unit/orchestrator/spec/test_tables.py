@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.run import Search
 from orchestrator.space.distributions import Uniform
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 from orchestrator.stopping.health import NAN, HealthRule
 from orchestrator.stopping.rules import StopRule, stop_rule
 from tests.spec_kit import faults, write

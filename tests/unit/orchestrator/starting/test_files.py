@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.plan.expand import expand
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 from orchestrator.starting.files import ROWS, Answers, texts
 from orchestrator.starting.night import Night
 from orchestrator.worker.probe import ProbeResult

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.errors import SpecError
 from orchestrator.run import Limits, Objective, Retry, Search
-from orchestrator.spec.spec import read_spec
+from orchestrator.spec.reader import read_spec
 from tests.spec_kit import faults, write
 
 
