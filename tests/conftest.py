@@ -1,6 +1,11 @@
 """Keeps every test away from the user's own queue, caches, GPU lock and network."""
 
 import pytest
+from hypothesis import settings
+
+# What an example takes is the machine's doing: with a limit a busy one fails tests.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

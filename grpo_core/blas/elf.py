@@ -45,7 +45,8 @@ def pointers_to(function: str, library: bytes | mmap) -> list[int]:
     """
     try:
         return list(_pointers_to(function.encode() + b"\0", memoryview(library)))
-    except struct.error:
+    # An offset beyond all files is no number that Python can look at.
+    except (struct.error, OverflowError):
         raise ElfError("the file is torn") from None
 
 

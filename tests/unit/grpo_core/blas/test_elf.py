@@ -68,11 +68,12 @@ def test_a_function_that_is_not_called_has_none():
         (b"not a library" * 10, "not a 64-bit"),
         (library().replace(b"\x7fELF\x02", b"\x7fELF\x01"), "not a 64-bit"),
         (library()[:18] + struct.pack("<H", 243) + library()[20:], "another processor"),
+        (library()[:32] + b"\xff" * 8 + library()[40:], "torn"),
         (library()[: 64 + 56] + bytes(4) + library()[64 + 60 :], "no dynamic symbols"),
     ],
 )
 def test_what_is_no_such_library_is_refused(file, message):
-    """Empty, text, 32 bits, RISC-V, and one without a dynamic section."""
+    """Empty, text, 32 bits, RISC-V, headers beyond its end, and none with a dynamic section."""
     with pytest.raises(ElfError, match=message):
         pointers_to("cblas_sgemm", file)
 
