@@ -111,13 +111,13 @@ class Interrupted(GRPOError):
     exit_code = ExitCode.INTERRUPTED
 
 
-def message_of(error: BaseException, lines: int = 3) -> str:
-    """The first lines of an exception's message in one, without a full stop at the end.
+def message_of(error: BaseException) -> str:
+    """The first three lines of an exception's message in one, without a full stop at the end.
 
     The hub says in the second and third what is to be done: log in, ask for access.
     """
     stripped = (line.strip().rstrip(" .") for line in str(error).splitlines())
-    return "; ".join([line for line in stripped if line][:lines]) or type(error).__name__
+    return "; ".join([line for line in stripped if line][:3]) or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:

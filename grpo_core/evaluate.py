@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.data.prompts import Prompt
 from grpo_core.data.thinking import answer_of
 from grpo_core.model.policy import Policy
 from grpo_core.model.random_keys import derive_key
-from grpo_core.rewards.builtin import Rewards, combine, is_correct
+from grpo_core.rewards.builtin import Rewards, combine, is_correct, known_mean
 from grpo_core.rollout.generate import MAX_ROWS, Group, generate_groups
 from grpo_core.rollout.sampling import Sampling
 from grpo_core.run.protocol import INTERVALS
@@ -71,7 +69,7 @@ class Evaluation:
     def _exact_match(self) -> dict[str, Any]:
         if self.right is None:
             return {}
-        return {"em": self.right / self.n, "ci95": list(wilson(self.right, self.n))}
+        return {"em": self.em, "ci95": list(wilson(self.right, self.n))}
 
     def _mean_rewards(self) -> Iterator[tuple[str, Any]]:
         for name, values in self.rewards.items():
@@ -136,23 +134,10 @@ def _scores(
     should_stop: Callable[[], bool],
 ) -> dict[str, list[float]]:
     k = len(groups[0].texts)
-    pairs = zip(prompts, groups, strict=True)
-    values = rewards(
-        [prompt.opening + text for prompt, group in pairs for text in group.texts],
-        [ids for group in groups for ids in group.completions],
-        [prompt.example for prompt in prompts for _ in range(k)],
-        should_stop,
-    )
+    texts, ids = [group.texts for group in groups], [group.completions for group in groups]
+    values = rewards.of_groups(prompts, texts, ids, should_stop)
     named = {"": combine(values, rewards.weights), **dict(zip(rewards.names, values, strict=True))}
-    return {name: _row_means(each.reshape(-1, k)) for name, each in named.items()}
-
-
-def _row_means(values: np.ndarray) -> list[float]:
-    """[n, k] -> the mean of what is there in each row; NaN where nothing is."""
-    there = ~np.isnan(values)
-    count = there.sum(axis=1)
-    total = np.where(there, values, 0.0).sum(axis=1)
-    return [float(t / c) if c else math.nan for t, c in zip(total, count, strict=True)]
+    return {n: [known_mean(row) for row in each.reshape(-1, k)] for n, each in named.items()}
 
 
 def mean_interval(values: Sequence[float]) -> list[float] | None:

@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def _as_trained(prompts: list[str], cfg: MLXGRPOConfig, tokenizer: Any) -> list[
         Example(number, text, "", {cfg.prompt_key: text}, f"prompt {number}")
         for number, text in enumerate(prompts, start=1)
     ]
-    return make_prompts(rows, replace(cfg), tokenizer)
+    return make_prompts(rows, cfg, tokenizer)
 
 
 # --- fuse

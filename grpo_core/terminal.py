@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 # C0 but for tab and line feed, DEL, and C1, in which CSI and OSC have a byte of their own.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def visible(text: str) -> str:
     """The same text with `\\x1b` written out for an escape, and so on."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def tell(line: str) -> None:

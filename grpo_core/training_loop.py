@@ -31,7 +31,7 @@ from grpo_core.run.checkpoint import Checkpoint, RunState
 from grpo_core.run.console import Console
 from grpo_core.run.folder import RunFolder
 from grpo_core.run.logs import JsonLines, Line, is_measure, log_faults, stands_at
-from grpo_core.run.protocol import FINAL_FOLDER, LOG_FILE, SAMPLES_FILE
+from grpo_core.run.protocol import FINAL_FOLDER, INTERVALS, LOG_FILE, SAMPLES_FILE
 from grpo_core.run.signals import StopFlag
 from grpo_core.run.stopwatch import Stopwatch
 from grpo_core.update.learner import Learner, Step
@@ -305,8 +305,7 @@ class TrainingLoop:
         """What held-out rows score is the run's score; that of training rows stands beside."""
         line = done.line()
         if done.split != "test":
-            names = [name for name in ("em", "eval_reward") if name in line]
-            self.state.last |= {f"{name}_train": line[name] for name in names}
+            self.state.last |= {f"{n}_train": line[n] for n in INTERVALS if n in line}
             return
         self.state.last |= {
             k: v for k, v in line.items() if k not in ("split", "eval_truncated_frac")

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from grpo_core.run.atomic import sync
+from grpo_core.run.macos import DRIVER
 from grpo_core.run.protocol import machine_fault, package_versions
 from orchestrator.deep_judgement import (
     ADOPTED,
@@ -48,7 +49,6 @@ _CHECK_S = 90.0
 _ADOPT_S = 90.0
 _NOTICE_S = 30.0
 _POLL_S = 0.05
-_DRIVER = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
 
 
 def measure() -> Iterator[Row]:
@@ -106,12 +106,12 @@ def _machine() -> Row:
 def _under_the_display(is_mac: bool) -> Iterator[Row]:
     """Updates while the display is on, without and with the driver's switch (mlx #3267)."""
     own: dict[str, str]
-    for word, own in (("without", {}), ("with", {_DRIVER: "1"})):
-        name = f"updates, display on, {word} {_DRIVER}"
+    for word, own in (("without", {}), ("with", {DRIVER: "1"})):
+        name = f"updates, display on, {word} {DRIVER}"
         if not is_mac:
             yield Row(name, Mark.NONE, "only Metal on a Mac has this watchdog")
             continue
-        env = {key: value for key, value in os.environ.items() if key != _DRIVER} | own
+        env = {key: value for key, value in os.environ.items() if key != DRIVER} | own
         found = _child("updates", str(DISPLAY_S), limit_s=3 * DISPLAY_S, env=env)
         yield judge_display(name, found)
 

@@ -83,6 +83,11 @@ def number(value: Any) -> str:
     return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
 
 
+def three_digits(value: Any) -> Any:
+    """A float to three digits; anything else as it is."""
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
 def short_number(value: float) -> str:
     """The shortest text that reads back as the same number: `1e-5`, `0.05`, `3`."""
     plain = repr(value).removesuffix(".0")

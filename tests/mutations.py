@@ -221,8 +221,8 @@ MUTATIONS = (
     Mutation(
         "advantages of another group",
         "grpo_core/update/rollout_batch.py",
-        "_samples(j, learnt[p], weights[p], p, cfg)",
-        "_samples(j, learnt[p], weights[p - 1], p, cfg)",
+        "_samples(j, learnt[p], weights[p], p)",
+        "_samples(j, learnt[p], weights[p - 1], p)",
         (ROLLOUT_BATCH,),
     ),
     Mutation(

@@ -11,6 +11,7 @@ from grpo_core.config.fields import (
     REWARD_NAMES,
     FieldInfo,
     MLXGRPOConfig,
+    is_data_file,
 )
 from grpo_core.config.other_words import OTHER_WORDS
 from grpo_core.config.resolve import (
@@ -61,6 +62,7 @@ __all__ = [
     "did_you_mean",
     "format_override",
     "format_value",
+    "is_data_file",
     "load_toml_config",
     "must_be_file",
     "named_path",

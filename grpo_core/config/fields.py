@@ -10,6 +10,12 @@ from typing import Any
 DATA_FILES = (".jsonl", ".parquet")
 """The kinds of local files that are read."""
 
+
+def is_data_file(dataset: str) -> bool:
+    """Whether `dataset` names a local file of rows, there or not."""
+    return dataset.lower().endswith(DATA_FILES)
+
+
 DEFAULT_REWARDS = ("correctness", "int", "strict_format", "soft_format", "xmlcount")
 REWARD_NAMES = (*DEFAULT_REWARDS, "answer_block")
 REWARDS_BY_ANSWER = frozenset({"correctness"})

@@ -7,7 +7,7 @@ since it would train the same run several times and rank them. Pure.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grpo_core.config.fields import DATA_FILES, FIELDS, MLXGRPOConfig
+from grpo_core.config.fields import FIELDS, MLXGRPOConfig, is_data_file
 
 ADAPTER_SHAPE = ("lora_rank", "lora_scale", "lora_dropout", "lora_layers", "lora_keys")
 CLIP = ("clip_eps", "clip_eps_high", "clip_delta")
@@ -31,7 +31,7 @@ class VoidRule:
 
 
 def _is_local(dataset: str) -> bool:
-    return dataset.startswith("builtin/") or dataset.lower().endswith(DATA_FILES)
+    return dataset.startswith("builtin/") or is_data_file(dataset)
 
 
 def _is_unfiltered(cfg: MLXGRPOConfig) -> bool:
@@ -70,12 +70,12 @@ VOID_RULES = (
     ),
     VoidRule(
         ("dataset_split",),
-        lambda cfg: cfg.dataset.lower().endswith(DATA_FILES),
+        lambda cfg: is_data_file(cfg.dataset),
         "dataset is a file, which has no splits",
     ),
     VoidRule(
         ("eval_split",),
-        lambda cfg: (cfg.eval_dataset or cfg.dataset).lower().endswith(DATA_FILES),
+        lambda cfg: is_data_file(cfg.eval_dataset or cfg.dataset),
         "the held-out rows are in a file, which has no splits",
     ),
     VoidRule(

@@ -166,8 +166,7 @@ def _system(value: Any, key: str) -> str:
 
 def _prompt(value: Any, key: str) -> str | list[Message]:
     if isinstance(value, str):
-        messages = _messages_in(value)
-        return _text(value, f"column {key!r}") if messages is None else _messages(messages, key)
+        return _text(value, f"column {key!r}")
     if isinstance(value, list):
         return _messages(value, key)
     kind = "empty (null)" if value is None else f"of type {type(value).__name__}"

@@ -12,7 +12,7 @@ from grpo_core.config import MLXGRPOConfig, did_you_mean, format_value, toml_val
 from grpo_core.data.examples import Example, Message
 from grpo_core.data.thinking import BLOCKS, begin_answer, opened_by
 from grpo_core.data.token_cache import encode_texts
-from grpo_core.errors import DataError
+from grpo_core.errors import DataError, first_line
 
 # Some templates (Llama 3) write today's date into the prompt, so that a run resumed tomorrow would
 # be another one. They always get one day, the one that Llama's own template falls back to.
@@ -134,8 +134,8 @@ def _begin_token(tokenizer: Any) -> str:
 
 def template_notes(example: Example, cfg: MLXGRPOConfig, tokenizer: Any) -> list[str]:
     """Lines about what the chat template does with the configuration, seen on one example."""
-    notes = _void_kwargs(example, cfg, tokenizer)
     [text] = _render([example], cfg, tokenizer)
+    notes = _void_kwargs(example, cfg, tokenizer, text)
     tag = opened_by(text).rstrip()
     if not tag:
         return notes
@@ -148,14 +148,13 @@ def template_notes(example: Example, cfg: MLXGRPOConfig, tokenizer: Any) -> list
     return [*notes, note + BLOCKS[tag]]
 
 
-def _void_kwargs(example: Example, cfg: MLXGRPOConfig, tokenizer: Any) -> list[str]:
+def _void_kwargs(example: Example, cfg: MLXGRPOConfig, tokenizer: Any, with_all: str) -> list[str]:
     """A line for each of chat_template_kwargs without which the prompt is the same."""
     notes = []
-    with_all = _render([example], cfg, tokenizer)
     for key, value in cfg.chat_template_kwargs.items():
         others = {k: v for k, v in cfg.chat_template_kwargs.items() if k != key}
         try:
-            without = _render([example], replace(cfg, chat_template_kwargs=others), tokenizer)
+            [without] = _render([example], replace(cfg, chat_template_kwargs=others), tokenizer)
         except DataError:
             # The template demands the key: so it does change something.
             continue
@@ -191,7 +190,7 @@ def _variables(template: str) -> set[str]:
 
 
 def _template_fault(example: Example, cfg: MLXGRPOConfig, error: Exception) -> str:
-    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    reason = first_line(error)
     tries = [f"chat_template_kwargs = {format_value(cfg.chat_template_kwargs)}"]
     if cfg.system_prompt:
         tries.append('system_prompt = "" (some models know no system role)')

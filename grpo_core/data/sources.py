@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grpo_core.config import did_you_mean, named_path, nearest_file
-from grpo_core.config.fields import DATA_FILES
+from grpo_core.config.fields import DATA_FILES, is_data_file
 from grpo_core.data.arithmetic import arithmetic_rows
 from grpo_core.data.counting import counting_rows
 from grpo_core.errors import DataError, first_line, message_of
@@ -45,17 +45,12 @@ class Source:
     entries: list[Entry]
 
 
-def is_file(dataset: str) -> bool:
-    """Whether `dataset` names a local file, there or not."""
-    return dataset.lower().endswith(DATA_FILES)
-
-
 def read_source(dataset: str, config: str, split: str) -> Source:
     """Every row of one split; a file has no splits and is read whole.
 
     Raises DataError where the source cannot be found or read, or holds no row.
     """
-    if is_file(dataset):
+    if is_data_file(dataset):
         source = _read_file(named_path(dataset), dataset)
     elif dataset.startswith("builtin/"):
         source = _read_builtin(dataset, split)
@@ -72,7 +67,7 @@ def read_with_test(
     Without a split `test` the second is None, unless the user asked for it by a name of his own:
     then it is a DataError.
     """
-    if is_file(dataset) or test == split:
+    if is_data_file(dataset) or test == split:
         return read_source(dataset, config, split), None
     if dataset.startswith("builtin/"):
         return read_source(dataset, config, split), read_source(dataset, config, test)
@@ -109,7 +104,7 @@ def _nearest_message(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"; the folder {folder} is not there either"
-    near = nearest_file(path, (p for p in sorted(folder.iterdir()) if is_file(p.name)))
+    near = nearest_file(path, (p for p in sorted(folder.iterdir()) if is_data_file(p.name)))
     return f"; the nearest is {near}" if near else ""
 
 
@@ -151,9 +146,7 @@ def _read_parquet(path: Path, name: str) -> list[Entry]:
     try:
         table = pyarrow.parquet.read_table(os.fspath(path))
     except (pyarrow.ArrowException, OSError) as e:
-        raise DataError(
-            f"{name}: cannot be read as Parquet: {first_line(e).rstrip('. ')}"
-        ) from None
+        raise DataError(f"{name}: cannot be read as Parquet: {first_line(e)}") from None
     return _numbered(name, table.to_pylist())
 
 

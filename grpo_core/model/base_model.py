@@ -19,6 +19,7 @@ from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.config.values import did_you_mean, named_path
 from grpo_core.errors import ModelError, first_line, message_of
 from grpo_core.model import smollm2, tiny
+from grpo_core.model.precision import made_quantized
 from grpo_core.run.atomic import read_json
 from grpo_core.run.incomplete import incomplete
 
@@ -148,7 +149,7 @@ def load_weights(model: nn.Module) -> None:
 
 def bits_of(config: dict[str, Any]) -> int:
     """The bits of a model that its maker quantised; 0 for the others."""
-    quantization = config.get("quantization") or config.get("quantization_config") or {}
+    quantization = made_quantized(config)
     return int(quantization.get("bits", BASE_BITS)) if quantization else 0
 
 

@@ -163,7 +163,7 @@ def attention(
     late = scale if T == 1 and (mask is None or hides) else 1.0
     q = q if late != 1 else q * scale
     if mask is not None:
-        mask = _by_rows(mask, H // K, T)
+        mask = _by_rows(mask, H // K)
 
     def attend(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         turned = k.swapaxes(-1, -2)
@@ -189,7 +189,7 @@ def _pull_attention(primals: Any, cotangents: Any, outputs: Any) -> Any:
     return by_scores @ k, by_scores.swapaxes(-1, -2) @ q, odds.swapaxes(-1, -2) @ over
 
 
-def _by_rows(mask: mx.array, shared: int, T: int) -> mx.array:
+def _by_rows(mask: mx.array, shared: int) -> mx.array:
     """The mask for the rows of heads that share their keys: [.., K or 1, shared * T, S]."""
     if shared == 1:
         return mask

@@ -41,7 +41,7 @@ def precision(config: Mapping[str, Any], cfg: MLXGRPOConfig) -> Precision:
     `quantize`: by us; never what its maker has quantised, nor what is trained in full.
     """
     stored = _stored(config)
-    made = config.get("quantization") or config.get("quantization_config")
+    made = made_quantized(config)
     wanted = cfg.quantize_for_rollouts and cfg.train_type != "full" and not made
     if cfg.dtype != "auto":
         return Precision(cfg.dtype, wanted)
@@ -61,6 +61,11 @@ def precision(config: Mapping[str, Any], cfg: MLXGRPOConfig) -> Precision:
         note="[model] on the CPU the weights are held in float32 and not quantised, which is 40 "
         f"to 100 times faster (dtype = auto; dtype = {stored} does as the configuration says)",
     )
+
+
+def made_quantized(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How the model's maker quantised it, by its config.json; empty where nobody did."""
+    return config.get("quantization") or config.get("quantization_config") or {}
 
 
 def cast(model: nn.Module, dtype: mx.Dtype) -> None:

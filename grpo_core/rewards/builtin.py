@@ -21,7 +21,7 @@ import numpy as np
 from grpo_core.config import MLXGRPOConfig, did_you_mean
 from grpo_core.data.answers import CLOSE, OPEN, TAGS, extract_answer, is_correct, is_whole_number
 from grpo_core.data.examples import Example
-from grpo_core.data.prompts import conversation
+from grpo_core.data.prompts import Prompt, conversation
 from grpo_core.data.thinking import answer_of
 from grpo_core.errors import RewardError
 from grpo_core.rewards.plugins import Plugin, PluginFault, Value
@@ -165,7 +165,7 @@ class Rewards:
         examples: Sequence[Example],
         should_stop: Callable[[], bool] = lambda: False,
     ) -> np.ndarray:
-        """Rewards [R, N] in float64, NaN where one is missing.
+        """Rewards [R, N] in float64, NaN where one is missing; `of_groups` calls it for prompts.
 
         `completions` are texts that begin as their prompts' `opening` says; those of one example
         stand side by side. Raises RewardError with the row at fault, and Interrupted soon after
@@ -177,6 +177,25 @@ class Rewards:
             for name in self.names
         ]
         return np.array(values, dtype=np.float64).reshape(len(self.names), len(completions))
+
+    def of_groups(
+        self,
+        prompts: Sequence[Prompt],
+        texts: Sequence[Sequence[str]],
+        ids: Sequence[Sequence[Sequence[int]]],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> np.ndarray:
+        """Rewards [R, N] of what was written to each prompt, with the prompt's opening before it.
+
+        `texts` and `ids` are those of each prompt's completions. Raises as a call does.
+        """
+        pairs = list(zip(prompts, texts, strict=True))
+        return self(
+            [prompt.opening + text for prompt, written in pairs for text in written],
+            [tokens for group in ids for tokens in group],
+            [prompt.example for prompt, written in pairs for _ in written],
+            should_stop,
+        )
 
     def check(self, example: Example) -> None:
         """RewardError where a plug-in wants what rows like this one do not have."""
@@ -282,6 +301,12 @@ def _load(name: str, cfg: MLXGRPOConfig) -> Builtin | Plugin:
         f"reward {name!r}: unknown; there are {', '.join(BUILTINS)}, file.py:function and "
         f"package.module:function{did_you_mean(name, BUILTINS)}"
     )
+
+
+def known_mean(values: np.ndarray) -> float:
+    """The mean of the rewards that are there; NaN where none is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def combine(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

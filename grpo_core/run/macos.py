@@ -12,7 +12,7 @@ from grpo_core.errors import ConfigError
 CAFFEINATE = "/usr/bin/caffeinate"
 
 # The driver's own switch, as suggested in mlx #3267: it helped the reporter, not everybody.
-_DRIVER = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
+DRIVER = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
 ENV_RELAX = "GRPO_RELAX_WATCHDOG"
 
 
@@ -25,11 +25,11 @@ def relax_watchdog(environ: MutableMapping[str, str], platform: str = sys.platfo
     word = environ.get(ENV_RELAX, "")
     if word not in ("", "0", "1"):
         raise ConfigError(f"{ENV_RELAX}={word}: must be 0 or 1")
-    if platform != "darwin" or word == "0" or _DRIVER in environ:
+    if platform != "darwin" or word == "0" or DRIVER in environ:
         return None
-    environ[_DRIVER] = "1"
+    environ[DRIVER] = "1"
     return (
-        f"[gpu] {_DRIVER}=1 is set, so that the display's watchdog waits longer (mlx #3267); "
+        f"[gpu] {DRIVER}=1 is set, so that the display's watchdog waits longer (mlx #3267); "
         f"{ENV_RELAX}=0 leaves it unset"
     )
 

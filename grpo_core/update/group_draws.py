@@ -82,7 +82,8 @@ class GroupDraws:
         those that are not flat (dynamic sampling: DAPO, arXiv 2503.14476, section 3.2, eq. 11).
         """
         refills = self._cfg.zero_variance == "refill"
-        rounds = self._cfg.resample_rounds if refills or self._resamples else 0
+        again = self._cfg.zero_variance in ("resample", "refill")
+        rounds = self._cfg.resample_rounds if again else 0
         final = list(first)
         for round in range(1, rounds + 1):
             flat = [p for p, judged in enumerate(final) if judged.is_flat]
@@ -90,12 +91,8 @@ class GroupDraws:
             prompts = list(islice(others, len(flat))) if refills else own
             if not prompts:
                 break
-            again = self.draw(prompts, round)
-            better = [judged for judged in again if not judged.is_flat] if refills else again
+            drawn = self.draw(prompts, round)
+            better = [judged for judged in drawn if not judged.is_flat] if refills else drawn
             for p, judged in zip(flat, better, strict=False):
                 final[p] = judged
         return final
-
-    @property
-    def _resamples(self) -> bool:
-        return self._cfg.zero_variance == "resample"

@@ -44,17 +44,8 @@ def judge_groups(
     should_stop: ShouldStop,
 ) -> list[JudgedGroup]:
     """The groups with their rewards, in order. Raises RewardError, and Interrupted."""
-    n = cfg.num_generations
-    values = rewards(
-        [
-            prompt.opening + text
-            for prompt, group in zip(prompts, groups, strict=True)
-            for text in group.texts
-        ],
-        [ids for group in groups for ids in group.completions],
-        [prompt.example for prompt in prompts for _ in range(n)],
-        should_stop,
-    )
+    texts, ids = [group.texts for group in groups], [group.completions for group in groups]
+    values = rewards.of_groups(prompts, texts, ids, should_stop)
     parts = np.split(values, len(groups), axis=1)
     judged = []
     for prompt, group, part in zip(prompts, groups, parts, strict=True):

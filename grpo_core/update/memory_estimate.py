@@ -21,9 +21,15 @@ from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import ModelError
 from grpo_core.model import gated_delta
 from grpo_core.model.adapters import add_adapters, replace_modules
-from grpo_core.model.base_model import BASE_BITS, GROUP_SIZE, call_constructor, quantize_base
+from grpo_core.model.base_model import (
+    BASE_BITS,
+    GROUP_SIZE,
+    bits_of,
+    call_constructor,
+    quantize_base,
+)
 from grpo_core.model.load_probe import FAULTS
-from grpo_core.model.precision import cast, precision
+from grpo_core.model.precision import cast, made_quantized, precision
 from grpo_core.model.shared_prefix import ROOM, cache_parts, can_fork
 from grpo_core.rollout.generate import LOOK_EVERY, MAX_ROWS
 
@@ -282,9 +288,8 @@ def _skeleton(config: dict[str, Any], cfg: MLXGRPOConfig) -> nn.Module:
     call_constructor(model)
     held = precision(config, cfg)
     cast(model, held.dtype)
-    made = config.get("quantization") or config.get("quantization_config")
-    if made:
-        quantize_base(model, int(made.get("group_size", GROUP_SIZE)), int(made.get("bits", 4)))
+    if made := made_quantized(config):
+        quantize_base(model, int(made.get("group_size", GROUP_SIZE)), bits_of(config))
     elif held.quantize:
         embeddings = quantize_base(model, GROUP_SIZE, BASE_BITS)
         try:

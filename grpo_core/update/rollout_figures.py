@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from grpo_core.rewards.builtin import known_mean
 from grpo_core.update.judged_groups import JudgedGroup
 
 
@@ -20,9 +21,9 @@ def rollout_figures(judged: Sequence[JudgedGroup], names: Sequence[str]) -> dict
     values = np.stack([j.values for j in judged])  # [P, R, G]
     lengths = [len(ids) for j in judged for ids in j.group.completions]
     finished = [done for j in judged for done in j.group.finished]
-    by_name = {f"reward/{name}": _mean(values[:, r]) for r, name in enumerate(names)}
+    by_name = {f"reward/{name}": known_mean(values[:, r]) for r, name in enumerate(names)}
     return {
-        "reward_mean": _mean(total),
+        "reward_mean": known_mean(total),
         "reward_std": _mean_deviation(total),
         **by_name,
         **{f"reward_std/{name}": _mean_deviation(values[:, r]) for r, name in enumerate(names)},
@@ -34,15 +35,9 @@ def rollout_figures(judged: Sequence[JudgedGroup], names: Sequence[str]) -> dict
     }
 
 
-def _mean(values: np.ndarray) -> float:
-    """The mean of what is there; NaN where nothing is."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
-
-
 def _mean_deviation(groups: np.ndarray) -> float:
     """Of rewards [P, G], the mean over the groups of their sample deviation."""
-    return _mean(np.array([_deviation(group) for group in groups]))
+    return known_mean(np.array([_deviation(group) for group in groups]))
 
 
 def _deviation(values: np.ndarray) -> float:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from grpo_core.config import named_path
 from orchestrator.cli.output import busy, say
 from orchestrator.errors import UsageError
 from orchestrator.starting import files, rows
@@ -92,7 +93,7 @@ def _ask_rows(given: Path | None) -> RowsFile | None:
     while True:
         typed = str(click.prompt("   rows", default="", show_default=False, err=True)).strip()
         try:
-            return rows.look(Path(typed).expanduser()) if typed else None
+            return rows.look(Path(named_path(typed))) if typed else None
         except UsageError as e:
             say(f"   {e}")
 

@@ -12,17 +12,11 @@ from orchestrator.queue.store import Store
 from orchestrator.results.illnesses import find_illnesses
 from orchestrator.results.training_log import read_curves, read_log
 from orchestrator.run import Run, Sweep
-from orchestrator.spec.base_config import base_values
 from orchestrator.system.files import freeze
-from orchestrator.system.locks import is_held
 from orchestrator.system.paths import home
-from orchestrator.system.processes import boot_id
 from orchestrator.views.json_shapes import show_shape
-from orchestrator.views.overview import progress_of
 from orchestrator.views.plot import curve_plot, shows_braille
-from orchestrator.views.run_details import RunDetails, details_lines
-from orchestrator.worker.launcher import command
-from orchestrator.worker.serving import is_served
+from orchestrator.views.run_details import RunDetails, details_lines, read_details
 
 _PLOT_WIDTH = 80
 
@@ -40,7 +34,7 @@ def show(run: str, plot: bool, as_json: bool) -> None:
       grpo-sweep show lr1e-5-g8-s0 --plot       by its name
     """
     with Store.open(readonly=True) as store:
-        details = _details(store, one_run(store, run))
+        details = read_details(store, one_run(store, run), home())
     if as_json:
         print_json(show_shape(details))
         return
@@ -51,22 +45,6 @@ def show(run: str, plot: bool, as_json: bool) -> None:
         say("not started yet")
     if plot:
         _print_plots(details.run, details.sweep)
-
-
-def _details(store: Store, run: Run) -> RunDetails:
-    sweep = store.queries.sweep_of(run)
-    return RunDetails(
-        run=run,
-        sweep=sweep,
-        progress=progress_of(run),
-        attempts=store.queries.attempts(run.id),
-        history=store.history.of_run(run.id),
-        waits_for=store.status.run_waits_for(run, boot_id()),
-        command=command(run, home()),
-        base=base_values(sweep, run.overrides),
-        lives=is_held(home().run_lock(run.id)),
-        worker=is_served(),
-    )
 
 
 def _freeze(details: RunDetails) -> None:

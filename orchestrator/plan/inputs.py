@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo_core.config import did_you_mean, named_path, nearest_file, set_field
+from grpo_core.config import did_you_mean, is_data_file, named_path, nearest_file, set_field
 from orchestrator.errors import SpecError
 from orchestrator.plan.expand import Expansion
 from orchestrator.plan.reward_sources import Sources, reward_sources
@@ -18,7 +18,8 @@ from orchestrator.spec.document import Faults
 from orchestrator.spec.positions import KeyPath
 from orchestrator.spec.spec import Spec
 
-_DATA_FILES = (".jsonl", ".parquet")
+# Of a sweep from before the second field there is nothing.
+_SCORERS = ("rewards", "eval_rewards")
 LATER = "; --later where it is still to come"
 
 
@@ -48,8 +49,7 @@ def inputs(values: Mapping[str, Any], cwd: str, look: Look = reward_sources) -> 
 
 def scorers(values: Mapping[str, Any]) -> tuple[str, ...]:
     """What a configuration scores completions with, in training and held-out."""
-    # Of a sweep from before that field there is nothing.
-    return (*values["rewards"], *values.get("eval_rewards", ()))
+    return tuple(name for field in _SCORERS for name in values.get(field, ()))
 
 
 def _seen_from(cwd: str, path: Path) -> str:
@@ -58,13 +58,12 @@ def _seen_from(cwd: str, path: Path) -> str:
 
 def _data(values: Mapping[str, Any]) -> list[str]:
     names = (values["dataset"], values["eval_dataset"])
-    return [name for name in names if str(name).lower().endswith(_DATA_FILES)]
+    return [name for name in names if is_data_file(str(name))]
 
 
 def _rewards(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(field, file, function) of each reward that is a file of the user's."""
-    for field in ("rewards", "eval_rewards"):
-        # Of a sweep from before that field there is nothing.
+    for field in _SCORERS:
         for name in values.get(field, ()):
             file, _, function = name.rpartition(":")
             if file.endswith(".py"):
@@ -75,7 +74,7 @@ def missing(values: Mapping[str, Any], cwd: str) -> Iterator[tuple[str, str]]:
     """(field, fault) for everything that a configuration reads and that is not there."""
     for key in ("dataset", "eval_dataset"):
         name = str(values[key])
-        if name.lower().endswith(_DATA_FILES) and not path_of(name, cwd).is_file():
+        if is_data_file(name) and not path_of(name, cwd).is_file():
             yield key, f"{name!r}: no such file{_near(name, cwd)}"
     for field, file, function in _rewards(values):
         path = path_of(file, cwd)

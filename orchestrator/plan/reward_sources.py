@@ -14,6 +14,8 @@ from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from grpo_core.config import named_path
+
 
 @dataclass
 class Sources:
@@ -29,7 +31,7 @@ def reward_sources(rewards: tuple[str, ...], cwd: str) -> Sources:
     for reward in rewards:
         place, _, function = reward.rpartition(":")
         if place.endswith(".py"):
-            path = Path(cwd, Path(place).expanduser())
+            path = Path(cwd, named_path(place))
             _follow(path, path.parent, found)
         elif place and function:
             _follow_module(place, Path(cwd), found)

@@ -18,6 +18,7 @@ from orchestrator.run import PlannedRun
 from orchestrator.spec.document import Faults
 from orchestrator.spec.positions import KeyPath
 from orchestrator.spec.spec import Spec
+from orchestrator.text import three_digits
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _named_values(spec: Spec, setting: PlannedSetting, config: MLXGRPOConfig) ->
     own = moved if setting.origin[0] == "params" else set()
     values = {k: v for k, v in setting.overrides.items() if k in own or v != shared[k]}
     if spec.search.method != "grid":
-        values = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in values.items()}
+        values = {k: three_digits(v) for k, v in values.items()}
     return {**values, "seed": config.seed}
 
 

@@ -22,12 +22,12 @@ from orchestrator.results.illnesses import Illness, find_illnesses
 from orchestrator.results.leaderboard import RankedSetting, differing_keys, ranking
 from orchestrator.results.objective import Score, completed_scores
 from orchestrator.results.stats import mean
-from orchestrator.results.training_log import curves_of, read_log
+from orchestrator.results.training_log import curves_of, interval_of, read_log
 from orchestrator.run import Attempt, Objective, Run, RunState, Sweep
 from orchestrator.search.importance import Importance
 from orchestrator.space.distributions import Choice, LogInt, LogUniform
 from orchestrator.system.paths import Home, RunPaths
-from orchestrator.text import UNKNOWN, setting_value
+from orchestrator.text import UNKNOWN, setting_value, three_digits
 from orchestrator.worker.launcher import command
 
 # What GRPO people look at; the metric of the objective joins them.
@@ -105,7 +105,7 @@ class Facts:
         if key not in overrides:
             return UNKNOWN
         value = overrides[key]
-        return setting_value(short(value) if key in self.scales else value)
+        return setting_value(three_digits(value) if key in self.scales else value)
 
 
 def gather(
@@ -140,11 +140,6 @@ def _scales(sweep: Sweep) -> dict[str, bool]:
     }
 
 
-def short(value: Any) -> Any:
-    """A float to three digits; anything else as it is."""
-    return float(f"{value:.3g}") if isinstance(value, float) else value
-
-
 def _importance(sweep: Sweep, found: Iterable[RunFacts]) -> Importance:
     """Why there is none, where it cannot be had: the rest of the report stands without it."""
     try:
@@ -160,17 +155,11 @@ def by_hand(run: Run, home: Home) -> str:
 
 def evaluation_interval(row: RankedSetting, objective: Objective) -> tuple[float, float] | None:
     """For a setting with one run: the interval of its last evaluation, as the trainer logged it."""
-    if row.n != 1:
-        return None
-    metrics = row.scores[0].run.metrics
-    key = INTERVALS.get(objective.metric, "")
-    logged = metrics.get(key)
-    if not isinstance(logged, list) or len(logged) != 2:
-        return None
+    metrics = row.scores[0].run.metrics if row.n == 1 else {}
     # The interval is that of the last evaluation.
     if metrics.get(objective.metric) != row.mean:
         return None
-    return float(logged[0]), float(logged[1])
+    return interval_of(metrics.get(INTERVALS.get(objective.metric, "")))
 
 
 def read_versions(folder: Path) -> dict[str, str]:

@@ -8,11 +8,16 @@ here (what ends a run is a health rule, `stopping/health.py`).
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from grpo_core.run.protocol import INTERVALS
 from orchestrator.results.stats import mean
-from orchestrator.results.training_log import Line, finite_number, held_out_metric, is_held_out
+from orchestrator.results.training_log import (
+    Line,
+    finite_number,
+    held_out_metric,
+    interval_of,
+    is_held_out,
+)
 from orchestrator.text import metric, number
 
 # Logged updates that a judgement rests on; fewer say nothing yet.
@@ -172,16 +177,9 @@ def _parted(updates: Sequence[Line], evaluations: Sequence[Line]) -> Illness | N
 
 def _scores(evaluations: Sequence[Line], name: str) -> Iterator[_Score]:
     for line in evaluations:
-        value, ends = finite_number(line.get(name)), _interval(line.get(INTERVALS[name]))
+        value, ends = finite_number(line.get(name)), interval_of(line.get(INTERVALS[name]))
         if value is not None and ends is not None and isinstance(line.get("update"), int):
             yield _Score(line["update"], value, *ends)
-
-
-def _interval(value: Any) -> tuple[float, float] | None:
-    ends = [finite_number(end) for end in value] if isinstance(value, list) else []
-    if len(ends) != 2 or ends[0] is None or ends[1] is None:
-        return None
-    return ends[0], ends[1]
 
 
 def _reward_at(updates: Sequence[Line], update: int) -> float | None:

@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.results import stats
 from orchestrator.results.objective import interval
 from orchestrator.run import Judged, Objective, Run, RunState
-from orchestrator.text import short_number
+from orchestrator.text import short_number, three_digits
 
 Values = tuple[Any, ...]
 
@@ -97,7 +97,7 @@ class Bin:
     high: float
 
     def __str__(self) -> str:
-        low, high = (short_number(float(f"{value:.3g}")) for value in (self.low, self.high))
+        low, high = (short_number(three_digits(float(value))) for value in (self.low, self.high))
         return f"{low} … {high}"
 
 

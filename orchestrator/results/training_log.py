@@ -163,6 +163,14 @@ def logged_seconds(line: Line) -> float:
     )
 
 
+def interval_of(value: Any) -> tuple[float, float] | None:
+    """A logged interval; None where it is none."""
+    ends = [finite_number(end) for end in value] if isinstance(value, list) else []
+    if len(ends) != 2 or ends[0] is None or ends[1] is None:
+        return None
+    return ends[0], ends[1]
+
+
 def finite_number(value: Any) -> float | None:
     """A logged value as a number that can be compared; None where it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):

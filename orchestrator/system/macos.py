@@ -5,6 +5,7 @@ The texts are read here and tested; that they come so from a Mac is not proven h
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 # Where macOS reports whom it has killed; the second one is an administrator's.
 REPORTS = (
-    Path("~/Library/Logs/DiagnosticReports").expanduser(),
+    Path(os.path.expanduser("~/Library/Logs/DiagnosticReports")),
     Path("/Library/Logs/DiagnosticReports"),
 )
 

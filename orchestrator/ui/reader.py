@@ -17,16 +17,15 @@ import psutil
 from orchestrator.errors import NothingAffected
 from orchestrator.queue.store import Store
 from orchestrator.report.gather import by_hand, gather
+from orchestrator.report.page import page
 from orchestrator.report.sections import TITLES
 from orchestrator.results.leaderboard import differing_keys, ranking
 from orchestrator.results.objective import completed_scores, run_value
 from orchestrator.results.samples import latest_samples, read_samples
 from orchestrator.results.stats import mean
 from orchestrator.run import Progress, Run, RunState, Sweep
-from orchestrator.spec.base_config import base_values
-from orchestrator.system.locks import is_held
 from orchestrator.system.paths import Home
-from orchestrator.system.processes import boot_id
+from orchestrator.system.processes import is_memory_low
 from orchestrator.ui.series import SeriesStore
 from orchestrator.ui.shapes import (
     Machine,
@@ -39,10 +38,9 @@ from orchestrator.ui.shapes import (
 )
 from orchestrator.views.now import last_text
 from orchestrator.views.overview import ProgressReaders, read_overview
-from orchestrator.views.run_details import RunDetails
+from orchestrator.views.run_details import read_details
 from orchestrator.worker.attempt_log import read_tail
-from orchestrator.worker.launcher import command
-from orchestrator.worker.serving import is_served, serving_worker
+from orchestrator.worker.serving import serving_worker
 
 # What the head of the page names; the table holds them all.
 _SWEEPS = 8
@@ -52,8 +50,6 @@ _CURVES = 200
 _TAIL_BYTES = 16 * 1024
 # A checkpoint of a small model may still fit; a night does not.
 _DISK_LOW = 2 * 2**30
-# As `doctor` warns: macOS begins to swap here.
-_MEMORY_LOW = 0.1
 _PATIENCE_S = 2.0
 
 
@@ -102,8 +98,8 @@ class Reader:
     def _warnings(self, sweeps: list[Sweep]) -> list[str]:
         """Short memory, and short disk where the queue lies or its latest sweep writes."""
         found = []
-        memory = psutil.virtual_memory()
-        if memory.available < _MEMORY_LOW * memory.total:
+        if is_memory_low():
+            memory = psutil.virtual_memory()
             free, total = memory.available / 2**30, memory.total / 2**30
             found.append(f"Only {free:.1f} of {total:.1f} GB memory is free.")
         places = {self.home.root, *(Path(sweep.cwd) for sweep in sweeps[-1:])}
@@ -168,9 +164,6 @@ class Reader:
 
     def report(self, sweep_id: int) -> str:
         """The whole report as one HTML document; NothingAffected, QueueError."""
-        # Not at the top: it loads the plotting library.
-        from orchestrator.report.page import page
-
         with self._open() as store:
             facts = gather(store, _sweep(store, sweep_id), self.home)
         return page(facts, datetime.now(UTC))
@@ -181,19 +174,7 @@ class Reader:
         """Everything about a run; NothingAffected, QueueError."""
         with self._open() as store:
             run = store.queries.run(run_id)
-            sweep = store.queries.sweep_of(run)
-            details = RunDetails(
-                run=run,
-                sweep=sweep,
-                progress=self._progress_of(run),
-                attempts=store.queries.attempts(run.id),
-                history=store.history.of_run(run.id),
-                waits_for=store.status.run_waits_for(run, boot_id()),
-                command=command(run, self.home),
-                base=base_values(sweep, run.overrides),
-                lives=is_held(self.home.run_lock(run.id)),
-                worker=is_served(self.home),
-            )
+            details = read_details(store, run, self.home, self._progress_of(run))
         tail = read_tail(Path(details.attempts[-1].log), _TAIL_BYTES) if details.attempts else ""
         samples = read_samples(run.folder)
         with self.series.of(run.folder) as series:

@@ -23,6 +23,7 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from grpo_core.errors import GRPOError
+from grpo_core.run.atomic import finite
 from orchestrator.errors import (
     NothingAffected,
     QueueError,
@@ -209,7 +210,7 @@ async def _page(site: Site, request: Request) -> Response:
     """The page with what it shows at first in it: one answer, and something is to be seen."""
     state = await run_in_threadpool(_first_state, site.reader)
     text = _template().render(
-        state=json_in_html(json.loads(to_json(state))),
+        state=json_in_html(finite(state)),
         act=site.access.act if site.access.control else "",
         folder=actions.folder_of_specs(),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from grpo_core.terminal import CONTROL
 from orchestrator.queue.eta import Span
 from orchestrator.results.leaderboard import (
     RankedSetting,
@@ -50,7 +51,6 @@ Shape = dict[str, Any]
 _NEWS = timedelta(hours=24)
 # Colours and cursor moves that a trainer or a library prints for terminals.
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # A longer text is cut in its middle: the page is for looking, and the files hold it all.
 _MOST_CHARS = 6000
 
@@ -90,7 +90,7 @@ def queue_shape(
         "warnings": list(machine.warnings),
         "halted": view.halted,
         "all_done": _all_done(view, machine, at),
-        "running": running_shape(view, now, at),
+        "running": running_shape(view, now),
         "next": [_next_shape(run, stamp(at)) for run in view.next_runs],
         "failures": [failure_shape(run) for run in failures],
         "sweeps": [
@@ -117,7 +117,7 @@ def _all_done(view: Overview, machine: Machine, at: datetime) -> str | None:
     return f"in {span(low, high)}, {when}"
 
 
-def running_shape(view: Overview, now: Now, at: datetime) -> Shape | None:
+def running_shape(view: Overview, now: Now) -> Shape | None:
     """The run that trains; null where none does."""
     run = view.running
     if run is None:
@@ -389,7 +389,7 @@ def may_do(run: Run) -> list[str]:
 
 def clean(text: str) -> str:
     """A text without what only a terminal understands; line breaks and tabs stay."""
-    return _CONTROLS.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+    return CONTROL.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
 
 
 def cut(text: str) -> str:

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.queue.history import HistoryEvent
+from orchestrator.queue.store import Store
 from orchestrator.results.illnesses import Illness
 from orchestrator.run import Attempt, Progress, Run, RunState, Sweep
+from orchestrator.spec.base_config import base_values
+from orchestrator.system.locks import is_held
+from orchestrator.system.paths import Home
+from orchestrator.system.processes import boot_id
 from orchestrator.text import clock, duration, metric, setting_value
-from orchestrator.views.overview import updates_text
+from orchestrator.views.overview import progress_of, updates_text
+from orchestrator.worker.launcher import command
+from orchestrator.worker.serving import is_served
 
 # Of the metrics of a run those that tell how it went; --json has all.
 _TELLING = (
@@ -38,6 +45,25 @@ class RunDetails:
     base: Mapping[str, Any]
     lives: bool
     worker: bool
+
+
+def read_details(
+    store: Store, run: Run, home: Home, progress: Progress | None = None
+) -> RunDetails:
+    """What the queue and the run's lock know; `progress` is what is known of it already."""
+    sweep = store.queries.sweep_of(run)
+    return RunDetails(
+        run=run,
+        sweep=sweep,
+        progress=progress or progress_of(run),
+        attempts=store.queries.attempts(run.id),
+        history=store.history.of_run(run.id),
+        waits_for=store.status.run_waits_for(run, boot_id()),
+        command=command(run, home),
+        base=base_values(sweep, run.overrides),
+        lives=is_held(home.run_lock(run.id)),
+        worker=is_served(home),
+    )
 
 
 def details_lines(details: RunDetails, illnesses: Sequence[Illness] = ()) -> list[str]:

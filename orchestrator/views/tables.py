@@ -26,6 +26,7 @@ from orchestrator.text import (
     setting_value,
     size,
     span,
+    three_digits,
 )
 from orchestrator.views.overview import Overview, updates_text
 
@@ -185,9 +186,8 @@ def _parameter(key: str) -> _Column:
 
 def value_cell(value: Any) -> str:
     """A value of a parameter in a column: three digits of a number, both ends of a long text."""
-    if isinstance(value, float):
-        value = float(f"{value:.3g}")
-    elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+    value = three_digits(value)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = "+".join(value)
     return cut_middle(setting_value(value).replace("\n", " "), _VALUE_SIZE)
 

@@ -99,3 +99,8 @@ def test_what_only_held_out_rows_are_scored_with_counts_as_well(folder, monkeypa
     monkeypatch.setattr("orchestrator.plan.provenance.package_versions", versions)
     identified(runs(spec), plan, None)
     assert "PyYAML" in asked
+
+
+def test_a_folder_of_nobody_holds_no_sources(tmp_path):
+    """That it is not there is said where files are checked."""
+    assert reward_sources(("~nosuchuser9/r.py:f",), str(tmp_path)) == reward_sources((), "")

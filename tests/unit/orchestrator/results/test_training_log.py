@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.results.training_log import (
     ProgressReader,
+    interval_of,
     read_curve,
     read_curves,
     read_progress,
@@ -167,3 +168,12 @@ def test_a_count_beyond_64_bits_is_another_programs(tmp_path, key):
     series = RunSeries(tmp_path)
     series.refresh()
     assert series.since("em", 0).shape()["x"] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("logged", "wanted"),
+    [([0.25, 1], (0.25, 1.0)), ([None, None], None), ([0.5], None), ("0.5 1", None), (None, None)],
+)
+def test_a_logged_interval_is_two_numbers(logged, wanted):
+    """Anything else is none; a run whose rewards are all missing logs nulls."""
+    assert interval_of(logged) == wanted
