@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from benchmarks import trainer
-from benchmarks._trainer import engine, operations, ours, peer_venv, plain, work
+from benchmarks._trainer import aims, engine, operations, ours, peer_venv, plain, work
 from benchmarks._trainer.flops import fewest
 from benchmarks._trainer.work import COMMON, SHAPES, Setting
 from grpo_core.config.fields import MLXGRPOConfig
@@ -221,7 +220,7 @@ def figures(**ratios):
 
 def test_an_aim_that_is_missed_is_told():
     """46 MB are more than 45; without a peer there is no ratio."""
-    met = {what: ok for what, _, _, ok in trainer.targets(figures())}
+    met = {what: ok for what, _, _, ok in aims.targets(figures())}
     assert not met.pop("8 x 64: MLX peak with micro_batch_size=1, MB")
     assert all(met.values())
     assert not any("as fast as" in what for what in met)
@@ -229,11 +228,11 @@ def test_an_aim_that_is_missed_is_told():
 
 def test_the_peers_ratio_counts_where_there_is_one():
     """TRL's 2.9 is less than 3; mlx-lm-lora with its own BLAS has no aim."""
-    rows = list(trainer.targets(figures(trl=2.9, **{"mlx-lm-lora": 1.0})))
+    rows = list(aims.targets(figures(trl=2.9, **{"mlx-lm-lora": 1.0})))
     assert [row[3] for row in rows if "as fast as" in row[0]] == [False]
 
 
 def test_a_line_fits_itself():
     """R^2 of a straight line is 1, of a bent one less."""
-    assert trainer.fit([(1, 3), (2, 5), (4, 9)]) == pytest.approx(1)
-    assert trainer.fit([(1, 1), (2, 4), (4, 16)]) < 0.98
+    assert aims.fit([(1, 3), (2, 5), (4, 9)]) == pytest.approx(1)
+    assert aims.fit([(1, 1), (2, 4), (4, 16)]) < 0.98
