@@ -81,7 +81,7 @@ def train(
         _adopt(found, state, data, console, strict)
         watch.lap()
         try:
-            stack.enter_context(gpu_lock(f"{cfg.run_name} in {cfg.output_dir}", stop.wait, wait))
+            stack.enter_context(gpu_lock(f"{cfg.run_name} in {cfg.output_dir}", stop, wait))
         finally:
             watch.skip()
         with stop.at_once():

@@ -1,14 +1,16 @@
 """Locks between processes: one trainer at a time has the GPU, and one an output folder.
 
 An flock on a file, so that the lock is free the moment its holder dies, however it dies. The file
-is never removed, and its text says who holds it: pid, what, since. The orchestrator's own locks
-are made of the same two functions, `try_flock` and `write_text`.
+is never removed, and its text says who holds it: pid, what, since. Where a user removes or replaces
+it all the same, its holder takes the new one as well, and whoever waits goes on to wait for the old
+one. The orchestrator's own locks are made of the same functions.
 """
 
 import contextlib
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,6 +18,7 @@ from pathlib import Path
 
 from grpo_core.errors import ConfigError, Interrupted
 from grpo_core.run.atomic import read_json
+from grpo_core.run.signals import StopFlag
 from grpo_core.terminal import tell
 
 ENV_GPU_LOCK = "GRPO_GPU_LOCK"
@@ -23,8 +26,11 @@ ENV_GPU_LOCK = "GRPO_GPU_LOCK"
 POLL_S = 0.1
 """How often one that waits looks again; an flock cannot be waited for with an ear for signals."""
 
+KEEP_S = 0.5
+"""How often the holder of the GPU looks whether its file is still the one that others lock."""
+
 _held: set[int] = set()
-"""Descriptors of the locks that this process holds."""
+"""Descriptors of the locks that this process holds or waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +54,47 @@ def try_flock(path: Path) -> int | None:
 
     Raises LockFault.
     """
+    while True:
+        fd = _opened(path)
+        if not _flock(fd, path):
+            os.close(fd)
+            return None
+        if is_still(fd, path):
+            return fd
+        # The file was removed while we took it: another process would lock the new one.
+        os.close(fd)
+
+
+def _opened(path: Path) -> int:
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as e:
         raise LockFault(f"{path}: the lock cannot be made: {e.strerror}") from None
+
+
+def _flock(fd: int, path: Path) -> bool:
+    """Whether an open file could be locked; it is closed where LockFault is raised."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
-        return None
+        return False
     except OSError as e:
         os.close(fd)
         raise LockFault(f"{path}: cannot be locked: {e.strerror}") from None
-    if is_still(fd, path):
-        return fd
-    # The file was removed while we took it: another process would lock the new one.
-    os.close(fd)
-    return try_flock(path)
+    return True
 
 
 def is_still(fd: int, path: Path) -> bool:
-    """Whether an open file is the one at `path`; else it was moved, deleted or replaced."""
+    """Whether an open file is the one at `path`; else it was moved, deleted or replaced.
+
+    True where that cannot be known, as on a disk that fails: whatever is written next will say it.
+    """
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:
+        return True
 
 
 def write_text(fd: int, text: str) -> None:
@@ -92,20 +114,45 @@ class Lock:
         self.path = path
         self.what = what
         self._fd: int | None = None
+        self._wanted: int | None = None
+        self._earlier: list[int] = []
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free. ConfigError where the file cannot be made."""
-        with contextlib.suppress(OSError):  # `try_flock` says it if the folder cannot be made.
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            fd = try_flock(self.path)
-        except LockFault as e:
-            raise ConfigError(str(e)) from None
+        """Take the lock if it is free. ConfigError where the file cannot be made.
+
+        A file that another process holds is waited for though it be removed: its holder works on.
+        """
+        while True:
+            fd = self._wanted if self._wanted is not None else self._open()
+            self._wanted = None
+            try:
+                taken = _flock(fd, self.path)
+            except LockFault as e:
+                _held.discard(fd)
+                raise ConfigError(str(e)) from None
+            if not taken:
+                self._wanted = fd
+                return False
+            if is_still(fd, self.path):
+                self._hold(fd)
+                return True
+            _close(fd)
+
+    def keep(self) -> bool:
+        """Hold what others find at `path`, though the file was removed or replaced.
+
+        False where another process holds that already. Raises LockFault.
+        """
+        if self._fd is None or self.in_place:
+            return True
+        self._make_folder()
+        fd = try_flock(self.path)
         if fd is None:
             return False
-        self._fd = fd
         _held.add(fd)
-        self._write_holder(fd)
+        # Whoever waits for the file that was removed waits on.
+        self._earlier.append(self._fd)
+        self._hold(fd)
         return True
 
     def release(self) -> None:
@@ -113,14 +160,33 @@ class Lock:
         if self._fd is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, 0)
-            _held.discard(self._fd)
-            os.close(self._fd)
-            self._fd = None
+        for fd in (self._fd, self._wanted, *self._earlier):
+            if fd is not None:
+                _close(fd)
+        self._fd = self._wanted = None
+        self._earlier.clear()
 
     @property
     def in_place(self) -> bool:
         """Whether another process that wants the lock would meet this one."""
         return self._fd is not None and is_still(self._fd, self.path)
+
+    def _open(self) -> int:
+        self._make_folder()
+        try:
+            fd = _opened(self.path)
+        except LockFault as e:
+            raise ConfigError(str(e)) from None
+        _held.add(fd)
+        return fd
+
+    def _make_folder(self) -> None:
+        with contextlib.suppress(OSError):  # The open says it if the folder cannot be made.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def _hold(self, fd: int) -> None:
+        self._fd = fd
+        self._write_holder(fd)
 
     def __enter__(self) -> "Lock":
         return self
@@ -134,6 +200,11 @@ class Lock:
         # The text is for people: a full disk is no reason to give the lock back.
         with contextlib.suppress(OSError):
             write_text(fd, text)
+
+
+def _close(fd: int) -> None:
+    _held.discard(fd)
+    os.close(fd)
 
 
 def _drop_in_child() -> None:
@@ -212,9 +283,49 @@ def _machine() -> str:
 
 
 @contextlib.contextmanager
-def gpu_lock(what: str, should_stop: Callable[[float], bool], wait: bool = True) -> Iterator[None]:
-    """Hold the GPU; take it before the device is touched. See `acquire` for what is raised."""
+def gpu_lock(what: str, stop: StopFlag, wait: bool = True) -> Iterator[None]:
+    """Hold the GPU; take it before the device is touched. See `acquire` for what is raised.
+
+    Where the lock's file is removed or replaced meanwhile, the new one is held too; `stop` is asked
+    where another process was faster.
+    """
     lock = Lock(gpu_lock_path(), what)
-    acquire(lock, "the GPU", should_stop, wait)
-    with lock:
+    acquire(lock, "the GPU", stop.wait, wait)
+    with lock, _kept(lock, stop):
         yield
+
+
+@contextlib.contextmanager
+def _kept(lock: Lock, stop: StopFlag) -> Iterator[None]:
+    """Look after the lock in a thread of its own: a single update may take minutes."""
+    over = threading.Event()
+    thread = threading.Thread(
+        target=_look_after, args=(lock, stop, over), name="gpu-lock", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _look_after(lock: Lock, stop: StopFlag, over: threading.Event) -> None:
+    said = False
+    while not over.wait(KEEP_S):
+        try:
+            if lock.in_place:
+                continue
+            if not lock.keep():
+                who = read_holder(lock.path) or "another process"
+                stop.ask(
+                    f"{lock.path} was removed or replaced, and {who} took the GPU: this run makes "
+                    "room for it"
+                )
+                return
+            tell(f"[lock] {lock.path} was removed or replaced: this run holds the new file as well")
+        except (LockFault, OSError) as e:
+            # A full disk, maybe: it is tried again.
+            if not said:
+                tell(f"[lock] {lock.path} was removed while this run holds the GPU: {e}")
+            said = True

@@ -1,7 +1,8 @@
 """SIGTERM and Ctrl-C as a flag that the work looks at, never as an exception in its midst.
 
-The handler only notes the signal. While nothing is worth keeping (a download, loading a model) the
-work may ask for `at_once`, where the signal ends it right there.
+The handler only notes the signal; a thread of ours may `ask` as well. While nothing is worth
+keeping (a download, loading a model) the work may ask for `at_once`, where the signal ends it right
+there.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from types import FrameType
 from grpo_core.errors import Interrupted
 
 ShouldStop = Callable[[], bool]
-"""Whether a signal came; long work asks it now and then."""
+"""Whether a stop was asked for; long work asks it now and then."""
 
 
 class StopNow(BaseException):
@@ -23,10 +24,10 @@ class StopNow(BaseException):
 
 
 class StopFlag:
-    """Whether a signal asked this process to stop; call it, or `wait` with it."""
+    """Whether something asked this process to stop; call it, or `wait` with it."""
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self._why: str | None = None
         self._at_once = False
         # The handler writes a byte here, so that `wait` wakes at once.
         self._reader, self._writer = os.pipe()
@@ -39,20 +40,26 @@ class StopFlag:
         return self
 
     def __call__(self) -> bool:
-        """Whether a signal came."""
-        return self.signal is not None
+        """Whether it was asked."""
+        return self._why is not None
+
+    def ask(self, why: str) -> None:
+        """Ask it to stop, from any thread; whoever asked first is named."""
+        self._why = self._why or why
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._writer, b"!")
 
     def wait(self, seconds: float) -> bool:
-        """Sleep at most so long, waking at a signal; whether one came."""
+        """Sleep at most so long, waking when asked to stop; whether that came."""
         deadline = time.monotonic() + seconds
-        while self.signal is None and (left := deadline - time.monotonic()) > 0:
+        while self._why is None and (left := deadline - time.monotonic()) > 0:
             select.select([self._reader], [], [], left)
-        return self.signal is not None
+        return self._why is not None
 
     def check(self) -> None:
-        """Raise Interrupted if a signal came."""
-        if self.signal is not None:
-            raise Interrupted(f"stopped by {self.signal.name}")
+        """Raise Interrupted if it was asked."""
+        if self._why is not None:
+            raise Interrupted(self._why)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
@@ -68,12 +75,9 @@ class StopFlag:
         self.check()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        first = self.signal is None
-        self.signal = signal.Signals(number)
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._writer, b"!")
+        self.ask(f"stopped by {signal.Signals(number).name}")
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if self._at_once and first:
+        if self._at_once:
             self._at_once = False
             raise StopNow

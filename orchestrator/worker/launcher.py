@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
@@ -63,6 +64,9 @@ class Trainer(Protocol):
 
     def kill(self) -> None:
         """End it and its children at once (SIGKILL to the group)."""
+
+    def keep(self) -> None:
+        """Let others find the run's lock held though its file was removed; QueueError."""
 
     def close(self) -> None:
         """After its end: let the run's lock go."""
@@ -139,17 +143,23 @@ class Launched:
         if self._process.returncode is None:
             processes.signal_group(self._process.pid, number)
 
+    def keep(self) -> None:
+        """See Trainer."""
+        self._lock.keep()
+
     def close(self) -> None:
         """See Trainer."""
         self._lock.release()
 
 
 class Adopted:
-    """A trainer that a worker before us started: its lock is watched, its exit code is lost."""
+    """A trainer that a worker before us started: its lock is watched, its exit code is lost.
+
+    A lock that is free says nothing while the trainer lives: then somebody has removed the file.
+    """
 
     def __init__(self, attempt: Attempt, home: Home) -> None:
         self._of = (attempt, home)
-        self._path = home.run_lock(attempt.run_id)
         self._started = attempt.pid_started
         self._boot_id = attempt.boot_id
         self._lock: FileLock | None = None
@@ -165,13 +175,19 @@ class Adopted:
     def wait(self, timeout_s: float) -> bool:
         """See Trainer: it has ended once its run's lock can be had."""
         if self._lock is None:
-            self._lock = try_lock(self._path, timeout_s)
-            if self._lock is not None:
-                _end_children(*self._of)
-        if self._lock is None and self.pid is not None and not self._leads():
+            attempt, home = self._of
+            self._lock = try_lock(home.make().run_lock(attempt.run_id), timeout_s)
+        elif self._leads():
+            time.sleep(timeout_s)
+        if self._leads():
+            return False
+        if self._lock is not None:
+            _end_children(*self._of)
+            return True
+        if self.pid is not None:
             # The trainer is dead, and a child of it holds the lock (and the GPU, maybe).
             processes.signal_group(self.pid, signal.SIGKILL)
-        return self._lock is not None
+        return False
 
     def _leads(self) -> bool:
         return processes.is_process(self.pid, self._started, self._boot_id)
@@ -190,6 +206,11 @@ class Adopted:
         """See Trainer."""
         if self.pid is not None and self._leads():
             processes.signal_group(self.pid, signal.SIGKILL)
+
+    def keep(self) -> None:
+        """See Trainer: the look for its end takes the lock of a file that is new."""
+        if self._lock is not None:
+            self._lock.keep()
 
     def close(self) -> None:
         """See Trainer."""
@@ -231,7 +252,7 @@ def launch(
     """
     argv = command(run, home, trainer)
     try:
-        lock = try_lock(home.run_lock(run.id), _LEFTOVERS_S)
+        lock = try_lock(home.make().run_lock(run.id), _LEFTOVERS_S)
     except QueueError as e:
         raise QueueBusy(str(e)) from None
     if lock is None:

@@ -104,6 +104,21 @@ class Serving:
         self._write()
         return True
 
+    def keep(self) -> str | None:
+        """Stay the one worker though the lock's file was removed or replaced; what to say of it.
+
+        Raises WorkerBusy where another worker was faster, QueueError where it cannot be made anew.
+        """
+        if self._lock.in_place:
+            return None
+        if not self._lock.keep():
+            raise WorkerBusy(
+                f"{self._lock.path} was removed or replaced, and another worker took its place: "
+                "this one ends, and whatever trains is the other's now"
+            )
+        self._write()
+        return f"{self._lock.path} was removed or replaced: this worker holds the new file as well"
+
     def _write(self) -> None:
         # A full disk is no reason not to serve.
         with suppress(OSError):

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from grpo_core.errors import ExitCode
-from orchestrator.errors import QueueBusy, WorkerBusy
+from orchestrator.errors import QueueBusy, QueueError, WorkerBusy
 from orchestrator.plan.environment import differences, kept
 from orchestrator.plan.provenance import changes, reads_the_same
 from orchestrator.queue.claims import Before
@@ -146,11 +146,14 @@ class _Worker:
         self._host = socket.gethostname()
         self._boot_id = processes.boot_id()
         self._idle_words = ""
+        self._serving: Serving | None = None
+        self._lock_fault = ""
         self._awake = Wakefulness(lambda text: self._report(EventKind.WAITING, text))
         self._patience = Patience(store, stops, lambda text: self._report(EventKind.WAITING, text))
 
     def serve(self, until_empty: bool, serving: Serving) -> None:
         """Train what is queued, one run after another."""
+        self._serving = serving
         try:
             self._reconcile()
             self._serve(until_empty, serving)
@@ -160,6 +163,7 @@ class _Worker:
 
     def _serve(self, until_empty: bool, serving: Serving) -> None:
         while not self._stops.count:
+            self._keep_locks()
             closed = self._gate.closed()
             news = serving.waits(closed)
             try:
@@ -371,6 +375,7 @@ class _Worker:
         )
         while not trainer.wait(_TICK_S):
             if watch.look(terminator):
+                self._keep_locks(trainer)
                 self._prepare(watch.left_s)
             terminator.look()
         crashpoint("worker.ended")
@@ -381,6 +386,21 @@ class _Worker:
             self._record(run, attempt, judge(ending), read_progress(run.folder), wall_s)
         finally:
             trainer.close()
+
+    def _keep_locks(self, trainer: Trainer | None = None) -> None:
+        """Hold them though their files were removed or replaced.
+
+        Raises WorkerBusy where another worker has come in between.
+        """
+        try:
+            if trainer is not None:
+                trainer.keep()
+            said = self._serving.keep() if self._serving else None
+        except QueueError as e:
+            said = f"a lock was removed, and cannot be made anew: {e}"
+        if said and said != self._lock_fault:
+            self._report(EventKind.WAITING, said)
+        self._lock_fault = said or ""
 
     def _ending(
         self,

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from grpo_core.errors import ConfigError, Interrupted
-from grpo_core.run.locks import Lock, acquire, gpu_lock_path, read_holder, write_text
+from grpo_core.run.locks import (
+    Lock,
+    acquire,
+    gpu_lock,
+    gpu_lock_path,
+    read_holder,
+    write_text,
+)
+from grpo_core.run.signals import StopFlag
 from tests.queue_kit import eventually
 
 HOLD = """
@@ -171,6 +180,54 @@ def test_removed_file_does_not_make_two_holders(tmp_path, monkeypatch):
     lock = Lock(path, "us")
     assert lock.try_acquire()
     assert not Lock(path, "them").try_acquire()
+
+
+def test_who_waits_for_a_file_that_is_removed_waits_on(held):
+    """Its holder still works; once it is dead the lock is taken on the file that others see."""
+    path, child = held
+    lock = Lock(path, "us")
+    assert not lock.try_acquire()
+    path.unlink()
+    assert not lock.try_acquire()
+    child.kill()
+    child.wait()
+    assert lock.try_acquire()
+    assert read_holder(path).pid == os.getpid()
+    assert not Lock(path, "them").try_acquire()
+
+
+@pytest.mark.parametrize("spoil", ["remove", "replace", "remove the folder"])
+def test_the_holder_of_the_gpu_takes_the_file_that_stands_there_instead(
+    monkeypatch, tmp_path, spoil
+):
+    """Whoever comes later is refused, as if nobody had touched it."""
+    path = tmp_path / "locks" / "gpu.lock"
+    monkeypatch.setenv("GRPO_GPU_LOCK", str(path))
+    stop = StopFlag()
+    with gpu_lock("us", stop):
+        if spoil == "replace":
+            (tmp_path / "new").touch()
+            (tmp_path / "new").replace(path)
+        elif spoil == "remove":
+            path.unlink()
+        else:
+            shutil.rmtree(path.parent)
+        eventually(lambda: read_holder(path) is not None)
+        assert not Lock(path, "them").try_acquire()
+    assert not stop()
+    assert Lock(path, "them").try_acquire()
+
+
+def test_who_is_too_late_to_keep_the_gpu_makes_room(tmp_path):
+    """Another process locked the new file first: never do two train for long."""
+    path, stop = gpu_lock_path(), StopFlag()
+    other = Lock(tmp_path / "other", "them")
+    assert other.try_acquire()
+    with gpu_lock("us", stop):
+        other.path.replace(path)
+        eventually(stop)
+    with pytest.raises(Interrupted, match=rf"pid {os.getpid()} \(them\) since .* makes room"):
+        stop.check()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])

@@ -51,6 +51,21 @@ def test_wait_ends_by_itself():
     assert run("print(stop.wait(0.01))").stdout == "False\n"
 
 
+def test_others_may_ask_and_the_first_is_named():
+    """From a thread, waking what waits."""
+    done = run("""
+import threading
+threading.Timer(0.05, stop.ask, ["the GPU is lost"]).start()
+print(stop.wait(600))
+send(signal.SIGTERM)
+try:
+    stop.check()
+except Interrupted as e:
+    print(e)
+""")
+    assert done.stdout == "True\nthe GPU is lost\n", done.stderr
+
+
 def test_at_once_breaks_through_broad_handlers():
     """A library that catches every Exception does not swallow the stop."""
     done = run("""

@@ -1,6 +1,7 @@
 """Starting, stopping and collecting one trainer, with real processes."""
 
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from orchestrator.run import Verdict
 from orchestrator.system.locks import is_held, try_lock
 from orchestrator.system.paths import home
+from orchestrator.system.processes import boot_id, start_time
 from orchestrator.worker.attempt_log import read_tail
 from orchestrator.worker.launcher import (
     TRAINER,
@@ -189,3 +191,23 @@ def test_token_names_queue_and_attempt(here):
     """Two queues may both have an attempt 5."""
     other = replace(here, root=here.root / "other")
     assert attempt_token(first_attempt(here), here) != attempt_token(first_attempt(here), other)
+
+
+@pytest.mark.parametrize("adopts", [False, True])
+def test_a_trainer_whose_lock_is_removed_still_lives(tmp_path, here, adopts):
+    """Its run is held for whoever asks, and it ends when its process does."""
+    attempt = first_attempt(here)
+    trainer = launch(fake_run(tmp_path), attempt, here, FAKE)
+    known = replace(attempt, pid=trainer.pid, pid_started=start_time(trainer.pid))
+    shutil.rmtree(here.root / "locks")
+    watched = Adopted(replace(known, boot_id=boot_id()), here) if adopts else trainer
+    for _ in range(3):
+        assert not watched.wait(0.01)
+        watched.keep()
+        assert is_held(here.run_lock(1))
+    trainer.kill()
+    assert trainer.wait(30)
+    assert eventually(lambda: watched.wait(0.01))
+    watched.close()
+    trainer.close()
+    assert not is_held(here.run_lock(1))

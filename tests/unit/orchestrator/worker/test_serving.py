@@ -3,13 +3,14 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from orchestrator.errors import NothingAffected, SweepError
+from orchestrator.errors import NothingAffected, SweepError, WorkerBusy
 from orchestrator.system.locks import FileLock, try_lock
 from orchestrator.system.paths import Home
 from orchestrator.system.processes import boot_id, start_time
@@ -64,6 +65,28 @@ def test_a_pid_that_is_another_process_by_now_gets_no_signal(own, stranger, chan
         lock.write(json.dumps(text))
         stop_worker(own)
         assert stranger.wait(30) == -signal.SIGTERM
+
+
+def test_the_worker_keeps_its_place_though_its_lock_is_removed(own):
+    """The file anew, with who it is; a second worker is refused as before."""
+    with serve_alone(own) as serving:
+        assert serving.keep() is None
+        shutil.rmtree(own.worker_lock.parent)
+        assert "was removed or replaced" in serving.keep()
+        assert serving_worker(own) == ServingWorker(os.getpid())
+        with pytest.raises(WorkerBusy, match=f"pid {os.getpid()}"), serve_alone(own):
+            pass
+        assert serving.keep() is None
+    assert not is_served(own)
+
+
+def test_a_worker_whose_place_another_took_ends(own, tmp_path):
+    """Never do two serve one queue for long."""
+    other = tmp_path / "other.lock"
+    with serve_alone(own) as serving, try_lock(other):
+        other.replace(own.worker_lock)
+        with pytest.raises(WorkerBusy, match="another worker took its place"):
+            serving.keep()
 
 
 def test_a_worker_that_could_not_write_who_it_is_still_serves(own, monkeypatch):
