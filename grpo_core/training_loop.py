@@ -75,8 +75,9 @@ class TrainingLoop:
         plan = _plan(self.cfg, policy, state, console)
         self.learner = Learner(policy, self.cfg, plan, stop.check, console.line)
         self.rollouts: RolloutBatch | None = None
-        self.log = JsonLines(self.path / LOG_FILE, self.cfg.log_jsonl)
-        self.samples = JsonLines(self.path / SAMPLES_FILE, self.cfg.log_completions > 0)
+        in_place = folder.must_be_in_place
+        self.log = JsonLines(self.path / LOG_FILE, self.cfg.log_jsonl, in_place)
+        self.samples = JsonLines(self.path / SAMPLES_FILE, self.cfg.log_completions > 0, in_place)
         self._changed = False
         self._saved_at = time.monotonic()
         self._warned: set[str] = set()

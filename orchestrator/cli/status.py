@@ -10,7 +10,7 @@ from orchestrator.cli.references import Ref, complete_swept
 from orchestrator.errors import UsageError
 from orchestrator.queue.store import Store
 from orchestrator.system.paths import home
-from orchestrator.views.json_shapes import status_shape
+from orchestrator.views.json_shapes import recorded_shape, status_shape
 from orchestrator.views.now import last_text
 from orchestrator.views.overview import Overview, read_overview
 from orchestrator.views.status import TABLE_MOST, rows_for, status_picture
@@ -67,7 +67,9 @@ def status(
         # Programs get every run; a person one screen, or a page of the sweep that is named.
         if as_json:
             view = read_overview(store, sweeps, 0)
-            documents = [d for one in sweeps for d in store.status.run_documents(one.id)]
+            documents = [
+                d for one in sweeps for d in store.status.run_documents(one.id, recorded_shape)
+            ]
         elif sweep and show_all:
             view = read_overview(store, sweeps, None)
         else:

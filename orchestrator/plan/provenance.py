@@ -11,8 +11,9 @@ import json
 import os
 import re
 import subprocess
+import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ Provenance = Mapping[str, Any]
 # Their versions decide on the numbers of a result, and so on whether two runs are the same.
 _COMPUTING = ("grpo-sweep", "mlx", "mlx-lm")
 _DIFF_BYTES = 200_000
+_PIECE_BYTES = 65_536
 # `off`: the queue keeps no text of uncommitted changes, only their hash.
 ENV_DIFF = "GRPO_SWEEP_GIT_DIFF"
 _SECRET = re.compile(
@@ -191,11 +193,11 @@ def _git(cwd: str) -> dict[str, str] | None:
     diff = _git_says(cwd, "diff", "HEAD") if commit else None
     if commit is None or diff is None:
         return None
-    kept = "" if os.environ.get(ENV_DIFF) == "off" else diff[:_DIFF_BYTES].decode(errors="replace")
+    kept = "" if os.environ.get(ENV_DIFF) == "off" else diff.start.decode(errors="replace")
     return {
-        "commit": commit.decode().strip(),
+        "commit": commit.start.decode().strip(),
         "diff": without_secrets(kept),
-        "diff_sha256": hashlib.sha256(diff).hexdigest(),
+        "diff_sha256": diff.sha256,
     }
 
 
@@ -214,13 +216,30 @@ def without_secrets(diff: str) -> str:
     return "\n".join(lines)
 
 
-def _git_says(cwd: str, *words: str) -> bytes | None:
+@dataclass(frozen=True)
+class _Said:
+    """What git printed: its start, and the hash of all of it."""
+
+    start: bytes
+    sha256: str
+
+
+def _git_says(cwd: str, *words: str) -> _Said | None:
+    """None where git fails, is missing or takes too long. A diff may be larger than memory."""
     # Without optional locks a look never disturbs a git command of the user's.
     env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    command = ["git", "-C", cwd, *words]
     try:
-        done = subprocess.run(
-            ["git", "-C", cwd, *words], capture_output=True, timeout=_GIT_S, env=env
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        git = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env)
+    except OSError:
         return None
-    return done.stdout if done.returncode == 0 else None
+    limit = threading.Timer(_GIT_S, git.kill)
+    limit.start()
+    start, digest = b"", hashlib.sha256()
+    with git:
+        assert git.stdout is not None
+        while piece := git.stdout.read(_PIECE_BYTES):
+            start += piece[: _DIFF_BYTES - len(start)]
+            digest.update(piece)
+    limit.cancel()
+    return _Said(start, digest.hexdigest()) if git.returncode == 0 else None

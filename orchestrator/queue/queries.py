@@ -5,7 +5,6 @@ Reads only. What only a status asks is in `status_queries.py`.
 
 import difflib
 import functools
-import json
 import os
 import re
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Any
 
 from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.queue.connection import Connection
-from orchestrator.queue.rows import ATTEMPT, RUN, attempt_of, run_of, sweep_of
+from orchestrator.queue.rows import ATTEMPT, RUN, attempt_of, overrides_in, run_of, sweep_of
 from orchestrator.run import (
     Attempt,
     HoldCode,
@@ -139,7 +138,7 @@ class Queries:
 
         Runs that set the same share one mapping.
         """
-        loads = functools.cache(json.loads)
+        loads = functools.cache(overrides_in)
         states = {str(state): state for state in RunState}
         return [
             Judged(run_id, states[state], seed, loads(overrides), value)

@@ -100,9 +100,12 @@ def run_of(row: Row) -> Run:
     return Run(**d, damaged=columns.damaged)
 
 
-def overrides_of(row: Row) -> dict[str, Any]:
-    """The overrides of a row that has them; none where they are damaged."""
-    return _Columns(row).read("overrides", _object, {})
+def overrides_in(text: str) -> dict[str, Any]:
+    """The overrides that a column holds; none where it is damaged."""
+    try:
+        return _object(text)
+    except ValueError:
+        return {}
 
 
 def _reason(reason: str | None, columns: _Columns) -> str | None:

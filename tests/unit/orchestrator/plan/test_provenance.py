@@ -1,6 +1,9 @@
 """What of the user's working tree the queue keeps: no secret, and nothing where it is off."""
 
+import hashlib
+import os
 import subprocess
+import tracemalloc
 
 import pytest
 
@@ -57,3 +60,25 @@ def test_the_diff_can_be_off_and_a_change_shows_all_the_same(tmp_path, monkeypat
     assert len(found["diff_sha256"]) == 64
     assert ("x = 2" in found["diff"]) is not off
     assert len(found["diff"]) <= 200_000
+
+
+def test_a_diff_that_is_larger_than_memory_is_hashed_piece_by_piece(tmp_path, monkeypatch):
+    """As after a data set was added: 40 MB of it never lie in memory at once."""
+    line = b"+" + b"x" * 62 + b"\n"
+    git = tmp_path / "git"
+    git.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *rev-parse*) echo abc ;; *)\n'
+        f"  yes '{line.decode().strip()}' | head -c 40960000 ;; esac\n"
+    )
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    tracemalloc.start()
+    try:
+        found = look(str(tmp_path), [])["git"]
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found["diff_sha256"] == hashlib.sha256(line * 640_000).hexdigest()
+    assert found["diff"] == (line * 3125).decode().rstrip("\n")
+    assert peak_bytes < 4_000_000

@@ -9,7 +9,7 @@ from dataclasses import replace
 from orchestrator.queue.store import Store
 from orchestrator.run import Progress
 from orchestrator.system.paths import home
-from orchestrator.views.json_shapes import run_shape
+from orchestrator.views.json_shapes import recorded_shape, run_shape
 from orchestrator.views.overview import progress_of, read_overview
 from tests.queue_kit import (
     DONE,
@@ -55,7 +55,7 @@ def test_the_documents_of_sqlite_are_those_of_python(tmp_path):
             )
         store.claims.claim("h", "b", nothing_before)
         store.control.pause([5])
-        found = store.status.run_documents(1)
+        found = store.status.run_documents(1, recorded_shape)
         wanted = [(run.id, run_shape(run, progress_of(run))) for run in store.queries.runs(1)]
     assert [(run_id, list(json.loads(text).items())) for run_id, text in found] == [
         (run_id, list(json.loads(json.dumps(shape)).items())) for run_id, shape in wanted
@@ -120,7 +120,16 @@ def test_damaged_overrides_hide_nothing_of_the_others(tmp_path):
     """A database is open to other programs: what is no object sets nothing."""
     submit(tmp_path, *(planned(f"r{i}", lr=i) for i in range(3)))
     with contextlib.closing(sqlite3.connect(home().db)) as other, other:
+        other.execute("PRAGMA ignore_check_constraints = ON")
         other.execute("UPDATE runs SET overrides = '[1]' WHERE id = 2")
+        other.execute("UPDATE runs SET overrides = 'no JSON' WHERE id = 3")
     with Store.open() as store:
         assert store.status.swept(1) == ("lr",)
         assert store.status.keys_of(1) == ["lr"]
+        documents = [json.loads(text) for _, text in store.status.run_documents(1, recorded_shape)]
+        assert [judged.overrides for judged in store.queries.judged(1)] == [{"lr": 0}, {}, {}]
+    damaged = "its row in the queue is damaged: overrides"
+    assert [(d["overrides"], d["reason"]) for d in documents] == [
+        ({"lr": 0}, None),
+        *[({}, damaged)] * 2,
+    ]
