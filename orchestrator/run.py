@@ -78,6 +78,15 @@ class StopRequest(StrEnum):
     FAIL = "fail"
 
 
+class StopCode(StrEnum):
+    """Which stop rule ended a run; the reason beside it is a sentence for people."""
+
+    NOT_FINITE = "not_finite"
+    HEALTH = "health"
+    MEDIAN = "median"
+    HALVING = "halving"
+
+
 class HoldCode(StrEnum):
     """What holds a sweep or halts the queue; the reason beside it is a sentence for people."""
 
@@ -102,7 +111,8 @@ class Outcome:
     """The verdict over one attempt, with what proves it.
 
     `evidence` is the line (of the log, of result.json, or of the system) that the verdict rests
-    on; `exit_code` is None when nobody could collect it, or a signal ended the process.
+    on; `exit_code` is None when nobody could collect it, or a signal ended the process; `stop_code`
+    is the stop rule that ended it, if one did.
     """
 
     verdict: Verdict
@@ -110,6 +120,7 @@ class Outcome:
     evidence: str | None = None
     exit_code: int | None = None
     signal: str | None = None
+    stop_code: StopCode | None = None
 
 
 @dataclass(frozen=True)
@@ -248,7 +259,8 @@ class Run:
     `request` is what a user asked of a running run and the worker has not done yet (cancel or
     pause); `attempt` is the number of the latest attempt, 0 before the first; `update`,
     `updates_total`, `metrics` and `value` (the sweep's objective) are what the worker read when
-    the last attempt ended. `rung` is the update at which halving holds it, if it does.
+    the last attempt ended. `rung` is the update at which halving holds it, if it does, and
+    `stop_code` the stop rule that ended it.
     """
 
     id: int
@@ -280,6 +292,7 @@ class Run:
     ended: str | None
     value: float | None = None
     rung: int | None = None
+    stop_code: StopCode | None = None
     kind: str = ""
     same_as: int | None = None
     damaged: tuple[str, ...] = ()

@@ -39,6 +39,7 @@ _NEXT = f"""
 _CLAIM = f"""
     UPDATE runs SET state = 'running', attempt = attempt + 1, deaths = deaths + 1,
         not_before = NULL, request = NULL, reason = NULL, ended = NULL, exit_code = NULL,
+        stop_code = NULL,
         started = coalesce(started, :now)
     WHERE id = ({_NEXT}) AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running')
     RETURNING id
@@ -199,14 +200,16 @@ class Claims:
         value: float | None,
     ) -> None:
         ended = self._history.stamp() if then.state in END_STATES else None
+        # A cancel that came first is the user's word, whatever a rule asked for.
+        ruled = then.state in (RunState.PRUNED, RunState.FAILED)
         self._db.execute(
             "UPDATE runs SET state = ?, reason = ?, request = NULL, deaths = ?, not_before = ?,"
             ' "update" = ?, updates_total = ?, metrics = ?, value = ?, wall_s = wall_s + ?,'
-            " exit_code = ?, ended = ?, rung = ? WHERE id = ? AND state = 'running'",
+            " exit_code = ?, ended = ?, stop_code = ?, rung = ? WHERE id = ? AND state = 'running'",
             (
                 *(str(then.state), then.reason, then.deaths, then.not_before),
                 *(progress.update, progress.updates_total, dump(progress.metrics), value),
-                *(wall_s, outcome.exit_code, ended),
+                *(wall_s, outcome.exit_code, ended, outcome.stop_code if ruled else None),
                 *(progress.update if outcome.verdict is Verdict.HELD else None, run.id),
             ),
         )
@@ -220,8 +223,12 @@ class Claims:
             new = RunState.QUEUED if decision is None else RunState.PRUNED
             reason = None if decision is None else f"{decision.reason} ({decision.evidence})"
             self._db.execute(
-                "UPDATE runs SET state = ?, reason = ?, rung = NULL, ended = ? WHERE id = ?",
-                (str(new), reason, self._history.stamp() if decision else None, run_id),
+                "UPDATE runs SET state = ?, reason = ?, rung = NULL, ended = ?, stop_code = ?"
+                " WHERE id = ?",
+                (
+                    *(str(new), reason, self._history.stamp() if decision else None),
+                    *(decision.code if decision else None, run_id),
+                ),
             )
             self._history.add(str(new), reason or "goes on from its rung", run.sweep_id, run_id)
         return self._queries.run(run_id)

@@ -107,7 +107,8 @@ class Control:
         # and so is one that was cancelled while it waited for another's result.
         self._db.execute(
             "UPDATE runs SET state = ?1, reason = ?2, ended = ?3, deaths = ?4, not_before = NULL,"
-            " rung = NULL, same_as = CASE WHEN state <> 'cancelled' THEN same_as END,"
+            " stop_code = NULL, rung = NULL,"
+            " same_as = CASE WHEN state <> 'cancelled' THEN same_as END,"
             " again = again OR (?1 = 'queued'"
             " AND (same_as IS NULL OR state = 'cancelled') AND EXISTS"
             " (SELECT 1 FROM runs o WHERE o.identity = runs.identity AND o.id <> runs.id"

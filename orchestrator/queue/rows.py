@@ -15,6 +15,7 @@ from orchestrator.run import (
     Run,
     RunState,
     Search,
+    StopCode,
     StopRequest,
     Submitted,
     Sweep,
@@ -27,7 +28,7 @@ RUN = """
            r.request, r.seed, r.overrides, r.set_args, r.output_dir, s.cwd, r.tags, r.hash,
            r.attempt, r.deaths, r.not_before, r."update", r.updates_total, r.metrics, r.wall_s,
            r.exit_code, r.created, r.started, r.ended, r.value, r.rung, r.kind,
-           r.same_as
+           r.same_as, r.stop_code
     FROM runs r JOIN sweeps s ON s.id = r.sweep_id
 """
 
@@ -92,6 +93,7 @@ def run_of(row: Row) -> Run:
     del d["set_args"]
     d["state"] = RunState(d["state"])
     d["request"] = columns.read("request", lambda text: text and StopRequest(text), None)
+    d["stop_code"] = columns.read("stop_code", lambda text: text and StopCode(text), None)
     d["overrides"] = columns.read("overrides", _object, {})
     d["set"] = columns.read("set_args", _texts, ())
     d["tags"] = columns.read("tags", _texts, ())

@@ -308,6 +308,38 @@ _KINDS = (
     *_COUNTED,
 )
 
+# Which stop rule ended a run; until then only a sentence said so. And the leaderboard ranks what
+# `best` ranks: completed runs.
+_STOP_CODES = (
+    "ALTER TABLE runs ADD COLUMN stop_code TEXT",
+    """
+    UPDATE runs SET stop_code = CASE
+        WHEN reason LIKE 'median:%' THEN 'median'
+        WHEN reason LIKE 'halving:%' THEN 'halving'
+        WHEN reason LIKE 'health: nan for %' THEN 'not_finite'
+        WHEN reason LIKE 'health:%' THEN 'health' END
+    WHERE state IN ('pruned', 'failed')
+    """,
+    "DROP VIEW runs_view",
+    """
+    CREATE VIEW runs_view AS
+    SELECT r.id, s.name AS sweep, r.name, r.state, r.reason, r.seed, r.overrides, r.tags,
+           r.folder AS output_dir, r.attempt, r."update", r.updates_total, r.metrics, r.value,
+           r.started, r.ended, r.wall_s, r.exit_code, r.stop_code
+    FROM runs r JOIN sweeps s ON s.id = r.sweep_id
+    """,
+    "DROP VIEW leaderboard",
+    """
+    CREATE VIEW leaderboard AS
+    SELECT s.name AS sweep,
+           rank() OVER (PARTITION BY s.id ORDER BY
+               CASE s.goal WHEN 'max' THEN -r.value ELSE r.value END) AS rank,
+           r.id AS run, r.name, s.metric, s.reduce, r.value, r.seed, r.overrides
+    FROM runs r JOIN sweeps s ON s.id = r.sweep_id
+    WHERE r.value IS NOT NULL AND r.state = 'completed'
+    """,
+)
+
 # One entry a version: version N is reached by running the first N of them.
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("m001_initial", _INITIAL),
@@ -316,6 +348,7 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("m004_frozen", _FROZEN),
     ("m005_codes", _CODES),
     ("m006_kinds", _KINDS),
+    ("m007_stop_codes", _STOP_CODES),
 )
 VERSION = len(MIGRATIONS)
 

@@ -147,7 +147,8 @@ class StatusQueries:
                 'reason', r.reason, 'overrides', json(r.overrides), 'seed', r.seed,
                 'attempt', r.attempt, 'update', r."update", 'updates_total', r.updates_total,
                 'metrics', json(r.metrics), 'output_dir', r.folder, 'started', r.started,
-                'ended', r.ended, 'exit_code', r.exit_code) END
+                'ended', r.ended, 'exit_code', r.exit_code,
+                'stop_code', r.stop_code) END
             FROM runs r JOIN sweeps s ON s.id = r.sweep_id WHERE r.sweep_id = ? ORDER BY r.position
             """,
             (sweep_id,),

@@ -38,6 +38,7 @@ def record(run: Run, progress: Progress, objective: Objective) -> Record:
         "started": run.started,
         "ended": run.ended,
         "exit_code": run.exit_code,
+        "stop_code": run.stop_code,
         "output_dir": str(run.folder),
         "overrides": run.overrides,
         "metrics": progress.metrics,

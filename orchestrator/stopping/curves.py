@@ -5,12 +5,11 @@ Nobody is stopped without evidence: a missing value or a tie keeps a run going.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
 
 from orchestrator.results.objective import setting_key
 from orchestrator.results.training_log import finite_number, read_log
-from orchestrator.run import Objective, Run, RunState
+from orchestrator.run import Objective, Run, RunState, StopCode
 from orchestrator.text import percent
 
 LogLine = Mapping[str, Any]
@@ -51,15 +50,6 @@ class RunCurve:
     def cut(self, update: int) -> "RunCurve":
         """The run as if it had been stopped after an update."""
         return replace(self, lines=[line for line in self.lines if update_of(line) <= update])
-
-
-class StopCode(StrEnum):
-    """Which rule stops a run."""
-
-    NOT_FINITE = "not_finite"
-    HEALTH = "health"
-    MEDIAN = "median"
-    HALVING = "halving"
 
 
 @dataclass(frozen=True)

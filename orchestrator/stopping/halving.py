@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.results.objective import reduce_curve
-from orchestrator.run import END_STATES, Objective, Run, RunState, Sweep
-from orchestrator.stopping.curves import Decision, RunCurve, StopCode, curve_of, shown, worse
+from orchestrator.run import END_STATES, Objective, Run, RunState, StopCode, Sweep
+from orchestrator.stopping.curves import Decision, RunCurve, curve_of, shown, worse
 from orchestrator.stopping.rules import StopRule, stop_rule
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from grpo_core.config import did_you_mean
 from orchestrator.errors import SpecError
 from orchestrator.results.training_log import finite_number
+from orchestrator.run import StopCode
 from orchestrator.stopping.curves import (
     Decision,
     LogLine,
     RunCurve,
-    StopCode,
     shown,
     update_of,
 )

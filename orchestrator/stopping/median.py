@@ -8,8 +8,8 @@ import math
 import statistics
 from collections.abc import Iterable
 
-from orchestrator.run import Objective
-from orchestrator.stopping.curves import Decision, RunCurve, StopCode, shown, worse
+from orchestrator.run import Objective, StopCode
+from orchestrator.stopping.curves import Decision, RunCurve, shown, worse
 from orchestrator.stopping.rules import StopRule
 
 # Fewer other runs have no median worth the name.

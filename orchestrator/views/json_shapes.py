@@ -105,6 +105,7 @@ def run_shape(run: Run, progress: Progress) -> Shape:
         "started": run.started,
         "ended": run.ended,
         "exit_code": run.exit_code,
+        "stop_code": run.stop_code,
     }
 
 

@@ -23,6 +23,7 @@ from orchestrator.worker.silence import SilenceWatch
 from orchestrator.worker.stop_monitor import StopMonitor
 from orchestrator.worker.termination import Terminator
 from orchestrator.worker.trained_time import TrainedTime
+from orchestrator.worker.verdict import Because
 
 # How often it looks at what users ask for ("within a second").
 _LOOK_S = 0.5
@@ -64,7 +65,7 @@ class RunMonitor:
         self._measured = float("-inf")
         self.memory = processes.MemoryWitness(attempt.pid)
         self._stop_monitor = StopMonitor(run, sweep, lambda: store.queries.runs(sweep.id))
-        self.because: tuple[str, str | None] | None = None
+        self.because: Because | None = None
         files = (Path(attempt.log), RunPaths(run.folder).log)
         self._silence = SilenceWatch(sweep.limits.stall_s, files)
 
@@ -121,7 +122,7 @@ class RunMonitor:
             return
         halt = self._stop_monitor.look()
         if halt is not None:
-            self.because = (halt.reason, halt.evidence)
+            self.because = Because(halt.reason, halt.evidence, halt.code)
             terminator.ask(halt.ask)
 
     def _bytes(self) -> int:
@@ -143,7 +144,7 @@ class RunMonitor:
     def _keep_hours(self, terminator: Terminator) -> None:
         """Put the run back where the worker may train no longer."""
         if terminator.asked is None and (closed := self._gate.closed()) is not None:
-            self.because = (f"waits {closed}", None)
+            self.because = Because(f"waits {closed}")
             self._listen(Event(EventKind.STOPPING, f"checkpoints and waits {closed}", self._run))
             terminator.ask(StopRequest.STOP)
 
@@ -154,7 +155,7 @@ class RunMonitor:
         if terminator.asked is None:
             lines = read_tail(Path(self._attempt.log), 4096).splitlines()
             words = f"stalled: not a line for {duration(silent_s)}, as when a GPU hangs"
-            self.because = (words, next(reversed(lines), None))
+            self.because = Because(words, next(reversed(lines), None))
             self._listen(Event(EventKind.STOPPING, words, self._run))
         terminator.ask(StopRequest.STALL)
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.run import Objective, Run, StopRequest, Sweep
-from orchestrator.stopping.curves import UNKNOWN_LENGTH, Decision, RunCurve, StopCode, curve_of
+from orchestrator.run import Objective, Run, StopCode, StopRequest, Sweep
+from orchestrator.stopping.curves import UNKNOWN_LENGTH, Decision, RunCurve, curve_of
 from orchestrator.stopping.halving import halving
 from orchestrator.stopping.health import unhealthy
 from orchestrator.stopping.median import below_median
@@ -28,6 +28,7 @@ class Halt:
     ask: StopRequest
     reason: str
     evidence: str | None = None
+    code: StopCode | None = None
 
 
 def stop_decision(
@@ -75,7 +76,7 @@ class StopMonitor:
             # Not finite is what the trainer itself ends with as diverged; all else is a choice.
             diverged = decision.code is StopCode.NOT_FINITE
             ask = StopRequest.FAIL if diverged else StopRequest.PRUNE
-            return Halt(ask, decision.reason, decision.evidence)
+            return Halt(ask, decision.reason, decision.evidence, decision.code)
         return self._at_rung(curve) if self._rule.rule == "halving" else None
 
     def _peers(self) -> list[RunCurve]:

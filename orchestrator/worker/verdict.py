@@ -12,7 +12,7 @@ from typing import Any
 
 from grpo_core.errors import ExitCode
 from grpo_core.run.protocol import COMPLETED, MachineFault, machine_fault
-from orchestrator.run import Outcome, StopRequest, Verdict
+from orchestrator.run import Outcome, StopCode, StopRequest, Verdict
 
 _BY_EXIT_CODE: dict[int, Verdict] = {
     ExitCode.CONFIG: Verdict.CONFIG,
@@ -57,13 +57,22 @@ _ADVICE = {
 
 
 @dataclass(frozen=True)
+class Because:
+    """Why the worker asked a trainer to end, with the logged values that this rests on."""
+
+    reason: str
+    evidence: str | None = None
+    stop_code: StopCode | None = None
+
+
+@dataclass(frozen=True)
 class Ending:
     """Everything that is known about how an attempt ended.
 
     `exit_code` and `signal` are None when nobody could collect them (the worker had died too);
     `result` is a result.json that this attempt wrote; `log_tail` the end of the attempt's log;
-    `memory` a sentence that proves that the system was out of memory; `because` what a stop rule
-    said, and the logged values that it rests on.
+    `memory` a sentence that proves that the system was out of memory; `because` why the worker
+    asked for it, where there is more to say than that.
     """
 
     exit_code: int | None = None
@@ -73,7 +82,7 @@ class Ending:
     asked: StopRequest | None = None
     same_boot: bool = True
     memory: str | None = None
-    because: tuple[str, str | None] | None = None
+    because: Because | None = None
 
 
 def judge(end: Ending) -> Outcome:
@@ -152,7 +161,8 @@ def _stopped(end: Ending, code: int | None, name: str | None = None) -> Outcome:
         *(StopRequest.RUNG, StopRequest.PRUNE, StopRequest.FAIL),
         *(StopRequest.STALL, StopRequest.STOP),
     ):
-        return Outcome(verdict, end.because[0], end.because[1], code, name)
+        why = end.because
+        return Outcome(verdict, why.reason, why.evidence, code, name, why.stop_code)
     return Outcome(verdict, words, _last_line(end), code, name)
 
 

@@ -30,6 +30,7 @@ def test_a_run_below_the_median_is_pruned(tmp_path):
         *(planned(f"r{g}", gain=g, updates=50, update_s=0.03) for g in gains),
     )
     assert [str(run.state) for run in found] == ["completed"] * 3 + ["pruned"]
+    assert [run.stop_code for run in found] == [None] * 3 + ["median"]
     assert found[3].reason.startswith("median: em ")
     assert "is the median of 3 runs" in found[3].reason
     assert attempts(4)[0].evidence.startswith("update ")
@@ -48,6 +49,7 @@ def test_a_run_that_is_sick_is_ended_by_its_health_rule(tmp_path):
         planned("well", gain=0.01, updates=10),
     )
     assert [str(run.state) for run in found] == ["pruned", "failed", "completed"]
+    assert [run.stop_code for run in found] == ["health", "not_finite", None]
     assert found[0].reason.startswith("health: em > 2 for 3")
     assert found[1].reason.startswith("health: nan for 3")
     assert attempts(2)[0].outcome == "diverged"
@@ -63,6 +65,7 @@ def test_halving_pauses_at_rungs_and_resumes_the_best(tmp_path):
         *(planned(f"r{g}", gain=g, updates=40, update_s=0.06) for g in gains),
     )
     assert [str(run.state) for run in found] == ["pruned", "completed", "pruned", "pruned"]
+    assert [run.stop_code for run in found] == ["halving", None, "halving", "halving"]
     assert [run.reason.split(" at ")[-1].split(";")[0] for run in found] == [
         "30% of the run",
         "all updates done",

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import NothingAffected
 from orchestrator.queue.connection import Connection, connect
-from orchestrator.run import Outcome, Retry, RunState, Verdict
+from orchestrator.run import Outcome, Retry, RunState, StopCode, Verdict
 from tests.queue_kit import claim, end, planned, runs, states, submit
 
 
@@ -116,6 +116,20 @@ def test_retry_starts_the_count_of_deaths_anew(tmp_path, store):
     (run,) = store.control.retry([1])
     assert (str(run.state), run.deaths, run.reason, run.ended) == ("queued", 0, None, None)
     assert claim(store)[1].n == 2
+
+
+def test_retry_forgets_the_stop_rule_that_ended_a_run(tmp_path, store):
+    """And a cancel that came first is the user's, whatever a rule asked for."""
+    submit(tmp_path, planned("a"), planned("b"))
+    end(store, claim(store)[1], Outcome(Verdict.DIVERGED, "words", stop_code=StopCode.NOT_FINITE))
+    assert store.queries.run(1).stop_code == "not_finite"
+    assert store.control.retry([1])[0].stop_code is None
+    store.control.pause([1])
+    _, attempt = claim(store)
+    store.control.cancel([2])
+    end(store, attempt, Outcome(Verdict.PRUNED, "words", stop_code=StopCode.MEDIAN))
+    run = store.queries.run(2)
+    assert (str(run.state), run.stop_code) == ("cancelled", None)
 
 
 def test_removed_runs_take_their_sweep_and_attempts_along(tmp_path, store):

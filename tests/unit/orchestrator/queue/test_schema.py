@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,15 @@ def test_leaderboard_ranks_by_the_objective_in_its_direction(raw):
     raw.rollback()
 
 
+@pytest.mark.parametrize("state", ["pruned", "failed", "paused", "queued"])
+def test_leaderboard_holds_completed_runs_only(raw, state):
+    """What another had reached when it was ended is in runs_view: `best` ranks it neither."""
+    raw.execute("UPDATE runs SET value = 10 * id, state = iif(id = 1, 'completed', ?)", (state,))
+    assert raw.execute("SELECT run, rank FROM leaderboard").fetchall() == [(1, 1)]
+    assert raw.execute("SELECT id, value FROM runs_view").fetchall() == [(1, 10.0), (2, 20.0)]
+    raw.rollback()
+
+
 def test_views_are_there_for_other_tools(raw):
     """runs_view, attempts_view and leaderboard, with stable columns."""
     columns = {
@@ -165,3 +175,28 @@ def test_holds_of_an_old_database_get_their_codes(tmp_path, reason, code):
     with Store.open(tmp_path / "queue.db") as store:
         assert store.queries.sweep("old").hold_code == code
         assert store.queries.halt_code("boot") == "gpu_hang"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "code"),
+    [
+        (
+            "pruned",
+            "median: em 10.0% at best, 40.0% is the median of 3 runs at update 12",
+            "median",
+        ),
+        ("pruned", "halving: em 10.0% at 30% of the run; the best 1 of 2 ... (rung 1)", "halving"),
+        ("pruned", "health: kl > 0.5 for 5 (held for 5 updates, up to 30)", "health"),
+        ("failed", "health: nan for 3 (held for 3 updates, up to 30)", "not_finite"),
+        ("failed", "out of memory", None),
+        ("completed", "median: of somebody else's", None),
+    ],
+)
+def test_runs_of_an_old_database_get_the_rule_that_ended_them(tmp_path, state, reason, code):
+    """Before version 7 the sentence was all that said which rule it was."""
+    (tmp_path / "queue.db").write_bytes((TESTS / "fixtures" / "queue-v6.db").read_bytes())
+    with closing(sqlite3.connect(tmp_path / "queue.db")) as old, old:
+        old.execute("UPDATE runs SET state = ?, reason = ? WHERE id = 1", (state, reason))
+    with Store.open(tmp_path / "queue.db") as store:
+        assert store.queries.run(1).stop_code == code
+        assert store._db.read("SELECT stop_code FROM runs_view WHERE id = 1")[0][0] == code

@@ -19,7 +19,16 @@ from tests.sweep_kit import add_sweep, finish_next, finished_sweep, planned_run,
 PNG = b"\x89PNG\r\n\x1a\n"
 NAMES = (
     *("id", "sweep", "name", "state", "reason", "seed", "tags", "value", "update"),
-    *("updates_total", "attempt", "wall_s", "started", "ended", "exit_code", "output_dir"),
+    *(
+        "updates_total",
+        "attempt",
+        "wall_s",
+        "started",
+        "ended",
+        "exit_code",
+        "stop_code",
+        "output_dir",
+    ),
 )
 
 

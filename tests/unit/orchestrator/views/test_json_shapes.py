@@ -34,7 +34,7 @@ def keys_of(value):
 
 RUN_KEYS = [
     "id", "sweep", "name", "state", "reason", "overrides", "seed", "attempt", "update",
-    "updates_total", "metrics", "output_dir", "started", "ended", "exit_code",
+    "updates_total", "metrics", "output_dir", "started", "ended", "exit_code", "stop_code",
 ]  # fmt: skip
 
 

@@ -41,4 +41,4 @@ def test_what_is_not_finite_fails_whatever_the_reason_says(
         stop_monitor, "stop_decision", lambda *_: Decision(1, 1, code, reason, "a line")
     )
     halt = StopMonitor(run, a_sweep(), list).look()
-    assert (halt.ask, halt.reason) == (request_made, reason)
+    assert (halt.ask, halt.reason, halt.code) == (request_made, reason, code)
