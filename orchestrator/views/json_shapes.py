@@ -43,6 +43,7 @@ def status_shape(
         },
         "queue": {
             "halted": view.halted,
+            "suspended": view.suspended,
             "next": [run.id for run in view.next_runs],
             **_eta(view.whole),
         },

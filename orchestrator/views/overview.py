@@ -11,8 +11,8 @@ from pathlib import Path
 from orchestrator.queue.eta import NOTHING, Span, Work, left
 from orchestrator.queue.store import Store
 from orchestrator.results.training_log import ProgressReader, read_progress
-from orchestrator.run import Progress, Run, RunState, Sweep
-from orchestrator.system.processes import boot_id
+from orchestrator.run import Attempt, Progress, Run, RunState, Sweep
+from orchestrator.system.processes import boot_id, is_process, is_stopped
 from orchestrator.text import UNKNOWN
 
 UNFINISHED = ("queued", "running", "paused")
@@ -78,6 +78,7 @@ class Overview:
 
     `left` is the time until a sweep is done, with those before it; None where it is unknown, or
     where it is held or over. `whole` is the time until the queue is done; held sweeps left out.
+    `suspended` is the pid of the running run's trainer where that is stopped, as by Ctrl-Z.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -91,6 +92,7 @@ class Overview:
     running: Run | None = None
     next_runs: tuple[Run, ...] = ()
     halted: str | None = None
+    suspended: int | None = None
 
 
 def read_overview(
@@ -109,14 +111,24 @@ def read_overview(
     statuses = [_status_of(store, sweep, (rows or {}).get(sweep.id, most)) for sweep in sweeps]
     shown = {sweep.id for sweep in sweeps}
     others = [_status_of(store, s, 0) for s in store.queries.sweeps(latest=0) if s.id not in shown]
+    running = store.queries.running()
     return overview(
         statuses,
         others,
-        store.queries.running(),
+        running,
         store.status.next_runs(boot, _NEXT_SHOWN),
         store.queries.halted(boot),
         read,
+        None if running is None else _suspended(store.queries.attempts(running.id)),
     )
+
+
+def _suspended(attempts: Sequence[Attempt]) -> int | None:
+    """The pid of the trainer of the latest attempt, if it lives and is stopped."""
+    if not attempts or (pid := attempts[-1].pid) is None:
+        return None
+    lives = is_process(pid, attempts[-1].pid_started, attempts[-1].boot_id)
+    return pid if lives and is_stopped(pid) else None
 
 
 def _status_of(store: Store, sweep: Sweep, most: int | None) -> SweepStatus:
@@ -155,6 +167,7 @@ def overview(
     next_runs: Sequence[Run] = (),
     halted: str | None = None,
     read: Callable[[Run], Progress] = progress_of,
+    suspended: int | None = None,
 ) -> Overview:
     """Everything that a status shows about some sweeps; the `others` only take their time."""
     every = (*statuses, *others)
@@ -175,6 +188,7 @@ def overview(
         running=running,
         next_runs=tuple(next_runs),
         halted=halted,
+        suspended=suspended,
     )
 
 

@@ -99,6 +99,11 @@ def _now(
         curves = cache.of(view.running)
         rest = progress.left_s
         lines += run_lines(view.running, progress, curves, width, rest, note)
+        if view.suspended is not None:
+            words = (
+                f"its trainer is stopped (pid {view.suspended}), as by Ctrl-Z; it goes on with: "
+            )
+            lines.append(Text(f"  {words}kill -CONT {view.suspended}", style="yellow"))
     if worker is not None or view.running is not None:
         follows = next_line(view.next_runs, stamp(now))
         lines += [follows] if follows is not None else []

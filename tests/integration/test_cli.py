@@ -26,7 +26,13 @@ def test_an_empty_queue_is_no_error(say):
     assert code == 0
     assert "the queue is empty" in out
     shape = json.loads(say("status", "--json")[1])
-    nothing = {"halted": None, "next": [], "eta_s": 0.0, "eta_range_s": [0.0, 0.0]}
+    nothing = {
+        "halted": None,
+        "suspended": None,
+        "next": [],
+        "eta_s": 0.0,
+        "eta_range_s": [0.0, 0.0],
+    }
     worker = {"alive": False, "pid": None, "stopped": False, "waits": None}
     assert shape == {"worker": worker, "queue": nothing, "sweeps": [], "runs": []}
     assert not home().root.exists()

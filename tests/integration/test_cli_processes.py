@@ -7,7 +7,7 @@ import signal
 from datetime import datetime
 
 from tests.cli_kit import slow, start
-from tests.queue_kit import DEADLINE_S, eventually, runs, states
+from tests.queue_kit import DEADLINE_S, attempts, eventually, runs, states
 
 
 def test_logs_follow_from_run_to_run(folder, say):
@@ -53,6 +53,23 @@ def test_a_suspended_worker_is_shown_as_stopped(folder, say):
     assert f"worker stopped (pid {working.pid}), as by Ctrl-Z" in say("status")[1]
     working.send_signal(signal.SIGCONT)
     eventually(lambda: f"worker runs (pid {working.pid})" in say("status")[1])
+    working.send_signal(signal.SIGTERM)
+    assert working.wait(DEADLINE_S) == 75
+
+
+def test_a_suspended_trainer_is_shown_as_stopped(folder, say):
+    """While it lasts, which is until somebody lets it go on or the limit for a stall ends it."""
+    say("submit", "lr.toml")
+    working = start("work", trainer=slow("update_s=60"))
+    eventually(lambda: states()[0] == "running")
+    trainer = eventually(lambda: attempts()[0].pid)
+    os.kill(trainer, signal.SIGSTOP)
+    shown = eventually(lambda: json.loads(say("status", "--json")[1])["queue"]["suspended"])
+    assert shown == trainer
+    words = f"its trainer is stopped (pid {trainer}), as by Ctrl-Z; it goes on with: kill -CONT"
+    assert words in say("status")[1]
+    os.kill(trainer, signal.SIGCONT)
+    eventually(lambda: "is stopped" not in say("status")[1])
     working.send_signal(signal.SIGTERM)
     assert working.wait(DEADLINE_S) == 75
 

@@ -45,7 +45,7 @@ def test_status_json_is_as_the_design_says():
     shape = status_shape(None, view, recorded)
     shape["runs"] = [json.loads(run.text) for run in shape["runs"]]
     assert list(shape) == ["worker", "queue", "sweeps", "runs"]
-    assert list(shape["queue"]) == ["halted", "next", "eta_s", "eta_range_s"]
+    assert list(shape["queue"]) == ["halted", "suspended", "next", "eta_s", "eta_range_s"]
     assert shape["worker"] == {
         "alive": False,
         "pid": None,
