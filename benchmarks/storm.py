@@ -4,10 +4,10 @@
 
 Real workers and real processes as trainers (tests/fake_trainer.py, which keeps the trainer's
 contract without a model). At random moments somebody kills or stops the worker, the trainer or
-both, signals the worker, holds the database, fills the worker's disk, moves a run's folder, asks
-for a cancel, a pause or a retry; each worker starts with another clock. Then the storm ends, the
-queue is worked off in peace, and every row, log and process is looked at. Exits 1 if anything is
-wrong. Full disks are imitated under Linux only.
+both, signals the worker, holds the database, fills the worker's disk, removes the locks, moves a
+run's folder, asks for a pause, a resume or a move to the front; each worker starts with another
+clock. Then the storm ends, the queue is worked off in peace, and every row, log and process is
+looked at. Exits 1 if anything is wrong. Full disks are imitated under Linux only.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -68,6 +69,7 @@ class Storm:
         self.home = folder / "home"
         self.draw = random.Random(seed)
         self.counts = Counter()
+        self.signals = 0
         self.worker = None
         self.log = open(folder / "worker.log", "ab")  # noqa: SIM115  (closed with the process)
         self.submit(runs)
@@ -120,7 +122,7 @@ class Storm:
     def rage(self, minutes):
         """One attack after another, until time is up or nothing is left to do."""
         attacks = (self.kill, self.kill, self.stop, self.signal, self.lock, self.fill, self.move)
-        attacks += (self.ask,)
+        attacks += (self.unlock, self.ask)
         until = time.monotonic() + 60.0 * minutes
         while time.monotonic() < until:
             if self.worker is None or self.worker.poll() is not None:
@@ -147,6 +149,7 @@ class Storm:
         for process in self.victims():
             with contextlib.suppress(psutil.Error):
                 process.kill()
+                self.signals += 1
 
     def stop(self):
         """As a laptop that sleeps, for a moment."""
@@ -154,10 +157,12 @@ class Storm:
         for process in stopped:
             with contextlib.suppress(psutil.Error):
                 process.suspend()
+                self.signals += 1
         time.sleep(self.draw.uniform(0.0, 2.0))
         for process in stopped:
             with contextlib.suppress(psutil.Error):
                 process.resume()
+                self.signals += 1
 
     def signal(self):
         """As a user at the keyboard, or a terminal that is closed."""
@@ -165,6 +170,7 @@ class Storm:
             number = self.draw.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
             with contextlib.suppress(ProcessLookupError):
                 self.worker.send_signal(number)
+                self.signals += 1
             time.sleep(self.draw.uniform(0.0, 0.3))
 
     def lock(self):
@@ -192,6 +198,10 @@ class Storm:
             resource.prlimit(pid, limit, (8192, hard))
             time.sleep(self.draw.uniform(0.0, 2.0))
             resource.prlimit(pid, limit, (hard, hard))
+
+    def unlock(self):
+        """As a user who tidies up where a program keeps its locks."""
+        shutil.rmtree(self.home / "locks", ignore_errors=True)
 
     def move(self):
         """As a user who moves a folder away, and back."""
@@ -290,6 +300,7 @@ def main():
         "seed": args.seed,
         "minutes": round(raged_s / 60, 1),
         "runs": args.runs,
+        "signals": storm.signals,
         "attacks": dict(sorted(storm.counts.items())),
         "attempts": dict(sorted(storm.outcomes.items())),
         "faults": faults,
@@ -300,7 +311,11 @@ def main():
 
 def table(figures):
     """The figures as Markdown."""
-    lines = [f"seed {figures['seed']}, {figures['minutes']} minutes, {figures['runs']} runs", ""]
+    lines = [
+        f"seed {figures['seed']}, {figures['minutes']} minutes, {figures['runs']} runs, "
+        f"{figures['signals']} signals",
+        "",
+    ]
     for title, counts in (("attack", figures["attacks"]), ("attempts ended", figures["attempts"])):
         lines += [f"| {title} | times |", "|---|---:|"]
         lines += [f"| {name} | {n} |" for name, n in counts.items()]
