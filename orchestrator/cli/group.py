@@ -29,7 +29,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "importance": ("best", "Which parameters decided how good a setting was."),
         "stop-check": ("stop_check", "What a stop rule would have done to a finished sweep."),
         "report": ("report", "One HTML file about a sweep: ranking, curves, completions."),
-        "export": ("report", "The runs of a sweep as CSV, JSON lines, Parquet or PNG."),
+        "export": ("export", "The runs of a sweep as CSV, JSON lines, Parquet or PNG."),
         "chat": ("result", "Ask the base and the trained model the same."),
         "fuse": ("result", "Base and adapters of a run as one model."),
         "wait": ("control", "Wait until runs are done."),
