@@ -26,6 +26,7 @@ ORDER = {
             "deep_judgement",
             "doctor",
             "starting",
+            "trackers",
             "worker",
             "submit",
         ),

@@ -1,17 +1,15 @@
 """`grpo-sweep report`: a sweep as a page."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from orchestrator.cli.output import busy, console, say
-from orchestrator.cli.references import Ref, open_queue
-from orchestrator.report.gather import Facts, gather
+from orchestrator.cli.facts import read_facts
+from orchestrator.cli.output import busy, say
+from orchestrator.cli.references import Ref
+from orchestrator.report.gather import Facts
 from orchestrator.system.files import check_target, write_target
-from orchestrator.system.paths import home
 from orchestrator.text import counts, plural
 
 
@@ -53,30 +51,6 @@ def _html_path(output: Path | None, name: str) -> Path:
     if output is None:
         return Path(default)
     return output / default if output.is_dir() else output
-
-
-def read_facts(ref: str, choose: Callable[[str], Path]) -> tuple[Facts, Path]:
-    """Everything about the sweep, and where it goes: that is settled before the long reading."""
-    with open_queue(readonly=True) as store:
-        found = store.queries.sweep(ref)
-        path = choose(found.name)
-        with _progress(sum(found.counts.values())) as step:
-            return gather(store, found, home(), step), path
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar over the runs, for a person at a terminal."""
-    out = console(stderr=True)
-    if not out.is_terminal:
-        yield lambda: None
-        return
-    # Not at the top: in a pipe there is no bar.
-    from rich.progress import Progress
-
-    with Progress(console=out, transient=True) as bar:
-        task = bar.add_task("reading runs", total=total)
-        yield lambda: bar.advance(task)
 
 
 def _summary(facts: Facts, size: int) -> str:
