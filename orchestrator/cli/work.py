@@ -12,6 +12,8 @@ from orchestrator.cli.hours import hours_options
 from orchestrator.cli.output import console, say
 from orchestrator.errors import QueueBusy, UsageError
 from orchestrator.system.paths import home
+from orchestrator.trackers import live
+from orchestrator.trackers.targets import NAMES, parse_targets
 from orchestrator.views.live import worker_view
 from orchestrator.worker import notices, worker
 from orchestrator.worker.detach import ask_to_stop, spawn_detached
@@ -54,6 +56,12 @@ for submit --start; set but empty, it is the same as --no-notify.
     help="Run this when a sweep is done or has its first failure; see below.",
 )
 @click.option("--no-notify", is_flag=True, help="Send no notice, on the desktop neither.")
+@click.option(
+    "--report-to",
+    metavar="TOOL[=PLACE]",
+    multiple=True,
+    help=f"Send what runs log to {', '.join(NAMES)}, while they train; repeat for more.",
+)
 @hours_options
 @click.option("--stop", is_flag=True, help="End the worker that runs, once it has checkpointed.")
 def work(
@@ -63,6 +71,7 @@ def work(
     prewarm: bool | None,
     notify: str | None,
     no_notify: bool,
+    report_to: tuple[str, ...],
     hours: Hours,
     stop: bool,
 ) -> int:
@@ -73,6 +82,7 @@ def work(
       grpo-sweep work --until-empty
       grpo-sweep work --detach --notify ./tell-me.sh
       grpo-sweep work --detach --between 22:00-08:00 --on-power
+      grpo-sweep work --detach --report-to tensorboard=runs --report-to wandb=my-project
       grpo-sweep work --stop
       grpo-sweep work --notify 'sh -c "curl -d \\"$GRPO_SWEEP_TEXT\\" ntfy.sh/my-topic"'
 
@@ -85,6 +95,8 @@ def work(
     if stop:
         return _stop()
     _settle_notice(notify, no_notify)
+    if report_to:
+        live.leave_in_environment(parse_targets(report_to))
     if detach:
         pid = spawn_detached(until_empty=until_empty, frozen=frozen, prewarm=prewarm, hours=hours)
         say(f"started a worker in the background (pid {pid}); what it says: {home().worker_log}")
@@ -95,9 +107,14 @@ def work(
         with suppress(QueueBusy):
             listen(event)
         notice(event)
+        report(event)
 
     # The view ends first: what is said about notices comes below it.
-    with _notifier() as notice, worker_view(home(), console(stderr=True)) as listen:
+    with (
+        _notifier() as notice,
+        _reports() as report,
+        worker_view(home(), console(stderr=True)) as listen,
+    ):
         code = worker.work(
             until_empty=until_empty,
             on_event=heard,
@@ -127,6 +144,17 @@ def _settle_notice(command: str | None, off: bool) -> None:
     elif command is not None:
         # By its whole path: a worker in the background stands in another folder.
         os.environ[notices.ENV] = shlex.join(notices.parse_command(command))
+
+
+def _reports() -> AbstractContextManager[Callable[[Event], None]]:
+    """What sends the logs to tools; nothing where none is named."""
+    targets = live.targets_of_environment()
+    if not targets:
+        return nullcontext(lambda event: None)
+    for target in targets:
+        # A library that is missing is reported now, not in the night.
+        target.check()
+    return live.LiveReports(home(), targets, live.folder_of_environment(), say)
 
 
 def _notifier() -> AbstractContextManager[Callable[[Event], None]]:

@@ -41,6 +41,11 @@ class Home:
         """What a detached worker says."""
         return self.root / "worker.log"
 
+    @property
+    def reports_log(self) -> Path:
+        """What the tools print that runs are reported to."""
+        return self.root / "reports.log"
+
     def frozen_config(self, sweep_id: int) -> Path:
         """The base config as it was at submit; the database holds the original."""
         return self.root / "configs" / f"sweep-{sweep_id}.toml"

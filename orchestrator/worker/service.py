@@ -27,7 +27,14 @@ UNIT = "grpo-sweep.service"
 _KEPT = (
     *("PATH", "LANG", "XDG_DATA_HOME", "XDG_CACHE_HOME"),
     *("GRPO_GPU_LOCK", "GRPO_DEVICE", "GRPO_BLAS", "GRPO_THREADS", "GRPO_RELAX_WATCHDOG"),
-    *("GRPO_SWEEP_NOTIFY", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE"),
+    *(
+        "GRPO_SWEEP_NOTIFY",
+        "GRPO_SWEEP_REPORT_TO",
+        "GRPO_SWEEP_REPORT_FROM",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_HUB_OFFLINE",
+    ),
 )
 
 # A worker lets its trainer checkpoint before it ends.
