@@ -32,6 +32,7 @@ from grpo_core.config import (
 )
 from grpo_core.config.help import fields_help
 from grpo_core.errors import ConfigError, ExitCode, GRPOError
+from grpo_core.run.device_choice import wanted_device
 from grpo_core.run.folder import RunFolder, claim_folder
 from grpo_core.run.macos import relax_watchdog, stay_awake
 from grpo_core.run.protocol import PREWARM, score_text
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is wrong in the environment is reported before a folder is claimed.
         find_blas()
         most_threads()
+        wanted_device()
         if (relaxed := relax_watchdog(os.environ)) is not None:
             tell(relaxed)
         if args.dry_run or cfg.dry_run:
@@ -112,7 +114,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _prepare(cfg: MLXGRPOConfig, standby: StandbyInput, stop: StopFlag) -> "Data | None":
     """Do as a standby what needs neither GPU nor folder, then wait; None where that failed."""
-    trainer = _trainer()
+    trainer = _computing("grpo_core.trainer")
     data = None
     with stop.at_once():
         # Whatever goes wrong, the run meets it again when its turn has come, and reports it then.
@@ -130,7 +132,7 @@ def _train(
         tell(_completed_message(folder))
         return
     with folder.lock:
-        trainer = _trainer()
+        trainer = _computing("grpo_core.trainer")
         _keep_awake()
         trainer.train(folder, stop, strict, wait, data)
 
@@ -143,10 +145,12 @@ def _keep_awake() -> None:
         tell(f"[note] the machine may go to sleep: {e.filename}: {e.strerror}")
 
 
-def _trainer() -> ModuleType:
-    """The module that trains; late, as it takes mlx, transformers and datasets along."""
+def _computing(name: str) -> ModuleType:
+    """A module that computes, once it is settled on which device; late, for all that it loads."""
     with open_files_kept():
-        return import_module("grpo_core.trainer")
+        found = import_module(name)
+        import_module("grpo_core.model.device").use_device(tell)
+    return found
 
 
 def _completed_message(folder: RunFolder) -> str:
@@ -161,9 +165,7 @@ def _completed_message(folder: RunFolder) -> str:
 
 
 def _dry_run(cfg: MLXGRPOConfig, strict: bool) -> None:
-    # Late, as it takes mlx and transformers along.
-    with open_files_kept():
-        dry_run = import_module("grpo_core.dry_run")
+    dry_run = _computing("grpo_core.dry_run")
     try:
         for line in dry_run.describe(cfg, strict):
             print(visible(line), flush=True)

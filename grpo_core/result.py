@@ -24,6 +24,7 @@ from grpo_core.data.examples import Example
 from grpo_core.data.prompts import Prompt, make_prompts
 from grpo_core.errors import GRPOError, ModelError
 from grpo_core.model.base_model import base_folder
+from grpo_core.model.device import use_device
 from grpo_core.run.protocol import CONFIG_FILE, FINAL_FOLDER, checkpoints
 
 
@@ -126,6 +127,7 @@ def main() -> int:
     fusing.add_argument("--dequantize", action="store_true")
     given = parser.parse_args()
     try:
+        use_device(lambda line: print(line, file=sys.stderr))
         if given.command == "fuse":
             fuse(given.run, given.folder, given.dequantize)
         else:

@@ -22,13 +22,14 @@ from grpo_core.errors import (
     RewardError,
 )
 from grpo_core.model.base_model import load_tokenizer_of
-from grpo_core.model.device import apply_limits
+from grpo_core.model.device import apply_limits, device_name
 from grpo_core.model.policy import Policy, load_policy
 from grpo_core.model.tables import must_fit_tables
 from grpo_core.rewards.builtin import Rewards, load_eval_rewards, load_rewards
 from grpo_core.run import checkpoint
 from grpo_core.run.checkpoint import Checkpoint, RunState, nothing_learnt
 from grpo_core.run.console import Console
+from grpo_core.run.device_choice import ENV_DEVICE
 from grpo_core.run.exceptions import explain
 from grpo_core.run.folder import RunFolder, versions
 from grpo_core.run.locks import gpu_lock
@@ -41,7 +42,9 @@ from grpo_core.training_loop import TrainingLoop
 # Among the versions that a checkpoint records.
 BLAS = "blas"
 BASE = "base model"
-"""Names of what a checkpoint records beside packages: what multiplied, and how the base is held."""
+DEVICE = "device"
+"""Names of what a checkpoint records beside packages: what multiplied, how the base is held, and
+what computed."""
 
 
 def prepare_data(cfg: MLXGRPOConfig) -> Data:
@@ -108,7 +111,8 @@ def _adopt(
 ) -> None:
     """Take over a checkpoint's state; DataError if it was trained on other rows.
 
-    ConfigError if strict, and by another BLAS: the run would end with other bits.
+    ConfigError if strict, and on another device or by another BLAS: the run would end with other
+    bits.
     """
     now = _versions()
     for note in data.notes:
@@ -120,6 +124,7 @@ def _adopt(
                 "or choose another output_dir"
             )
         if strict:
+            must_be_same_device(found, now[DEVICE])
             _must_be_same_blas(found, now)
         console.resumed(found.path, found.state, now)
         for name in RunState.__slots__:
@@ -175,9 +180,22 @@ def _must_fit(policy: Policy, data: Data, cfg: MLXGRPOConfig) -> None:
 
 
 def _versions() -> dict[str, str]:
-    """Of packages, and of what multiplies matrices on the CPU."""
+    """Of packages, of the device, and of what multiplies matrices on the CPU."""
     blas = current_blas().version
-    return versions() | ({BLAS: blas} if blas else {})
+    return versions() | {DEVICE: device_name()} | ({BLAS: blas} if blas else {})
+
+
+def must_be_same_device(found: Checkpoint, now: str) -> None:
+    """ConfigError where a run would go on on a CPU instead of a GPU, or the other way round.
+
+    One of them is not what was meant, and their bits differ by more than those of two GPUs.
+    """
+    before = found.state.versions.get(DEVICE, now)
+    if (kind := before.split()[0]) != now.split()[0]:
+        raise ConfigError(
+            f"{found.path}: trained on the {before}, and now it would be the {now}; set "
+            f"{ENV_DEVICE}={kind}, go on without --strict, or choose another output_dir"
+        )
 
 
 def _must_be_same_blas(found: Checkpoint, now: dict[str, str]) -> None:
@@ -234,6 +252,7 @@ def _result(
         attempt_s=watch.attempt_s,
         peak_bytes=state.peak_bytes,
         config_hash=config_hash(folder.cfg),
+        device=device_name(),
         blas=current_blas().version,
         threads=state.threads,
     )

@@ -1,11 +1,15 @@
 """Keeps every test away from the user's own queue, caches, GPU lock and network."""
 
+import mlx.core as mx
 import pytest
 from hypothesis import settings
 
 # What an example takes is the machine's doing: with a limit a busy one fails tests.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+# One GPU would be shared by as many processes as there are cores, and gives other bits.
+mx.set_default_device(mx.Device(mx.cpu))
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +20,7 @@ def private_world(tmp_path_factory, monkeypatch):
         monkeypatch.setenv(name, str(world / name.lower()))
     monkeypatch.setenv("GRPO_GPU_LOCK", str(world / "gpu.lock"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("GRPO_DEVICE", "cpu")
     for name in ("MLX_GRPO_CONFIG", "GRPO_SWEEP_CRASH_AT", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     return world

@@ -422,13 +422,18 @@ class MLXGRPOConfig:
     memory_limit_gb: float = _f(
         0.0,
         "memory",
-        "MLX's limit; 0: 85% of what the device advises",
+        "MLX's limit; 0: 85% of what the device advises, 70% below 24 GB",
         unit="GB",
         min=0,
         hashed=False,
     )
     cache_limit_gb: float = _f(
-        -1.0, "memory", "MLX's buffer cache; -1: auto", unit="GB", min=-1, hashed=False
+        -1.0,
+        "memory",
+        "MLX's buffer cache; -1: a tenth of what the device advises, 0.5 to 8",
+        unit="GB",
+        min=-1,
+        hashed=False,
     )
 
     # --- health

@@ -162,6 +162,8 @@ class Result:
     attempt_s: float
     peak_bytes: int
     config_hash: str
+    device: str
+    """What computed: `cpu`, or `gpu` and its name in brackets."""
     blas: str
     """What multiplied matrices on a CPU; empty where the run never came to that, and elsewhere."""
     threads: int

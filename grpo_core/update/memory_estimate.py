@@ -1,8 +1,8 @@
 """What a run will take of the device's memory, part by part, before anything is loaded.
 
 Sizes of weights are exact, from the model's own module tree with nothing evaluated. What a pass
-needs is a sum of terms whose factors were fitted to MLX 0.32.4's measured peaks on the CPU;
-attention that is fused on a GPU takes less.
+needs is a sum of terms whose factors were fitted to MLX 0.32.4's measured peaks on the CPU.
+On a GPU attention is fused where no gradient is taken, so that rollout and evaluation take less.
 """
 
 import math

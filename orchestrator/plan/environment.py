@@ -1,14 +1,17 @@
 """What of a shell's environment decides what a trainer finds: kept at the submit, compared later.
 
 A run is trained in the worker's environment, which may be another shell's or a service's: with
-another Python path a reward imports something else, with another HF_HOME a model is not there.
+another Python path a reward imports something else, with another HF_HOME a model is not there, on
+another device it computes other bits.
 """
 
 import os
 import re
 from collections.abc import Mapping
 
-_NAMES = re.compile(r"PATH|PYTHONPATH|HF_\w+|TRANSFORMERS_\w+|HUGGINGFACE_\w+")
+_NAMES = re.compile(
+    r"PATH|PYTHONPATH|GRPO_DEVICE|GRPO_BLAS|HF_\w+|TRANSFORMERS_\w+|HUGGINGFACE_\w+"
+)
 _SECRETS = re.compile(r"TOKEN|KEY|SECRET|PASSW")
 _LISTS = ("PATH", "PYTHONPATH")
 HIDDEN = "(set)"

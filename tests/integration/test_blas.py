@@ -69,6 +69,7 @@ def test_strict_refuses_to_go_on_under_another_one(tmp_path):
     [
         ({"GRPO_BLAS": "/nowhere/libblas.so"}, "GRPO_BLAS = '/nowhere/libblas.so': there is no"),
         ({"GRPO_THREADS": "many"}, "GRPO_THREADS = 'many': not a number of threads"),
+        ({"GRPO_DEVICE": "mps"}, "GRPO_DEVICE = 'mps': must be cpu or gpu, or not set"),
     ],
 )
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])

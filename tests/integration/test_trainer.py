@@ -81,6 +81,7 @@ def test_result_is_the_verdict(run):
     assert result["tokens"] > 0
     assert result["wall_s"] > 0
     assert result["peak_bytes"] > 0
+    assert result["device"] == "cpu"
     config = json.loads((folder / "config.resolved.json").read_text())
     assert result["config_hash"] == config["hash"]
     assert config["learning_rate"] == 1e-3

@@ -16,6 +16,7 @@ HEAVY = ("mlx", "mlx_lm", "transformers", "datasets", "optuna", "numpy", "torch"
 ALLOWED_FROM_GRPO_CORE = (
     *("config", "errors", "terminal"),
     *("run.protocol", "run.atomic", "run.locks", "run.macos", "run.surroundings"),
+    "run.device_choice",
 )
 FORBIDDEN_IN_GRPO_CORE = {"orchestrator", "click", "sqlite_utils"}
 

@@ -105,7 +105,7 @@ def test_measures_are_told_by_their_ending(name, measure):
 def test_result_holds_what_the_design_says(tmp_path):
     """Keys word for word."""
     result = Result(
-        "completed", 0, "", {"em": 0.5}, {"em": 0.6}, 4, 100, 1.5, 0.5, 10, "h", "B 1", 2
+        "completed", 0, "", {"em": 0.5}, {"em": 0.6}, 4, 100, 1.5, 0.5, 10, "h", "cpu", "B 1", 2
     )
     result.write(tmp_path)
     assert json.loads((tmp_path / "result.json").read_text()) == {
@@ -120,6 +120,7 @@ def test_result_holds_what_the_design_says(tmp_path):
         "attempt_s": 0.5,
         "peak_bytes": 10,
         "config_hash": "h",
+        "device": "cpu",
         "blas": "B 1",
         "threads": 2,
     }
