@@ -20,9 +20,10 @@ from grpo_core.blas.library import find as find_blas
 from grpo_core.blas.session import install as install_blas
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.model.base_model import read_model_config
+from grpo_core.model.device import use_device
 from grpo_core.model.policy import load_policy
 from grpo_core.model.random_keys import sample_key
-from grpo_core.model.shared_prefix import prefix_difference
+from grpo_core.model.shared_prefix import abilities
 from grpo_core.model.trunk_head import SplitModel
 from grpo_core.rollout.generate import generate_groups
 from grpo_core.rollout.sampling import Sampling
@@ -113,7 +114,8 @@ def prefix() -> Numbers:
     found = {}
     for name in ("float32", "bfloat16"):
         policy = load_policy(_cfg(dtype=name))
-        found[name] = prefix_difference(SplitModel(policy.model), policy.vocab_size)
+        can = abilities(SplitModel(policy.model), policy.vocab_size)
+        found[name] = max(can.shared, can.mixed)
     return found
 
 
@@ -215,6 +217,7 @@ CHECKS: dict[str, Callable[[], Numbers]] = {
 
 def main() -> int:
     """Print what a check measures as a line of JSON."""
+    use_device(lambda line: print(line, file=sys.stderr))
     install_blas(find_blas())
     print(json.dumps(CHECKS[sys.argv[1]]()), flush=True)
     return 0

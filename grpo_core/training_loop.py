@@ -84,10 +84,10 @@ class TrainingLoop:
         self._order: tuple[int, list[int]] = (-1, [])
         console.begin(self.schedule.updates, len(data.train), data.dropped)
         console.detail(f"[memory] {plan}")
-        if self.cfg.prefix_sharing and not policy.can_share_prefix:
-            console.line(
-                "[model] its layers keep a prompt in a way of their own, so that it is not shared "
-                "within a group, which takes more time and memory"
+        if policy.can_share_prefix:
+            console.detail(
+                "[model] log-probs behind a shared prompt are at most "
+                f"{policy.prefix_difference:.1e} nats from plain ones"
             )
 
     def run(self, found: Checkpoint | None) -> None:

@@ -5,7 +5,8 @@ with them, or no gradient comes back. Each of these is refused here by name, ins
 or, worse, a run that learns from what another policy sampled.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,8 @@ class Findings:
 
     vocab_size: int
     can: Abilities
+    notes: tuple[str, ...]
+    """Lines for the user about what it cannot do."""
 
 
 def examine(split: SplitModel, cfg: MLXGRPOConfig, mend: Callable[[], bool]) -> Findings:
@@ -59,15 +62,32 @@ def examine(split: SplitModel, cfg: MLXGRPOConfig, mend: Callable[[], bool]) -> 
             raise _failure(cfg, "on a few tokens", error) from error
         vocab = tried(cfg, "on a few tokens", lambda: _width(split.model, some))
     must_give_numbers(split.model, vocab, cfg)
-    split.check(some)
-    can = (
-        abilities(split, vocab, _probe_length(split.model, cfg))
-        if cfg.prefix_sharing
-        else Abilities(False, False)
-    )
+    uncut = split.check(some)
+    can = Abilities()
+    if cfg.prefix_sharing:
+        can = abilities(split, vocab, _probe_length(split.model, cfg))
     if not can.share_prefix:
         _must_decode_as_it_learns(split.model, vocab, cfg)
-    return Findings(vocab, can)
+    return Findings(vocab, can, tuple(_notes(uncut, can, cfg)))
+
+
+def _notes(uncut: str, can: Abilities, cfg: MLXGRPOConfig) -> Iterator[str]:
+    if uncut:
+        yield (
+            "[model] its vocabulary head does not run apart from the rest, so that every position "
+            f"gets logits, which takes more memory ({uncut})"
+        )
+    if not cfg.prefix_sharing or can.share_prefix:
+        return
+    why = (
+        "its layers keep a prompt in a way of their own"
+        if math.isinf(can.shared)
+        else f"log-probs behind a shared prompt are up to {can.shared:.1e} nats from plain ones "
+        f"(at most {can.tolerance:g} may be)"
+    )
+    yield (
+        f"[model] {why}, so that it is not shared within a group, which takes more time and memory"
+    )
 
 
 def must_give_numbers(model: nn.Module, vocab: int, cfg: MLXGRPOConfig) -> None:

@@ -70,6 +70,7 @@ class Policy:
     initial: Params | None  # the first weights; kept where it `starts_trained`, with kl_coeff > 0
     starts_trained: bool  # what is trained was so before; not so for new adapters
     can_mix_lengths: bool = True  # prompts of several lengths in one batch of decoding
+    prefix_difference: float = 0.0  # log-probs behind a shared prompt from plain ones, nats
     notes: tuple[str, ...] = ()  # lines for the user about what was loaded
 
     @property
@@ -222,9 +223,10 @@ def _policy(
         split=split,
         can_share_prefix=found.can.share_prefix,
         can_mix_lengths=found.can.mix_lengths,
+        prefix_difference=found.can.shared,
         initial=None,
         starts_trained=starts_trained,
-        notes=(base.note, *ends.notes) if base.note else ends.notes,
+        notes=tuple(filter(None, (base.note, *found.notes, *ends.notes))),
     )
     if starts_trained and cfg.kl_coeff > 0:
         policy.initial = policy.trainable()

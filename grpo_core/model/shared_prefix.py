@@ -7,6 +7,7 @@ Juravsky et al. 2024, arXiv 2402.05099, taken to training.) What a model can do 
 trying.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -331,41 +332,48 @@ def run_rows(
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What of this module a model can do."""
+    """What of this module a model can do, by how far the log-probs are apart: shared, and plain."""
 
-    share_prefix: bool
-    mix_lengths: bool  # prompts of several lengths in one batch of decoding
+    shared: float = math.inf
+    """The worst difference in nats with one prompt for its rows; infinite where that fails."""
+    mixed: float = math.inf
+    """The same with prompts of several lengths in one batch of decoding."""
+    tolerance: float = 0.0
+
+    @property
+    def share_prefix(self) -> bool:
+        """Whether rows can share their prompt."""
+        return self.shared < self.tolerance
+
+    @property
+    def mix_lengths(self) -> bool:
+        """Whether prompts of several lengths can be decoded in one batch."""
+        return self.share_prefix and self.mixed < self.tolerance
 
 
 def abilities(split: SplitModel, vocab_size: int, length: int = PROBE_TOKENS) -> Abilities:
     """Finds out by trying on `length` tokens: shared and plain must give the same log-probs."""
     ids = mx.arange(1, length + 1) % vocab_size
     plain = split.model(ids[None])[0, -PROBE_COMPARED:]
-
-    def agrees(attempt: Any) -> bool:
-        return _agrees(split, ids, plain, attempt)
-
-    share = agrees(_try_rows) and agrees(_try_decode)
-    return Abilities(share, share and agrees(_try_decode_mixed))
-
-
-def prefix_difference(split: SplitModel, vocab_size: int, length: int = PROBE_TOKENS) -> float:
-    """The worst difference in log-probs, shared against plain, on the tokens that are tried."""
-    ids = mx.arange(1, length + 1) % vocab_size
-    plain = split.model(ids[None])[0, -PROBE_COMPARED:]
-    tries = (_try_rows, _try_decode, _try_decode_mixed)
-    return max(_worst(plain, split.head(attempt(split, ids))) for attempt in tries)
+    rows, decoded, mixed = (
+        _difference(split, ids, plain, attempt)
+        for attempt in (_try_rows, _try_decode, _try_decode_mixed)
+    )
+    tolerance = PROBE_TOLERANCE_FP32 if plain.dtype == mx.float32 else PROBE_TOLERANCE
+    return Abilities(max(rows, decoded), mixed, tolerance)
 
 
-def _agrees(split: SplitModel, ids: mx.array, plain: mx.array, attempt: Any) -> bool:
-    """Whether an attempt gives the model's own log-probs behind `ids` [T]; `plain` are the last."""
+def _difference(split: SplitModel, ids: mx.array, plain: mx.array, attempt: Any) -> float:
+    """How far an attempt is from the model's own log-probs behind `ids` [T]; `plain` are the last.
+
+    Infinite where it fails, or gives no numbers.
+    """
     try:
-        shared = split.head(attempt(split, ids))
+        worst = _worst(plain, split.head(attempt(split, ids)))
     except (UnsupportedModel, AttributeError, TypeError, ValueError, IndexError):
         # Whatever a model of another make does with a cache that is not its own.
-        return False
-    tolerance = PROBE_TOLERANCE_FP32 if plain.dtype == mx.float32 else PROBE_TOLERANCE
-    return _worst(plain, shared) < tolerance  # NaN is no agreement
+        return math.inf
+    return math.inf if math.isnan(worst) else worst
 
 
 def _worst(plain: mx.array, shared: mx.array) -> float:

@@ -83,19 +83,30 @@ class SplitModel:
     def _width(self) -> int:
         return int(self.trunk(mx.zeros((1, 1), mx.int32)).shape[-1])
 
-    def check(self, ids: mx.array) -> None:
-        """Gives the cut up if head after trunk is not the model, tried on `ids` [B, T]."""
-        if self.is_split and not self._is_whole(ids):
-            self._name = ""
+    def check(self, ids: mx.array) -> str:
+        """Gives the cut up if head after trunk is not the model, tried on `ids` [B, T].
 
-    def _is_whole(self, ids: mx.array) -> bool:
+        Why it is given up, or was never found; empty where it holds.
+        """
+        if not self.is_split:
+            return "its parts have names of their own"
+        fault = self._fault(ids)
+        if fault:
+            self._name = ""
+        return fault
+
+    def _fault(self, ids: mx.array) -> str:
         whole = self.model(ids)
         try:
             joined = self.head(self.trunk(ids))
-        except (AttributeError, TypeError, ValueError, IndexError):
-            # A model whose trunk or head is called in a way of its own.
-            return False
-        return whole.shape == joined.shape and bool(mx.array_equal(whole, joined).item())
+        except (AttributeError, TypeError, ValueError, IndexError) as error:
+            return f"its trunk or head is called in a way of its own: {type(error).__name__}"
+        if whole.shape != joined.shape:
+            return "put together they are not the model"
+        if mx.array_equal(whole, joined).item():
+            return ""
+        apart: Any = mx.abs(whole.astype(mx.float32) - joined.astype(mx.float32)).max().item()
+        return f"put together they are not the model: logits are up to {apart:.1e} apart"
 
 
 class _Passthrough:

@@ -10,7 +10,7 @@ import pytest
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import ModelError
-from grpo_core.model import load_probe, tiny
+from grpo_core.model import load_probe, shared_prefix, tiny
 from grpo_core.model.policy import load_policy
 from tests.zoo import zoo_folder
 
@@ -35,6 +35,25 @@ def test_a_shared_prompt_makes_one_policy_of_two(tmp_path):
     """Its caches are ours in the rollout and in the update, so plamo3's window is the same."""
     folder = zoo_folder("plamo3", tmp_path / "model")
     assert load(folder).can_mix_lengths
+
+
+def test_what_a_family_cannot_do_is_said(tmp_path, monkeypatch):
+    """Where it is not cut or not shared, and by how much where a tolerance decides."""
+    (line,) = load(zoo_folder("mamba", tmp_path / "mamba")).notes
+    assert line.startswith("[model] its vocabulary head does not run apart from the rest, so that")
+    assert line.endswith("(its trunk or head is called in a way of its own: ValueError)")
+    (line,) = load(zoo_folder("llama4", tmp_path / "llama4")).notes
+    assert line == (
+        "[model] its layers keep a prompt in a way of their own, so that it is not shared within a "
+        "group, which takes more time and memory"
+    )
+    monkeypatch.setattr(shared_prefix, "PROBE_TOLERANCE_FP32", 0.0)
+    (line,) = load(tiny.MODEL_NAME).notes
+    assert re.match(
+        r"\[model\] log-probs behind a shared prompt are up to \d\.\de.\d\d nats from plain ones "
+        r"\(at most 0 may be\), so that it is not shared within a group, which takes more",
+        line,
+    )
 
 
 def test_a_window_beyond_all_lengths_of_the_run_is_not_tried(tmp_path):

@@ -1,5 +1,7 @@
 """Sharing a prompt: the same numbers as a plain forward pass, on models of several makes."""
 
+import math
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.model import shared_prefix
 from grpo_core.model.random_keys import sample_key
-from grpo_core.model.shared_prefix import DecodeCache, PrefixCache, _together
+from grpo_core.model.shared_prefix import DecodeCache, PrefixCache, _together, abilities
 from grpo_core.rollout.generate import generate_groups
 from grpo_core.rollout.sampling import Sampling
 from grpo_core.update.gradient import gradient, score
@@ -40,6 +42,24 @@ def test_what_a_model_can_do_is_found_by_trying(make):
     policy = zoo_policy(make)
     assert policy.can_share_prefix == (make in SHARING)
     assert policy.can_mix_lengths == (make in MIXING)
+
+
+def test_how_far_sharing_is_from_plain_is_known(monkeypatch):
+    """A key that is off by a little moves log-probs by a little, and beyond the tolerance ends it.
+
+    Infinite where a model cannot do it at all.
+    """
+    split = zoo_policy("qwen3").split
+    fine = abilities(split, VOCAB)
+    assert 0 <= fine.shared < 1e-4 and 0 <= fine.mixed < 1e-4
+    assert fine.share_prefix and fine.mix_lengths
+    plain = shared_prefix._in_front
+    monkeypatch.setattr(shared_prefix, "_in_front", lambda prefix, rows: plain(prefix * 1.5, rows))
+    off = abilities(split, VOCAB)
+    assert 1e-2 < off.shared < math.inf
+    assert not off.share_prefix and not off.mix_lengths
+    monkeypatch.undo()
+    assert abilities(zoo_policy("llama4").split, VOCAB).shared == math.inf
 
 
 @pytest.mark.parametrize("make", FEW)
@@ -114,14 +134,17 @@ def test_a_model_that_cannot_be_cut_is_all_trunk():
         "Doubled", (kind,), {"__call__": lambda self, *a, **k: 2 * kind.__call__(self, *a, **k)}
     )
     policy.model.__class__ = doubled
-    policy.split.check(ids)
+    assert policy.split.check(ids) == ""
     assert policy.split.is_split  # a factor on the logits is the head's
     shifted = type(
         "Shifted", (kind,), {"__call__": lambda self, x, **k: kind.__call__(self, x, **k) + x.sum()}
     )
     policy.model.__class__ = shifted
-    policy.split.check(ids)
+    fault = policy.split.check(ids)
+    # The head adds the sum of what it gets, which are hidden states and no ids.
+    assert fault.startswith("put together they are not the model: logits are up to ")
     assert not policy.split.is_split
+    assert policy.split.check(ids) == "its parts have names of their own"
     assert mx.array_equal(policy.split.head(policy.split.trunk(ids)), whole + ids.sum()).item()
     assert policy.split.head_names == ()
 
