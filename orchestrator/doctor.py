@@ -9,12 +9,14 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
 import sys
+import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
@@ -24,12 +26,24 @@ from typing import Any
 import psutil
 
 from grpo_core.errors import ExitCode
+from grpo_core.run.device_choice import CPU, ENV_DEVICE
 from orchestrator.errors import SweepError
 from orchestrator.queue.connection import network_type, wal_is_safe
 from orchestrator.queue.store import Store
+from orchestrator.system.macos import is_hidden, is_synced
 from orchestrator.system.paths import ENV_HOME, Home, shipped
 from orchestrator.system.processes import low_memory
 from orchestrator.worker.launcher import TRAINER
+from orchestrator.worker.notices import ENV as ENV_NOTIFY
+from orchestrator.worker.notices import (
+    TEST,
+    Notice,
+    command_of_environment,
+    desktop_command,
+    is_off,
+    run_quietly,
+)
+from orchestrator.worker.notices import TIMEOUT_S as NOTICE_TIMEOUT_S
 from orchestrator.worker.serving import serving_worker
 
 GB = 2**30
@@ -58,10 +72,12 @@ def examine(home: Home, folder: Path) -> Iterator[Finding]:
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _python,
         _packages,
+        _environment,
         _sqlite,
         _memory,
         lambda: _disk(home, folder),
         lambda: _queue(home),
+        _notices,
         _device,
         _blas,
         _step,
@@ -80,6 +96,42 @@ def _python() -> Iterator[Finding]:
         yield Finding("python", Severity.FAIL, version, advice)
     else:
         yield Finding("python", Severity.OK, version)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where Python finds its packages, and what iCloud may do to that."""
+
+    folder: Path
+    hidden: tuple[str, ...]
+    """The `.pth` files with the flag "hidden", which Python passes over: an editable install."""
+    is_synced: bool
+
+    @property
+    def has_dot(self) -> bool:
+        """Whether a folder on the way begins with a dot, as `.venv` does."""
+        return any(part.startswith(".") for part in self.folder.parts)
+
+
+def _environment() -> Iterator[Finding]:
+    if platform.system() == "Darwin":
+        folder = Path(sysconfig.get_paths()["purelib"])
+        hidden = tuple(path.name for path in sorted(folder.glob("*.pth")) if is_hidden(path))
+        yield environment_finding(Environment(folder, hidden, is_synced(folder, Path.home())))
+
+
+def environment_finding(found: Environment) -> Finding:
+    """Whether what is installed will still be found in some days; for macOS."""
+    elsewhere = "python3 -m venv venv, without a dot, in a folder that nothing keeps in step"
+    if found.hidden:
+        text = f"Python passes over {', '.join(found.hidden)} in {found.folder}: hidden by macOS"
+        advice = f"unhide with: chflags -R nohidden {shlex.quote(str(found.folder))}"
+        advice += f"; for good with: {elsewhere}" if found.is_synced else ""
+        return Finding("environment", Severity.FAIL, text, advice)
+    if found.is_synced and found.has_dot:
+        text = f"{found.folder}: iCloud hides what lies there, and then Python does not find it"
+        return Finding("environment", Severity.WARN, text, f"make another: {elsewhere}")
+    return Finding("environment", Severity.OK, str(found.folder))
 
 
 # What training imports, with the first version that we can use.
@@ -186,42 +238,93 @@ def _open_queue(home: Home) -> Finding:
     return Finding("queue", Severity.OK, f"{home.db}: {runs} runs, {served}")
 
 
+# --- notices
+
+_TRIED = Notice(TEST, "grpo-sweep doctor: notices come through")
+_NONE = "none are given here"
+
+
+def _notices() -> Iterator[Finding]:
+    try:
+        command = command_of_environment()
+    except SweepError as e:
+        yield Finding("notices", Severity.FAIL, str(e))
+    else:
+        yield Finding("notices", Severity.OK, notices_text(command))
+
+
+def notices_text(command: Sequence[str] | None, platform: str = sys.platform) -> str:
+    """By what ways a worker would tell of the end of a sweep, and of failures."""
+    if is_off():
+        return f"switched off ({ENV_NOTIFY} is empty)"
+    ways = ["on the desktop"] if desktop_command(_TRIED, platform) else []
+    ways += [f"by {shlex.join(command)}"] if command else []
+    return " and ".join(ways) or f"{_NONE}; a command in {ENV_NOTIFY} would get them"
+
+
+def try_notice(came: Callable[[], bool] | None, platform: str = sys.platform) -> Finding | None:
+    """Give a notice by all ways that are set, and ask whether it `came`; None without a way.
+
+    None as `came`: nobody is there to be asked. UsageError for a command that there is not.
+    """
+    command = command_of_environment()
+    desktop = None if is_off() else desktop_command(_TRIED, platform)
+    if command is None and desktop is None:
+        return None
+    for words, fields in ((desktop, {}), (command, _TRIED.fields())):
+        if words and (fault := run_quietly(words, fields, NOTICE_TIMEOUT_S)):
+            text = f"not given: {shlex.join(words[:1])}: {fault}"
+            return Finding("notice", Severity.WARN, text, f"set {ENV_NOTIFY} to what does it")
+    if came is None:
+        return Finding("notice", Severity.OK, "given; whether it was seen nobody was asked")
+    if came():
+        return Finding("notice", Severity.OK, "given, and seen")
+    advice = (
+        "allow those of Script Editor in System Settings, Notifications; or " if desktop else ""
+    )
+    advice += f"name a command in {ENV_NOTIFY} that reaches you"
+    return Finding("notice", Severity.WARN, "given, and not seen", advice)
+
+
 # --- MLX, in children
 
-_ASK_DEVICE = """
-import json, mlx.core as mx
-found = {"device": str(mx.default_device().type), "metal": mx.metal.is_available()}
-try:
-    info = mx.device_info()
-    found["name"] = str(info.get("device_name", ""))
-    found["advised"] = info.get("max_recommended_working_set_size")
-except Exception as e:  # Not every backend can say; the name is for people only.
-    found["name"] = ""
-print(json.dumps(found))
-"""
 _ASK_S = 60.0
 _STEP_S = 180.0
 
 
 def _device() -> Iterator[Finding]:
-    code, out, err = _child([sys.executable, "-P", "-c", _ASK_DEVICE], _ASK_S)
-    if code != 0:
+    code, out, err = _child([sys.executable, "-P", "-m", "grpo_core.model.device"], _ASK_S)
+    if code == 0:
+        yield device_finding(json.loads(out.splitlines()[-1]), sys.platform)
+    elif code == ExitCode.CONFIG:
+        yield Finding("device", Severity.FAIL, _last_line(err))
+    else:
         advice = "reinstall with: pip install -U mlx"
         yield Finding("device", Severity.FAIL, f"MLX cannot be loaded: {_last_line(err)}", advice)
-        return
-    yield device_finding(json.loads(out.splitlines()[-1]), sys.platform)
+
+
+# What macOS calls the GPU that it passes on to a virtual machine.
+_PASSED_ON = "Apple Paravirtual device"
 
 
 def device_finding(found: dict[str, Any], system: str) -> Finding:
-    """What MLX says of its default device."""
-    name = f" ({found['name']})" if found.get("name") else ""
-    if "cpu" not in found["device"].lower():
-        advised = found.get("advised")
-        room = f", {advised / GB:.1f} GB for training" if advised else ""
-        return Finding("device", Severity.OK, f"GPU{name}{room}")
+    """What the device that a trainer would take is, by `grpo_core.model.device`."""
+    name = f" ({found['name']})" if found["name"] else ""
+    if found["device"] == "gpu":
+        text = f"GPU{name}"
+        if found["advised_bytes"]:
+            room, advised = found["room_bytes"] / GB, found["advised_bytes"] / GB
+            text += f", {room:.1f} GB for training of the {advised:.1f} that it advises"
+        if found["name"] == _PASSED_ON:
+            advice = "prove that it computes right with: grpo-sweep doctor --deep"
+            return Finding("device", Severity.WARN, f"{text}: a virtual machine's", advice)
+        return Finding("device", Severity.OK, text)
+    if os.environ.get(ENV_DEVICE) == CPU:
+        return Finding("device", Severity.OK, f"CPU{name}, as {ENV_DEVICE}={CPU} says")
     if system == "darwin":
-        advice = "train on the Mac itself: virtual machines have no Metal"
-        return Finding("device", Severity.WARN, f"CPU{name}: no Metal here", advice)
+        advice = "train on the Mac itself, logged in: not every virtual machine or session has one"
+        text = f"CPU{name}: no GPU can be used here"
+        return Finding("device", Severity.WARN, text, advice)
     return Finding("device", Severity.OK, f"CPU{name}: right for trying out, slow for real models")
 
 

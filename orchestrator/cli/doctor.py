@@ -1,5 +1,7 @@
 """`grpo-sweep doctor`: is this machine fit to train, and what to do where it is not."""
 
+import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -10,17 +12,24 @@ from orchestrator.cli.options import json_option
 from orchestrator.cli.output import console, print_json
 from orchestrator.deep_doctor import measure
 from orchestrator.deep_judgement import Mark, Row
-from orchestrator.doctor import Finding, Severity, examine
+from orchestrator.doctor import Finding, Severity, examine, try_notice
 from orchestrator.system.paths import home
 
 
 @click.command()
 @json_option
 @click.option("--deep", is_flag=True, help="Measure for five minutes; one JSON to send back.")
-def doctor(as_json: bool, deep: bool) -> int:
+@click.option(
+    "--notice/--no-notice",
+    default=None,
+    help="Give a notice, as a worker would; in a terminal it asks whether it came."
+    "  [default: in a terminal]",
+)
+def doctor(as_json: bool, deep: bool, notice: bool | None) -> int:
     """Check this machine: versions, memory, disk, queue, device, and a real training step.
 
-    Takes some seconds and changes nothing. Exits with 1 if something is in the way of training.
+    Takes some seconds and changes nothing. In a terminal, and with --notice, it also gives a notice
+    as a worker would at the end of a sweep. Exits with 1 if something is in the way of training.
     With --deep it measures what only this machine can answer (docs/mac.md), on the embedded model,
     with the display on; --json prints that without paths or names.
     """
@@ -32,9 +41,23 @@ def doctor(as_json: bool, deep: bool) -> int:
         findings.append(finding)
         if not as_json:
             _print(finding, out)
+    found = _try_notice(notice, as_json)
+    if found is not None:
+        findings.append(found)
+        if not as_json:
+            _print(found, out)
     if as_json:
         print_json({"checks": [_shape(finding) for finding in findings]})
     return 1 if any(finding.severity is Severity.FAIL for finding in findings) else 0
+
+
+def _try_notice(wanted: bool | None, as_json: bool) -> Finding | None:
+    """Where it is wanted, or there is somebody to ask who has not said no."""
+    can_ask = not as_json and sys.stdin.isatty() and sys.stderr.isatty()
+    if not (can_ask if wanted is None else wanted):
+        return None
+    ask = partial(click.confirm, "A notice was given. Did you see it?", err=True)
+    return try_notice(ask if can_ask else None)
 
 
 def _deep(as_json: bool) -> int:

@@ -24,7 +24,8 @@ from orchestrator.worker.serving import ENV_SERVICE, worker_to_stop
 _EPILOG = """\b
 COMMAND runs without a shell, at most 30 s, with this in its environment:
   GRPO_SWEEP_EVENT     sweep_done, first_failure (of a sweep), queue_stopped (by failures,
-                       a limit or a GPU that hangs, not by a user) or worker_died (by an error)
+                       a limit or a GPU that hangs, not by a user), worker_died (by an error)
+                       or test (by grpo-sweep doctor --notice)
   GRPO_SWEEP_TEXT      what happened, in a line
   GRPO_SWEEP_SWEEP     the sweep's name
   GRPO_SWEEP_RUN       the run's id; GRPO_SWEEP_RUN_NAME is its name

@@ -1,12 +1,14 @@
-"""What macOS says of its memory: the kernel's own pressure, and whom it has killed.
+"""What macOS says of its memory, and what it does to files: whom it kills, syncs and hides.
 
-xnu ends the largest process with SIGKILL while `vm_stat` and psutil still show memory as available.
-The texts are read here and tested; that they come so from a Mac is not proven here.
+xnu ends the largest process with SIGKILL while `vm_stat` and psutil still show memory as available;
+iCloud marks what lies in a folder with a dot as hidden. The texts are read here and tested; that
+they come so from a Mac is not proven here.
 """
 
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -105,3 +107,27 @@ def read_report(text: str, pid: int) -> str | None:
         if isinstance(process, dict) and process.get("pid") == pid and process.get("reason"):
             return str(process["reason"])
     return None
+
+
+# --- files
+
+# Below the home folder: iCloud Drive, and what other services keep in step.
+_SYNCED = (Path("Library/Mobile Documents"), Path("Library/CloudStorage"))
+# In step where the user has chosen so; iCloud Drive shows them then.
+_MAYBE_SYNCED = (Path("Desktop"), Path("Documents"))
+_ICLOUD_DRIVE = Path("Library/Mobile Documents/com~apple~CloudDocs")
+
+
+def is_synced(path: Path, home: Path) -> bool:
+    """Whether a folder of that user lies where iCloud or another service keeps it in step."""
+    if any(path.is_relative_to(home / folder) for folder in _SYNCED):
+        return True
+    return any(
+        path.is_relative_to(home / folder) and (home / _ICLOUD_DRIVE / folder).exists()
+        for folder in _MAYBE_SYNCED
+    )
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether the Finder's flag "hidden" is set (chflags(1)); never on another system."""
+    return bool(getattr(path.lstat(), "st_flags", 0) & stat.UF_HIDDEN)

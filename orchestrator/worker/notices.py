@@ -37,6 +37,7 @@ _PATIENCE_S = 1.0
 
 SWEEP_DONE, FIRST_FAILURE, QUEUE_STOPPED = "sweep_done", "first_failure", "queue_stopped"
 WORKER_DIED = "worker_died"
+TEST = "test"
 
 # A notice can wait for others that hold the queue; the worker cannot.
 _READ_TIMEOUT_S = 1.0

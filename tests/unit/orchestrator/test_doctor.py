@@ -6,27 +6,35 @@ import os
 import shutil
 import sqlite3
 import sys
+from pathlib import Path
 
 import pytest
 
 from orchestrator import doctor
 from orchestrator.cli import main
 from orchestrator.doctor import (
+    Environment,
     Finding,
     Severity,
     blas_finding,
     device_finding,
+    environment_finding,
+    notices_text,
     numbers,
     package_finding,
     sqlite_finding,
     step_finding,
+    try_notice,
 )
 from orchestrator.system.paths import home
+from orchestrator.worker.notices import command_of_environment
 from tests.sweep_kit import add_sweep, planned_run
 
 CHECKS = [
-    *("python", "mlx", "mlx-lm", "transformers", "datasets", "sqlite", "memory", "disk"),
-    *("disk of the queue", "queue", "device"),
+    *("python", "mlx", "mlx-lm", "transformers", "datasets"),
+    # Nothing else hides what is installed.
+    *(("environment",) if sys.platform == "darwin" else ()),
+    *("sqlite", "memory", "disk", "disk of the queue", "queue", "notices", "device"),
     # Where a GPU multiplies, or Accelerate, there is nothing to choose.
     *(("matrix products",) if sys.platform == "linux" else ()),
     "training step",
@@ -169,30 +177,152 @@ def test_a_version_is_its_leading_numbers():
     assert numbers("unknown") == ()
 
 
+SITE = Path("/Users/me/Documents/work/.venv/lib/python3.13/site-packages")
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "text", "advice"),
+    [
+        (
+            Environment(SITE, ("_grpo_sweep.pth", "a.pth"), True), "fail",
+            f"Python passes over _grpo_sweep.pth, a.pth in {SITE}: hidden by macOS",
+            f"unhide with: chflags -R nohidden {SITE}; for good with: python3 -m venv venv, ",
+        ),
+        (
+            Environment(SITE, ("a.pth",), False), "fail",
+            f"Python passes over a.pth in {SITE}: hidden by macOS",
+            f"unhide with: chflags -R nohidden {SITE}",
+        ),
+        (
+            Environment(SITE, (), True), "warn",
+            f"{SITE}: iCloud hides what lies there, and then Python does not find it",
+            "make another: python3 -m venv venv, without a dot, in a folder that",
+        ),
+        (Environment(SITE, (), False), "ok", str(SITE), ""),
+        (Environment(Path("/a/venv/lib"), (), True), "ok", "/a/venv/lib", ""),
+    ],
+)  # fmt: skip
+def test_an_install_that_macos_hides_is_told(found, level, text, advice):
+    """Before it has vanished, too: below a dot in a folder that iCloud keeps in step."""
+    finding = environment_finding(found)
+    assert (finding.severity, finding.text) == (level, text)
+    assert finding.advice.startswith(advice) and bool(finding.advice) == bool(advice)
+
+
+@pytest.mark.parametrize(
+    ("setting", "platform", "text"),
+    [
+        (None, "darwin", "on the desktop"),
+        ("sh -c 'exit 0'", "darwin", f"on the desktop and by {shutil.which('sh')} -c 'exit 0'"),
+        (None, "linux", "none are given here; a command in GRPO_SWEEP_NOTIFY would get them"),
+        ("", "darwin", "switched off (GRPO_SWEEP_NOTIFY is empty)"),
+    ],
+)
+def test_it_is_told_how_notices_are_given(monkeypatch, setting, platform, text):
+    """Whatever is set, before a night on which nobody hears of anything."""
+    if setting is not None:
+        monkeypatch.setenv("GRPO_SWEEP_NOTIFY", setting)
+    assert notices_text(command_of_environment(), platform) == text
+
+
+def test_a_command_for_notices_that_there_is_not_is_a_failure(capfd, no_children, monkeypatch):
+    """No worker would start with it."""
+    monkeypatch.setenv("GRPO_SWEEP_NOTIFY", "nope-x")
+    code, notices = finding(capfd, "notices")
+    assert (code, notices["level"]) == (1, "fail")
+    assert "no such command" in notices["text"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "came", "level", "text"),
+    [
+        ("true", None, "ok", "given; whether it was seen nobody was asked"),
+        ("true", True, "ok", "given, and seen"),
+        ("true", False, "warn", "given, and not seen"),
+        ("false", True, "warn", f"not given: {shutil.which('false')}: exit code 1"),
+    ],
+)
+def test_a_notice_is_tried_and_asked_for(monkeypatch, setting, came, level, text):
+    """By the command that is set; a person says whether it came."""
+    monkeypatch.setenv("GRPO_SWEEP_NOTIFY", setting)
+    found = try_notice(None if came is None else lambda: came, "linux")
+    assert (found.severity, found.text) == (level, text)
+    assert bool(found.advice) == (level != "ok")
+
+
+@pytest.mark.parametrize(("setting", "platform"), [(None, "linux"), ("", "darwin")])
+def test_no_notice_is_tried_where_none_would_be_given(monkeypatch, setting, platform):
+    """And nobody is asked."""
+    if setting is not None:
+        monkeypatch.setenv("GRPO_SWEEP_NOTIFY", setting)
+    assert try_notice(lambda: pytest.fail("asked"), platform) is None
+
+
+def test_a_notice_is_given_where_it_is_asked_for(capfd, no_children, monkeypatch, tmp_path):
+    """Not in a pipe by itself; --notice gives it there too, and it is a line of the JSON."""
+    told = tmp_path / "told"
+    monkeypatch.setenv("GRPO_SWEEP_NOTIFY", f"sh -c 'echo $GRPO_SWEEP_EVENT >> {told}'")
+    assert main(["doctor", "--json"]) == 0
+    assert not told.exists()
+    capfd.readouterr()
+    assert main(["doctor", "--json", "--notice"]) == 0
+    assert json.loads(capfd.readouterr().out)["checks"][-1]["name"] == "notice"
+    assert told.read_text() == "test\n"
+
+
 def test_sqlite_with_the_wal_bug_is_told_and_is_no_obstacle():
     """The queue does without a write-ahead log there."""
     assert sqlite_finding((3, 51, 3)) == Finding("sqlite", Severity.OK, "3.51.3")
     assert "can lose data (repaired in 3.51.3)" in sqlite_finding((3, 50, 4)).text
 
 
+GPU = {"device": "gpu", "advised_bytes": 12 * 2**30, "room_bytes": 8.4 * 2**30, "said": ""}
+CPU = {"device": "cpu", "advised_bytes": 0, "room_bytes": 0, "said": ""}
+
+
 @pytest.mark.parametrize(
     ("told", "system", "level", "text"),
     [
         (
-            {"device": "DeviceType.gpu", "name": "Apple M4", "advised": 12 * 2**30},
-            "darwin", "ok", "GPU (Apple M4), 12.0 GB for training",
+            {**GPU, "name": "Apple M4"},
+            "darwin", "ok", "GPU (Apple M4), 8.4 GB for training of the 12.0 that it advises",
         ),
-        ({"device": "DeviceType.cpu", "name": ""}, "darwin", "warn", "CPU: no Metal here"),
+        # It has Metal (github.com/rajveer43/VeloxQuant-MLX, issue 395).
         (
-            {"device": "DeviceType.cpu", "name": "x"},
+            {**GPU, "name": "Apple Paravirtual device"},
+            "darwin", "warn",
+            "GPU (Apple Paravirtual device), 8.4 GB for training of the 12.0 that it advises: "
+            "a virtual machine's",
+        ),
+        ({**CPU, "name": ""}, "darwin", "warn", "CPU: no GPU can be used here"),
+        (
+            {**CPU, "name": "x"},
             "linux", "ok", "CPU (x): right for trying out, slow for real models",
         ),
     ],
 )  # fmt: skip
-def test_the_device_is_told_with_what_it_means(told, system, level, text):
-    """A Mac without Metal is a virtual machine."""
+def test_the_device_is_told_with_what_it_means(told, system, level, text, monkeypatch):
+    """A Mac whose GPU cannot be had is a virtual machine, or a session without one."""
+    monkeypatch.delenv("GRPO_DEVICE")
     found = device_finding(told, system)
     assert (found.severity, found.text) == (level, text)
+    assert bool(found.advice) == (level != "ok")
+
+
+def test_a_cpu_that_was_asked_for_is_no_fault():
+    """On a Mac neither."""
+    found = device_finding({**CPU, "name": "Apple M4"}, "darwin")
+    assert (found.severity, found.text) == ("ok", "CPU (Apple M4), as GRPO_DEVICE=cpu says")
+
+
+def test_a_device_that_is_no_device_is_a_failure(capfd, monkeypatch):
+    """With the message that a run would give, and not as an MLX that cannot be loaded."""
+    monkeypatch.setenv("GRPO_DEVICE", "mps")
+    monkeypatch.setattr(doctor, "_blas", lambda: iter(()))
+    monkeypatch.setattr(doctor, "_step", lambda: iter(()))
+    code, device = finding(capfd, "device")
+    assert (code, device["level"]) == (1, "fail")
+    assert device["text"] == "GRPO_DEVICE = 'mps': must be cpu or gpu, or not set"
 
 
 OPENBLAS = "OpenBLAS 0.3.34 Haswell"

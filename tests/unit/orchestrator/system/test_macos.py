@@ -1,12 +1,16 @@
 """What macOS says of its memory, as texts."""
 
 import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from orchestrator.system import processes
 from orchestrator.system.macos import (
     Pressure,
+    is_hidden,
+    is_synced,
     killed_for_memory,
     pressure,
     read_pressure,
@@ -99,3 +103,33 @@ def test_low_memory_is_the_kernels_warning(monkeypatch):
     assert "largest: " in processes.low_memory()
     monkeypatch.setattr(processes.macos, "pressure", lambda: Pressure(30, 1, 0))
     assert not processes.is_memory_low()
+
+
+@pytest.mark.parametrize(
+    ("folder", "synced"),
+    [
+        ("Library/Mobile Documents/com~apple~CloudDocs/work/.venv", True),
+        ("Library/CloudStorage/Dropbox/work/venv", True),
+        ("Documents/work/.venv", True),
+        # Not among what iCloud Drive shows: the user keeps it on this Mac alone.
+        ("Desktop/work/.venv", False),
+        ("work/.venv", False),
+        ("Documents-of-old/.venv", False),
+    ],
+)
+def test_folders_that_are_kept_in_step_are_known(tmp_path, folder, synced):
+    """iCloud Drive, other services, and of Desktop and Documents what the user has chosen."""
+    (tmp_path / "Library/Mobile Documents/com~apple~CloudDocs/Documents").mkdir(parents=True)
+    assert is_synced(tmp_path / folder, tmp_path) is synced
+
+
+@pytest.mark.parametrize(("flags", "hidden"), [(0x8000, True), (0x8001, True), (0x40, False)])
+def test_the_flag_of_the_finder_is_read(flags, hidden):
+    """UF_HIDDEN is 0x8000 (sys/stat.h of macOS); Linux has no flags."""
+
+    class File(type(Path())):
+        def lstat(self):
+            return SimpleNamespace(st_flags=flags)
+
+    assert is_hidden(File("a.pth")) is hidden
+    assert is_hidden(Path(__file__)) is False
