@@ -59,11 +59,12 @@ def _coarse(seconds: float) -> float:
 def between(low_s: float, high_s: float, now: datetime) -> str:
     """`between 18:20 and 19:05`, with the day where it is another one."""
     low, high = (now.astimezone() + timedelta(seconds=s) for s in (low_s, high_s))
-    first, last = (_time_of_day(when, now.astimezone()) for when in (low, high))
+    first, last = (time_of_day(when, now.astimezone()) for when in (low, high))
     return f"at {last}" if first == last else f"between {first} and {last}"
 
 
-def _time_of_day(when: datetime, now: datetime) -> str:
+def time_of_day(when: datetime, now: datetime) -> str:
+    """`18:20`, with the day where it is another one than now; both in one time zone."""
     days = (when.date() - now.date()).days
     if days == 0:
         return when.strftime("%H:%M")

@@ -9,12 +9,12 @@ from orchestrator.cli.options import json_option
 from orchestrator.cli.output import console, print_json, say
 from orchestrator.cli.references import Ref, one_run
 from orchestrator.queue.store import Store
-from orchestrator.results.illnesses import find_illnesses
-from orchestrator.results.training_log import read_curves, read_log
-from orchestrator.run import Run, Sweep
+from orchestrator.results.training_log import read_curves
+from orchestrator.run import Run, RunState, Sweep
 from orchestrator.system.files import freeze
 from orchestrator.system.paths import home
 from orchestrator.views.json_shapes import show_shape
+from orchestrator.views.now import read_learning_curves
 from orchestrator.views.plot import curve_plot, shows_braille
 from orchestrator.views.run_details import RunDetails, details_lines, read_details
 
@@ -35,12 +35,14 @@ def show(run: str, plot: bool, as_json: bool) -> None:
     """
     with Store.open(readonly=True) as store:
         details = read_details(store, one_run(store, run), home())
+    curves = read_learning_curves(details.run.folder)
+    # Of a run that has ended, how fast it was at its end is no news.
+    warnings = curves.warnings if details.run.state is RunState.RUNNING else curves.illnesses
     if as_json:
-        print_json(show_shape(details))
+        print_json(show_shape(details, warnings))
         return
     _freeze(details)
-    ill = find_illnesses(read_log(details.run.folder))
-    print("\n".join(details_lines(details, ill)))
+    print("\n".join(details_lines(details, warnings)))
     if not details.attempts:
         say("not started yet")
     if plot:

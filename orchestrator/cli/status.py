@@ -11,7 +11,7 @@ from orchestrator.errors import UsageError
 from orchestrator.queue.store import Store
 from orchestrator.system.paths import home
 from orchestrator.views.json_shapes import recorded_shape, status_shape
-from orchestrator.views.now import last_text
+from orchestrator.views.now import last_text, read_learning_curves
 from orchestrator.views.overview import Overview, read_overview
 from orchestrator.views.status import TABLE_MOST, rows_for, status_picture
 from orchestrator.views.tables import runs_lines
@@ -78,7 +78,8 @@ def status(
             )
     worker = serving_worker()
     if as_json:
-        print_json(status_shape(worker, view, documents))
+        warnings = read_learning_curves(view.running.folder).warnings if view.running else ()
+        print_json(status_shape(worker, view, documents, warnings))
     elif not sweeps:
         print("the queue is empty; try: grpo-sweep demo   or: grpo-sweep submit SPEC")
     else:

@@ -133,6 +133,11 @@ class Claims:
                 "UPDATE attempts SET changed = ? WHERE id = ?", (dump(list(lines)), attempt.id)
             )
 
+    def note_slowed(self, run: Run, words: str) -> None:
+        """Keep in a run's history that it has become slow, and by whom, as far as that is known."""
+        with self._db.write():
+            self._history.add("slowed", words, run.sweep_id, run.id)
+
     def tick(self, attempt: Attempt, wall_s: float) -> None:
         """Record how long an attempt has trained, so that a dead worker does not forget it.
 

@@ -59,6 +59,14 @@ def read_log(folder: Path) -> list[Line]:
     return [line for raw in text.split("\n")[:-1] if (line := _parse(raw)) is not None]
 
 
+def log_time(folder: Path) -> float:
+    """When a run's training log was last written, in seconds since the epoch; 0 without a log."""
+    try:
+        return os.stat(RunPaths(folder).log).st_mtime
+    except OSError:
+        return 0.0
+
+
 def is_held_out(line: Line) -> bool:
     """Not an evaluation on training rows: `em` and `eval_reward` mean held-out rows everywhere."""
     return line.get("split") in (None, "test")

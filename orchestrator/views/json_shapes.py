@@ -10,9 +10,11 @@ from typing import Any
 
 from grpo_core.run.atomic import finite
 from orchestrator.queue.eta import Span
+from orchestrator.results.illnesses import Illness
 from orchestrator.results.leaderboard import Level, RankedSetting
+from orchestrator.results.slowdown import Slowdown
 from orchestrator.results.stats import Comparison
-from orchestrator.run import Attempt, Objective, Progress, Run, RunState, Sweep
+from orchestrator.run import Attempt, Objective, Progress, Run, RunState, Sweep, stamp
 from orchestrator.views.overview import Overview
 from orchestrator.views.run_details import RunDetails
 from orchestrator.worker.serving import ServingWorker
@@ -28,11 +30,15 @@ class JsonText:
 
 
 def status_shape(
-    worker: ServingWorker | None, view: Overview, documents: Iterable[tuple[int, str]]
+    worker: ServingWorker | None,
+    view: Overview,
+    documents: Iterable[tuple[int, str]],
+    warnings: Sequence[Slowdown | Illness] = (),
 ) -> Shape:
     """`status --json`; `queue` is about all sweeps that are neither done nor held.
 
-    `documents` are the runs as (id, JSON), each as it was recorded last.
+    `documents` are the runs as (id, JSON), each as it was recorded last; `warnings` are about the
+    run that trains.
     """
     return {
         "worker": {
@@ -54,7 +60,17 @@ def status_shape(
         "runs": [
             JsonText(_with_progress(text, view.progress.get(run_id))) for run_id, text in documents
         ],
+        "warnings": [
+            {"run": view.running and view.running.id, **warning_shape(one)} for one in warnings
+        ],
     }
+
+
+def warning_shape(warning: Slowdown | Illness) -> Shape:
+    """What a user should know of a run; `since` is known of a slowdown only."""
+    if isinstance(warning, Slowdown):
+        return {"code": "slowed", "text": str(warning), "since": stamp(warning.since)}
+    return {"code": warning.code.name.lower(), "text": str(warning), "since": None}
 
 
 def _with_progress(document: str, now: Progress | None) -> str:
@@ -115,10 +131,11 @@ def recorded_shape(run: Run) -> Shape:
     return run_shape(run, Progress(run.update, run.updates_total, run.metrics))
 
 
-def show_shape(details: RunDetails) -> Shape:
+def show_shape(details: RunDetails, warnings: Sequence[Slowdown | Illness] = ()) -> Shape:
     """`show --json`."""
     return {
         **run_shape(details.run, details.progress),
+        "warnings": [warning_shape(warning) for warning in warnings],
         "waits_for": list(details.waits_for),
         "base": dict(details.base),
         "command": list(details.command),

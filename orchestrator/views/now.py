@@ -15,7 +15,8 @@ from rich.text import Text
 
 from grpo_core.run.protocol import INTERVALS
 from orchestrator.results.illnesses import Illness, find_illnesses
-from orchestrator.results.training_log import curves_of, held_out_metric, read_log
+from orchestrator.results.slowdown import Slowdown, find_slowdown
+from orchestrator.results.training_log import curves_of, held_out_metric, log_time, read_log
 from orchestrator.run import Progress, Run, Sweep
 from orchestrator.system.paths import Home, RunPaths
 from orchestrator.text import (
@@ -45,13 +46,19 @@ _DOT = " · "
 class LearningCurves:
     """The reward of a run, update by update, and what its held-out rows score: `name`.
 
-    `illnesses` are what ails it by its last updates.
+    By its last updates, `illnesses` are what ails it, `slowdown` how much slower it is than usual.
     """
 
     rewards: tuple[float, ...] = ()
     scores: tuple[float, ...] = ()
     name: str = "em"
     illnesses: tuple[Illness, ...] = ()
+    slowdown: Slowdown | None = None
+
+    @property
+    def warnings(self) -> list[Slowdown | Illness]:
+        """What a user should know of the run, each a line as text."""
+        return [*([] if self.slowdown is None else [self.slowdown]), *self.illnesses]
 
     def score_text(self) -> str:
         """`em 31.2% → 45.5%`: at first and now; empty without any."""
@@ -87,11 +94,13 @@ class CurveCache:
 
 def read_learning_curves(folder: Path) -> LearningCurves:
     """The learning curves of the run in a folder, read anew."""
+    written = log_time(folder)
     lines = read_log(folder)
     curves = curves_of(lines, ("reward_mean", *INTERVALS))
     name = held_out_metric([name for name, curve in curves.items() if curve])
     rewards, scores = ([value for _, value in curves[key]] for key in ("reward_mean", name))
-    return LearningCurves(tuple(rewards), tuple(scores), name, tuple(find_illnesses(lines)))
+    ill, slow = tuple(find_illnesses(lines)), find_slowdown(lines, written)
+    return LearningCurves(tuple(rewards), tuple(scores), name, ill, slow)
 
 
 # --- the run that trains
@@ -127,8 +136,8 @@ def run_lines(
         lines.append(_bar_line(now.update / now.updates_total, room, after))
     else:
         lines.append(Text(f"{_INDENT}update{after}"))
-    ill = [Text(f"{_INDENT}! {illness}", style="yellow") for illness in curves.illnesses]
-    return [*lines, *flow(_figures(now, curves), width), *ill]
+    warnings = [Text(f"{_INDENT}! {warning}", style="yellow") for warning in curves.warnings]
+    return [*lines, *flow(_figures(now, curves), width), *warnings]
 
 
 def _head(run: Run) -> Text:

@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.queue.history import HistoryEvent
 from orchestrator.queue.store import Store
 from orchestrator.results.illnesses import Illness
+from orchestrator.results.slowdown import Slowdown
 from orchestrator.run import Attempt, Progress, Run, RunState, Sweep
 from orchestrator.spec.base_config import base_values
 from orchestrator.system.locks import is_held
@@ -66,13 +67,13 @@ def read_details(
     )
 
 
-def details_lines(details: RunDetails, illnesses: Sequence[Illness] = ()) -> list[str]:
-    """All of it, a line a fact, and what ails the run by its log."""
+def details_lines(details: RunDetails, warnings: Sequence[Slowdown | Illness] = ()) -> list[str]:
+    """All of it, a line a fact, and what a user should know of the run by its log."""
     run = details.run
     lines = [f"run {run.id}: {run.name}   (sweep {run.sweep})"]
     for name, value in _facts(details).items():
         lines += [f"  {name:<10} {value}"] if value else []
-    lines += [f"  ! {illness}" for illness in illnesses]
+    lines += [f"  ! {warning}" for warning in warnings]
     lines += _overrides(details)
     lines.append(f"  by hand    cd {shlex.quote(run.cwd)} && \\")
     lines.append(f"    {shlex.join(details.command)}")

@@ -16,6 +16,7 @@ class EventKind(StrEnum):
     ADOPTED = "adopted"
     PROGRESS = "progress"
     PREPARED = "prepared"
+    SLOWED = "slowed"
     STOPPING = "stopping"
     ENDED = "ended"
     WAITING = "waiting"

@@ -20,6 +20,7 @@ from orchestrator.worker.events import Event, EventKind, Listener
 from orchestrator.worker.hours import Gate
 from orchestrator.worker.patience import Patience
 from orchestrator.worker.silence import SilenceWatch
+from orchestrator.worker.slowness import SlownessWatch
 from orchestrator.worker.stop_monitor import StopMonitor
 from orchestrator.worker.termination import Terminator
 from orchestrator.worker.trained_time import TrainedTime
@@ -68,6 +69,7 @@ class RunMonitor:
         self.because: Because | None = None
         files = (Path(attempt.log), RunPaths(run.folder).log)
         self._silence = SilenceWatch(sweep.limits.stall_s, files)
+        self._slowness = SlownessWatch(run.folder, attempt.pid)
 
     @property
     def left_s(self) -> float | None:
@@ -89,6 +91,7 @@ class RunMonitor:
             with self._patience.skip():
                 part(terminator)
         self._show()
+        self._say_slow()
         self.memory.look()
         if now - self._noted >= _NOTE_S:
             self._noted = now
@@ -158,6 +161,13 @@ class RunMonitor:
             self.because = Because(words, next(reversed(lines), None))
             self._listen(Event(EventKind.STOPPING, words, self._run))
         terminator.ask(StopRequest.STALL)
+
+    def _say_slow(self) -> None:
+        """Say that the run has become slow, and keep it for those who look later."""
+        if (words := self._slowness.look()) is not None:
+            self._listen(Event(EventKind.SLOWED, words, self._run))
+            with self._patience.skip():
+                self._store.claims.note_slowed(self._run, words)
 
     def _waits(self) -> bool:
         """Whether the trainer waits for the GPU (said once)."""

@@ -34,7 +34,7 @@ def test_an_empty_queue_is_no_error(say):
         "eta_range_s": [0.0, 0.0],
     }
     worker = {"alive": False, "pid": None, "stopped": False, "waits": None}
-    assert shape == {"worker": worker, "queue": nothing, "sweeps": [], "runs": []}
+    assert shape == {"worker": worker, "queue": nothing, "sweeps": [], "runs": [], "warnings": []}
     assert not home().root.exists()
 
 

@@ -7,9 +7,19 @@ import shlex
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.queue.store import Store
 from orchestrator.run import Outcome, Verdict
+from orchestrator.system.paths import home
 from tests.doc_blocks import ROOT
-from tests.sweep_kit import add_sweep, finish_next, finished_sweep, planned_run, write_run
+from tests.queue_kit import nothing_before
+from tests.sweep_kit import (
+    add_sweep,
+    finish_next,
+    finished_sweep,
+    planned_run,
+    write_lines,
+    write_run,
+)
 
 TEXT = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
 _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
@@ -37,7 +47,12 @@ lora_rank     = [2, 4, 8, 16]
 COMMANDS = {
     "`status --json`": ["status --all --json"],
     "`status --by KEY --json`": ["status many --by learning_rate --by lora_rank --json"],
-    "`show RUN --json`": ["show 1 --json", "show {failed} --json", "show {queued} --json"],
+    "`show RUN --json`": [
+        "show 1 --json",
+        "show {failed} --json",
+        "show {queued} --json",
+        "show cut --json",
+    ],
     "`submit SPEC --json`": [
         "submit small.toml --dry-run --json",
         "submit small.toml --json",
@@ -131,11 +146,23 @@ def queue(tmp_path_factory):
             Outcome(Verdict.OOM, "out of memory", "[METAL] Insufficient Memory", 4),
             write=lambda run: write_run(run.folder, 0.1, 20),
         )
+        _running_and_cut(root)
         config = f'config = "{ROOT / "configs" / "tiny.toml"}"\n'
         for name, rates in (("small", "[1e-4]"), ("larger", "[1e-4, 1e-3]")):
             spec = f'{config}name = "{name}"\n[params]\nlearning_rate = {rates}\n'
             (root / f"{name}.toml").write_text(spec)
     return root, {"failed": failed.id, "queued": failed.id + 1}
+
+
+def _running_and_cut(root):
+    """A run that trains, and whose completions all hit the limit."""
+    add_sweep(root, [planned_run("cut", 0, {"lora_rank": 3})], "now")
+    with Store.open(home().db) as store:
+        store.control.move_first([store.queries.runs(sweep_id=3)[0].id])
+        run, _ = store.claims.claim("host", "boot", nothing_before)
+    line = {"reward_mean": 1.0, "truncated_frac": 1.0, "completion_length": 256.0}
+    lines = [{"update": update, **line} for update in range(1, 13)]
+    write_lines(run.folder / "training_log.jsonl", lines)
 
 
 @pytest.fixture

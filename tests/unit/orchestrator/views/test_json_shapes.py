@@ -2,10 +2,13 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from orchestrator.queue.history import HistoryEvent
+from orchestrator.results.illnesses import Illness, IllnessCode
 from orchestrator.results.leaderboard import ranking
 from orchestrator.results.objective import completed_scores
+from orchestrator.results.slowdown import Slowdown
 from orchestrator.run import (
     Objective,
     Progress,
@@ -44,7 +47,7 @@ def test_status_json_is_as_the_design_says():
     recorded = [(RUN.id, json.dumps(run_shape(RUN, progress_of(RUN))))]
     shape = status_shape(None, view, recorded)
     shape["runs"] = [json.loads(run.text) for run in shape["runs"]]
-    assert list(shape) == ["worker", "queue", "sweeps", "runs"]
+    assert list(shape) == ["worker", "queue", "sweeps", "runs", "warnings"]
     assert list(shape["queue"]) == ["halted", "suspended", "next", "eta_s", "eta_range_s"]
     assert shape["worker"] == {
         "alive": False,
@@ -79,10 +82,16 @@ def test_show_json_is_a_run_with_its_command_and_attempts():
         history=[HistoryEvent("t", "paused", "asked for")], command=["python"],
         base={"learning_rate": 1e-6}, lives=False, worker=False,
     )  # fmt: skip
-    shape = show_shape(details)
-    keys = ["waits_for", "base", "command", "attempts", "history"]
+    slow = Slowdown(3.0, 900.0, 90.0, datetime(2026, 11, 27, 23, 11, 30, tzinfo=UTC).timestamp())
+    ill = Illness(IllnessCode.KL, "2 nats", "a lower learning_rate")
+    shape = show_shape(details, [slow, ill])
+    keys = ["warnings", "waits_for", "base", "command", "attempts", "history"]
     assert list(shape) == [*RUN_KEYS, *keys]
-    assert [shape[key] for key in keys[:3]] == [["x"], {"learning_rate": 1e-6}, ["python"]]
+    assert shape["warnings"] == [
+        {"code": "slowed", "text": str(slow), "since": "2026-11-27T23:10:00.000Z"},
+        {"code": "kl", "text": "KL runs off: 2 nats; try a lower learning_rate", "since": None},
+    ]
+    assert [shape[key] for key in keys[1:4]] == [["x"], {"learning_rate": 1e-6}, ["python"]]
     assert shape["history"] == [{"at": "t", "kind": "paused", "text": "asked for"}]
     assert shape["attempts"] == [
         {"n": 1, "host": "h", "pid": 5, "started": "t", "ended": None, "exit_code": None,
