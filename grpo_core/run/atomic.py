@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """The file's new content, whole or not at all; OSError where it cannot be written."""
-    # A name of our own: another process may write the same file. Names have at most 255 bytes.
-    beside = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name[:50]}")
+    # A name of our own: another process or thread may write the same file. At most 255 bytes.
+    beside = path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name[:50]}")
     try:
         with open(beside, "wb") as file:
             file.write(content)

@@ -10,8 +10,9 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from grpo_core.run.signals import StopFlag
 from grpo_core.terminal import tell
 
 ENV_GPU_LOCK = "GRPO_GPU_LOCK"
+ENV_DEVICES = "CUDA_VISIBLE_DEVICES"
 
 POLL_S = 0.1
 """How often one that waits looks again; an flock cannot be waited for with an ear for signals."""
@@ -262,16 +264,28 @@ def is_waiting(line: str) -> bool:
     return line.startswith("[lock] waiting for ")
 
 
-def gpu_lock_path() -> Path:
-    """The one file for this user on this machine; GRPO_GPU_LOCK names another."""
-    named = os.environ.get(ENV_GPU_LOCK)
+def gpu_lock_path(environ: Mapping[str, str] = os.environ) -> Path:
+    """The lock of the GPU for this user on this machine; GRPO_GPU_LOCK names another file.
+
+    Each device has a file of its own: the one that is used goes by CUDA_VISIBLE_DEVICES, and is the
+    first where that says nothing.
+    """
+    named = environ.get(ENV_GPU_LOCK)
     if named:
         return Path(named)
+    device = environ.get(ENV_DEVICES, "").split(",")[0].strip()
     # Not at the top: the orchestrator loads this file for each status, which needs no lock.
     import platformdirs
 
     folder = Path(platformdirs.user_data_dir("grpo-sweep", appauthor=False))
-    return folder / f"gpu{_machine()}.lock"
+    first = folder / f"gpu{_machine()}.lock"
+    return first if device in ("", "0", "-1") else lock_beside(first, device)
+
+
+def lock_beside(path: Path, device: str) -> Path:
+    """The lock of another device: `gpu-1.lock` beside `gpu.lock`."""
+    safe = re.sub(r"[^\w-]", "_", device)
+    return path.with_name(f"{path.stem}-{safe}{path.suffix}")
 
 
 def _machine() -> str:

@@ -285,3 +285,20 @@ def test_a_shorter_text_is_whole_before_the_file_is_cut(tmp_path, monkeypatch):
     os.close(fd)
     assert seen == [{"pid": 8}]
     assert path.read_text() == '{"pid": 8}'
+
+
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({}, "gpu.lock"),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, "gpu.lock"),
+        ({"CUDA_VISIBLE_DEVICES": "0,3"}, "gpu.lock"),
+        ({"CUDA_VISIBLE_DEVICES": "3,0"}, "gpu-3.lock"),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-GPU-7f/1/0"}, "gpu-MIG-GPU-7f_1_0.lock"),
+        ({"CUDA_VISIBLE_DEVICES": "3", "GRPO_GPU_LOCK": "/l/mine.lock"}, "mine.lock"),
+    ],
+)
+def test_each_device_has_a_lock_of_its_own(monkeypatch, environ, name):
+    """The first one that a process sees is the one it uses; GRPO_GPU_LOCK has the last word."""
+    monkeypatch.setattr("grpo_core.run.locks._machine", lambda: "")
+    assert gpu_lock_path(environ).name == name
