@@ -206,7 +206,7 @@ class Storm:
     def move(self):
         """As a user who moves a folder away, and back."""
         with self.store() as store:
-            run = store.queries.running()
+            run = next(iter(store.queries.running()), None)
         if run is None or not run.folder.exists():
             return
         aside = run.folder.with_name(f"moved-{run.id}")

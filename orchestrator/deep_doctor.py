@@ -180,8 +180,8 @@ def _adoption() -> Row:
 
 def _trains(home: Home) -> bool:
     with Store.open(home.db, readonly=True) as store:
-        run = store.queries.running()
-        return run is not None and store.queries.attempts(run.id)[-1].pid is not None
+        running = store.queries.running()
+        return any(store.queries.attempts(run.id)[-1].pid is not None for run in running)
 
 
 def _until(condition: Callable[[], bool]) -> bool:

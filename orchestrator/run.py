@@ -252,6 +252,15 @@ class Extension:
 # --- records: what the queue holds
 
 
+FIRST_SLOT = "0"
+"""The slot of a worker that trains one run at a time."""
+
+
+def slot_order(name: str) -> tuple[int, str]:
+    """Orders the names of slots: numbers as such, then what has a longer name."""
+    return (len(name), name)
+
+
 @dataclass(frozen=True)
 class Run:
     """A row of `runs`. Times are ISO 8601 in UTC; what is unknown is None.
@@ -295,6 +304,8 @@ class Run:
     stop_code: StopCode | None = None
     kind: str = ""
     same_as: int | None = None
+    slot: str | None = None
+    """The slot that trains it, while it runs."""
     damaged: tuple[str, ...] = ()
     """Columns that cannot be read: their values are empty, and nothing may be trained by them."""
 
@@ -355,6 +366,7 @@ class Attempt:
     evidence: str | None
     log: str
     changed: tuple[str, ...] = ()
+    slot: str = FIRST_SLOT
 
 
 @dataclass(frozen=True)

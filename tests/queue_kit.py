@@ -11,7 +11,16 @@ from pathlib import Path
 
 from orchestrator.queue.claims import Before
 from orchestrator.queue.store import Store
-from orchestrator.run import Limits, Outcome, Plan, PlannedRun, Progress, Retry, Verdict
+from orchestrator.run import (
+    FIRST_SLOT,
+    Limits,
+    Outcome,
+    Plan,
+    PlannedRun,
+    Progress,
+    Retry,
+    Verdict,
+)
 from orchestrator.system.paths import home
 
 TESTS = Path(__file__).parent
@@ -49,9 +58,9 @@ def nothing_before(run):
     return Before(-1, None, f"/nowhere/{run.id}.log")
 
 
-def claim(store):
-    """The run and attempt that are claimed next, or None."""
-    return store.claims.claim("host", BOOT, nothing_before)
+def claim(store, slot=FIRST_SLOT, rather_not=()):
+    """The run and attempt that are claimed next for a slot, or None."""
+    return store.claims.claim("host", BOOT, nothing_before, slot, rather_not)
 
 
 def end(store, attempt, outcome=DONE, newer=False, progress=None):
@@ -71,13 +80,15 @@ def failed(verdict="oom"):
 _WORKER = """
 import json, sys
 from orchestrator.errors import SweepError
+from orchestrator.worker.slots import Slots
 from orchestrator.worker.worker import work
 def show(event):
     run = event.run and event.run.id
     print(json.dumps({"kind": event.kind, "text": event.text, "run": run}), flush=True)
 try:
     how = json.loads(sys.argv[1])
-    sys.exit(work(on_event=show, trainer=sys.argv[2:], **how))
+    slots = Slots.parse(how.pop("slots"), how.pop("devices"))
+    sys.exit(work(on_event=show, trainer=sys.argv[2:], slots=slots, **how))
 except SweepError as e:
     print(e, file=sys.stderr)
     sys.exit(e.exit_code)
@@ -87,9 +98,12 @@ except SweepError as e:
 class WorkerProcess:
     """A worker in a process of its own, its events in a file."""
 
-    def __init__(self, log, until_empty=True, trainer=FAKE, prewarm=True, **env):
+    def __init__(
+        self, log, until_empty=True, trainer=FAKE, prewarm=True, slots=None, devices=None, **env
+    ):
         self.log = Path(log)
-        how = json.dumps({"until_empty": until_empty, "prewarm": prewarm})
+        how = {"until_empty": until_empty, "prewarm": prewarm, "slots": slots, "devices": devices}
+        how = json.dumps(how)
         with open(self.log, "ab") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _WORKER, how, *trainer],

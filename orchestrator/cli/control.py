@@ -12,9 +12,13 @@ from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.queue.store import Store
 from orchestrator.run import END_STATES, Run, RunState
 from orchestrator.system.processes import boot_id
+from orchestrator.worker.serving import serving_worker
 
 _POLL_S = 0.2
 
+_slot_option = click.option(
+    "--slot", metavar="SLOT", help="A slot of the worker, as status names it; the others go on."
+)
 _refs = click.argument("refs", nargs=-1, required=True, metavar="REF...", type=Ref(runs=True))
 _some_refs = click.argument("refs", nargs=-1, metavar="[REF]...", type=Ref(runs=True))
 _REF_HELP = (
@@ -59,22 +63,28 @@ def _end_search(store: Store, ref: str) -> str | None:
 @click.command(epilog=_REF_HELP)
 @_some_refs
 @click.option("--queue", "whole", is_flag=True, help="The whole queue: no run of any sweep starts.")
-def pause(refs: tuple[str, ...], whole: bool) -> None:
+@_slot_option
+def pause(refs: tuple[str, ...], whole: bool, slot: str | None) -> None:
     """Hold runs back; a running one checkpoints and frees the GPU.
 
-    Of a sweep that is named, no further run starts until it is resumed.
+    Of a sweep that is named, no further run starts until it is resumed. In a slot that is named
+    none does; the run that trained there goes on in the next one that is free.
 
     \b
     Examples:
       grpo-sweep pause 12          one run
       grpo-sweep pause lr          a sweep
       grpo-sweep pause --queue     everything, to have the machine for yourself
+      grpo-sweep pause --slot 1    one device of several (work --devices, --slots)
     """
-    _check_named(refs, whole, "pause")
+    _check_named(refs, whole, slot, "pause")
     with open_queue() as store:
-        if whole:
-            running = store.control.pause_queue()
-            changed = [running] if running else []
+        if slot is not None:
+            worker = serving_worker()
+            changed = store.control.pause_slot(slot, worker.slots if worker else ())
+            say(f"slot {slot}: paused; go on with: grpo-sweep resume --slot {slot}")
+        elif whole:
+            changed = store.control.pause_queue()
             say("queue: paused; go on with: grpo-sweep resume --queue")
         else:
             changed = _each(store, refs, _pause_sweep, store.control.pause, "pause")
@@ -85,17 +95,21 @@ def pause(refs: tuple[str, ...], whole: bool) -> None:
 @click.command(epilog=_REF_HELP)
 @_some_refs
 @click.option("--queue", "whole", is_flag=True, help="The whole queue, after pause --queue.")
-def resume(refs: tuple[str, ...], whole: bool) -> None:
-    """Let paused runs, a paused sweep or the paused queue go on from where they were.
+@_slot_option
+def resume(refs: tuple[str, ...], whole: bool, slot: str | None) -> None:
+    """Let paused runs, a paused sweep, slot or the paused queue go on from where they were.
 
     \b
     Examples:
       grpo-sweep resume 3-7
       grpo-sweep resume --queue
     """
-    _check_named(refs, whole, "resume")
+    _check_named(refs, whole, slot, "resume")
     with open_queue() as store:
-        if whole:
+        if slot is not None:
+            store.control.resume_slot(slot)
+            say(f"slot {slot}: resumed")
+        elif whole:
             store.control.resume_queue()
             say("queue: resumed")
         else:
@@ -103,8 +117,8 @@ def resume(refs: tuple[str, ...], whole: bool) -> None:
     say_no_worker()
 
 
-def _check_named(refs: tuple[str, ...], whole: bool, verb: str) -> None:
-    if bool(refs) == whole:
+def _check_named(refs: tuple[str, ...], whole: bool, slot: str | None, verb: str) -> None:
+    if bool(refs) + whole + (slot is not None) != 1:
         raise UsageError(
             f"name what to {verb}: a run, a range, a sweep, @, or --queue for everything"
         )

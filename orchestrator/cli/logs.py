@@ -97,13 +97,14 @@ def _follow(store: Store, ref: str | None, lines: int, write: Write) -> None:
 
 
 def _next_running(store: Store, seen: set[tuple[int, int]]) -> Run | None:
-    """The run that runs now, waiting for one; None when nothing waits any more."""
+    """A run that runs now, waiting for one; None when nothing waits any more."""
     said = False
     while True:
-        run = store.queries.running()
-        if run is not None and (run.id, run.attempt) not in seen:
-            return run
-        if run is None and not store.queries.runs(states=[RunState.QUEUED], limit=1):
+        running = store.queries.running()
+        for run in running:
+            if (run.id, run.attempt) not in seen:
+                return run
+        if not running and not store.queries.runs(states=[RunState.QUEUED], limit=1):
             if not seen:
                 say("nothing runs and nothing is queued")
             return None

@@ -6,12 +6,14 @@ import click
 
 from orchestrator.cli.hours import hours_options
 from orchestrator.cli.output import say
+from orchestrator.cli.slots import slots_options
 from orchestrator.errors import NothingAffected
 from orchestrator.system.paths import home
 from orchestrator.worker import service as services
 from orchestrator.worker.detach import command
 from orchestrator.worker.hours import Hours
 from orchestrator.worker.serving import serving_worker
+from orchestrator.worker.slots import Slots
 
 
 @click.group()
@@ -25,17 +27,18 @@ def service() -> None:
 
 @service.command()
 @hours_options
+@slots_options
 @click.option("--frozen", is_flag=True, help="As work --frozen.")
 @click.option("--prewarm/--no-prewarm", default=None, help="As work --prewarm.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def install(hours: Hours, frozen: bool, prewarm: bool | None, yes: bool) -> None:
+def install(hours: Hours, slots: Slots, frozen: bool, prewarm: bool | None, yes: bool) -> None:
     """Show the file, write it after a yes, and start the worker.
 
     \b
     Example:
       grpo-sweep service install --between 22:00-08:00 --on-power
     """
-    words = command(frozen=frozen, prewarm=prewarm, hours=hours)
+    words = command(frozen=frozen, prewarm=prewarm, hours=hours, slots=slots)
     found = services.describe(words, home().make())
     print(found.text)
     if not yes:

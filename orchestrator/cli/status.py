@@ -62,23 +62,27 @@ def status(
         return
     if metric is not None:
         raise UsageError("--metric goes with --by")
+    worker = serving_worker()
+    slots = worker.slots if worker else ()
     with Store.open(readonly=True) as store, busy("reading the queue"):
         sweeps = [store.queries.sweep(sweep)] if sweep else store.queries.sweeps(all=show_all)
         # Programs get every run; a person one screen, or a page of the sweep that is named.
         if as_json:
-            view = read_overview(store, sweeps, 0)
+            view = read_overview(store, sweeps, 0, slots=slots)
             documents = [
                 d for one in sweeps for d in store.status.run_documents(one.id, recorded_shape)
             ]
         elif sweep and show_all:
-            view = read_overview(store, sweeps, None)
+            view = read_overview(store, sweeps, None, slots=slots)
         else:
-            view = read_overview(
-                store, sweeps, 0, rows_for(sweeps, _RUNS_OF_ONE if sweep else _RUNS_SHOWN)
-            )
-    worker = serving_worker()
+            rows = rows_for(sweeps, _RUNS_OF_ONE if sweep else _RUNS_SHOWN)
+            view = read_overview(store, sweeps, 0, rows, slots=slots)
     if as_json:
-        warnings = read_learning_curves(view.running.folder).warnings if view.running else ()
+        warnings = [
+            (run.id, warning)
+            for run in view.running
+            for warning in read_learning_curves(run.folder).warnings
+        ]
         print_json(status_shape(worker, view, documents, warnings))
     elif not sweeps:
         print("the queue is empty; try: grpo-sweep demo   or: grpo-sweep submit SPEC")
@@ -88,9 +92,9 @@ def status(
 
 def _print_status(worker: ServingWorker | None, view: Overview, alone: bool) -> None:
     out = console()
-    note = "" if view.running is None else last_text(home(), view.running)
+    notes = {run.id: last_text(home(), run) for run in view.running}
     width = out.width if out.is_terminal else WIDE - 1
-    out.print(status_picture(view, worker, width, datetime.now(UTC), note=note, alone=alone))
+    out.print(status_picture(view, worker, width, datetime.now(UTC), notes=notes, alone=alone))
     for sweep_id, shown in view.runs.items():
         if len(shown) > TABLE_MOST:
             swept = view.swept.get(sweep_id, ())

@@ -10,6 +10,7 @@ import click
 from grpo_core.errors import ExitCode
 from orchestrator.cli.hours import hours_options
 from orchestrator.cli.output import console, say
+from orchestrator.cli.slots import slots_options
 from orchestrator.errors import QueueBusy, UsageError
 from orchestrator.system.paths import home
 from orchestrator.trackers import live
@@ -20,6 +21,7 @@ from orchestrator.worker.detach import ask_to_stop, spawn_detached
 from orchestrator.worker.events import Event
 from orchestrator.worker.hours import Gate, Hours
 from orchestrator.worker.serving import ENV_SERVICE, worker_to_stop
+from orchestrator.worker.slots import Slots
 
 _EPILOG = """\b
 COMMAND runs without a shell, at most 30 s, with this in its environment:
@@ -63,6 +65,7 @@ for submit --start; set but empty, it is the same as --no-notify.
     multiple=True,
     help=f"Send what runs log to {', '.join(NAMES)}, while they train; repeat for more.",
 )
+@slots_options
 @hours_options
 @click.option("--stop", is_flag=True, help="End the worker that runs, once it has checkpointed.")
 def work(
@@ -74,9 +77,10 @@ def work(
     no_notify: bool,
     report_to: tuple[str, ...],
     hours: Hours,
+    slots: Slots,
     stop: bool,
 ) -> int:
-    """Train what is queued, one run after another, until stopped.
+    """Train what is queued, one run after another, until stopped; with slots several at a time.
 
     \b
     Examples:
@@ -84,6 +88,7 @@ def work(
       grpo-sweep work --detach --notify ./tell-me.sh
       grpo-sweep work --detach --between 22:00-08:00 --on-power
       grpo-sweep work --detach --report-to tensorboard=runs --report-to wandb=my-project
+      grpo-sweep work --devices 0,1,2,3
       grpo-sweep work --stop
       grpo-sweep work --notify 'sh -c "curl -d \\"$GRPO_SWEEP_TEXT\\" ntfy.sh/my-topic"'
 
@@ -99,7 +104,9 @@ def work(
     if report_to:
         live.leave_in_environment(parse_targets(report_to))
     if detach:
-        pid = spawn_detached(until_empty=until_empty, frozen=frozen, prewarm=prewarm, hours=hours)
+        pid = spawn_detached(
+            until_empty=until_empty, frozen=frozen, prewarm=prewarm, hours=hours, slots=slots
+        )
         say(f"started a worker in the background (pid {pid}); what it says: {home().worker_log}")
         return 0
 
@@ -122,6 +129,7 @@ def work(
             frozen=frozen,
             prewarm=prewarm,
             gate=Gate(hours),
+            slots=slots,
         )
     # A service that was asked to stop has not failed: it must not be started again.
     return 0 if code == ExitCode.INTERRUPTED and os.environ.get(ENV_SERVICE) else code

@@ -3,17 +3,18 @@
 What an outcome means for a run is decided in `next_state.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.queue.connection import Connection
 from orchestrator.queue.history import History
 from orchestrator.queue.holds import Holds
 from orchestrator.queue.next_state import LONGEST_BACKOFF_S, Next, decide
-from orchestrator.queue.queries import HALTED, HELD, Queries
+from orchestrator.queue.queries import HALTED, HELD, TAKEN, Queries
 from orchestrator.queue.rows import dump
 from orchestrator.run import (
     END_STATES,
+    FIRST_SLOT,
     Attempt,
     HoldCode,
     Outcome,
@@ -33,15 +34,15 @@ _NEXT = f"""
       AND (not_before IS NULL OR not_before <= :now OR not_before > :horizon)
       AND sweep_id NOT IN ({HELD})
       AND NOT EXISTS ({HALTED})
+      AND id NOT IN (SELECT value FROM json_each(:left_out))
     ORDER BY priority DESC, sweep_id, position LIMIT 1
 """
 
 _CLAIM = f"""
     UPDATE runs SET state = 'running', attempt = attempt + 1, deaths = deaths + 1,
         not_before = NULL, request = NULL, reason = NULL, ended = NULL, exit_code = NULL,
-        stop_code = NULL,
-        started = coalesce(started, :now)
-    WHERE id = ({_NEXT}) AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running')
+        stop_code = NULL, started = coalesce(started, :now), slot = :slot
+    WHERE id = ({_NEXT}) AND NOT EXISTS ({TAKEN})
     RETURNING id
 """
 
@@ -71,41 +72,57 @@ class Claims:
         self._holds = holds
 
     def claim(
-        self, host: str, boot_id: str, before: Callable[[Run], Before]
+        self,
+        host: str,
+        boot_id: str,
+        before: Callable[[Run], Before],
+        slot: str = FIRST_SLOT,
+        rather_not: Collection[int] = (),
     ) -> tuple[Run, Attempt] | None:
-        """Take the next queued run and open its attempt; None when nothing can be taken.
+        """Take the next queued run for a slot and open its attempt; None if nothing can be taken.
 
-        The order is priority, sweep, position. The attempt counts as a death until its end is
-        explained, so that one that takes the machine down with it is counted too. `before` looks
-        at the output folder.
+        The order is priority, sweep, position; of the runs `rather_not` one is taken only where
+        there is no other. The attempt counts as a death until its end is explained, so that one
+        that takes the machine down with it is counted too. `before` looks at the output folder.
         """
         with self._db.write():
-            claimed = self._db.read(_CLAIM, self._claimable(boot_id))
-            if not claimed:
+            run = self._take(boot_id, slot, rather_not)
+            if run is None:
                 return None
-            run = self._queries.run(claimed[0]["id"])
-            attempt = self._open_attempt(run, host, boot_id, before(run))
+            attempt = self._open_attempt(run, host, boot_id, before(run), slot)
             crashpoint("store.claiming")
         crashpoint("store.claimed")
         return run, attempt
 
-    def coming(self, boot_id: str) -> Run | None:
-        """The run that would be claimed if none were running."""
-        found = self._db.read(_NEXT, self._claimable(boot_id))
+    def _take(self, boot_id: str, slot: str, rather_not: Collection[int]) -> Run | None:
+        for left_out in ([*rather_not], []) if rather_not else ([],):
+            claimed = self._db.read(_CLAIM, {**self._claimable(boot_id, left_out), "slot": slot})
+            if claimed:
+                return self._queries.run(claimed[0]["id"])
+        return None
+
+    def coming(self, boot_id: str, left_out: Collection[int] = ()) -> Run | None:
+        """The run that would be claimed next, were a slot free; those `left_out` are none."""
+        found = self._db.read(_NEXT, self._claimable(boot_id, left_out))
         return self._queries.run(found[0]["id"]) if found else None
 
-    def _claimable(self, boot_id: str) -> dict[str, str]:
+    def _claimable(self, boot_id: str, left_out: Collection[int]) -> dict[str, str]:
         # A clock that was set back must not make a back-off of seconds one of hours.
         horizon = stamp(self._history.now(), 2 * LONGEST_BACKOFF_S)
-        return {"now": self._history.stamp(), "horizon": horizon, "boot_id": boot_id}
+        return {
+            **{"now": self._history.stamp(), "horizon": horizon, "boot_id": boot_id},
+            "left_out": dump([*left_out]),
+        }
 
-    def _open_attempt(self, run: Run, host: str, boot_id: str, before: Before) -> Attempt:
+    def _open_attempt(
+        self, run: Run, host: str, boot_id: str, before: Before, slot: str
+    ) -> Attempt:
         attempt_id = self._db.insert(
             "INSERT INTO attempts (run_id, n, host, boot_id, checkpoint, result_before, started,"
-            " log) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            " log, slot) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(run.id, run.attempt, host, boot_id),
-                *(before.checkpoint, before.result, self._history.stamp(), before.log),
+                *(before.checkpoint, before.result, self._history.stamp(), before.log, slot),
             ),
         )
         self._history.add("started", f"attempt {run.attempt}", run.sweep_id, run.id)
@@ -210,7 +227,8 @@ class Claims:
         self._db.execute(
             "UPDATE runs SET state = ?, reason = ?, request = NULL, deaths = ?, not_before = ?,"
             ' "update" = ?, updates_total = ?, metrics = ?, value = ?, wall_s = wall_s + ?,'
-            " exit_code = ?, ended = ?, stop_code = ?, rung = ? WHERE id = ? AND state = 'running'",
+            " exit_code = ?, ended = ?, stop_code = ?, rung = ?, slot = NULL"
+            " WHERE id = ? AND state = 'running'",
             (
                 *(str(then.state), then.reason, then.deaths, then.not_before),
                 *(progress.update, progress.updates_total, dump(progress.metrics), value),

@@ -3,7 +3,7 @@
 Each is one transaction, and changes what may be changed: see TRANSITIONS in `run.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
 from orchestrator.errors import NothingAffected
@@ -21,6 +21,7 @@ from orchestrator.run import (
     Run,
     RunState,
     StopRequest,
+    slot_order,
 )
 
 
@@ -144,19 +145,52 @@ class Control:
             )
             self._history.add("resumed", "asked for", sweep_id)
 
-    def pause_queue(self, reason: str = "paused") -> Run | None:
-        """Start no more runs at all; the running one, if there is one, checkpoints and waits.
+    def pause_queue(self, reason: str = "paused") -> list[Run]:
+        """Start no more runs at all; what runs checkpoints and waits.
 
-        That run; its `request` is done by the worker. Raises NothingAffected if it was paused.
+        Those runs; the worker does their `request`. Raises NothingAffected if it was paused.
         """
         with self._db.write():
             if self._db.read("SELECT 1 FROM queue WHERE paused = 1 AND halt_code = 'user'"):
                 raise NothingAffected("the queue is paused already")
             self._holds.halt(HoldCode.USER, reason, None)
-            run = self._queries.running()
-            if run is not None and run.request is None:
+            return self._stop(self._queries.running())
+
+    def _stop(self, running: list[Run]) -> list[Run]:
+        """Ask runs to checkpoint and go back into the queue."""
+        for run in running:
+            if run.request is None:
                 self._db.execute("UPDATE runs SET request = 'stop' WHERE id = ?", (run.id,))
-        return run
+        return running
+
+    def pause_slot(self, slot: str, slots: Collection[str]) -> list[Run]:
+        """Start no more runs in this slot; what runs there checkpoints and is free for another.
+
+        That run, if there is one. `slots` are those of the worker. Raises NothingAffected if the
+        slot was paused, or is none of them and trains nothing: a mistake would stay for long.
+        """
+        with self._db.write():
+            known = {*slots, *(run.slot for run in self._queries.running() if run.slot)}
+            if not known:
+                raise NothingAffected("no worker runs; its slots are those that work --slots names")
+            if slot not in known:
+                names = ", ".join(sorted(known, key=slot_order))
+                raise NothingAffected(f"slot {slot}: no such slot; there are {names}")
+            if slot in self._queries.paused_slots():
+                raise NothingAffected(f"slot {slot} is paused already")
+            self._db.execute(
+                "INSERT INTO paused_slots (slot, reason, at) VALUES (?, 'asked for', ?)",
+                (slot, self._history.stamp()),
+            )
+            self._history.add("paused", f"slot {slot}", None)
+            return self._stop([run for run in self._queries.running() if run.slot == slot])
+
+    def resume_slot(self, slot: str) -> None:
+        """Let a slot take runs again. Raises NothingAffected if it was not paused."""
+        with self._db.write():
+            if not self._db.execute("DELETE FROM paused_slots WHERE slot = ?", (slot,)):
+                raise NothingAffected(f"slot {slot} is not paused")
+            self._history.add("resumed", f"slot {slot}", None)
 
     def resume_queue(self) -> None:
         """Let the queue go on. Raises NothingAffected if it was not paused."""

@@ -4,9 +4,12 @@ Each run that is left is expected to take what like runs took: those of its swee
 sweep over the same base config, or the running run's pace. With e_i the seconds that are expected
 of run i, r the relative spread of equal runs and N the number of measured ones, the sum is off by
 r * sqrt(sum e_i^2) for the runs themselves and by r * sum e_i / sqrt(N) for the mean: the range is
-two standard deviations of both. Nothing like it measured: unknown (None), never a guess.
+two standard deviations of both. Several slots share the runs, each run in the slot that is free
+first: there the first term is r * sqrt(sum e_i^2 / slots), and the second that of the time until
+all are done. Nothing like it measured: unknown (None), never a guess.
 """
 
+import heapq
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +20,10 @@ from orchestrator.run import END_STATES, Progress, Run, RunState, Share
 # Until equal runs have shown how much they differ: a quarter, with the weight of one run.
 _SPREAD = 0.25
 _DEVIATIONS = 2.0
+# After so many rounds of equal runs each slot is as far ahead of the others as after the next.
+_ROUNDS = 8
+
+_BOUNDS = ("low_s", "likely_s", "high_s")
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,74 @@ class Work:
     to_come: int = 0
 
 
-def left(work: Work, progress: Mapping[int, Progress]) -> Span | None:
-    """The seconds that the unfinished runs of a sweep will take; None where nothing is known.
+@dataclass(frozen=True)
+class Parts:
+    """What is left of a sweep: so many runs at such a cost, in the order in which they come.
+
+    Equal runs differ by `spread`, relative to the mean of `measured` ones.
+    """
+
+    parts: Sequence[tuple[int, Span]]
+    spread: float
+    measured: int
+
+    @property
+    def span(self) -> Span:
+        """The seconds of all of them, one after the other."""
+        low, likely, high = (
+            math.fsum(n * getattr(cost, name) for n, cost in self.parts) for name in _BOUNDS
+        )
+        return Span(low, likely, high)
+
+    def off(self, likely_s: float, slots: int) -> float:
+        """How far the time until all are done may be off, where they are shared by slots."""
+        squares = math.fsum(n * cost.likely_s**2 for n, cost in self.parts) / slots
+        return _DEVIATIONS * self.spread * math.sqrt(squares + likely_s**2 / max(1, self.measured))
+
+
+class Timeline:
+    """Sweeps one after the other on so many slots, each run in the slot that is free first."""
+
+    def __init__(self, slots: int = 1) -> None:
+        self._slots = {name: [0.0] * slots for name in _BOUNDS}
+        self._until = NOTHING
+        self._until_raw = NOTHING
+        self._known = True
+
+    def after(self, parts: Parts | None) -> Span | None:
+        """When this sweep and all before it are done; None once nothing is known of one."""
+        if parts is None or not self._known:
+            self._known = False
+            return None
+        slots = len(self._slots["likely_s"])
+        own = parts.span if slots == 1 else self._shared(parts)
+        off = parts.off(own.likely_s, slots)
+        self._until += Span(max(0.0, own.low_s - off), own.likely_s, own.high_s + off)
+        return self._until
+
+    def _shared(self, parts: Parts) -> Span:
+        """By how much later all slots are free with these runs."""
+        ends = {}
+        for name, free in self._slots.items():
+            for n, cost in parts.parts:
+                _fill(free, n, getattr(cost, name))
+            ends[name] = max(free)
+        before, self._until_raw = self._until_raw, Span(**ends)
+        return Span(*(getattr(self._until_raw, name) - getattr(before, name) for name in _BOUNDS))
+
+
+def _fill(free: list[float], n: int, cost_s: float) -> None:
+    """Put n runs of a cost into the slots, a heap of the times at which they are free."""
+    # All but the last rounds of very many runs are the same in each slot.
+    rounds = max(0, n // len(free) - _ROUNDS)
+    free[:] = [at + rounds * cost_s for at in free]
+    heapq.heapify(free)
+    for _ in range(n - rounds * len(free)):
+        heapq.heapreplace(free, free[0] + cost_s)
+
+
+def parts_of(work: Work, progress: Mapping[int, Progress]) -> Parts | None:
+    """What is left of a sweep; None where nothing is known of its time.
 
     Runs that a user has paused do not count: they may stay so without end.
     """
@@ -69,13 +142,7 @@ def left(work: Work, progress: Mapping[int, Progress]) -> Span | None:
     known = [(n, cost) for n, cost in parts if cost is not None]
     if len(known) < len(parts):
         return None
-    low, likely, high = (
-        math.fsum(n * getattr(cost, name) for n, cost in known)
-        for name in ("low_s", "likely_s", "high_s")
-    )
-    squares = math.fsum(n * cost.likely_s**2 for n, cost in known)
-    off = _DEVIATIONS * costs.spread * math.sqrt(squares + likely**2 / max(1, costs.measured))
-    return Span(max(0.0, low - off), likely, high + off)
+    return Parts(known, costs.spread, costs.measured)
 
 
 def _is_put_away(run: Run) -> bool:

@@ -17,6 +17,7 @@ from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.queue.connection import Connection
 from orchestrator.queue.rows import ATTEMPT, RUN, attempt_of, overrides_in, run_of, sweep_of
 from orchestrator.run import (
+    FIRST_SLOT,
     Attempt,
     HoldCode,
     Judged,
@@ -26,6 +27,7 @@ from orchestrator.run import (
     StopRequest,
     Sweep,
     Verdict,
+    slot_order,
 )
 
 # A sweep that is held keeps its queued runs; `after` holds it until the other has nothing to do.
@@ -37,6 +39,12 @@ HELD = """
 
 # The halt of a GPU that hangs ends with the boot in which it hung.
 HALTED = "SELECT 1 FROM queue WHERE paused = 1 AND (boot_id IS NULL OR boot_id = :boot_id)"
+
+# A slot has one run at a time, and none while it is paused.
+TAKEN = """
+    SELECT 1 FROM runs WHERE state = 'running' AND coalesce(slot, '0') = :slot
+    UNION ALL SELECT 1 FROM paused_slots WHERE slot = :slot
+"""
 
 
 @dataclass(frozen=True)
@@ -167,10 +175,15 @@ class Queries:
             raise NothingAffected(f"run {run_id}: no such run; see: grpo-sweep status --all")
         return run_of(rows[0])
 
-    def running(self) -> Run | None:
-        """The run that is running, if one is."""
-        rows = self._db.read(f"{RUN} WHERE r.state = 'running'")
-        return run_of(rows[0]) if rows else None
+    def running(self) -> list[Run]:
+        """The runs that are running, in the order of their slots."""
+        found = [run_of(row) for row in self._db.read(f"{RUN} WHERE r.state = 'running'")]
+        return sorted(found, key=lambda run: slot_order(run.slot or FIRST_SLOT))
+
+    def paused_slots(self) -> list[str]:
+        """The slots that a user has paused."""
+        rows = self._db.read("SELECT slot FROM paused_slots")
+        return sorted((row[0] for row in rows), key=slot_order)
 
     def attempts(self, run_id: int) -> list[Attempt]:
         """Every attempt of the run, the first one first."""
@@ -178,14 +191,14 @@ class Queries:
         return [attempt_of(row) for row in rows]
 
     def verdict_before(self, attempt: Attempt) -> Verdict | None:
-        """How the attempt before this one ended, of whichever run; None before the first one.
+        """How the attempt before this one in its slot ended, of any run; None: it is the first.
 
         An attempt before the machine's last start does not count.
         """
         rows = self._db.read(
-            "SELECT outcome FROM attempts WHERE id < ? AND boot_id = ? AND ended IS NOT NULL"
-            " ORDER BY id DESC LIMIT 1",
-            (attempt.id, attempt.boot_id),
+            "SELECT outcome FROM attempts WHERE id < ? AND boot_id = ? AND slot = ?"
+            " AND ended IS NOT NULL ORDER BY id DESC LIMIT 1",
+            (attempt.id, attempt.boot_id, attempt.slot),
         )
         return Verdict(rows[0][0]) if rows else None
 
@@ -238,10 +251,18 @@ class Queries:
         rows = self._db.read("SELECT request FROM runs WHERE id = ?", (run_id,))
         return StopRequest(rows[0][0]) if rows and rows[0][0] else None
 
-    def trained_s(self, sweep_id: int) -> float:
-        """Seconds that the ended attempts of a sweep have trained."""
-        rows = self._db.read("SELECT sum(wall_s) FROM totals WHERE sweep_id = ?", (sweep_id,))
-        return float(rows[0][0] or 0.0)
+    def trained_s(self, sweep_id: int, but: Attempt | None = None) -> float:
+        """Seconds that the attempts of a sweep have trained, those that run included.
+
+        `but` is left out while it has not ended.
+        """
+        ended = self._db.read("SELECT sum(wall_s) FROM totals WHERE sweep_id = ?", (sweep_id,))
+        open_ones = self._db.read(
+            "SELECT sum(a.wall_s) FROM runs r JOIN attempts a ON a.run_id = r.id"
+            " WHERE r.state = 'running' AND r.sweep_id = ? AND a.ended IS NULL AND a.id IS NOT ?",
+            (sweep_id, but and but.id),
+        )
+        return float(ended[0][0] or 0.0) + float(open_ones[0][0] or 0.0)
 
     def folders(self, sweep_id: int) -> list[Path]:
         """The output folders of the sweep's runs that have begun."""
@@ -280,15 +301,16 @@ class Queries:
             " (SELECT sweep_id FROM totals WHERE state = 'queued' AND n > 0) ORDER BY id"
         )
         words = [f"sweep {name} is held: {why or 'it waits for another'}" for name, why in held]
+        words += [f"slot {slot} is paused" for slot in self.paused_slots()]
         if halted:
             return Waiting(queued, None, (f"the queue stands still: {halted}", *words))
         return Waiting(queued, ready, tuple(words))
 
     def awaiting_suggestion(self) -> list[Sweep]:
-        """The sweeps that are to choose their next setting: nothing of them waits or runs."""
+        """The sweeps that choose their next setting once a slot is free: nothing of them waits."""
         return self._sweeps(
             f"WHERE to_ask > 0 AND id NOT IN ({HELD}) AND NOT EXISTS (SELECT 1 FROM runs WHERE"
-            " sweep_id = sweeps.id AND state IN ('queued', 'running'))",
+            " sweep_id = sweeps.id AND state = 'queued')",
             {},
         )
 

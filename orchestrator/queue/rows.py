@@ -28,13 +28,13 @@ RUN = """
            r.request, r.seed, r.overrides, r.set_args, r.output_dir, s.cwd, r.tags, r.hash,
            r.attempt, r.deaths, r.not_before, r."update", r.updates_total, r.metrics, r.wall_s,
            r.exit_code, r.created, r.started, r.ended, r.value, r.rung, r.kind,
-           r.same_as, r.stop_code
+           r.same_as, r.stop_code, r.slot
     FROM runs r JOIN sweeps s ON s.id = r.sweep_id
 """
 
 ATTEMPT = (
     "SELECT id, run_id, n, host, boot_id, pid, pid_started, checkpoint, result_before, started,"
-    " ended, wall_s, exit_code, signal, outcome, reason, evidence, log, changed FROM attempts"
+    " ended, wall_s, exit_code, signal, outcome, reason, evidence, log, changed, slot FROM attempts"
 )
 
 

@@ -340,6 +340,31 @@ _STOP_CODES = (
     """,
 )
 
+# Several runs may train at once, one a slot: a device, or a share of the machine. All attempts that
+# came before had the first one. A slot that is paused gets no run.
+_SLOTS = (
+    "ALTER TABLE runs ADD COLUMN slot TEXT",
+    "ALTER TABLE attempts ADD COLUMN slot TEXT NOT NULL DEFAULT '0'",
+    "UPDATE runs SET slot = '0' WHERE state = 'running'",
+    "DROP INDEX one_running",
+    "CREATE UNIQUE INDEX one_running_a_slot ON runs (state, coalesce(slot, '0'))"
+    " WHERE state = 'running'",
+    """
+    CREATE TABLE paused_slots (
+        slot   TEXT PRIMARY KEY,
+        reason TEXT NOT NULL,
+        at     TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    "DROP VIEW attempts_view",
+    """
+    CREATE VIEW attempts_view AS
+    SELECT a.run_id AS run, s.name AS sweep, r.name, a.n, a.host, a.boot_id, a.pid, a.started,
+           a.ended, a.wall_s, a.exit_code, a.signal, a.outcome, a.reason, a.evidence, a.log, a.slot
+    FROM attempts a JOIN runs r ON r.id = a.run_id JOIN sweeps s ON s.id = r.sweep_id
+    """,
+)
+
 # One entry a version: version N is reached by running the first N of them.
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("m001_initial", _INITIAL),
@@ -349,6 +374,7 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("m005_codes", _CODES),
     ("m006_kinds", _KINDS),
     ("m007_stop_codes", _STOP_CODES),
+    ("m008_slots", _SLOTS),
 )
 VERSION = len(MIGRATIONS)
 

@@ -22,6 +22,7 @@ from orchestrator.run import (
     Plan,
     PlannedRun,
     Run,
+    RunState,
     Sweep,
 )
 from orchestrator.system.crashpoints import crashpoint
@@ -151,7 +152,7 @@ class Submissions:
         """
         with self._db.write():
             sweep, runs = self._queries.sweep_by_id(sweep_id), self._queries.runs(sweep_id)
-            if not sweep.to_ask or any(r.state in ("queued", "running") for r in runs):
+            if not sweep.to_ask or any(run.state is RunState.QUEUED for run in runs):
                 return []
             proposed = propose(sweep, runs)
             crashpoint("store.suggesting")

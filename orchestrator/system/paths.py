@@ -11,6 +11,7 @@ from pathlib import Path
 
 from grpo_core.run import protocol
 from orchestrator.errors import QueueError
+from orchestrator.run import FIRST_SLOT
 
 ENV_HOME = "GRPO_SWEEP_HOME"
 APP = "grpo-sweep"
@@ -54,10 +55,10 @@ class Home:
         """Stdout and stderr of the n-th attempt of a run."""
         return self.root / "logs" / f"run-{run_id}-{n}.log"
 
-    @property
-    def standby_log(self) -> Path:
-        """What the standby says, until its turn makes it an attempt's log."""
-        return self.root / "logs" / "standby.log"
+    def standby_log(self, slot: str) -> Path:
+        """What the standby of a slot says, until its turn makes it an attempt's log."""
+        name = "standby" if slot == FIRST_SLOT else f"standby-{slot.replace('/', '_')}"
+        return self.root / "logs" / f"{name}.log"
 
     def make(self) -> "Home":
         """The same home with its folders there, readable by their owner only; QueueError."""

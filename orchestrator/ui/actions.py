@@ -23,7 +23,7 @@ from orchestrator.text import plural, setting_value
 from orchestrator.ui.shapes import Shape
 from orchestrator.views.plan import expansion_text, forecast_text, recognised_text, set_line
 from orchestrator.worker.detach import spawn_detached
-from orchestrator.worker.serving import is_served, worker_to_stop
+from orchestrator.worker.serving import is_served, serving_worker, worker_to_stop
 
 # Where a pasted spec counts as lying, so that its relative paths start in the server's folder.
 PASTED = Path("pasted.toml")
@@ -56,7 +56,7 @@ def pause_queue(home: Home) -> str:
     """Start nothing more; what runs checkpoints and waits."""
     with Store.open(home.db) as store:
         running = store.control.pause_queue()
-    if running is not None:
+    if running:
         _tidy(home)
     return "The queue is paused."
 
@@ -66,6 +66,21 @@ def resume_queue(home: Home) -> str:
     with Store.open(home.db) as store:
         store.control.resume_queue()
     return "The queue goes on."
+
+
+def change_slot(home: Home, slot: str, action: str) -> str:
+    """Pause a slot, or let it go on. UsageError, NothingAffected."""
+    if action not in ("pause", "resume"):
+        raise UsageError(f"{action}: no such action")
+    with Store.open(home.db) as store:
+        if action == "resume":
+            store.control.resume_slot(slot)
+            return f"Slot {slot} goes on."
+        worker = serving_worker(home)
+        running = store.control.pause_slot(slot, worker.slots if worker else ())
+    if running:
+        _tidy(home)
+    return f"Slot {slot} is paused; what it trained goes on in another."
 
 
 def _tidy(home: Home) -> None:

@@ -46,7 +46,7 @@ class Change:
         self._inode: int | None = None
         self._looks = 0
         self._worker = False
-        # Files of the running run.
+        # Files of the running runs.
         self.watched: tuple[Path, ...] = ()
 
     def mark(self) -> object:
@@ -198,14 +198,15 @@ class Feed:
             self._call(to_json(shape))
 
     def _watch(self, shape: Shape) -> None:
-        """The files that tell of the running run's next step."""
-        run = shape.get("running")
-        if run is None:
-            self._change.watched = ()
-            return
+        """The files that tell of the next step of what runs."""
+        runs = [shape.get("running"), *(slot["run"] for slot in shape.get("slots", []))]
+        self._change.watched = tuple(
+            file for run in runs if run is not None for file in self._files(run)
+        )
+
+    def _files(self, run: Shape) -> tuple[Path, ...]:
         paths = RunPaths(Path(run["folder"]))
-        log = self._reader.home.attempt_log(run["id"], run["attempt"])
-        self._change.watched = (paths.log, paths.samples, log)
+        return (paths.log, paths.samples, self._reader.home.attempt_log(run["id"], run["attempt"]))
 
     def _call(self, text: str) -> None:
         assert self._loop is not None

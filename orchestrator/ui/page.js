@@ -94,7 +94,7 @@
     part("now-head", run ? { id: run.id, name: run.name, sweep: run.sweep, settings: run.settings, can: run.can,
       request: run.request, attempt: run.attempt } : idleText(), run ? drawHead : drawIdle);
     drawProgress(run);
-    part("now-after", { next: queue.next ?? [], done: queue.all_done }, drawAfter);
+    part("now-after", { next: queue.next ?? [], done: queue.all_done, slots: queue.slots ?? [] }, drawAfter);
     drawSample(run);
     drawSweeps();
     drawBest();
@@ -168,7 +168,13 @@
       h("span", {}, run.left && ["about ", h("b", {}, run.left), " left"]));
     figures.replaceChildren(...run.figures.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
   };
-  const drawAfter = ({ next, done }) => (next.length || done) && h("div", { class: "after" },
+  // Several runs at a time: what each slot trains, by itself or in its turn.
+  const drawSlot = ({ slot, paused, run }) => h("p", { class: "slot" }, `slot ${slot}: `,
+    run ? [runLink(run), ` of ${run.sweep} · ${run.progress ?? "starting"}`, run.left && ` · about ${run.left} left`] : paused ? "paused" : "free",
+    run && paused && " · pauses", act && " ", act && h("button", { type: "button", class: "do", "data-slot": slot,
+      onclick: () => press(`/api/slots/${encodeURIComponent(slot)}/${paused ? "resume" : "pause"}`) }, paused ? "Resume" : "Pause"));
+  const drawAfter = ({ next, done, slots }) => (next.length || done || slots.length > 0) && h("div", { class: "after" },
+    slots.map(drawSlot),
     next.length > 0 && h("p", {}, "next: ", next.map((run, at) => [at ? " · " : "", runLink(run),
       run.waits ? " (waits a moment after a death)" : ""])),
     done && h("p", {}, "all done ", h("b", {}, done)));

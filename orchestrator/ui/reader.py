@@ -74,18 +74,21 @@ class Reader:
     def queue(self) -> Shape:
         """What the head of the page shows now; QueueError."""
         at = datetime.now(UTC)
+        worker = serving_worker(self.home)
+        slots = worker.slots if worker else ()
         with self._open() as store:
             sweeps = store.queries.sweeps(latest=_SWEEPS)
-            view = read_overview(store, sweeps, 0, read=self._progress_of)
-            swept = () if view.running is None else store.status.swept(view.running.sweep_id)
+            view = read_overview(store, sweeps, 0, read=self._progress_of, slots=slots)
+            first = next(iter(view.running), None)
+            swept = () if first is None else store.status.swept(first.sweep_id)
             failures = [
                 run
                 for sweep in reversed(sweeps)
                 for run in store.queries.runs(sweep.id, [RunState.FAILED], _FAILURES)
                 if is_news(run, sweep, at)
             ]
-        now = Now() if view.running is None else self._now(view.running)
-        machine = Machine(serving_worker(self.home), tuple(self._warnings(sweeps)))
+        now = Now() if first is None else self._now(first)
+        machine = Machine(worker, tuple(self._warnings(sweeps)))
         failures.sort(key=lambda run: run.ended or "", reverse=True)
         return queue_shape(view, machine, replace(now, swept=swept), failures[:_FAILURES], at)
 
@@ -114,8 +117,7 @@ class Reader:
     def latest_sweep(self) -> int | None:
         """The sweep of the running run, else the latest one."""
         with self._open() as store:
-            running = store.queries.running()
-            if running is not None:
+            for running in store.queries.running():
                 return running.sweep_id
             sweeps = store.queries.sweeps(latest=1)
             return sweeps[-1].id if sweeps else None

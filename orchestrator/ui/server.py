@@ -113,6 +113,7 @@ def _routes(site: Site) -> list[Route]:
         Route("/api/runs/{id:int}", _answer(lambda request: reader.run(_id(request)))),
         Route("/api/runs/{id:int}/curves", _answer(partial(_run_curves, reader))),
         Route("/api/runs/{id:int}/{action}", partial(_change_run, site), methods=["POST"]),
+        Route("/api/slots/{slot}/{action}", partial(_change_slot, site), methods=["POST"]),
         Route("/api/queue/pause", _button(site, actions.pause_queue), methods=["POST"]),
         Route("/api/queue/resume", _button(site, actions.resume_queue), methods=["POST"]),
         Route("/api/worker/start", _button(site, actions.start_worker), methods=["POST"]),
@@ -158,6 +159,13 @@ def _button(site: Site, act: Callable[[Home], str]) -> Handler:
 async def _change_run(site: Site, request: Request) -> Response:
     action = request.path_params["action"]
     message = await run_in_threadpool(actions.change_run, site.home, _id(request), action)
+    site.feed.nudge()
+    return _json({"message": message})
+
+
+async def _change_slot(site: Site, request: Request) -> Response:
+    slot, action = (request.path_params[name] for name in ("slot", "action"))
+    message = await run_in_threadpool(actions.change_slot, site.home, slot, action)
     site.feed.nudge()
     return _json({"message": message})
 

@@ -91,6 +91,7 @@ def queue_shape(
         "halted": view.halted,
         "all_done": _all_done(view, machine, at),
         "running": running_shape(view, now),
+        "slots": slots_shape(view),
         "next": [_next_shape(run, stamp(at)) for run in view.next_runs],
         "failures": [failure_shape(run) for run in failures],
         "sweeps": [
@@ -118,10 +119,10 @@ def _all_done(view: Overview, machine: Machine, at: datetime) -> str | None:
 
 
 def running_shape(view: Overview, now: Now) -> Shape | None:
-    """The run that trains; null where none does."""
-    run = view.running
-    if run is None:
+    """The run that trains, of several the first; null where none does."""
+    if not view.running:
         return None
+    run = view.running[0]
     known = view.progress[run.id]
     share = known.update / known.updates_total if known.updates_total and known.update else 0.0
     return {
@@ -141,6 +142,32 @@ def running_shape(view: Overview, now: Now) -> Shape | None:
         "lines": now.lines,
         "epoch": now.epoch,
         "samples": [sample_shape(sample) for sample in _worst_and_best(now.samples)],
+    }
+
+
+def slots_shape(view: Overview) -> list[Shape]:
+    """What each slot trains; nothing to say where there is one, and it is not paused."""
+    if len(view.slots) < 2 and not any(slot.paused for slot in view.slots):
+        return []
+    runs = {run.id: run for run in view.running}
+    return [
+        {
+            "slot": slot.name,
+            "paused": slot.paused,
+            "run": None if slot.run is None else _slot_run(runs[slot.run], view),
+        }
+        for slot in view.slots
+    ]
+
+
+def _slot_run(run: Run, view: Overview) -> Shape:
+    known = view.progress[run.id]
+    return {
+        **_name_shape(run),
+        "folder": str(run.folder),
+        "attempt": run.attempt,
+        "progress": None if known.update is None else updates_text(known),
+        "left": None if known.left_s is None else duration(known.left_s),
     }
 
 

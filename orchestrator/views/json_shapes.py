@@ -33,12 +33,12 @@ def status_shape(
     worker: ServingWorker | None,
     view: Overview,
     documents: Iterable[tuple[int, str]],
-    warnings: Sequence[Slowdown | Illness] = (),
+    warnings: Sequence[tuple[int, Slowdown | Illness]] = (),
 ) -> Shape:
     """`status --json`; `queue` is about all sweeps that are neither done nor held.
 
-    `documents` are the runs as (id, JSON), each as it was recorded last; `warnings` are about the
-    run that trains.
+    `documents` are the runs as (id, JSON), each as it was recorded last; `warnings` are about
+    runs that train, by their ids.
     """
     return {
         "worker": {
@@ -47,9 +47,12 @@ def status_shape(
             "stopped": worker is not None and worker.stopped,
             "waits": worker and worker.waits,
         },
+        "slots": [
+            {"slot": slot.name, "paused": slot.paused, "run": slot.run} for slot in view.slots
+        ],
         "queue": {
             "halted": view.halted,
-            "suspended": view.suspended,
+            "suspended": next(iter(view.suspended.values()), None),
             "next": [run.id for run in view.next_runs],
             **_eta(view.whole),
         },
@@ -60,9 +63,7 @@ def status_shape(
         "runs": [
             JsonText(_with_progress(text, view.progress.get(run_id))) for run_id, text in documents
         ],
-        "warnings": [
-            {"run": view.running and view.running.id, **warning_shape(one)} for one in warnings
-        ],
+        "warnings": [{"run": run_id, **warning_shape(one)} for run_id, one in warnings],
     }
 
 

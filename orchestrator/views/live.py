@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator.queue.store import Store
-from orchestrator.run import Progress, Run, RunState, Sweep
+from orchestrator.run import FIRST_SLOT, Progress, Run, RunState, Sweep, slot_order
 from orchestrator.system.paths import Home
 from orchestrator.system.processes import boot_id
 from orchestrator.text import counts, duration, number, plural
@@ -26,6 +26,9 @@ from orchestrator.views.now import (
 from orchestrator.views.overview import read_overview, updates_text
 from orchestrator.views.tables import STATE_STYLES, left_text
 from orchestrator.worker.events import Event, EventKind
+from orchestrator.worker.serving import serving_worker
+
+_SEEN = (EventKind.STARTED, EventKind.ADOPTED, EventKind.PROGRESS)
 
 # In a file every tenth of a run is a line, not every update.
 _STEPS = 10
@@ -110,7 +113,7 @@ class Lines:
     def __init__(self, write: Callable[[str], None], home: Home | None = None) -> None:
         self._write = write
         self._home = home
-        self._step = 0
+        self._steps: dict[int, int] = {}
 
     def __call__(self, event: Event) -> None:
         """Say what has happened."""
@@ -122,17 +125,18 @@ class Lines:
         elif event.kind is EventKind.PROGRESS:
             self._progress(run, event.progress or Progress())
         elif event.kind is EventKind.ENDED:
+            self._steps.pop(run.id, None)
             self._write(f"run {run.id} {run.name}: {ended_text(run, event.progress)}")
         else:
             # Not at other news: the next trainer gets ready while this run goes on.
             if event.kind in (EventKind.STARTED, EventKind.ADOPTED):
-                self._step = 0
+                self._steps[run.id] = 0
             self._write(f"run {run.id} {run.name}: {event.kind}, {event.text}")
 
     def _progress(self, run: Run, now: Progress) -> None:
         step = _STEPS * (now.update or 0) // now.updates_total if now.updates_total else 0
-        if step > self._step:
-            self._step = step
+        if step > self._steps.get(run.id, 0):
+            self._steps[run.id] = step
             self._write(f"run {run.id} {run.name}: {progress_text(run, now)}")
 
     def __enter__(self) -> Self:
@@ -146,14 +150,13 @@ class Lines:
 
 
 class LiveView:
-    """The running run and what is left, redrawn in place; ended runs stay above as lines."""
+    """What runs and what is left, redrawn in place; ended runs stay above as lines."""
 
     def __init__(self, home: Home, console: Console) -> None:
         self._home = home
         self._console = console
-        self._run: Run | None = None
-        self._progress = Progress()
-        self._seen_at = time.monotonic()
+        # By slot: the run there, how far it was when it was seen last, and when that was.
+        self._runs: dict[str, tuple[Run, Progress, float]] = {}
         self._status = ""
         self._queue = Text()
         self._counted = -_RECOUNT_S
@@ -185,11 +188,16 @@ class LiveView:
             self._console.print(end_text(self._home), style="dim", soft_wrap=True)
         if event.kind is EventKind.ENDED and event.run is not None:
             self._print_ended(event.run, event.progress)
-            self._run = None
-        elif event.kind in (EventKind.STARTED, EventKind.ADOPTED, EventKind.PROGRESS):
-            self._run, self._progress = event.run, event.progress or Progress()
-            self._seen_at = time.monotonic()
+            self._keep(event.run, None)
+        elif event.run is not None and event.kind in _SEEN:
+            self._keep(event.run, event.progress or Progress())
         self._recount(force=event.kind is not EventKind.PROGRESS)
+
+    def _keep(self, run: Run, now: Progress | None) -> None:
+        """Note how far a run is, None: it has ended; a new mapping, for another thread draws."""
+        others = {slot: seen for slot, seen in self._runs.items() if seen[0].id != run.id}
+        own = {} if now is None else {run.slot or FIRST_SLOT: (run, now, time.monotonic())}
+        self._runs = others | own
 
     def _print_ended(self, run: Run, progress: Progress | None) -> None:
         mark = {RunState.COMPLETED: "✓", RunState.QUEUED: "↻"}.get(run.state, "✗")
@@ -206,17 +214,22 @@ class LiveView:
 
     def _render(self) -> Group:
         """Called by the drawing thread; reads only what one assignment has put there."""
-        lines = [] if self._run is None else self._run_lines(self._run, self._progress)
+        runs = self._runs
+        lines = [
+            line
+            for slot in sorted(runs, key=slot_order)
+            for line in self._run_lines(*runs[slot], slot if len(runs) > 1 else None)
+        ]
         if self._status:
             lines.append(Text(self._status, style="dim", overflow="ellipsis", no_wrap=True))
         return Group(*lines, self._queue)
 
-    def _run_lines(self, run: Run, now: Progress) -> list[Text]:
+    def _run_lines(self, run: Run, now: Progress, seen_at: float, slot: str | None) -> list[Text]:
         rest = now.left_s
         if rest is not None:
-            rest = max(0.0, rest - (time.monotonic() - self._seen_at))
+            rest = max(0.0, rest - (time.monotonic() - seen_at))
         note = last_text(self._home, run) if now.update is None else ""
-        return run_lines(run, now, self._cache.of(run), self._console.width, rest, note)
+        return run_lines(run, now, self._cache.of(run), self._console.width, rest, note, slot)
 
 
 def _open_queue(home: Home) -> Store:
@@ -225,11 +238,12 @@ def _open_queue(home: Home) -> Store:
 
 def _queue_line(home: Home) -> Text:
     """`demo: 2 completed, 1 running, 3 queued · 2m 10s – 2m 50s left · Ctrl-C stops safely`."""
+    worker = serving_worker(home)
     with _open_queue(home) as store:
         open_sweeps = [
             s for s in store.queries.sweeps(latest=0) if s.state in ("queued", "running")
         ]
-        view = read_overview(store, open_sweeps)
+        view = read_overview(store, open_sweeps, slots=worker.slots if worker else ())
     line = Text(overflow="ellipsis", no_wrap=True)
     line.append(_sweep_text(open_sweeps))
     if open_sweeps and view.whole is not None:

@@ -29,7 +29,7 @@ from orchestrator.text import (
     span,
     sparkline,
 )
-from orchestrator.views.overview import UNFINISHED, Overview, updates_text
+from orchestrator.views.overview import UNFINISHED, Overview, SlotStatus, updates_text
 from orchestrator.worker.serving import ServingWorker
 
 SPARK_WIDTH = 24
@@ -122,10 +122,14 @@ def run_lines(
     width: int,
     rest_s: float | None,
     note: str = "",
+    slot: str | None = None,
 ) -> list[Text]:
-    """The run that trains: its name, a bar with the time left, its figures; `note` before that."""
+    """A run that trains: its name, a bar with the time left, its figures; `note` before that.
+
+    `slot` is named where there are several.
+    """
     width = max(20, min(width, MOST_WIDTH))
-    lines = [_head(run)]
+    lines = [_head(run, slot)]
     if now.update is None:
         lines[0].append("  starting")
         return [*lines, *([_cut(Text(_INDENT + note, style="dim"))] if note else [])]
@@ -140,7 +144,7 @@ def run_lines(
     return [*lines, *flow(_figures(now, curves), width), *warnings]
 
 
-def _head(run: Run) -> Text:
+def _head(run: Run, slot: str | None) -> Text:
     asked = {"cancel": "  cancelling", "pause": "  pausing"}.get(run.request or "", "")
     attempt = f"  attempt {run.attempt}" if run.attempt > 1 else ""
     return _cut(
@@ -148,6 +152,7 @@ def _head(run: Run) -> Text:
             ("▶ ", "cyan"),
             (f"{run.id} {run.name}", "bold"),
             (f" of {run.sweep}", "dim"),
+            ("" if slot is None else f"  slot {slot}", "dim"),
             attempt,
             (asked, "yellow"),
         )
@@ -227,7 +232,18 @@ def worker_line(worker: ServingWorker) -> Text:
         return Text(f"{words}kill -CONT {worker.pid}", style="yellow")
     if worker.waits:
         return Text(f"worker waits ({worker.who}): {worker.waits}", style="yellow")
-    return Text(f"worker runs ({worker.who})", style="dim")
+    slots = f", {len(worker.slots)} slots" if len(worker.slots) > 1 else ""
+    return Text(f"worker runs ({worker.who}){slots}", style="dim")
+
+
+def paused_line(slots: Sequence[SlotStatus]) -> Text | None:
+    """The slots that a user has paused."""
+    names = [slot.name for slot in slots if slot.paused]
+    if not names:
+        return None
+    words = f"{'slot' if len(names) == 1 else 'slots'} {', '.join(names)} paused; go on with: "
+    words += "; ".join(f"grpo-sweep resume --slot {name}" for name in names)
+    return Text(words, style="yellow")
 
 
 def whole_line(view: Overview, worker: ServingWorker | None, now: datetime) -> Text | None:

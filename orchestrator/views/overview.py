@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.queue.eta import NOTHING, Span, Work, left
+from orchestrator.queue.eta import NOTHING, Span, Timeline, Work, parts_of
 from orchestrator.queue.store import Store
 from orchestrator.results.training_log import ProgressReader, read_progress
-from orchestrator.run import Attempt, Progress, Run, RunState, Sweep
+from orchestrator.run import FIRST_SLOT, Progress, Run, RunState, Sweep, slot_order
 from orchestrator.system.processes import boot_id, is_process, is_stopped
 from orchestrator.text import UNKNOWN
 
@@ -73,12 +73,21 @@ class SweepStatus:
 
 
 @dataclass(frozen=True)
+class SlotStatus:
+    """A slot of the worker, and the id of the run that trains there."""
+
+    name: str
+    paused: bool = False
+    run: int | None = None
+
+
+@dataclass(frozen=True)
 class Overview:
     """Sweeps with runs to show, how far those are, and how long everything will take.
 
     `left` is the time until a sweep is done, with those before it; None where it is unknown, or
     where it is held or over. `whole` is the time until the queue is done; held sweeps left out.
-    `suspended` is the pid of the running run's trainer where that is stopped, as by Ctrl-Z.
+    `suspended` are the pids of trainers that are stopped, as by Ctrl-Z, by run.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -89,10 +98,15 @@ class Overview:
     waits_for: Mapping[int, str | None] = field(default_factory=dict)
     best: Mapping[int, Run | None] = field(default_factory=dict)
     swept: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    running: Run | None = None
+    running: tuple[Run, ...] = ()
     next_runs: tuple[Run, ...] = ()
     halted: str | None = None
-    suspended: int | None = None
+    suspended: Mapping[int, int] = field(default_factory=dict)
+    slots: tuple[SlotStatus, ...] = ()
+
+    def slot_of(self, run: Run) -> str | None:
+        """The slot that trains a run, where there are several."""
+        return run.slot if len(self.slots) > 1 else None
 
 
 def read_overview(
@@ -101,11 +115,12 @@ def read_overview(
     most: int | None = 0,
     rows: Mapping[int, int | None] | None = None,
     read: Callable[[Run], Progress] = progress_of,
+    slots: Sequence[str] = (),
 ) -> Overview:
     """An overview with at most `most` runs of each sweep (None: all): what runs or failed first.
 
-    `rows` says so for single sweeps; `read` gives the progress of a run. Reads no more runs than it
-    shows, and those that have begun: a queue may hold very many.
+    `rows` says so for single sweeps; `read` gives the progress of a run; `slots` are those of the
+    worker. Reads no more runs than it shows, and those that have begun: a queue may hold very many.
     """
     boot = boot_id()
     statuses = [_status_of(store, sweep, (rows or {}).get(sweep.id, most)) for sweep in sweeps]
@@ -119,16 +134,28 @@ def read_overview(
         store.status.next_runs(boot, _NEXT_SHOWN),
         store.queries.halted(boot),
         read,
-        None if running is None else _suspended(store.queries.attempts(running.id)),
+        _suspended(store, running),
+        _slots(slots, running, store.queries.paused_slots()),
     )
 
 
-def _suspended(attempts: Sequence[Attempt]) -> int | None:
-    """The pid of the trainer of the latest attempt, if it lives and is stopped."""
-    if not attempts or (pid := attempts[-1].pid) is None:
-        return None
-    lives = is_process(pid, attempts[-1].pid_started, attempts[-1].boot_id)
-    return pid if lives and is_stopped(pid) else None
+def _suspended(store: Store, running: Sequence[Run]) -> dict[int, int]:
+    """The pids of trainers that live and are stopped, by run."""
+    found = {}
+    for run in running:
+        last = next(iter(store.queries.attempts(run.id)[-1:]), None)
+        if last is None or last.pid is None:
+            continue
+        if is_process(last.pid, last.pid_started, last.boot_id) and is_stopped(last.pid):
+            found[run.id] = last.pid
+    return found
+
+
+def _slots(known: Sequence[str], running: Sequence[Run], paused: Sequence[str]) -> list[SlotStatus]:
+    """The slots of the worker, and any other in which a run trains or which is paused."""
+    runs = {run.slot or FIRST_SLOT: run.id for run in running}
+    names = sorted({*known, *runs, *paused}, key=slot_order)
+    return [SlotStatus(name, name in paused, runs.get(name)) for name in names]
 
 
 def _status_of(store: Store, sweep: Sweep, most: int | None) -> SweepStatus:
@@ -163,19 +190,20 @@ def _work(store: Store, sweep: Sweep) -> Work:
 def overview(
     statuses: Sequence[SweepStatus],
     others: Sequence[SweepStatus] = (),
-    running: Run | None = None,
+    running: Sequence[Run] = (),
     next_runs: Sequence[Run] = (),
     halted: str | None = None,
     read: Callable[[Run], Progress] = progress_of,
-    suspended: int | None = None,
+    suspended: Mapping[int, int] | None = None,
+    slots: Sequence[SlotStatus] = (),
 ) -> Overview:
     """Everything that a status shows about some sweeps; the `others` only take their time."""
     every = (*statuses, *others)
     known = {run.id: run for of in every for run in (*of.runs, *of.work.begun)}
-    if running is not None:
-        known[running.id] = running
+    known |= {run.id: run for run in running}
     progress = {run_id: read(run) for run_id, run in known.items()}
-    until, whole = _until(every, progress, halted=halted is not None)
+    open_slots = sum(not slot.paused for slot in slots)
+    until, whole = _until(every, progress, max(1, open_slots), halted=halted is not None)
     return Overview(
         sweeps=tuple(of.sweep for of in statuses),
         runs={of.sweep.id: tuple(of.runs) for of in statuses},
@@ -185,27 +213,29 @@ def overview(
         waits_for={of.sweep.id: of.waits_for for of in statuses},
         best={of.sweep.id: of.best for of in statuses},
         swept={of.sweep.id: of.swept for of in statuses},
-        running=running,
+        running=tuple(running),
         next_runs=tuple(next_runs),
         halted=halted,
-        suspended=suspended,
+        suspended=suspended or {},
+        slots=tuple(slots),
     )
 
 
 def _until(
-    statuses: Sequence[SweepStatus], progress: Mapping[int, Progress], *, halted: bool
+    statuses: Sequence[SweepStatus], progress: Mapping[int, Progress], slots: int, *, halted: bool
 ) -> tuple[dict[int, Span | None], Span | None]:
     """The time until each sweep is done, one after the other, and until all of them are.
+
+    So many `slots` share the runs.
 
     Nobody knows when a queue that stands still goes on.
     """
     if halted:
         return {of.sweep.id: None for of in statuses}, None
+    line = Timeline(slots)
     ahead: Span | None = NOTHING
     until: dict[int, Span | None] = {of.sweep.id: None for of in statuses}
     for of in sorted(statuses, key=lambda of: (-of.sweep.priority, of.sweep.id)):
         if of.sweep.state in ("queued", "running") and not of.sweep.paused:
-            own = left(of.work, progress)
-            ahead = None if ahead is None or own is None else ahead + own
-            until[of.sweep.id] = ahead
+            ahead = until[of.sweep.id] = line.after(parts_of(of.work, progress))
     return until, ahead

@@ -3,7 +3,7 @@
 `status` prints it once, `watch` redraws it. What is in it was gathered by `overview.py`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
@@ -15,6 +15,7 @@ from orchestrator.views.now import (
     CurveCache,
     flow,
     next_line,
+    paused_line,
     run_lines,
     whole_line,
     worker_line,
@@ -51,19 +52,19 @@ def status_picture(
     width: int,
     now: datetime,
     *,
-    note: str = "",
+    notes: Mapping[int, str] | None = None,
     cache: CurveCache | None = None,
     sparklines: bool = False,
     alone: bool = False,
 ) -> Group:
     """The lines and tables of a status, for a terminal of `width` columns.
 
-    `note` is what the trainer says before its first update; `cache` remembers logs that were
-    read before; with `sparklines` each run of a table gets its own; `alone` is a sweep that was
-    asked for by its name.
+    `notes` are what trainers say before their first update, by run; `cache` remembers logs that
+    were read before; with `sparklines` each run of a table gets its own; `alone` is a sweep that
+    was asked for by its name.
     """
     found = cache or CurveCache()
-    blocks = [_now(view, worker, width, now, note, found)]
+    blocks = [_now(view, worker, width, now, notes or {}, found)]
     for sweep in view.sweeps:
         blocks.append(_sweep(sweep, view, width, found if sparklines else None, alone))
     # A group: printed one by one, lines that are to be cut would be folded.
@@ -82,7 +83,7 @@ def _now(
     worker: ServingWorker | None,
     width: int,
     now: datetime,
-    note: str,
+    notes: Mapping[int, str],
     cache: CurveCache,
 ) -> list[RenderableType]:
     """Who works, on what, what comes then, and when it will be over."""
@@ -94,17 +95,17 @@ def _now(
     if view.halted:
         words = f"the queue stands still: {view.halted}; go on with: grpo-sweep resume --queue"
         lines.append(Text(words, style="yellow"))
-    if view.running is not None:
-        progress = view.progress[view.running.id]
-        curves = cache.of(view.running)
-        rest = progress.left_s
-        lines += run_lines(view.running, progress, curves, width, rest, note)
-        if view.suspended is not None:
-            words = (
-                f"its trainer is stopped (pid {view.suspended}), as by Ctrl-Z; it goes on with: "
-            )
-            lines.append(Text(f"  {words}kill -CONT {view.suspended}", style="yellow"))
-    if worker is not None or view.running is not None:
+    paused = paused_line(view.slots)
+    lines += [paused] if paused is not None else []
+    for run in view.running:
+        progress = view.progress[run.id]
+        note = notes.get(run.id, "")
+        curves, slot = cache.of(run), view.slot_of(run)
+        lines += run_lines(run, progress, curves, width, progress.left_s, note, slot)
+        if (pid := view.suspended.get(run.id)) is not None:
+            words = f"its trainer is stopped (pid {pid}), as by Ctrl-Z; it goes on with: "
+            lines.append(Text(f"  {words}kill -CONT {pid}", style="yellow"))
+    if worker is not None or view.running:
         follows = next_line(view.next_runs, stamp(now))
         lines += [follows] if follows is not None else []
     done = whole_line(view, worker, now)

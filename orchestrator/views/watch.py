@@ -52,6 +52,7 @@ class StatusReader:
 
     def read(self, lines: int | None) -> "Snapshot":
         """The queue now, for a terminal of so many lines; QueueError, NothingAffected."""
+        worker = serving_worker(self._home)
         with Store.open(self._home.db, readonly=True) as store:
             sweeps = (
                 [store.queries.sweep(self._sweep)]
@@ -59,8 +60,9 @@ class StatusReader:
                 else store.queries.sweeps(latest=2)
             )
             rows = rows_for(sweeps, _rows(lines, len(sweeps)))
-            view = read_overview(store, sweeps, 0, rows, self._readers.of)
-        return Snapshot(self._home, view, serving_worker(self._home), self._cache)
+            slots = worker.slots if worker else ()
+            view = read_overview(store, sweeps, 0, rows, self._readers.of, slots)
+        return Snapshot(self._home, view, worker, self._cache)
 
 
 def _rows(lines: int | None, sweeps: int) -> int:
@@ -83,20 +85,20 @@ class Snapshot:
     @property
     def is_over(self) -> bool:
         """Nothing runs, and nothing waits that is not held."""
-        return self._view.running is None and not any(map(is_open, self._view.sweeps))
+        return not self._view.running and not any(map(is_open, self._view.sweeps))
 
     def picture(self, width: int) -> RenderableType:
         """What a terminal of that width shows."""
         view = self._view
         if not view.sweeps:
             return Text(EMPTY)
-        note = "" if view.running is None else last_text(self._home, view.running)
+        notes = {run.id: last_text(self._home, run) for run in view.running}
         return status_picture(
             view,
             self._worker,
             width,
             datetime.now(UTC),
-            note=note,
+            notes=notes,
             cache=self._cache,
             sparklines=True,
         )
@@ -105,11 +107,10 @@ class Snapshot:
         """Differs from that of another snapshot where what changed is worth printing."""
         view = self._view
         counts = [(s.id, s.state, sorted(s.counts.items()), s.to_ask) for s in view.sweeps]
-        return (self._worker, view.halted, counts, self._step(view.running))
+        paused = [slot.name for slot in view.slots if slot.paused]
+        return (self._worker, view.halted, paused, counts, [*map(self._step, view.running)])
 
-    def _step(self, run: Run | None) -> tuple[int, int, int] | None:
-        if run is None:
-            return None
+    def _step(self, run: Run) -> tuple[int, int, int]:
         now = self._view.progress[run.id]
         step = _STEPS * (now.update or 0) // now.updates_total if now.updates_total else 0
         return (run.id, run.attempt, step)

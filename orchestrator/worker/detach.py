@@ -19,6 +19,7 @@ from orchestrator.worker.serving import (
     serving_worker,
     worker_alive,
 )
+from orchestrator.worker.slots import Slots
 
 _DETACH_WAIT_S = 20.0
 _STOP_POLL_S = 0.1
@@ -31,6 +32,7 @@ def spawn_detached(
     frozen: bool = False,
     prewarm: bool | None = None,
     hours: Hours | None = None,
+    slots: Slots | None = None,
 ) -> int:
     """Start a worker that outlives this terminal; its pid, once it serves the queue.
 
@@ -40,7 +42,7 @@ def spawn_detached(
     home = (home or paths.home()).make()
     if is_served(home):
         raise WorkerBusy(busy_text(home))
-    words = command(frozen=frozen, prewarm=prewarm, hours=hours)
+    words = command(frozen=frozen, prewarm=prewarm, hours=hours, slots=slots)
     words += ["--until-empty"] if until_empty else []
     with open(home.worker_log, "ab") as log:
         process = subprocess.Popen(
@@ -57,13 +59,17 @@ def spawn_detached(
 
 
 def command(
-    *, frozen: bool = False, prewarm: bool | None = None, hours: Hours | None = None
+    *,
+    frozen: bool = False,
+    prewarm: bool | None = None,
+    hours: Hours | None = None,
+    slots: Slots | None = None,
 ) -> list[str]:
     """The command of a worker that starts without a terminal."""
     words = [sys.executable, "-P", "-m", "orchestrator", "work"]
     words += ["--frozen"] if frozen else []
     words += {None: [], True: ["--prewarm"], False: ["--no-prewarm"]}[prewarm]
-    return words + (hours or Hours()).words()
+    return [*words, *(slots or Slots()).words(), *(hours or Hours()).words()]
 
 
 def _await_worker(process: "subprocess.Popen[bytes]", home: Home) -> None:

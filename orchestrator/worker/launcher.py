@@ -245,8 +245,11 @@ def launch(
     home: Home,
     trainer: Sequence[str] = TRAINER,
     earlier: Sequence[Attempt] = (),
+    slot_env: Mapping[str, str] | None = None,
 ) -> Launched:
     """Start the trainer of an attempt after earlier ones; LaunchError if no process can be made.
+
+    `slot_env` is what its slot sets in its environment.
 
     QueueBusy where the machine has no room for it just now: disk, processes or open files.
     """
@@ -264,7 +267,8 @@ def launch(
             log.write(header(run, attempt.n, argv))
             log.flush()
             halved = halvings(earlier, attempt.checkpoint)
-            env = environment(run, {ENV_ATTEMPT: attempt_token(attempt, home)}, halved)
+            own = {**(slot_env or {}), ENV_ATTEMPT: attempt_token(attempt, home)}
+            env = environment(run, own, halved)
             process = spawn(argv, run.cwd, log, lock, env)
     except OSError as e:
         lock.release()

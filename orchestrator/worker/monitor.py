@@ -45,10 +45,11 @@ class RunMonitor:
         store: Store,
         listen: Listener,
         patience: Patience,
-        sweep_trained_s: float,
         from_start: bool,
         gate: Gate,
+        alone: bool = True,
     ) -> None:
+        """`alone`: no other run trains meanwhile."""
         self._run = run
         self._attempt = attempt
         self._sweep = sweep
@@ -59,13 +60,12 @@ class RunMonitor:
         self._seen = Progress()
         self._lock_words = ""
         self._patience = patience
-        self._sweep_s = sweep_trained_s
         self._sweep_bytes = 0
         self.trained = TrainedTime(attempt.wall_s, from_start=from_start)
         self._looked = self._noted = time.monotonic()
         self._measured = float("-inf")
         self.memory = processes.MemoryWitness(attempt.pid)
-        self._stop_monitor = StopMonitor(run, sweep, lambda: store.queries.runs(sweep.id))
+        self._stop_monitor = StopMonitor(run, sweep, lambda: store.queries.runs(sweep.id), alone)
         self.because: Because | None = None
         files = (Path(attempt.log), RunPaths(run.folder).log)
         self._silence = SilenceWatch(sweep.limits.stall_s, files)
@@ -109,15 +109,26 @@ class RunMonitor:
         if terminator.asked is not None:
             return
         wall_s = self.trained.seconds
-        used = Used(self._run.wall_s + wall_s, self._sweep_s + wall_s, self._bytes())
+        used = Used(self._run.wall_s + wall_s, self._sweep_s() + wall_s, self._bytes())
         found = breach(self._sweep.limits, used)
         if found is None:
             return
         if found.hold is None:
             terminator.ask(StopRequest.TIMEOUT)
             return
-        self._store.holds.hold_sweep(self._sweep.id, found.hold, found.text)
+        # Another slot may have held it for that, and a user may have lifted the limit since.
+        self._sweep = self._store.queries.sweep_of(self._run)
+        if breach(self._sweep.limits, used) is None:
+            return
+        if not self._sweep.paused:
+            self._store.holds.hold_sweep(self._sweep.id, found.hold, found.text)
         terminator.ask(StopRequest.STOP)
+
+    def _sweep_s(self) -> float:
+        """What the sweep's other attempts have trained; asked only where a limit wants it."""
+        if self._sweep.limits.wall_s is None:
+            return 0.0
+        return self._store.queries.trained_s(self._sweep.id, but=self._attempt)
 
     def _judge(self, terminator: Terminator) -> None:
         """Keep the sweep's stop rule."""

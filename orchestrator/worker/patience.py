@@ -36,7 +36,7 @@ class Patience:
             try:
                 return do()
             except QueueBusy as e:
-                if self._stops.count:
+                if self._stops.over:
                     raise
                 self.wait(e)
 

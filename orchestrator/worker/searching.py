@@ -8,7 +8,7 @@ from orchestrator.worker.events import Event, EventKind, Listener
 
 
 def suggest_next(store: Store, listen: Listener) -> bool:
-    """Let each search whose runs are all done choose its next setting; whether one did."""
+    """Let each search of which nothing waits choose its next setting; whether one did."""
     suggested = False
     for sweep in store.queries.awaiting_suggestion():
         # Takes time to load, and only a search needs it.

@@ -8,12 +8,13 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from grpo_core.run.atomic import read_json
 from orchestrator.errors import NothingAffected, SweepError, WorkerBusy
+from orchestrator.run import FIRST_SLOT
 from orchestrator.system import paths
 from orchestrator.system.locks import FileLock, is_held, try_lock
 from orchestrator.system.paths import Home
@@ -35,6 +36,8 @@ class ServingWorker:
     stopped: bool = False
     """Suspended, as by Ctrl-Z."""
     waits: str | None = None
+    slots: tuple[str, ...] = (FIRST_SLOT,)
+    """The names of its slots."""
 
     @property
     def who(self) -> str:
@@ -50,8 +53,13 @@ def serving_worker(home: Home | None = None) -> ServingWorker | None:
     holder = _holder(home)
     if (pid := _living_pid(holder)) is None:
         return ServingWorker(None)
-    waits = holder.get("waits")
-    return ServingWorker(pid, is_stopped(pid), waits if isinstance(waits, str) else None)
+    waits, slots = holder.get("waits"), holder.get("slots")
+    return ServingWorker(
+        pid,
+        is_stopped(pid),
+        waits if isinstance(waits, str) else None,
+        tuple(map(str, slots)) if isinstance(slots, list) and slots else (FIRST_SLOT,),
+    )
 
 
 def is_served(home: Home | None = None) -> bool:
@@ -86,13 +94,15 @@ def worker_to_stop(home: Home | None = None) -> int:
 class Serving:
     """Held by the one worker; its lock says which process that is, for people and for signals."""
 
-    def __init__(self, lock: FileLock) -> None:
+    def __init__(self, lock: FileLock, slots: Sequence[str] = (FIRST_SLOT,)) -> None:
         self._lock = lock
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._holder = {
+        self._holder: dict[str, object] = {
             **{"pid": os.getpid(), "pid_started": start_time(os.getpid()), "boot_id": boot_id()},
             **{"host": socket.gethostname(), "started": started},
         }
+        if (*slots,) != (FIRST_SLOT,):
+            self._holder["slots"] = [*slots]
         self._waits: str | None = None
         self._write()
 
@@ -126,13 +136,13 @@ class Serving:
 
 
 @contextmanager
-def serve_alone(home: Home) -> Iterator[Serving]:
-    """Be the one worker of the queue; WorkerBusy when another is."""
+def serve_alone(home: Home, slots: Sequence[str] = (FIRST_SLOT,)) -> Iterator[Serving]:
+    """Be the one worker of the queue, with these slots; WorkerBusy when another is."""
     lock = try_lock(home.worker_lock, _LOCK_WAIT_S)
     if lock is None:
         raise WorkerBusy(busy_text(home))
     with lock:
-        yield Serving(lock)
+        yield Serving(lock, slots)
 
 
 def holder_pid(home: Home) -> int | None:

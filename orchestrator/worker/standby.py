@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,14 +34,15 @@ from orchestrator.worker.launcher import (
     spawn,
     standby_token,
 )
+from orchestrator.worker.slots import Slot
 
 # Sixteen, less what firmware and kernel keep of it.
 _ENOUGH_BYTES = 15.5 * 2**30
 
 
-def affordable() -> bool:
-    """Whether this machine has memory for a second trainer's libraries and data."""
-    return bool(psutil.virtual_memory().total >= _ENOUGH_BYTES)
+def affordable(slots: int = 1) -> bool:
+    """Whether this machine has memory for as many more trainers' libraries and data."""
+    return bool(psutil.virtual_memory().total >= _ENOUGH_BYTES * slots)
 
 
 class Standby:
@@ -59,6 +61,7 @@ class Standby:
         self._home = home
         # What it has read is that, or newer.
         self.read = read
+        self.run_id = run.id
         self._key = _key(run.id, run.attempt + 1, argv)
         self._log = log
         self._lock = lock
@@ -97,21 +100,30 @@ def _key(run_id: int, n: int, argv: Sequence[str]) -> tuple[int, int, tuple[str,
 
 
 class StandbySlot:
-    """Room for one standby."""
+    """Room for one standby of a slot; another slot may dismiss it, once it has claimed its run."""
 
-    def __init__(self, home: Home, trainer: Sequence[str]) -> None:
+    def __init__(self, home: Home, trainer: Sequence[str], slot: Slot | None = None) -> None:
         self._home = home
         self._trainer = trainer
+        self._slot = slot or Slot()
         self._standby: Standby | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def run_id(self) -> int | None:
+        """The run whose trainer waits here."""
+        standby = self._standby
+        return None if standby is None else standby.run_id
 
     def holds(self, run: Run | None) -> bool:
         """Whether the standby, dead or alive, is that of `run`; with None: whether there is none.
 
         A dead one stays until its run's turn, so that what kills it is not started again and again.
         """
-        if self._standby is None or run is None:
-            return self._standby is None and run is None
-        return self._standby.serves(run, run.attempt + 1, self._command(run))
+        standby = self._standby
+        if standby is None or run is None:
+            return standby is None and run is None
+        return standby.serves(run, run.attempt + 1, self._command(run))
 
     def put(self, run: Run, sweep: Sweep, earlier: Sequence[Attempt] = ()) -> int | None:
         """Prepare the trainer of `run` that comes after earlier attempts, not any other; its pid.
@@ -119,7 +131,7 @@ class StandbySlot:
         None where it cannot be started: its launch will say why.
         """
         self.clear()
-        argv, log = self._command(run), self._home.standby_log
+        argv, log = self._command(run), self._home.standby_log(self._slot.name)
         read = stamps(sweep.provenance, sweep.cwd)
         try:
             lock = try_lock(self._home.run_lock(run.id))
@@ -135,7 +147,7 @@ class StandbySlot:
                 out.flush()
                 halved = halvings(earlier, RunPaths(run.folder).newest_checkpoint())
                 token = standby_token(run.id, run.attempt + 1, self._home)
-                env = environment(run, {ENV_ATTEMPT: token}, halved)
+                env = environment(run, {**self._slot.env, ENV_ATTEMPT: token}, halved)
                 process = spawn([*argv, PREWARM], run.cwd, out, lock, env, subprocess.PIPE)
         except OSError:
             lock.release()
@@ -148,23 +160,24 @@ class StandbySlot:
 
         So is one that may have read what is not there any more.
         """
-        standby = self._standby
+        with self._lock:
+            standby, self._standby = self._standby, None
         if standby is None:
             return None
         fits = standby.serves(run, attempt.n, self._command(run)) and standby.lives()
         # The log is there already where it lists what has changed since the submit.
         logged = Path(attempt.log).exists()
         if not fits or logged or standby.read != stamps(sweep.provenance, sweep.cwd):
-            self.clear()
+            standby.dismiss()
             return None
-        self._standby = None
         return standby
 
     def clear(self) -> None:
         """Dismiss whatever is there."""
-        if self._standby is not None:
-            self._standby.dismiss()
-            self._standby = None
+        with self._lock:
+            standby, self._standby = self._standby, None
+        if standby is not None:
+            standby.dismiss()
 
     def _command(self, run: Run) -> list[str]:
         return command(run, self._home, self._trainer)

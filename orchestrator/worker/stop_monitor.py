@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.run import Objective, Run, StopCode, StopRequest, Sweep
+from orchestrator.run import Objective, Run, RunState, StopCode, StopRequest, Sweep
 from orchestrator.stopping.curves import UNKNOWN_LENGTH, Decision, RunCurve, curve_of
 from orchestrator.stopping.halving import halving
 from orchestrator.stopping.health import unhealthy
@@ -47,7 +47,12 @@ def stop_decision(
 class StopMonitor:
     """Follows one running run and says when it must stop."""
 
-    def __init__(self, run: Run, sweep: Sweep, runs: Callable[[], Sequence[Run]]) -> None:
+    def __init__(
+        self, run: Run, sweep: Sweep, runs: Callable[[], Sequence[Run]], alone: bool = True
+    ) -> None:
+        """`runs` reads those of the sweep; `alone`: none but this one trains meanwhile."""
+        self._alone = alone
+        self._curves: dict[int, tuple[int, RunState, RunCurve]] = {}
         self._run = run
         self._sweep = sweep
         self._rule = stop_rule(sweep.stop)
@@ -80,10 +85,18 @@ class StopMonitor:
         return self._at_rung(curve) if self._rule.rule == "halving" else None
 
     def _peers(self) -> list[RunCurve]:
-        """The other runs; nothing is added to them while this one holds the GPU."""
-        if self._others is None:
-            self._others = [curve_of(run) for run in self._runs() if run.id != self._run.id]
+        """The other runs; read again where they may train while this one does."""
+        if self._others is None or not self._alone:
+            self._others = [self._curve(run) for run in self._runs() if run.id != self._run.id]
         return self._others
+
+    def _curve(self, run: Run) -> RunCurve:
+        """A run's curve; its log is read again only once it has grown, or the run stands anew."""
+        size = _size(RunPaths(run.folder).log)
+        known = self._curves.get(run.id)
+        if known is None or known[:2] != (size, run.state):
+            known = self._curves[run.id] = (size, run.state, curve_of(run))
+        return known[2]
 
     def _at_rung(self, curve: RunCurve) -> Halt | None:
         if curve.total == UNKNOWN_LENGTH or not curve.lines:

@@ -26,10 +26,19 @@ _TERMINATE_GRACE_S = 5.0
 
 
 class Stops:
-    """How often the user asked the worker to stop; the handler only counts."""
+    """How often the user asked the worker to stop; the handler only counts.
+
+    `abandoned`: the worker ends by an error, and leaves its trainers to the next one.
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self.abandoned = False
+
+    @property
+    def over(self) -> bool:
+        """Whether no wait is worth while any more."""
+        return self.abandoned or self.count > 0
 
     def note(self, _number: int, _frame: FrameType | None) -> None:
         """Handle SIGINT, SIGTERM or SIGHUP."""

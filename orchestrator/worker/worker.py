@@ -1,15 +1,17 @@
-"""The worker's loop: reconcile -> claim -> launch -> watch -> record, run by run.
+"""The worker's loop: reconcile -> claim -> launch -> watch -> record, run by run, slot by slot.
 
-One worker a queue, by flock. A trainer that a dead worker left behind is adopted: watched until
-its lock is free, then judged by what it wrote. Nothing here rests on clocks or heartbeats, so a
-machine may sleep at any point. What is looked at meanwhile is in `monitor.py`, what an ending means
-in `verdict.py`, what is written in `claims.py`, how processes are handled in `launcher.py`.
+One worker a queue, by flock; each of its slots goes through this loop by itself (`crew.py`). A
+trainer that a dead worker left behind is adopted: watched until its lock is free, then judged by
+what it wrote. Nothing here rests on clocks or heartbeats, so a machine may sleep at any point. What
+is looked at meanwhile is in `monitor.py`, what an ending means in `verdict.py`, what is written in
+`claims.py`, how processes are handled in `launcher.py`.
 """
 
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from orchestrator.results.training_log import (
     result_identity,
 )
 from orchestrator.run import (
+    FIRST_SLOT,
     Attempt,
     HoldCode,
     Outcome,
@@ -39,6 +42,7 @@ from orchestrator.system import paths, processes
 from orchestrator.system.crashpoints import crashpoint
 from orchestrator.system.paths import Home, RunPaths
 from orchestrator.worker.attempt_log import note, read_tail
+from orchestrator.worker.crew import Abandoned, Crew, left_behind, serve_each
 from orchestrator.worker.events import Event, EventKind, Listener
 from orchestrator.worker.hours import Gate
 from orchestrator.worker.launcher import (
@@ -54,10 +58,10 @@ from orchestrator.worker.monitor import RunMonitor
 from orchestrator.worker.patience import TRY_S, Patience
 from orchestrator.worker.searching import promote_from_rungs, suggest_next
 from orchestrator.worker.serving import Serving, serve_alone
+from orchestrator.worker.slots import Slot, Slots
 from orchestrator.worker.standby import Standby, StandbySlot, affordable
 from orchestrator.worker.termination import Stops, Terminator, stop_signals
 from orchestrator.worker.verdict import Ending, judge
-from orchestrator.worker.wakefulness import Wakefulness
 
 # How often the worker looks at its signals, and, while idle, at the queue.
 _TICK_S = 0.1
@@ -76,27 +80,30 @@ def work(
     frozen: bool = False,
     prewarm: bool | None = None,
     gate: Gate | None = None,
+    slots: Slots | None = None,
 ) -> int:
     """Serve the queue until stopped, or until nothing is left that could run.
 
     With `frozen` a sweep is held where something has changed since its submit. With `prewarm` the
     next trainer is prepared while one trains; None: where the machine has memory for it. While the
-    `gate` is closed nothing is trained.
+    `gate` is closed nothing is trained. In each of the `slots` one run trains at a time; None: one.
 
     Returns 0, or 75 when a signal stopped it. Raises WorkerBusy when another worker serves this
     queue, and QueueError when the queue cannot be used.
     """
     home = (home or paths.home()).make()
     listen = on_event or (lambda event: None)
+    own = (slots or Slots()).each()
+    prepares = affordable(len(own)) if prewarm is None else prewarm
+    how = _How(home, trainer, frozen, prepares)
     with Store.open(home.db) as store, stop_signals() as stops, store.patience(TRY_S):
-        prepares = affordable() if prewarm is None else prewarm
-        worker = _Worker(home, store, stops, listen, trainer, frozen, prepares, gate)
         try:
             while True:
-                with serve_alone(home) as serving:
-                    worker.serve(until_empty, serving)
+                with serve_alone(home, [slot.name for slot in own]) as serving:
+                    crew = _crew(store, own, stops, listen, gate or Gate())
+                    _serve(how, crew, store, until_empty, serving)
                 # A sweep that came while we let go of the lock has seen that a worker is there.
-                if stops.count or not worker.has_work():
+                if stops.count or not _Worker(how, store, crew, own[0]).has_work():
                     break
         except QueueBusy:
             # A stop ends also the wait for a queue that others hold.
@@ -114,63 +121,102 @@ def tidy(home: Home | None = None) -> None:
     home = (home or paths.home()).make()
     try:
         with serve_alone(home), Store.open(home.db) as store, stop_signals() as stops:
-            _Worker(home, store, stops, lambda event: None, TRAINER).tidy()
+            crew = _crew(store, (), stops, lambda event: None, Gate())
+            how = _How(home, TRAINER)
+            serve_each(crew.slots, stops, lambda slot: _tidy(how, crew, store, slot))
     except WorkerBusy:
         return
 
 
+@dataclass(frozen=True)
+class _How:
+    """What all slots of a worker were told."""
+
+    home: Home
+    trainer: Sequence[str]
+    frozen: bool = False
+    prepares: bool = False
+
+
+def _crew(store: Store, own: Sequence[Slot], stops: Stops, listen: Listener, gate: Gate) -> Crew:
+    """The worker's own slots, and those in which a worker before has left a run."""
+    running = Patience(store, stops, lambda text: listen(Event(EventKind.WAITING, text))).insist(
+        store.queries.running
+    )
+    left = [run.slot or FIRST_SLOT for run in running]
+    return Crew((*own, *left_behind(own, left)), left, stops, listen, gate)
+
+
+def _serve(how: _How, crew: Crew, store: Store, until_empty: bool, serving: Serving) -> None:
+    """Serve every slot until stopped, or until nothing is left for any."""
+
+    def serve(slot: Slot) -> None:
+        with _own_store(how, crew, store) as own, own.patience(TRY_S):
+            _Worker(how, own, crew, slot).serve(until_empty, serving)
+
+    Patience(store, crew.stops, lambda text: crew.listen(Event(EventKind.WAITING, text))).insist(
+        store.duplicates.read_values
+    )
+    serve_each(crew.slots, crew.stops, serve)
+
+
+def _tidy(how: _How, crew: Crew, store: Store, slot: Slot) -> None:
+    with _own_store(how, crew, store) as own:
+        _Worker(how, own, crew, slot).tidy()
+
+
+def _own_store(how: _How, crew: Crew, store: Store) -> AbstractContextManager[Store]:
+    """A connection for a slot; threads cannot share one."""
+    return Store.open(how.home.db) if crew.several else nullcontext(store)
+
+
 class _Worker:
-    def __init__(
-        self,
-        home: Home,
-        store: Store,
-        stops: Stops,
-        listen: Listener,
-        trainer: Sequence[str],
-        frozen: bool = False,
-        prepares: bool = False,
-        gate: Gate | None = None,
-    ) -> None:
-        self._frozen = frozen
-        self._compared: set[int] = set()  # sweeps whose environment has been compared
-        self._gate = gate or Gate()
-        self._slot = StandbySlot(home, trainer)
-        self._prepares = prepares
-        self._home = home
+    """What serves one slot."""
+
+    def __init__(self, how: _How, store: Store, crew: Crew, slot: Slot) -> None:
+        self._crew = crew
+        self._slot = slot
+        self._frozen = how.frozen
+        self._standby = StandbySlot(how.home, how.trainer, slot)
+        crew.standby(slot, self._standby)
+        self._prepares = how.prepares
+        self._home = how.home
         self._store = store
         self._queries = store.queries
         self._claims = store.claims
-        self._stops = stops
-        self._listen = listen
-        self._trainer = trainer
+        self._stops = crew.stops
+        self._listen = crew.listen
+        self._trainer = how.trainer
         self._host = socket.gethostname()
         self._boot_id = processes.boot_id()
-        self._idle_words = ""
         self._serving: Serving | None = None
         self._lock_fault = ""
-        self._awake = Wakefulness(lambda text: self._report(EventKind.WAITING, text))
-        self._patience = Patience(store, stops, lambda text: self._report(EventKind.WAITING, text))
+        self._patience = Patience(
+            store,
+            crew.stops,
+            lambda text: self._report(EventKind.WAITING, crew.name(slot, text)),
+        )
 
     def serve(self, until_empty: bool, serving: Serving) -> None:
         """Train what is queued, one run after another."""
         self._serving = serving
         try:
             self._reconcile()
-            self._serve(until_empty, serving)
+            if not self._slot.leaving:
+                self._serve(until_empty, serving)
         finally:
-            self._slot.clear()
-            self._awake.release()
+            self._standby.clear()
+            self._crew.let_sleep(self._slot)
 
     def _serve(self, until_empty: bool, serving: Serving) -> None:
-        while not self._stops.count:
+        while not self._stops.over:
             self._keep_locks()
-            closed = self._gate.closed()
-            news = serving.waits(closed)
+            closed, news = self._crew.closed(serving)
             try:
                 if closed is None:
                     goes_on = self._serve_next(until_empty)
                 else:
-                    goes_on = self._hold_off(closed if news else None, until_empty)
+                    goes_on = self._hold_off(closed, news, until_empty)
             except QueueBusy as e:
                 self._patience.wait(e)
                 continue
@@ -179,29 +225,45 @@ class _Worker:
 
     def _serve_next(self, until_empty: bool) -> bool:
         """Train the next run, or wait a moment; False where nothing is left to wait for."""
-        promote_from_rungs(self._store, self._listen)
-        suggested = suggest_next(self._store, self._listen)
-        claimed = self._claims.claim(self._host, self._boot_id, self._before)
-        self._patience.over()
+        with self._crew.deciding:
+            suggested, claimed = self._decide()
+            self._patience.over()
+            if claimed is None and until_empty and not self._goes_on():
+                return False
         if claimed is not None:
-            self._idle_words = ""
-            self._awake.hold()
-            self._train(*claimed)
-        elif until_empty and not self._has_work():
-            return False
+            try:
+                self._crew.hold_awake(self._slot)
+                self._train(*claimed)
+            finally:
+                self._crew.ends(self._slot)
         # What a search chose may have been trained before: then it chooses again.
         elif not suggested:
-            self._slot.clear()
+            self._standby.clear()
             self._idle()
         return True
 
-    def _hold_off(self, news: str | None, until_empty: bool) -> bool:
+    def _decide(self) -> tuple[bool, tuple[Run, Attempt] | None]:
+        """Whether a search has chosen a setting, and the run that trains next in this slot."""
+        if self._slot.name in self._queries.paused_slots():
+            return False, None
+        promote_from_rungs(self._store, self._listen)
+        suggested = suggest_next(self._store, self._listen)
+        claimed = self._claims.claim(
+            *(self._host, self._boot_id, self._before),
+            *(self._slot.name, self._crew.prepared_elsewhere(self._slot)),
+        )
+        if claimed is not None:
+            self._crew.begins(self._slot)
+            self._crew.dismiss_elsewhere(self._slot, claimed[0].id)
+        return suggested, claimed
+
+    def _hold_off(self, closed: str, news: bool, until_empty: bool) -> bool:
         """Let a moment pass while nothing may be trained; False where nothing is left anyway."""
-        if news is not None:
-            self._slot.clear()
-            self._awake.release()
-            self._report(EventKind.WAITING, f"waits {news}")
-        if until_empty and not self._has_work():
+        self._standby.clear()
+        self._crew.let_sleep(self._slot)
+        if news:
+            self._report(EventKind.WAITING, f"waits {closed}")
+        if until_empty and not self._goes_on():
             return False
         time.sleep(_IDLE_S)
         return True
@@ -210,7 +272,14 @@ class _Worker:
         """Whether a run can be claimed, now or after its back-off, or a search has more to try."""
         return self._patience.insist(self._has_work)
 
+    def _goes_on(self) -> bool:
+        """Whether something is left for this slot: what trains in another may bring it more."""
+        with self._crew.deciding:
+            return self._crew.busy or self._has_work()
+
     def _has_work(self) -> bool:
+        if self._crew.all_paused(self._queries.paused_slots()):
+            return False
         ready = self._queries.waiting(self._boot_id).ready_at is not None
         return ready or bool(self._queries.awaiting_suggestion() or self._queries.at_rung())
 
@@ -219,10 +288,10 @@ class _Worker:
         left = self._running()
         if left is None:
             return
-        run, attempt, sweep, trained_s = left
+        run, attempt, sweep = left
         trainer = Adopted(attempt, self._home)
         if trainer.wait(0) or run.request is not None:
-            self._follow(run, attempt, trainer, sweep, trained_s)
+            self._follow(run, attempt, trainer, sweep)
 
     def _before(self, run: Run) -> Before:
         checkpoint = RunPaths(run.folder).newest_checkpoint()
@@ -231,33 +300,30 @@ class _Worker:
 
     def _reconcile(self) -> None:
         """Take over what a dead worker left: a live trainer, or what nobody read of one."""
-        self._patience.insist(self._store.duplicates.read_values)
-        left = self._patience.insist(self._running)
-        if left is None:
-            return
-        run, attempt, sweep, trained_s = left
-        trainer = Adopted(attempt, self._home)
-        if not trainer.wait(0):
-            self._awake.hold()
-            self._report(EventKind.ADOPTED, f"trains on (pid {trainer.pid})", run)
-        self._follow(run, attempt, trainer, sweep, trained_s)
+        try:
+            left = self._patience.insist(self._running)
+            if left is None:
+                return
+            run, attempt, sweep = left
+            trainer = Adopted(attempt, self._home)
+            if not trainer.wait(0):
+                self._crew.hold_awake(self._slot)
+                self._report(EventKind.ADOPTED, f"trains on (pid {trainer.pid})", run)
+            self._follow(run, attempt, trainer, sweep)
+        finally:
+            self._crew.ends(self._slot)
 
-    def _running(self) -> tuple[Run, Attempt, Sweep, float] | None:
-        """The running run with all that is needed to watch it."""
-        run = self._queries.running()
-        if run is None:
-            return None
-        return run, self._queries.attempts(run.id)[-1], *self._sweep_so_far(run)
-
-    def _sweep_so_far(self, run: Run) -> tuple[Sweep, float]:
-        """A run's sweep, and the seconds that it has trained."""
-        sweep = self._queries.sweep_of(run)
-        return sweep, self._queries.trained_s(sweep.id)
+    def _running(self) -> tuple[Run, Attempt, Sweep] | None:
+        """The run that runs in this slot, with all that is needed to watch it."""
+        for run in self._queries.running():
+            if (run.slot or FIRST_SLOT) == self._slot.name:
+                return run, self._queries.attempts(run.id)[-1], self._queries.sweep_of(run)
+        return None
 
     def _train(self, run: Run, attempt: Attempt) -> None:
         try:
             # Before the launch: once a trainer lives, no wait for the queue may keep us from it.
-            sweep, trained_s = self._patience.insist(lambda: self._sweep_so_far(run))
+            sweep = self._patience.insist(lambda: self._queries.sweep_of(run))
             if damaged := (*run.damaged, *sweep.damaged):
                 words = f"its row in the queue is damaged: {', '.join(damaged)}"
                 self._record(run, attempt, Outcome(Verdict.CONFIG, words), Progress(), 0.0)
@@ -277,11 +343,11 @@ class _Worker:
         crashpoint("worker.started")
         words = f"attempt {attempt.n}, pid {trainer.pid}"
         self._report(EventKind.STARTED, "; ".join(filter(None, (words, low_memory))), run)
-        self._follow(run, attempt, trainer, sweep, trained_s)
+        self._follow(run, attempt, trainer, sweep)
 
     def _launch(self, run: Run, attempt: Attempt, sweep: Sweep) -> tuple[Launched, Attempt]:
         """Let the standby go, else start one; the attempt knows its process."""
-        standby = self._slot.take(run, attempt, sweep)
+        standby = self._standby.take(run, attempt, sweep)
         if standby is not None:
             # Before it goes: so there is no instant in which an unknown process trains.
             attempt = self._record_standby(attempt, standby)
@@ -293,7 +359,7 @@ class _Worker:
             attempt = self._claims.started(attempt, None, None)
         freeze_config(run, sweep, self._home)
         earlier = self._queries.attempts(run.id)[:-1]
-        trainer = launch(run, attempt, self._home, self._trainer, earlier)
+        trainer = launch(run, attempt, self._home, self._trainer, earlier, self._slot.env)
         started = processes.start_time(trainer.pid)
         # Recorded later where it cannot be now: until then it is found by its environment.
         with self._patience.skip(TRY_S):
@@ -312,17 +378,26 @@ class _Worker:
         """Prepare the trainer of the run that comes next, once it is nearly its turn."""
         if not self._prepares or left_s is None or left_s > _HEAD_START_S or self._stops.count:
             return
-        with self._patience.skip():
-            run = self._claims.coming(self._boot_id)
-            if self._slot.holds(run):
-                return
-            self._slot.clear()
-            if run is None or processes.is_memory_low():
-                return
-            sweep, earlier = self._queries.sweep_of(run), self._queries.attempts(run.id)
-            pid = self._slot.put(run, sweep, earlier)
-            if pid is not None:
-                self._report(EventKind.PREPARED, f"standby (pid {pid})", run)
+        # What another slot decides just now may take long, and is looked at again in a moment.
+        if self._slot.leaving or not self._crew.deciding.acquire(blocking=False):
+            return
+        try:
+            with self._patience.skip():
+                self._prepare_next()
+        finally:
+            self._crew.deciding.release()
+
+    def _prepare_next(self) -> None:
+        run = self._claims.coming(self._boot_id, self._crew.prepared_elsewhere(self._slot))
+        if self._standby.holds(run):
+            return
+        self._standby.clear()
+        if run is None or processes.is_memory_low():
+            return
+        sweep, earlier = self._queries.sweep_of(run), self._queries.attempts(run.id)
+        pid = self._standby.put(run, sweep, earlier)
+        if pid is not None:
+            self._report(EventKind.PREPARED, f"standby (pid {pid})", run)
 
     def _is_as_submitted(self, run: Run, attempt: Attempt, sweep: Sweep) -> bool:
         """Say what has changed since the submit; False where that holds a frozen sweep."""
@@ -349,9 +424,8 @@ class _Worker:
 
     def _say_environment(self, run: Run, attempt: Attempt, sweep: Sweep) -> None:
         """Say once a sweep in what the worker's environment differs from that of the submit."""
-        if sweep.id in self._compared:
+        if not self._crew.first_of_sweep(sweep.id):
             return
-        self._compared.add(sweep.id)
         lines = differences((sweep.provenance or {}).get("environment"), kept())
         if not lines:
             return
@@ -361,19 +435,20 @@ class _Worker:
         for line in lines:
             self._report(EventKind.CHANGED, line, run)
 
-    def _follow(
-        self, run: Run, attempt: Attempt, trainer: Trainer, sweep: Sweep, trained_s: float
-    ) -> None:
+    def _follow(self, run: Run, attempt: Attempt, trainer: Trainer, sweep: Sweep) -> None:
         """Watch a trainer until it ends, then record how."""
         watch = RunMonitor(
-            *(run, attempt, sweep, self._store, self._listen, self._patience, trained_s),
+            *(run, attempt, sweep, self._store, self._listen, self._patience),
             from_start=isinstance(trainer, Launched),
-            gate=self._gate,
+            gate=self._crew.gate,
+            alone=not self._crew.several,
         )
         terminator = Terminator(
             trainer, self._stops, lambda text: self._report(EventKind.STOPPING, text, run)
         )
         while not trainer.wait(_TICK_S):
+            if self._stops.abandoned:
+                raise Abandoned
             if watch.look(terminator):
                 self._keep_locks(trainer)
                 self._prepare(watch.left_s)
@@ -395,7 +470,7 @@ class _Worker:
         try:
             if trainer is not None:
                 trainer.keep()
-            said = self._serving.keep() if self._serving else None
+            said = self._crew.keep(self._serving) if self._serving else None
         except QueueError as e:
             said = f"a lock was removed, and cannot be made anew: {e}"
         if said and said != self._lock_fault:
@@ -449,13 +524,11 @@ class _Worker:
         waiting = self._queries.waiting(self._boot_id)
         # Left is what waits for its back-off; what is held may stay so for days.
         if waiting.ready_at is not None:
-            self._awake.hold()
+            self._crew.hold_awake(self._slot)
         else:
-            self._awake.release()
+            self._crew.let_sleep(self._slot)
         words = "; ".join(waiting.held) if waiting.queued else "nothing is queued"
-        if words and words != self._idle_words:
-            self._idle_words = words
-            self._report(EventKind.WAITING, words)
+        self._crew.idle(words)
         time.sleep(_IDLE_S)
 
     def _report(

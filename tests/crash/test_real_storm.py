@@ -90,7 +90,7 @@ def kill_at_random(start, n, kills, draw, run_s):
             pass
         who = draw.choice(["worker", "trainer", "both"])
         with Store.open(readonly=True) as store:
-            run = store.queries.running()
+            run = next(iter(store.queries.running()), None)
             attempt = run and store.queries.attempts(run.id)[-1]
         if who != "trainer":
             worker.kill()

@@ -35,7 +35,7 @@ PATIENT = Retry(max=1000)
 def running_attempt():
     """The attempt that runs now, its pid known; None where there is none."""
     with Store.open(readonly=True) as store:
-        run = store.queries.running()
+        run = next(iter(store.queries.running()), None)
         attempt = run and store.queries.attempts(run.id)[-1]
     return attempt if attempt and attempt.pid else None
 

@@ -71,7 +71,7 @@ def test_the_standby_trains_when_its_turn_comes(tmp_path, start):
         assert updates_logged(run) == list(range(1, 9))
         if run.id > 1:
             assert attempt.pid == standby_pid(worker, run.id - 1)
-    assert not home().standby_log.exists()
+    assert not home().standby_log("0").exists()
 
 
 def test_switched_off_nothing_is_prepared(tmp_path, start):
@@ -278,7 +278,7 @@ def test_a_dead_one_is_dismissed_with_its_children(coming):
     code = "import subprocess as s; print(s.Popen(['sleep', '600']).pid, flush=True); input()"
     slot = StandbySlot(home(), (sys.executable, "-c", code))
     pid = slot.put(*coming)
-    said = eventually(lambda: home().standby_log.read_text().splitlines()[1:])
+    said = eventually(lambda: home().standby_log("0").read_text().splitlines()[1:])
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not is_alive(pid))
     assert slot.take(*claimed(), coming[1]) is None

@@ -41,7 +41,7 @@ def running_pid(worker):
 
     def known():
         with Store.open(readonly=True) as store:
-            run = store.queries.running()
+            run = next(iter(store.queries.running()), None)
             return run and store.queries.attempts(run.id)[-1].pid
 
     return eventually(known)
@@ -246,8 +246,8 @@ def test_sweep_that_comes_as_the_worker_leaves_is_not_left_alone(tmp_path, monke
     late = iter([True])
 
     @contextmanager
-    def leaving(own):
-        with serve_alone(own) as lock:
+    def leaving(own, slots):
+        with serve_alone(own, slots) as lock:
             yield lock
             if next(late, False):
                 submit(tmp_path, planned("late"))

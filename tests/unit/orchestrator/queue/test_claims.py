@@ -45,7 +45,8 @@ def test_second_claim_finds_nothing_while_one_runs(tmp_path, store):
 def test_claim_uses_its_index_and_sorts_nothing(tmp_path, store):
     """What a claim costs does not grow with what is finished."""
     db = connect(store.path)
-    plan = db.read(f"EXPLAIN QUERY PLAN {_CLAIM}", {"now": "", "horizon": "", "boot_id": ""})
+    asked = {"now": "", "horizon": "", "boot_id": "", "left_out": "[1]", "slot": "0"}
+    plan = db.read(f"EXPLAIN QUERY PLAN {_CLAIM}", asked)
     steps = [row["detail"] for row in plan]
     db.close()
     assert any("USING INDEX runs_waiting" in step for step in steps)

@@ -7,13 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.queue.eta import NOTHING, Span, Work, left
+from orchestrator.queue.eta import NOTHING, Parts, Span, Timeline, Work, parts_of
 from orchestrator.run import Progress, RunState, Share
 from tests.records import a_run
 
 DONE, QUEUED, RUNNING, PAUSED = (
     RunState.COMPLETED, RunState.QUEUED, RunState.RUNNING, RunState.PAUSED,
 )  # fmt: skip
+
+
+def left(work, progress):
+    """The seconds that what is left of a sweep will take, alone and in one slot."""
+    return Timeline().after(parts_of(work, progress))
 
 
 def done(kind, *seconds):
@@ -127,3 +132,33 @@ def test_a_range_holds_its_middle_and_is_never_negative(seconds, others, n):
     assert 0 <= found.low_s <= found.likely_s * (1 + 1e-9)
     assert found.likely_s <= found.high_s * (1 + 1e-9)
     assert found + NOTHING == Span(found.low_s, found.likely_s, found.high_s)
+
+
+def alike(n, cost_s, spread=0.0):
+    """So many runs that are left, each of which takes so long."""
+    return Parts(((n, Span(cost_s, cost_s, cost_s)),), spread, 1)
+
+
+@pytest.mark.parametrize(
+    ("slots", "n", "rounds"), [(2, 4, 2), (2, 5, 3), (4, 3, 1), (8, 1000, 125), (3, 100_000, 33334)]
+)
+def test_slots_share_equal_runs_in_rounds(slots, n, rounds):
+    """Of five runs in two slots the last one trains alone; however many, it is counted at once."""
+    assert Timeline(slots).after(alike(n, 10.0)).likely_s == pytest.approx(10.0 * rounds)
+
+
+def test_each_run_goes_to_the_slot_that_is_free_first():
+    """By hand: 30, 10, 10, 25 in two slots end at 30 and 45; the next sweep's 20 at 50."""
+    costs = tuple((1, Span(c, c, c)) for c in (30.0, 10.0, 10.0, 25.0))
+    line = Timeline(2)
+    assert line.after(Parts(costs, 0.0, 1)).likely_s == pytest.approx(45.0)
+    assert line.after(alike(1, 20.0)).likely_s == pytest.approx(50.0)
+    assert line.after(None) is None
+    assert line.after(alike(1, 20.0)) is None
+
+
+def test_what_one_run_may_be_off_matters_less_where_many_share_the_time():
+    """By hand: r = 0.1; 16 runs of 10 s in 4 slots are 40 s, off by 2 * 0.1 * sqrt(400 + 1600)."""
+    span = Timeline(4).after(alike(16, 10.0, spread=0.1))
+    off = 0.2 * math.sqrt(16 * 100 / 4 + 40**2)
+    assert (span.low_s, span.high_s) == (pytest.approx(40 - off), pytest.approx(40 + off))

@@ -35,6 +35,7 @@ OPEN = ("queued", "running", "paused")
 # The point at which the process dies in a command, as by SIGKILL: mostly none.
 POINTS = ("store.adding", "store.claiming", "store.finishing")
 DEATHS = st.sampled_from((None,) * 12 + POINTS)
+SLOTS = ("0", "1", "GPU-7f")
 WORDS = ("cancel", "pause", "resume", "retry", "move_first", "remove")
 
 
@@ -115,17 +116,33 @@ class QueueMachine(RuleBasedStateMachine):
         add = self.store.submissions.add_sweep
         self.does("submit", lambda: add("s", lambda name: replace(plan, name=name)), dies_at)
 
-    @precondition(lambda self: self.stand("queued") and not self.stand("running"))
-    @rule(dies_at=DEATHS)
-    def claim(self, dies_at):
-        """The worker takes the next run."""
-        self.does("claim", lambda: claim(self.store), dies_at)
+    @precondition(lambda self: self.stand("queued"))
+    @rule(slot=st.sampled_from(SLOTS), dies_at=DEATHS)
+    def claim(self, slot, dies_at):
+        """The worker takes the next run for a slot, unless that is taken or paused."""
+        taken = {run.slot for run in self.store.queries.running()}
+        shut = taken.union(self.store.queries.paused_slots())
+
+        def take():
+            claimed = claim(self.store, slot)
+            if slot in shut:
+                assert claimed is None
+            if claimed is not None:
+                assert (claimed[0].slot, claimed[1].slot) == (slot, slot)
+
+        self.does("claim", take, dies_at)
 
     @precondition(lambda self: self.stand("running"))
-    @rule(verdict=st.sampled_from(list(Verdict)), newer=st.booleans(), dies_at=DEATHS)
-    def end(self, verdict, newer, dies_at):
-        """The trainer of the running run ends, somehow; the record may come twice."""
-        run = self.store.queries.running()
+    @rule(
+        pick=st.integers(0, len(SLOTS) - 1),
+        verdict=st.sampled_from(list(Verdict)),
+        newer=st.booleans(),
+        dies_at=DEATHS,
+    )
+    def end(self, pick, verdict, newer, dies_at):
+        """The trainer of a running run ends, somehow; the record may come twice."""
+        running = self.store.queries.running()
+        run = running[pick % len(running)]
         attempt = self.store.queries.attempts(run.id)[-1]
         outcome = Outcome(verdict, "words", "a line", 0)
 
@@ -152,6 +169,17 @@ class QueueMachine(RuleBasedStateMachine):
                     del self.known[run.id]
 
         self.does(word, ask)
+
+    @rule(slot=st.sampled_from(SLOTS), goes=st.sampled_from((True, True, False)))
+    def one_slot(self, slot, goes):
+        """A slot is paused, or goes on; what runs in another is not asked for anything."""
+        control = self.store.control
+        before = {run.slot: run.request for run in self.store.queries.running()}
+        self.does(
+            "slot", lambda: control.resume_slot(slot) if goes else control.pause_slot(slot, SLOTS)
+        )
+        for run in self.store.queries.running():
+            assert run.slot == slot or run.request == before[run.slot]
 
     @precondition(lambda self: not self.idle)
     @rule(goes=st.sampled_from((True,) * 7 + (False,)))
@@ -198,9 +226,10 @@ class QueueMachine(RuleBasedStateMachine):
             assert n in (n_before, n_before + 1), "an attempt too many"
         self.known = now
         running = [id for id, row in runs.items() if row["state"] == "running"]
-        assert len(running) <= 1, "two runs at once"
+        slots = [row["slot"] for row in runs.values() if row["slot"] is not None]
+        assert len(slots) == len(set(slots)) == len(running), "two runs in a slot"
         unended = [a["run_id"] for a in attempts if a["ended"] is None]
-        assert unended == running, "an attempt without an end, or a run without an attempt"
+        assert sorted(unended) == running, "an attempt without an end, or a run without an attempt"
         numbers = Counter(a["run_id"] for a in attempts if a["run_id"] in runs)
         assert all(numbers[id] == row["attempt"] for id, row in runs.items()), "attempts add up"
         folders = [row["folder"] for row in runs.values() if row["state"] in OPEN]
@@ -241,7 +270,7 @@ def walk(examples, steps):
 def test_whatever_is_done_to_the_queue_it_stays_whole():
     """More than a thousand steps; every command and death has its turn."""
     steps = walk(30, 60)
-    wanted = {"submit", "claim", "end", "reopen", "halt", "died", *WORDS}
+    wanted = {"submit", "claim", "end", "reopen", "halt", "slot", "died", *WORDS}
     assert steps.keys() >= wanted
     assert steps.total() > 1000
 

@@ -47,7 +47,7 @@ def test_status_json_is_as_the_design_says():
     recorded = [(RUN.id, json.dumps(run_shape(RUN, progress_of(RUN))))]
     shape = status_shape(None, view, recorded)
     shape["runs"] = [json.loads(run.text) for run in shape["runs"]]
-    assert list(shape) == ["worker", "queue", "sweeps", "runs", "warnings"]
+    assert list(shape) == ["worker", "slots", "queue", "sweeps", "runs", "warnings"]
     assert list(shape["queue"]) == ["halted", "suspended", "next", "eta_s", "eta_range_s"]
     assert shape["worker"] == {
         "alive": False,

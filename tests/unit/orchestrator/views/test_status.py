@@ -21,9 +21,9 @@ def test_a_status_is_one_picture_for_every_width():
     counted = {RunState.COMPLETED: 1, RunState.RUNNING: 1, RunState.QUEUED: 1}
     sweep = replace(SWEEP, counts=counted)
     of = replace(status_of(sweep, [RUN, running, waiting]), best=replace(RUN, value=0.5))
-    view = overview([of], (), running, [waiting])
+    view = overview([of], (), [running], [waiting])
     for width in (60, 80, 120):
-        text = drawn(status_picture(view, ServingWorker(7), width, now, note="hello"), width)
+        text = drawn(status_picture(view, ServingWorker(7), width, now, notes={2: "hello"}), width)
         assert max(map(len, text.splitlines())) <= width
         for words in ("worker runs (pid 7)", "2 lr1e-4-g8 of s", "4/10", "reward 0.5000",
                       "em 25.0%", "1,414 tokens/s", "peak 12.4 GB", "next 3 nnn", "all done in",
@@ -98,9 +98,9 @@ def test_a_queue_that_stands_still_promises_no_end():
 def test_before_its_first_update_a_run_says_what_it_waits_for():
     """The line that its trainer said last."""
     running = replace(RUN, state=RunState.RUNNING, update=None, updates_total=None)
-    view = overview([], (), running)
+    view = overview([], (), [running])
     told = "[lock] waiting for the GPU: pid 5"
-    text = drawn(status_picture(view, ServingWorker(1), 80, datetime.now(UTC), note=told))
+    text = drawn(status_picture(view, ServingWorker(1), 80, datetime.now(UTC), notes={1: told}))
     assert "1 r of s  starting\n  [lock] waiting for the GPU: pid 5" in text
 
 

@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from orchestrator.worker import crew
 from orchestrator.worker import worker as worker_module
 from orchestrator.worker.wakefulness import Wakefulness
 from tests.queue_kit import FAKE, is_alive, planned, submit
@@ -69,7 +70,7 @@ def test_what_cannot_be_started_is_said_once():
 def test_worker_holds_it_while_work_is_left(tmp_path, monkeypatch, started, awake):
     """From the first run to the last, without a gap between them, and not a moment longer."""
     held = []
-    monkeypatch.setattr(worker_module, "Wakefulness", lambda say: Wakefulness(say, awake))
+    monkeypatch.setattr(crew, "Wakefulness", lambda say: Wakefulness(say, awake))
     submit(tmp_path, planned("a"), planned("b"))
 
     def listen(event):
