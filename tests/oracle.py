@@ -12,6 +12,7 @@ Papers, and the short names that the docstrings use:
     MiniMax-M1    MiniMax 2025, arXiv 2506.13585          CISPO
     GSPO          Zheng et al. 2025, arXiv 2507.18071     one ratio for a sequence
     SAPO          Gao et al. 2025, arXiv 2511.20347       a soft gate for the clip
+    VESPO         Shen et al. 2026, arXiv 2602.10693      a soft kernel on the whole ratio
     RLOO          Ahmadian et al. 2024, arXiv 2402.14740  leave-one-out, a completion as one action
     INTELLECT-2   Prime Intellect 2025, arXiv 2505.07291  two-sided clipping
     80/20         Wang et al. 2025, arXiv 2506.01939      only the tokens of high entropy
@@ -86,7 +87,7 @@ class Options:
     def is_sequence_level(self) -> bool:
         """GSPO's ratio, or the token's own."""
         if self.level == "auto":
-            return self.loss_type in ("gspo", "luspo", "rloo")
+            return self.loss_type in ("gspo", "luspo", "rloo", "vespo")
         return self.level == "sequence"
 
 
@@ -185,6 +186,8 @@ def token_terms(completion: Completion, options: Options, keep: Array) -> list[f
     """
     terms = []
     weights = sampler_weights(completion, options)
+    if options.loss_type == "vespo":
+        weights = np.full(len(weights), vespo_kernel(completion, weights))
     for t in range(learning_tokens(completion, options)):
         term = -surrogate(completion, options, t) * keep[t] * weights[t]
         term *= not is_too_far(completion, options)
@@ -198,14 +201,15 @@ def average(batch: Sequence[Completion], terms: list[list[float]], options: Opti
     """One number from the terms of every token of every completion.
 
     grpo, sapo (DeepSeekMath eq. 3), gspo (eq. 5) and rloo: mean over each completion's tokens, then
-    over the completions. dapo (eq. 8), cispo (MiniMax-M1 eq. 4) and bnpo: mean over all tokens of
-    the update. dr_grpo: sum over the number of completions and a constant, the completion limit.
+    over the completions. dapo (eq. 8), cispo (MiniMax-M1 eq. 4), vespo and bnpo: mean over all
+    tokens of the update. dr_grpo: sum over the number of completions and a constant, the completion
+    limit.
     luspo: GSPO's terms times the completion's length, in the mean over the completions.
     """
     everything = sum(sum(of_one) for of_one in terms)
     if options.loss_type == "dr_grpo":
         return everything / (len(batch) * options.limit)
-    if options.loss_type in ("dapo", "cispo", "bnpo"):
+    if options.loss_type in ("dapo", "cispo", "bnpo", "vespo"):
         return everything / max(1, sum(len(of_one) for of_one in terms))
     if options.loss_type == "luspo":
         return everything / len(batch)
@@ -243,6 +247,8 @@ def surrogate(completion: Completion, options: Options, t: int) -> float:
     """What the objective pays for token t, to be maximised."""
     if options.loss_type == "cispo":
         return cispo(completion, options, t)
+    if options.loss_type == "vespo":
+        return completion.advantage * float(completion.policy[t])
     r, advantage = ratio(completion, options, t), completion.advantage
     if options.loss_type == "sapo":
         return soft_gate(r, advantage) * advantage
@@ -269,6 +275,19 @@ def cispo(completion: Completion, options: Options, t: int) -> float:
     constant = replace(completion, moved=None)
     weight = min(ratio(constant, options, t), 1 + options.high)
     return weight * completion.advantage * float(completion.policy[t])
+
+
+def vespo_kernel(completion: Completion, weights: Array) -> float:
+    """VESPO: phi(w) = w^k exp(lambda (1 - w)), a constant that scales A * log pi of every token.
+
+    w is the ratio of the whole completion, a product over its tokens of ratio and weight for the
+    sampler, as TRL has it; TRL's k and lambda too: 2 and 3, for a negative advantage 3 and 2.
+    """
+    constant = replace(completion, moved=None)
+    w = float(np.prod(np.exp(constant.policy - constant.behaviour)))
+    w = max(w * float(np.prod(np.maximum(weights, 1e-8))), 1e-8)
+    k, decay = (2, 3) if completion.advantage >= 0 else (3, 2)
+    return float(w**k * np.exp(decay * (1 - w)))
 
 
 def soft_gate(r: float, advantage: float) -> float:
@@ -365,8 +384,10 @@ def statistics(batch: Sequence[Completion], options: Options) -> dict[str, float
 def clipped_side(completion: Completion, options: Options, t: int) -> int:
     """Where the clip stops token t: -1 bad and already too rare, 1 good and already too likely.
 
-    As TRL counts; cispo's weight is cut whatever the advantage.
+    As TRL counts; cispo's weight is cut whatever the advantage, and vespo has no clip.
     """
+    if options.loss_type == "vespo":
+        return 0
     r, advantage = ratio(completion, options, t), completion.advantage
     if options.loss_type == "cispo":
         return int(r > 1 + options.high)

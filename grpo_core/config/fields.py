@@ -241,12 +241,14 @@ class MLXGRPOConfig:
         "dapo",
         "objective",
         "how token terms are made and averaged",
-        choices=("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo", "rloo", "luspo"),
+        choices=(
+            *("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo", "rloo", "luspo", "vespo"),
+        ),
     )
     importance_sampling_level: str = _f(
         "auto",
         "objective",
-        "ratio for each token or one for each sequence; auto: sequence for gspo, luspo and rloo",
+        "ratio for each token or one for each sequence; auto: what the paper of its loss_type has",
         choices=("auto", "token", "sequence"),
     )
     scale_rewards: str = _f(

@@ -176,7 +176,7 @@ def _reward_contradictions(
 def _objective_contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
     found: list[Contradiction] = []
     level = cfg.importance_sampling_level
-    wanted = dict.fromkeys(("gspo", "luspo", "rloo"), "sequence") | dict.fromkeys(
+    wanted = dict.fromkeys(("gspo", "luspo", "rloo", "vespo"), "sequence") | dict.fromkeys(
         ("cispo", "sapo"), "token"
     )
     if level != "auto" and wanted.get(cfg.loss_type, level) != level:
@@ -201,6 +201,14 @@ def _objective_contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
                 ("multi_objective_aggregation", "loss_type"),
                 "multi_objective_aggregation = 'normalize_then_sum': rloo takes the mean of the "
                 "other completions' whole rewards; leave it at sum_then_normalize",
+            )
+        )
+    if cfg.loss_type == "vespo" and cfg.rollout_is.startswith("sequence"):
+        found.append(
+            (
+                ("rollout_is", "loss_type"),
+                f"rollout_is = {cfg.rollout_is!r}: vespo multiplies the tokens' weights into its "
+                "ratio of the whole completion; use token_truncate, token_mask or none",
             )
         )
     if cfg.steps_per_generation % cfg.gradient_accumulation_steps:

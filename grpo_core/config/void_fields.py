@@ -110,6 +110,7 @@ VOID_RULES = (
     VoidRule(
         ("clip_delta",), lambda cfg: cfg.loss_type in ("cispo", "sapo"), "its loss_type has no clip"
     ),
+    VoidRule(CLIP, lambda cfg: cfg.loss_type == "vespo", "loss_type = vespo has no clip"),
     VoidRule(("kl_estimator",), lambda cfg: cfg.kl_coeff == 0, "kl_coeff = 0: there is no KL term"),
     VoidRule(
         ("scale_rewards",),

@@ -4,15 +4,16 @@ How ours differ from the papers, and why:
 
 - Every mean is over the whole update, however it is cut into micro-batches. So bnpo, which TRL
   normalises by the tokens of each device's batch, is here what dapo is.
-- grpo, gspo, sapo and rloo average over a completion's tokens, then over completions; dapo, cispo
-  and bnpo over all tokens; dr_grpo divides by completions times the completion limit. luspo is gspo
-  with each completion's term times its length, in the mean over completions.
+- grpo, gspo, sapo and rloo average over a completion's tokens, then over completions; dapo, cispo,
+  vespo and bnpo over all tokens; dr_grpo divides by completions times the completion limit. luspo
+  is gspo with each completion's term times its length, in the mean over completions.
 - The off-policy mask (DeepSeek-V3.2, section 3.1) compares with the policy that sampled by the same
   log-probs as the ratio; its KL term, if any, stays.
 - Advantages: sample deviation (ddof = 1) plus 1e-4, as in TRL; the papers leave both open.
 - Several rewards are summed and then normalised, or the other way round (GDPO).
 - `scale_rewards = "auto"` does what each paper does: no deviation for dr_grpo and rloo.
 - cispo caps the ratio at 1 + clip_eps_high (MiniMax-M1) without a floor; TRL's cap is epsilon_high.
+- vespo's constants are TRL's, and weights for the sampler are in its ratio, not beside it.
 - rloo puts the KL term into the loss like the others, not into the reward.
 - k1, k2 and k3 are differentiated as they stand. The gradient of k1 is zero on average: as a loss
   only k2 and k3 hold the policy (Tang and Munos 2025, arXiv 2506.09477).
@@ -24,8 +25,8 @@ How ours differ from the papers, and why:
   change one: a skipped group has no part in those.) DAPO divides by the groups that are left.
 
 Papers: GRPO 2402.03300, Dr. GRPO 2503.20783, DAPO 2503.14476, CISPO 2506.13585, GSPO 2507.18071,
-SAPO 2511.20347, LUSPO 2602.05261, RLOO 2402.14740, two-sided clip 2505.07291, top-entropy tokens
-2506.01939, GDPO 2601.05242, off-policy mask (DeepSeek-V3.2) 2512.02556.
+SAPO 2511.20347, LUSPO 2602.05261, VESPO 2602.10693, RLOO 2402.14740, two-sided clip 2505.07291,
+top-entropy tokens 2506.01939, GDPO 2601.05242, off-policy mask (DeepSeek-V3.2) 2512.02556.
 """
 
 from collections.abc import Mapping
@@ -43,12 +44,18 @@ DEVIATION_EPS = 1e-4
 SAPO_TAU_POSITIVE = 1.0
 SAPO_TAU_NEGATIVE = 1.05
 
+# VESPO's exponents and decays, for advantages from 0 on and for negative ones; as in TRL.
+VESPO_K = 2.0, 3.0
+VESPO_LAMBDA = 3.0, 2.0
+# Nats between which a completion's log-ratio stays, and each token's: the kernel is 0 far outside.
+VESPO_LOWEST, VESPO_HIGHEST = float(np.log(1e-8)), 20.0
+
 # Nats by which an entropy in fp32 may differ from one pass to another.
 ENTROPY_ROUNDING = 1e-5
 
-TOKEN_MEAN = frozenset({"dapo", "cispo", "bnpo"})
+TOKEN_MEAN = frozenset({"dapo", "cispo", "bnpo", "vespo"})
 UNSCALED = frozenset({"dr_grpo", "rloo"})
-SEQUENCE_LEVEL = frozenset({"gspo", "luspo", "rloo"})
+SEQUENCE_LEVEL = frozenset({"gspo", "luspo", "rloo", "vespo"})
 
 
 # --- advantages
@@ -190,9 +197,15 @@ def objective(
     ratio = _ratio(steps, mask, how)
     learns = mask * (mx.stop_gradient(entropies) >= totals.threshold)
     weight = _weights(mask, how, totals)
-    gain = _surrogate(logps, ratio, batch.advantage, how)
+    corrections = None
     if how.rollout_is != "none" and batch.sampler is not None:
-        gain = gain * rollout_weights((mx.stop_gradient(old) - batch.sampler) * mask, how)
+        corrections = rollout_weights((mx.stop_gradient(old) - batch.sampler) * mask, how)
+    if how.loss_type == "vespo":
+        kernel = vespo_weights(steps, corrections, mask, batch.advantage)
+        gain = kernel * batch.advantage * logps
+    else:
+        gain = _surrogate(logps, ratio, batch.advantage, how)
+        gain = gain if corrections is None else gain * corrections
     if how.off_policy_mask > 0:
         gain = gain * off_policy_mask(steps, mask, batch.advantage, how.off_policy_mask)
     # where, not a product: padding may hold anything, and 0 * inf is no number.
@@ -235,7 +248,8 @@ def _weights(mask: mx.array, how: Objective, totals: Totals) -> mx.array:
 def _ratio(steps: mx.array, mask: mx.array, how: Objective) -> mx.array:
     """pi / pi_old from log-ratios [B, T], 0 on padding; [B, T] or, by sequence, [B, 1] spread.
 
-    Token: GRPO eq. 3. Sequence: GSPO eq. 7, the geometric mean over the tokens. rloo takes the
+    Token: GRPO eq. 3. Sequence: GSPO eq. 7, the geometric mean over the tokens (vespo's in the log,
+    its weight is in `vespo_weights`). rloo takes the
     completion as one action (section 3.1): the product over the tokens.
     """
     if how.loss_type == "rloo":
@@ -268,6 +282,8 @@ def _surrogate(logps: mx.array, ratio: mx.array, advantage: mx.array, how: Objec
 def _clipped(ratio: mx.array, advantage: mx.array, how: Objective) -> tuple[mx.array, mx.array]:
     """Where the clip stops a token [B, T]: too low and bad, and too high and good (TRL)."""
     above = ratio > 1 + how.eps_high
+    if how.loss_type == "vespo":
+        return mx.zeros_like(above), mx.zeros_like(above)
     if how.loss_type == "cispo":
         return mx.zeros_like(above), above
     return (ratio < 1 - how.eps_low) & (advantage < 0), above & (advantage > 0)
@@ -298,6 +314,24 @@ def rollout_weights(steps: mx.array, how: Objective) -> mx.array:
     if how.rollout_is.endswith("truncate"):
         return mx.minimum(weights, how.rollout_is_max)
     return mx.where(weights > how.rollout_is_max, 0, weights)
+
+
+def vespo_weights(
+    steps: mx.array, corrections: mx.array | None, mask: mx.array, advantage: mx.array
+) -> mx.array:
+    """VESPO's kernel, a constant factor on each completion's log-probs, [B, 1].
+
+    phi(w) = w^k exp(lambda (1 - w)), k and lambda by the sign of A; w is the product of the ratios
+    over the completion, from `steps` = log(policy / sampler) [B, T], 0 on padding, and of
+    `corrections` [B, T] for what sampling filtered, if any. phi(1) = 1: on policy it is REINFORCE.
+    """
+    logs = mx.clip(mx.stop_gradient(steps), -VESPO_HIGHEST, VESPO_HIGHEST)
+    if corrections is not None:
+        logs = logs + mx.clip(mx.log(corrections), VESPO_LOWEST, VESPO_HIGHEST) * mask
+    log_w = mx.clip(logs.sum(axis=1, keepdims=True), VESPO_LOWEST, VESPO_HIGHEST)
+    k = mx.where(advantage >= 0, *VESPO_K)
+    decay = mx.where(advantage >= 0, *VESPO_LAMBDA)
+    return mx.exp(k * log_w + decay * (1 - mx.exp(log_w)))
 
 
 def off_policy_mask(

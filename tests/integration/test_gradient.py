@@ -20,7 +20,7 @@ from tests.toy import EOS, LIMIT, SHAPE, TEMPERATURE, VOCAB, config, toy_policy,
 PLAN = MemoryPlan(
     micro_batch_size=2, logprob_chunk_tokens=5, grad_checkpoint=False, prefix_sharing=True
 )
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo", "rloo", "luspo")
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo", "rloo", "luspo", "vespo")
 SETTINGS = {
     "first": {},
     "later": {"num_iterations": 2},

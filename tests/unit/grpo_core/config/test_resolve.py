@@ -352,7 +352,7 @@ def test_all_faults_come_at_once_with_where_they_stand(tmp_path):
         f"{path}: temperature = 0.0: must be above 0",
         f"{path}: batch_size = 0: must be at least 1",
         "--set: loss_type = 'dap': must be one of grpo, bnpo, dr_grpo, dapo, cispo, gspo, sapo, "
-        "rloo, luspo; did you mean dapo?",
+        "rloo, luspo, vespo; did you mean dapo?",
     }
     assert caught.value.exit_code == 2
 

@@ -29,6 +29,11 @@ CASES = [
         {"loss_type": "cispo", "num_iterations": 2},
     ),
     ("clip_delta", {"loss_type": "sapo", "num_iterations": 2}, {"num_iterations": 2}),
+    (
+        "clip_eps",
+        {"loss_type": "vespo", "num_iterations": 2},
+        {"loss_type": "sapo", "num_iterations": 2},
+    ),
     ("off_policy_mask_threshold", {}, {"steps_per_generation": 8}),
     ("scale_rewards", {"multi_objective_aggregation": "normalize_then_sum"}, {}),
     ("kl_estimator", {}, {"kl_coeff": 0.1}),

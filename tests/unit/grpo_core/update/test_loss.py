@@ -11,7 +11,7 @@ from grpo_core.update.loss import (
     entropy_threshold,
 )
 
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo", "rloo", "luspo")
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo", "rloo", "luspo", "vespo")
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
@@ -27,9 +27,9 @@ def test_equal_rewards_have_advantages_of_exactly_zero(value, scale, loss_type):
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_auto_takes_the_papers_ratio(loss_type):
-    """One for a sequence with gspo, luspo and rloo, one for a token with the others."""
+    """One for a sequence with gspo, luspo, rloo and vespo, one for a token with the others."""
     how = Objective.of(MLXGRPOConfig(loss_type=loss_type))
-    assert how.sequence_level == (loss_type in ("gspo", "luspo", "rloo"))
+    assert how.sequence_level == (loss_type in ("gspo", "luspo", "rloo", "vespo"))
 
 
 def test_an_objective_is_read_from_the_configuration():
