@@ -165,7 +165,8 @@ class TrainingLoop:
             return found
         # What they would have cost is not known, but for what those in their place did.
         each = found.figures["completion_length"] * cfg.num_generations
-        figures = {"passed_over_prompts": passed_over, "saved_tokens": round(passed_over * each)}
+        saved = round(passed_over * each) + found.figures.get("saved_tokens", 0)
+        figures = {"passed_over_prompts": passed_over, "saved_tokens": saved}
         return replace(found, figures=found.figures | figures)
 
     def _others(self, number: int, prompts: list[Prompt]) -> Iterator[Prompt]:

@@ -209,6 +209,13 @@ class MLXGRPOConfig:
         "completions of each group to learn from, those whose rewards vary the most (PODS); 0: all",
         min=0,
     )
+    early_group_size: int = _f(
+        0,
+        "sampling",
+        "completions of each group that are drawn first; the others only where rewards of these "
+        "differ, else the group counts as flat; 0: all at once",
+        min=0,
+    )
     max_completion_length: int = _f(
         1024,
         "sampling",

@@ -229,6 +229,23 @@ def _objective_contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
                 f"({drawn}), or 0 for all",
             )
         )
+    early = cfg.early_group_size
+    if early == 1 or early >= drawn:
+        found.append(
+            (
+                ("early_group_size", "num_generations"),
+                f"early_group_size = {early}: must be at least 2 and below num_generations "
+                f"({drawn}), or 0 for all at once",
+            )
+        )
+    if early and cfg.zero_variance == "keep":
+        found.append(
+            (
+                ("early_group_size", "zero_variance"),
+                f"early_group_size = {early}: groups that are broken off cannot be learnt from, as "
+                "zero_variance = 'keep' asks for; take skip, resample or refill",
+            )
+        )
     if cfg.clip_delta and cfg.clip_delta <= 1 + (cfg.clip_eps_high or cfg.clip_eps):
         found.append(
             (

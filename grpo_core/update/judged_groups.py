@@ -21,6 +21,8 @@ from grpo_core.run.signals import ShouldStop
 class JudgedGroup:
     """A group and its rewards: `values` [R, G], `total` [G] with weights and penalty; NaN: none.
 
+    Where a group is broken off G counts the completions that were not drawn as well.
+
     `teaching` [K, G] is what advantages are made of: the total alone, or each reward by itself.
     """
 

@@ -76,7 +76,8 @@ def draw_batch(
     weights = _advantages(teaching, rewards, cfg)  # [P, G]
     figures = rollout_figures(first, rewards.names) | _costs(draws, at_first, final, cfg)
     if cfg.overlong_buffer:
-        figures["reward/overlong"] = float(np.mean([overlong(j.group, cfg) for j in first]))
+        costs = np.concatenate([overlong(judged.group, cfg) for judged in first])
+        figures["reward/overlong"] = float(np.mean(costs))
     groups = [_samples(j, learnt[p], weights[p], p) for p, j in enumerate(final)]
     counts = [_counts(judged, cfg) for judged in final]
     shown = _spread_out(weights[0], learnt[0], len(final[0].total))
@@ -107,6 +108,8 @@ def _costs(
     """What the draws took, and what further ones and their cost came to where there are any."""
     per_s = draws.tokens / draws.rollout_s if draws.rollout_s > 0 else 0.0
     times = {"tokens_per_s": per_s, "rollout_s": draws.rollout_s, "reward_s": draws.reward_s}
+    if cfg.early_group_size:
+        times |= {"broken_off_groups": draws.broken_off, "saved_tokens": draws.saved_tokens}
     if cfg.zero_variance not in ("resample", "refill"):
         return times
     useful = sum(not judged.is_flat for judged in final)
@@ -149,4 +152,6 @@ def _samples(
             group=number,
         )
         for s, weight in zip(places, weights, strict=True)
+        # What was not drawn has a place among the rewards, as a missing one.
+        if s < len(group.completions)
     ]

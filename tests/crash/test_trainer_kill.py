@@ -30,6 +30,13 @@ KINDS = {
     "full": {"train_type": "full", "learning_rate": 1e-4, "kl_coeff": 0.05},
     "refill": {"zero_variance": "refill", "rewards": ["correctness"], "num_train_generations": 2},
     "passing over": {"flat_prompt_chance": 0.5, "rewards": ["correctness"], "num_epochs": 3},
+    "early groups": {
+        "early_group_size": 2,
+        "rewards": ["correctness"],
+        "zero_variance": "refill",
+        "flat_prompt_chance": 0.5,
+        "num_epochs": 2,
+    },
     "minibatches": {"steps_per_generation": 4, "num_iterations": 2, "batch_size": 1},
 }
 SHORT = {"num_epochs": 1, "eval_samples": 4, "eval_subset_size": 4, "max_new_tokens": 16}

@@ -246,6 +246,41 @@ def test_a_refill_without_other_prompts_leaves_the_batch_as_it_is():
     assert found.tokens == plain.tokens
 
 
+def rewards_of(group):
+    """What `rare` gives to each completion, from its token ids."""
+    letters = ["".join(chr(ord("A") + t) for t in ids if t != EOS) for ids in ids_of(group)]
+    return [rare(text, "") for text in letters]
+
+
+def test_a_group_goes_on_only_where_its_first_completions_differ():
+    """What is drawn are the completions of a whole draw; a flat part is all there is of a group."""
+    whole = rollouts({"rare": rare}, [1.0], zero_variance="keep")
+    found = rollouts({"rare": rare}, [1.0], early_group_size=4, overlong_buffer=BUFFER)
+    goes_on = [g for g in whole.groups if len(set(rewards_of(g)[:4])) > 1]
+    broken_off = [g[:4] for g in whole.groups if len(set(rewards_of(g)[:4])) == 1]
+    assert goes_on and broken_off
+    assert [ids_of(group) for group in found.groups] == [ids_of(group) for group in goes_on]
+    lengths = [[len(ids) for ids in ids_of(group)] for group in (*goes_on, *broken_off)]
+    assert found.tokens == sum(map(sum, lengths))
+    assert all_skipped(found) == Count(4 * len(broken_off), sum(map(sum, lengths[len(goes_on) :])))
+    assert found.figures["broken_off_groups"] == len(broken_off)
+    assert found.figures["saved_tokens"] == sum(map(sum, lengths[len(goes_on) :]))
+    assert found.figures["frac_reward_zero_std"] == pytest.approx(len(broken_off) / 3)
+
+
+@pytest.mark.parametrize("more", [{"num_train_generations": 3}, {"scale_rewards": "batch"}])
+def test_a_group_that_goes_on_teaches_what_it_teaches_when_drawn_at_once(more):
+    """Its advantages are of all its rewards, whatever is missing in the others."""
+    whole = rollouts({"early": early}, [1.0], **more)
+    found = rollouts({"early": early}, [1.0], early_group_size=2, **more)
+    assert found.figures["broken_off_groups"] == 0
+    for group, other in zip(found.groups, whole.groups, strict=True):
+        assert ids_of(group) == ids_of(other)
+        assert [s.advantage for s in group] == [s.advantage for s in other]
+        pairs = zip(group, other, strict=True)
+        assert all(np.array_equal(a.sampling_logprobs, b.sampling_logprobs) for a, b in pairs)
+
+
 @pytest.mark.parametrize("loss_type", ["dapo", "dr_grpo", "rloo"])
 def test_fewer_completions_are_learnt_from_than_were_drawn(loss_type):
     """PODS: the subset of greatest variance, and the mean and deviation are those of the subset.
