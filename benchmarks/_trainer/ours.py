@@ -83,7 +83,7 @@ def _watch(config: Path, output: Path, folder: Path, stop_after: int = 0) -> Mea
     seen: list[tuple[float, float, dict[str, Any]]] = []
     # A process that has ended keeps its times until it is waited for, as a zombie.
     while process.status() != psutil.STATUS_ZOMBIE:
-        for line in _new_lines(log, len(seen)):
+        for line in new_lines(log, len(seen)):
             used = process.cpu_times()
             seen.append((time.monotonic(), used.user + used.system, line))
             if len(seen) == stop_after:
@@ -91,7 +91,7 @@ def _watch(config: Path, output: Path, folder: Path, stop_after: int = 0) -> Mea
         time.sleep(LOOK_S)
     ended = child.end(may_stop=stop_after > 0)
     last = seen[-1] if seen else (time.monotonic(), 0.0, {})
-    seen += [(last[0], last[1], line) for line in _new_lines(log, len(seen))]
+    seen += [(last[0], last[1], line) for line in new_lines(log, len(seen))]
     drawn = [each for each in seen if "rollout_s" in each[2]]
     made = [Update(b[0] - a[0], b[1] - a[1], b[2]) for a, b in pairwise(drawn)]
     first = drawn[0][0] - began - Update(0, 0, drawn[0][2]).stages_s
@@ -99,7 +99,7 @@ def _watch(config: Path, output: Path, folder: Path, stop_after: int = 0) -> Mea
     return Measured(first, made, evaluations, ended.rss_bytes)
 
 
-def _new_lines(log: Path, known: int) -> list[dict[str, Any]]:
+def new_lines(log: Path, known: int) -> list[dict[str, Any]]:
     """The whole lines of the log beyond those that are known."""
     if not log.exists():
         return []

@@ -3,7 +3,7 @@
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -51,10 +51,13 @@ class Peer:
         numbers = [setting.group, setting.tokens, setting.prompts, steps, setting.adapter_rank]
         numbers += [threads] if self.name == "trl" else []
         outside = {name: value for name, value in env.items() if name != "PYTHONPATH"}
-        script = ["-c", _WITH_OUR_BLAS, ROOT, self.driver] if self.our_blas else [self.driver]
-        argv = [self.python, *script, folder, *map(str, numbers)]
-        ended = Child(argv, outside).end()
+        ended = Child(self.argv(self.driver, [folder, *numbers]), outside).end()
         return {"steps": list(ended.lines()), "rss_bytes": ended.rss_bytes, "threads": threads}
+
+    def argv(self, driver: Path, words: Sequence[Any]) -> list[str | Path]:
+        """How a script is run by its Python."""
+        script = ["-c", _WITH_OUR_BLAS, ROOT, driver] if self.our_blas else [driver]
+        return [self.python, *script, *map(str, words)]
 
     def threads(self) -> tuple[int, ...]:
         """What is tried; the better counts."""

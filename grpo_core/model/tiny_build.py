@@ -98,8 +98,9 @@ def build_model(tokenizer: Tokenizer, seed: int, steps: int) -> nn.Module:
     mx.random.seed(seed)
     model = qwen2.Model(qwen2.ModelArgs.from_dict(_model_config(tokenizer)))
     optimizer = optim.AdamW(BUILD_LEARNING_RATE, weight_decay=0.01, bias_correction=True)
-    loss_and_grad = nn.value_and_grad(model, _lesson_loss)
-    for step, batch in enumerate(islice(_batches(tokenizer, seed), steps), start=1):
+    loss_and_grad = nn.value_and_grad(model, lesson_loss)
+    batches = lesson_batches(tokenizer, lessons(seed), seed)
+    for step, batch in enumerate(islice(batches, steps), start=1):
         optimizer.learning_rate = _learning_rate(step, steps)
         loss, grads = loss_and_grad(model, *(mx.array(part) for part in batch))
         optimizer.update(model, grads)
@@ -118,7 +119,7 @@ def _learning_rate(step: int, steps: int) -> float:
     return BUILD_LEARNING_RATE * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _lesson_loss(model: nn.Module, ids: mx.array, where: mx.array, mask: mx.array) -> mx.array:
+def lesson_loss(model: nn.Module, ids: mx.array, where: mx.array, mask: mx.array) -> mx.array:
     """Mean cross-entropy over the answers' tokens.
 
     `ids` [B, T]; `where` [B, C] holds the positions that predict an answer's token, and `mask`
@@ -135,9 +136,10 @@ TokenIds = list[int]
 LessonBatch = tuple[list[TokenIds], list[TokenIds], list[TokenIds]]
 
 
-def _batches(tokenizer: Tokenizer, seed: int) -> Iterator[LessonBatch]:
-    """Batches for `_lesson_loss`; lessons of like length stand together, to save padding."""
-    source = lessons(seed)
+def lesson_batches(
+    tokenizer: Tokenizer, source: Iterator[tuple[str, str]], seed: int
+) -> Iterator[LessonBatch]:
+    """Batches for `lesson_loss`; lessons of like length stand together, to save padding."""
     draw = random.Random(seed)
     pad = _token_id(tokenizer, PAD)
     while True:
@@ -151,7 +153,7 @@ def _batches(tokenizer: Tokenizer, seed: int) -> Iterator[LessonBatch]:
 
 
 def _pad(pairs: Sequence[tuple[TokenIds, TokenIds]], pad: int) -> LessonBatch:
-    """Prompts and answers -> `ids`, `where` and `mask` of `_lesson_loss`."""
+    """Prompts and answers -> `ids`, `where` and `mask` of `lesson_loss`."""
     width = max(len(prompt) + len(answer) for prompt, answer in pairs)
     longest = max(len(answer) for _, answer in pairs)
     ids, where, mask = [], [], []
@@ -176,11 +178,11 @@ def build(folder: Path, seed: int = BUILD_SEED, steps: int = BUILD_STEPS) -> Non
         raise ConfigError(f"{folder}: is there already; name a folder that is not")
     with new_folder(folder) as beside:
         tokenizer = build_tokenizer()
-        _save(beside, tokenizer, build_model(tokenizer, seed, steps))
+        save_model(beside, tokenizer, build_model(tokenizer, seed, steps))
 
 
-def _save(folder: Path, tokenizer: Tokenizer, model: nn.Module) -> None:
-
+def save_model(folder: Path, tokenizer: Tokenizer, model: nn.Module) -> None:
+    """The files of a model of this shape, as `mlx_lm.load` reads them."""
     texts = {
         "config.json": json.dumps(_model_config(tokenizer), indent=2),
         "tokenizer.json": tokenizer.to_str(pretty=True),

@@ -1,0 +1,1 @@
+"""Parts of benchmarks/time_to_score.py."""
