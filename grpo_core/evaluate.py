@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.data.prompts import Prompt
 from grpo_core.data.thinking import answer_of
@@ -43,6 +45,8 @@ class Evaluation:
     rewards: dict[str, list[float]] = field(default_factory=dict)
     """By name, and their weighted sum by the name "": each row's mean over its answers, NaN where
     that is missing."""
+    shown: tuple[dict[str, Any], ...] = ()
+    """The answers to the first rows, as samples.jsonl has them."""
 
     @property
     def em(self) -> float | None:
@@ -104,12 +108,17 @@ def evaluate(
     ids = [prompt.ids for prompt in prompts]
     groups = generate_groups(policy, ids, len(answers), keys, sampling, should_stop, most_rows)
     finished = [done for group in groups for done in group.finished]
+    values = _values(prompts, groups, rewards, should_stop or (lambda: False))
     return Evaluation(
         split=split,
         n=len(prompts),
         right=_right(prompts, groups),
         truncated_frac=finished.count(False) / len(finished),
-        rewards=_scores(prompts, groups, rewards, should_stop or (lambda: False)),
+        rewards={
+            name: [known_mean(row) for row in each.reshape(-1, len(answers))]
+            for name, each in values.items()
+        },
+        shown=tuple(_shown(prompts, groups, values, cfg.log_completions)),
     )
 
 
@@ -127,17 +136,35 @@ def _is_solved(prompt: Prompt, group: Group) -> bool:
     return any(is_correct(answer, wanted) for answer in answers)
 
 
-def _scores(
+def _values(
     prompts: Sequence[Prompt],
     groups: Sequence[Group],
     rewards: Rewards,
     should_stop: Callable[[], bool],
-) -> dict[str, list[float]]:
-    k = len(groups[0].texts)
+) -> dict[str, np.ndarray]:
+    """The reward of each answer [N] by name, and their weighted sum by the name ""."""
     texts, ids = [group.texts for group in groups], [group.completions for group in groups]
     values = rewards.of_groups(prompts, texts, ids, should_stop)
-    named = {"": combine(values, rewards.weights), **dict(zip(rewards.names, values, strict=True))}
-    return {n: [known_mean(row) for row in each.reshape(-1, k)] for n, each in named.items()}
+    return {"": combine(values, rewards.weights), **dict(zip(rewards.names, values, strict=True))}
+
+
+def _shown(
+    prompts: Sequence[Prompt], groups: Sequence[Group], values: dict[str, np.ndarray], count: int
+) -> Iterator[dict[str, Any]]:
+    """The first answer to each of the first `count` rows: the same rows at each evaluation."""
+    answers = len(groups[0].texts)
+    for number, (prompt, group) in enumerate(zip(prompts[:count], groups, strict=False)):
+        rewards = {name: float(each[number * answers]) for name, each in values.items()}
+        yield {
+            "row": prompt.example.line,
+            "prompt": prompt.text,
+            "completion": group.texts[0],
+            "answer": prompt.example.answer,
+            "reward": rewards.pop(""),
+            "rewards": rewards,
+            "completion_length": len(group.completions[0]),
+            "finished": group.finished[0],
+        }
 
 
 def mean_interval(values: Sequence[float]) -> list[float] | None:

@@ -294,6 +294,9 @@ class TrainingLoop:
             "eval_s": eval_s,
         }
         self.log.write(line)
+        if split == "test":
+            for shown in done.shown:
+                self.samples.write({"update": self.state.update, "split": split, **shown})
         self._note_score(done)
         self.state.evaluated.append(split)
         self._changed = True

@@ -1,15 +1,13 @@
-"""Everything that a report says about a sweep, read once from the queue and the runs' folders.
+"""Everything that a report says about a sweep, read from the queue and the runs' folders.
 
 Reads only; what is missing or torn is left out. How it looks is decided in `sections.py`
 and `page.py`.
 """
 
-import json
 import math
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from grpo_core.errors import GRPOError
@@ -17,17 +15,19 @@ from grpo_core.run.protocol import INTERVALS
 from orchestrator.errors import SweepError
 from orchestrator.plan.next_runs import importance_of, spec_of
 from orchestrator.queue.store import Store
-from orchestrator.results.curves import Curve
+from orchestrator.results.curves import Bins
 from orchestrator.results.illnesses import Illness, find_illnesses
 from orchestrator.results.leaderboard import RankedSetting, differing_keys, ranking
 from orchestrator.results.objective import Score, completed_scores
+from orchestrator.results.series import Clock, RunSeries
 from orchestrator.results.stats import mean
-from orchestrator.results.training_log import curves_of, interval_of, read_log
+from orchestrator.results.training_log import interval_of, read_log
 from orchestrator.run import Attempt, Objective, Run, RunState, Sweep
 from orchestrator.search.importance import Importance
 from orchestrator.space.distributions import Choice, LogInt, LogUniform
-from orchestrator.system.paths import Home, RunPaths
+from orchestrator.system.paths import Home
 from orchestrator.text import UNKNOWN, setting_value, three_digits
+from orchestrator.views.run_details import RunDetails, read_details
 from orchestrator.worker.launcher import command
 
 # What GRPO people look at; the metric of the objective joins them.
@@ -35,14 +35,44 @@ CURVES = ("reward_mean", "em", "eval_reward", "kl", "completion_length", "entrop
 
 
 @dataclass(frozen=True)
-class RunFacts:
-    """A run with what it logged, its attempts, and the exact command as a shell takes it."""
+class Logged:
+    """What a run has logged: every metric, how long it had trained at an update, what ails it."""
 
-    run: Run
-    curves: Mapping[str, Curve]
+    curves: Mapping[str, Bins]
+    clock: Clock
     illnesses: tuple[Illness, ...]
-    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run with all that the queue knows of it, and what it logged."""
+
+    details: RunDetails
+    logged: Logged
     command: str
+    """As a shell takes it, from anywhere."""
+
+    @property
+    def run(self) -> Run:
+        """The run itself."""
+        return self.details.run
+
+    @property
+    def attempts(self) -> Sequence[Attempt]:
+        """Its attempts, the first one first."""
+        return self.details.attempts
+
+    @property
+    def illnesses(self) -> tuple[Illness, ...]:
+        """What ails it by its log."""
+        return self.logged.illnesses
+
+    def curve(self, metric: str) -> Bins:
+        """A metric as it was logged; empty where it was not."""
+        return self.logged.curves.get(metric, _EMPTY)
+
+
+_EMPTY = Bins()
 
 
 @dataclass(frozen=True)
@@ -91,8 +121,8 @@ class Facts:
     @property
     def before(self) -> float | None:
         """The objective's metric before training, the mean over the runs that measured it."""
-        first = [f.curves[self.objective.metric][:1] for f in self.runs]
-        values = [curve[0][1] for curve in first if curve and curve[0][0] == 0]
+        first = (f.curve(self.objective.metric).before for f in self.runs)
+        values = [value for value in first if value is not None]
         return mean(values) if values else None
 
     def label(self, overrides: Mapping[str, Any]) -> str:
@@ -108,18 +138,26 @@ class Facts:
         return setting_value(three_digits(value) if key in self.scales else value)
 
 
+def read_logged(run: Run) -> Logged:
+    """What the log of a run says, read anew."""
+    lines, series = read_log(run.folder), RunSeries(run.folder)
+    series.take(lines)
+    return Logged(series.curves, series.clock, tuple(find_illnesses(lines)))
+
+
 def gather(
-    store: Store, sweep: Sweep, home: Home, on_run: Callable[[], None] = lambda: None
+    store: Store,
+    sweep: Sweep,
+    home: Home,
+    on_run: Callable[[], None] = lambda: None,
+    read: Callable[[Run], Logged] = read_logged,
 ) -> Facts:
     """Read everything about a sweep; `on_run` is called after each run. Raises QueueError."""
-    metrics = dict.fromkeys((*CURVES, sweep.objective.metric))
     found = []
     runs = store.queries.runs(sweep.id)
     for run in runs:
-        lines = read_log(run.folder)
-        curves, ill = curves_of(lines, metrics), tuple(find_illnesses(lines))
-        attempts = tuple(store.queries.attempts(run.id))
-        found.append(RunFacts(run, curves, ill, attempts, by_hand(run, home)))
+        details = read_details(store, run, home)
+        found.append(RunFacts(details, read(run), by_hand(run, home)))
         on_run()
     keys = differing_keys(run.overrides for run in runs)
     rows = ranking(completed_scores(runs, sweep.objective), sweep.objective)
@@ -160,12 +198,3 @@ def evaluation_interval(row: RankedSetting, objective: Objective) -> tuple[float
     if metrics.get(objective.metric) != row.mean:
         return None
     return interval_of(metrics.get(INTERVALS.get(objective.metric, "")))
-
-
-def read_versions(folder: Path) -> dict[str, str]:
-    """The versions that a run recorded; empty where it wrote none."""
-    try:
-        config = json.loads(RunPaths(folder).resolved_config.read_bytes())
-        return {str(key): str(value) for key, value in config["versions"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}

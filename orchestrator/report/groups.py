@@ -39,7 +39,7 @@ class Grouping:
 
 def groupings(facts: Facts) -> list[Grouping]:
     """By setting, then by each key that puts settings together into few enough groups."""
-    started = [i for i, run in enumerate(facts.runs) if any(run.curves.values())]
+    started = [i for i, run in enumerate(facts.runs) if run.logged.curves]
     by_setting = _by_setting(facts, started)
     settings = len(by_setting.groups) + len(by_setting.others)
     by_key = [_by_key(facts, key, started) for key in facts.keys]

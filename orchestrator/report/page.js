@@ -1,98 +1,65 @@
 "use strict";
-/* Draws the figures of #figures where the page has a place for them; everything else on the page
-   works without this script. */
+/* The report: its data stand in the file. The tables, the ranking and all texts can be read without
+   this script. */
 (() => {
-  const figures = JSON.parse(document.getElementById("figures").textContent);
-  const touch = matchMedia("(pointer: coarse)").matches;
-  const config = { responsive: true, displayModeBar: false, doubleClick: "reset" };
-  const plots = [...document.querySelectorAll(".plot")];
+  const { h, copyButton, runsTable } = Parts;
+  const kept = {};
+  const data = (id) => kept[id] ??= JSON.parse(document.getElementById(`data-${id}`).textContent);
+  const plotly = async () => Plotly;
 
-  const draw = (plot) => {
-    const figure = figures[plot.dataset.figure];
-    if (!figure) { plot.replaceChildren(); return Promise.resolve(); }
-    // On a touch screen a drag scrolls the page.
-    const layout = { ...figure.layout, dragmode: touch ? false : "zoom" };
-    return Plotly.react(plot, figure.data, layout, config);
+  /* --- curves */
+
+  const runs = data("table").runs;
+  const names = new Map(runs.map((run) => [String(run.id), run.name]));
+  const curveOf = (id, [grid, y]) => ({ id: Number(id), name: names.get(id), x: data("curves").grids[grid], y,
+    t: data("curves").times[id][grid] });
+  const nothing = { note: "not logged", flat: true, of: {} };
+  const load = async (metric) => {
+    const all = data("curves").metrics, found = all[metric] ?? nothing;
+    return { ...found, metrics: Object.keys(all), runs: Object.entries(found.of).map(([id, curve]) => curveOf(id, curve)) };
+  };
+  const loadOfRun = async (run, metric) => {
+    const found = (data("curves").metrics[metric] ?? nothing).of[run.id];
+    return { metrics: run.metrics, runs: found ? [curveOf(String(run.id), found)] : [] };
   };
 
-  /* --- learning curves: which groups, and which of them are shown */
+  /* --- runs */
 
-  const legends = [...document.querySelectorAll(".legend")];
-  const curves = plots.filter((plot) => plot.dataset.figure.startsWith("curve/"));
-
-  const showGroups = (legend) => {
-    const hidden = new Set(
-      [...legend.querySelectorAll("button[aria-pressed=false]")].map((b) => b.dataset.group));
-    for (const plot of curves) {
-      const visible = (plot.data || []).map((trace) => !hidden.has(trace.legendgroup));
-      if (visible.length) Plotly.restyle(plot, { visible });
-    }
-  };
-  for (const legend of legends) {
-    legend.addEventListener("click", (event) => {
-      const button = event.target.closest("button");
-      if (!button) return;
-      button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") === "false"));
-      showGroups(legend);
-    });
-  }
-  document.querySelectorAll("input[name=grouping]").forEach((input) => {
-    input.addEventListener("change", async () => {
-      for (const legend of legends) legend.hidden = legend.dataset.grouping !== input.value;
-      for (const plot of curves) {
-        const name = plot.dataset.figure.split("/").slice(2).join("/");
-        plot.dataset.figure = `curve/${input.value}/${name}`;
-        await draw(plot);
-      }
-      showGroups(legends.find((legend) => !legend.hidden));
-    });
-  });
-
-  /* --- parallel coordinates: only the lines through the chosen values */
-
-  const parallel = plots.find((plot) => plot.dataset.figure === "parallel");
-  const selects = [...document.querySelectorAll(".filters select")];
-  if (parallel) {
-    const lines = JSON.parse(document.getElementById("lines").textContent);
-    const full = figures.parallel.data.map((trace) => trace.opacity);
-    const filter = () => {
-      const opacity = lines.map((line, i) =>
-        selects.every((s) => !s.value || line[s.dataset.key] === s.value) ? full[i] : 0.06);
-      Plotly.restyle(parallel, { opacity });
-    };
-    selects.forEach((select) => select.addEventListener("change", filter));
-  }
-
-  /* --- tables that sort */
-
-  const sortValue = (cell) => {
-    const text = (cell.dataset.sort ?? cell.textContent).trim();
-    return text === "" || Number.isNaN(Number(text)) ? text : Number(text);
-  };
-  const compare = (a, b) =>
-    typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
-  for (const table of document.querySelectorAll("table.sortable")) {
-    const heads = [...table.tHead.rows[0].cells];
-    heads.forEach((head, column) => head.addEventListener("click", () => {
-      const down = head.getAttribute("aria-sort") === "ascending";
-      heads.forEach((other) => other.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const rows = [...table.tBodies[0].rows].sort((a, b) =>
-        (down ? -1 : 1) * compare(sortValue(a.cells[column]), sortValue(b.cells[column])));
-      table.tBodies[0].append(...rows);
-    }));
-  }
+  const sheet = RunSheet.sheet(document.getElementById("run"), { plotly, load: loadOfRun, onerror: () => {},
+    find: async (id) => {
+      const run = data("details")[id];
+      if (!run) throw new Error(`run ${id} is not in this report`);
+      return run;
+    } });
+  const table = runsTable(document.getElementById("runs-table"), data("table"), { onopen: (run) => sheet.open(run.id),
+    link: (run) => h("a", { href: `#run-${run.id}` }, run.name) });
+  table.update(runs);
+  document.querySelectorAll("#spec pre.code").forEach((box) =>
+    box.before(h("p", { class: "copy-line" }, copyButton(box.textContent))));
 
   /* --- print: a figure cannot ask how wide the paper is; these fit A4 and Letter */
 
+  const plots = () => [...document.querySelectorAll("main .plot")].filter((plot) => plot.data);
   const printedWidth = (plot) =>
     plot.closest(".forest") ? 210 : plot.closest(".panels") ? 320 : 670;
-  addEventListener("beforeprint", () => plots.forEach((plot) => {
-    if (plot.data) Plotly.relayout(plot, { width: printedWidth(plot), autosize: false });
-  }));
-  addEventListener("afterprint", () => plots.forEach((plot) => {
-    if (plot.data) Plotly.relayout(plot, { width: null, autosize: true });
-  }));
+  addEventListener("beforeprint", () => {
+    table.showAll();
+    plots().forEach((plot) => Plotly.relayout(plot, { width: printedWidth(plot), autosize: false }));
+  });
+  addEventListener("afterprint", () =>
+    plots().forEach((plot) => Plotly.relayout(plot, { width: null, autosize: true })));
 
-  Promise.all(plots.map(draw)).then(() => { document.documentElement.dataset.drawn = "true"; });
+  const drawAll = async () => {
+    const panels = document.getElementById("curve-panels");
+    if (panels) {
+      const view = Curves.curves(panels, { panels: data("curves").panels, groupings: data("curves").groupings, load, plotly,
+        className: "curves" });
+      await view.refresh();
+    }
+    await Sections.draw(document.getElementById("main"), { ...data("figures"), plotly });
+    document.documentElement.dataset.drawn = "true";
+  };
+  // What can be read is painted first.
+  requestAnimationFrame(() => setTimeout(drawAll));
+  if (sheet.asked() !== null) sheet.open(sheet.asked());
 })();

@@ -41,6 +41,8 @@ const Parts = (() => {
   /* --- tables: a head that sorts, below it a filter for every column */
 
   const CHOICES = 12;
+  // A browser draws so many rows at once; there is a button for more.
+  const ROWS = 100;
   // What is not known stands last, whichever way round.
   const compare = (a, b, sign) => {
     const missing = (value) => value === null || value === undefined || value === "";
@@ -70,7 +72,7 @@ const Parts = (() => {
 
   /* columns: {title, num, value(row), show(row), cell(row), filter}; `filter: false` has none. */
   const table = (root, { columns, label, onopen }) => {
-    let rows = [], order = null, down = false;
+    let rows = [], order = null, down = false, most = ROWS;
     const filters = columns.map(() => "");
     const shown = (column, row) => {
       const text = column.show ? column.show(row) : column.value(row);
@@ -84,16 +86,17 @@ const Parts = (() => {
       } }, column.title)));
     const cells = columns.map((column) => h("th", { class: column.num ? "num" : null }));
     const body = h("tbody");
-    const count = h("p", { class: "fine count", "aria-live": "polite" });
+    const count = h("span", { "aria-live": "polite" });
+    const more = h("button", { type: "button", class: "do", onclick: () => { most *= 4; drawRows(); } });
     root.replaceChildren(
       h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
         h("table", { class: "sortable filtered" }, h("thead", {}, h("tr", {}, heads),
-          h("tr", { class: "filter-row" }, cells)), body)), count);
+          h("tr", { class: "filter-row" }, cells)), body)), h("p", { class: "fine count" }, count, more));
 
     const drawFilters = () => columns.forEach((column, at) => {
       if (column.filter === false) return;
       const values = [...new Set(rows.map((row) => shown(column, row)))];
-      const change = (event) => { filters[at] = event.target.value; drawRows(); };
+      const change = (event) => { filters[at] = event.target.value; most = ROWS; drawRows(); };
       const few = values.length <= CHOICES;
       const key = few ? JSON.stringify(values) : "free";
       if (cells[at].dataset.key === key) return;
@@ -127,13 +130,16 @@ const Parts = (() => {
         const value = columns[order].value;
         found.sort((a, b) => compare(value(a), value(b), down ? -1 : 1));
       }
-      body.replaceChildren(...found.map((row) => h("tr", {
+      body.replaceChildren(...found.slice(0, most).map((row) => h("tr", {
         class: onopen ? "opens" : null, "data-id": row.id,
         onclick: onopen && ((event) => { if (!event.target.closest("button, a")) onopen(row); }),
       }, columns.map((column) => h("td", { class: column.num ? "num" : null },
         column.cell ? column.cell(row) : shown(column, row))))));
-      count.textContent = found.length === rows.length ? `${rows.length} runs`
-        : `${found.length} of ${rows.length} runs`;
+      const first = found.length > most ? `, the first ${most} of them ` : "";
+      count.textContent = (found.length === rows.length ? `${rows.length} runs`
+        : `${found.length} of ${rows.length} runs`) + first;
+      more.hidden = found.length <= most;
+      more.textContent = `Show ${Math.min(3 * most, found.length - most)} more`;
     };
     const draw = () => {
       heads.forEach((head, at) => {
@@ -142,160 +148,34 @@ const Parts = (() => {
       });
       drawRows();
     };
-    return { update: (newer) => { rows = newer; drawFilters(); draw(); } };
-  };
-
-  /* --- curves: one run in colour over others in grey */
-
-  const ACCENT = "#3574d4", GREY = "rgba(139,147,161,0.38)";
-  const escape = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-
-  // The exponential mean of TensorBoard and W&B, without its pull to the first value's zero.
-  const smooth = (values, weight) => {
-    if (!weight) return values;
-    let sum = 0, norm = 0;
-    return values.map((value) => {
-      sum = sum * weight + (1 - weight) * value;
-      norm = norm * weight + (1 - weight);
-      return sum / norm;
-    });
-  };
-
-  const isShare = (metric) => metric === "em" || metric.endsWith("_frac");
-
-  // A share that never moved would get an axis from -1 to 1 around it.
-  const flatRange = (metric, runs) => {
-    const values = runs.flatMap((run) => run.y);
-    const low = Math.min(...values), high = Math.max(...values);
-    return isShare(metric) && low === high ? { range: [Math.max(0, low - 0.1), Math.min(1, low + 0.1)] } : {};
-  };
-
-  const layout = (metric, view, runs) => ({
-    height: 250, margin: { l: 8, r: 8, t: 8, b: 8 }, showlegend: false, hovermode: "closest",
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { size: 12, family: 'system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif' },
-    hoverlabel: { bgcolor: "#20242b", bordercolor: "#4a5260", font: { color: "#fff", size: 12 }, align: "left" },
-    xaxis: { automargin: true, zeroline: false, ticks: "", nticks: 6,
-      rangemode: "tozero", ...(view.range ? { range: [...view.range] } : {}) },
-    yaxis: { automargin: true, zeroline: false, ticks: "", nticks: 5,
-      ...(view.log ? {} : flatRange(metric, runs)),
-      type: view.log ? "log" : "linear", tickformat: isShare(metric) && !view.log ? ".0%" : "" },
-    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-  });
-
-  // Minutes or hours, as what was trained asks for.
-  const timeUnit = (runs) => {
-    const most = Math.max(0, ...runs.map((run) => run.t.at(-1) ?? 0));
-    return most >= 7200 ? [3600, "hours"] : most >= 120 ? [60, "minutes"] : [1, "seconds"];
-  };
-
-  const traces = (metric, data, view) => {
-    const [unit, name] = timeUnit(data.runs);
-    const xs = (run) => (view.time ? run.t.map((s) => s / unit) : run.x);
-    const hover = (run, ys) => ys.map((y, at) => {
-      const shown = isShare(metric) ? `${(100 * y).toFixed(1)}%` : y.toPrecision(4);
-      const where = view.time ? `after ${xs(run)[at].toFixed(1)} ${name}` : `at update ${run.x[at]}`;
-      return `${shown} ${where}<br>${escape(run.name)}`;
-    });
-    const grey = { x: [], y: [], text: [], customdata: [] };
-    for (const run of data.runs.filter((run) => run.id !== view.highlight)) {
-      const ys = smooth(run.y, view.smoothing);
-      grey.x.push(...xs(run), null);
-      grey.y.push(...ys, null);
-      grey.text.push(...hover(run, ys), "");
-      grey.customdata.push(...run.y.map(() => run.id), null);
-    }
-    const found = [];
-    if (grey.x.length) found.push({ ...grey, type: "scatter", mode: "lines", hoverinfo: "text",
-      line: { color: GREY, width: 1 } });
-    const run = data.runs.find((run) => run.id === view.highlight);
-    if (run) {
-      const ys = smooth(run.y, view.smoothing);
-      if (view.smoothing) found.push({ x: xs(run), y: run.y, type: "scatter", mode: "lines",
-        hoverinfo: "skip", line: { color: "rgba(53,116,212,0.28)", width: 1.5 } });
-      found.push({ x: xs(run), y: ys, text: hover(run, ys), hoverinfo: "text", type: "scatter",
-        mode: run.x.length <= 12 ? "lines+markers" : "lines", marker: { size: 6 },
-        customdata: run.x.map(() => run.id), line: { color: ACCENT, width: 2.4 } });
-    }
-    return found;
-  };
-
-  /* A row of panels that share smoothing, axes and zoom. `load(metric)` gives
-     {title, metrics, runs: [{id, name, x, y, t}]}; `onopen(id)` opens a run. */
-  const curves = (root, { panels: names, load, onopen, plotly }) => {
-    const view = { smoothing: 0, log: false, time: false, highlight: null, range: null };
-    const range = h("input", { type: "range", min: "0", max: "0.98", step: "0.02", value: "0",
-      oninput: (event) => { view.smoothing = Number(event.target.value); drawAll(); } });
-    const log = h("input", { type: "checkbox", onchange: (event) => { view.log = event.target.checked; drawAll(); } });
-    const time = h("input", { type: "checkbox", onchange: (event) => {
-      view.time = event.target.checked; view.range = null; drawAll(); } });
-    const controls = h("div", { class: "curve-controls" },
-      h("label", {}, "smoothing ", range), h("label", {}, log, " log scale"), h("label", {}, time, " over time"));
-    const panels = names.map((metric) => {
-      const panel = { metric, data: null, plot: h("div", { class: "plot", "data-metric": metric }),
-        empty: h("p", { class: "empty" }, "Nothing logged yet."), unit: h("span", {}), bound: false };
-      panel.choice = h("select", { "aria-label": "Metric", onchange: async (event) => {
-        panel.metric = event.target.value; await fetchPanel(panel); } });
-      panel.figure = h("figure", {}, h("figcaption", {}, panel.choice, " ", panel.unit), panel.plot, panel.empty);
-      return panel;
-    });
-    root.replaceChildren(controls, h("div", { class: "panels pair" }, panels.map((panel) => panel.figure)));
-
-    const fetchPanel = async (panel) => {
-      const metric = panel.metric, data = await load(metric);
-      if (panel.metric !== metric || !data) return;
-      panel.data = data;
-      const all = [...new Set([...data.metrics, metric])];
-      const key = JSON.stringify(all);
-      if (panel.choice.dataset.key !== key) {
-        panel.choice.dataset.key = key;
-        panel.choice.replaceChildren(...all.map((name) => h("option", { value: name }, name)));
-      }
-      panel.choice.value = metric;
-      await draw(panel);
-    };
-    const draw = async (panel) => {
-      if (!panel.data) return;
-      const runs = panel.data.runs.filter((run) => run.x.length);
-      panel.plot.dataset.metric = panel.metric;
-      panel.plot.hidden = !runs.length;
-      panel.empty.hidden = Boolean(runs.length);
-      panel.unit.textContent = view.time ? `over ${timeUnit(runs)[1]} of training` : "over updates";
-      if (!runs.length) return;
-      const Plotly = await plotly();
-      await Plotly.react(panel.plot, traces(panel.metric, { runs }, view), layout(panel.metric, view, runs),
-        { responsive: true, displayModeBar: false, doubleClick: "reset" });
-      if (!panel.bound) bind(panel);
-    };
-    const bind = (panel) => {
-      panel.bound = true;
-      panel.plot.on("plotly_relayout", (change) => {
-        const zoomed = change["xaxis.range[0]"] !== undefined;
-        if (!zoomed && !change["xaxis.autorange"]) return;
-        view.range = zoomed ? [change["xaxis.range[0]"], change["xaxis.range[1]"]] : null;
-        panels.filter((other) => other !== panel).forEach(draw);
-      });
-      panel.plot.on("plotly_click", (event) => {
-        const id = event.points[0]?.customdata;
-        if (onopen && id) onopen(id);
-      });
-    };
-    const drawAll = () => Promise.all(panels.map(draw));
     return {
-      refresh: () => Promise.all(panels.map(fetchPanel)),
-      highlight: (id) => { view.highlight = id; },
-      // Points of the run in colour that have just been logged.
-      extend: (id, series) => {
-        for (const panel of panels) {
-          const run = panel.data?.runs.find((run) => run.id === id);
-          const more = series[panel.metric];
-          if (!run || !more) continue;
-          for (const axis of ["x", "y", "t"]) run[axis].push(...more[axis]);
-        }
-        return drawAll();
-      },
+      update: (newer) => { rows = newer; drawFilters(); draw(); },
+      // For paper, which has no buttons.
+      showAll: () => { most = Infinity; drawRows(); },
     };
   };
 
-  return { h, copyButton, state, table, curves };
+  // 1e-5 rather than 0.00001.
+  const number = (value) => {
+    if (typeof value !== "number") return value;
+    const plain = String(value), exponent = value.toExponential().replace("e+", "e");
+    return exponent.length < plain.length ? exponent : plain;
+  };
+
+  /* The table of a sweep's runs, {keys, metric, goal, tagged, runs}: what is swept in columns. */
+  const runsTable = (root, sweep, { onopen, link, stateCell = (run) => state(run.state) }) =>
+    table(root, { label: "Runs of the sweep", onopen, columns: [
+      { title: "id", num: true, value: (run) => run.id, filter: false },
+      { title: "run", value: (run) => run.name, cell: (run) => h("span", { class: "name", title: run.name }, link(run)) },
+      { title: "state", value: (run) => run.state, cell: stateCell },
+      { title: sweep.metric, num: true, downFirst: sweep.goal === "max", value: (run) => run.value, show: (run) => run.value_text },
+      ...sweep.keys.map((key, at) => ({ title: key, num: sweep.runs.some((run) => typeof run.values[at] === "number"),
+        value: (run) => run.values[at], show: (run) => number(run.values[at]) })),
+      { title: "seed", num: true, value: (run) => run.seed },
+      { title: "updates", num: true, value: (run) => run.update, show: (run) => run.progress, filter: false },
+      { title: "time", num: true, value: (run) => run.wall_s, show: (run) => run.time, filter: false },
+      ...(sweep.tagged ? [{ title: "tags", value: (run) => run.tags.join(", ") }] : []),
+    ] });
+
+  return { h, copyButton, state, table, runsTable };
 })();

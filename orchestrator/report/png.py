@@ -11,7 +11,7 @@ from orchestrator.errors import UsageError
 from orchestrator.report.colours import ACCENT, MUTED, STRONG
 from orchestrator.report.gather import CURVES, Facts, evaluation_interval
 from orchestrator.report.groups import Grouping, groupings
-from orchestrator.results.curves import band, thin
+from orchestrator.results.curves import align, band
 from orchestrator.results.leaderboard import best_over_time
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def pictures(facts: Facts) -> Iterator[tuple[str, bytes]]:
         yield "best-so-far.png", _best(facts)
     by_setting = groupings(facts)[0]
     for name in dict.fromkeys((*CURVES, facts.objective.metric)):
-        if any(run.curves[name] for run in facts.runs):
+        if any(run.curve(name) for run in facts.runs):
             yield f"{name.replace('/', '-')}.png", _curves(facts, by_setting, name)
 
 
@@ -105,7 +105,7 @@ def _ranking(facts: Facts) -> bytes:
 
 
 def _curves(facts: Facts, by: Grouping, name: str) -> bytes:
-    thinned = thin([run.curves[name] for run in facts.runs], _POINTS)
+    thinned = align([run.curve(name) for run in facts.runs], _POINTS)
     figure, axes = _axes(7, 4.2)
     for members in by.others:
         found = band(thinned, members)

@@ -3,39 +3,27 @@
 Plain values for the template; how they look is decided in `page.html` and `page.css`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.report import curve_plots, parameter_plots, ranking_plot, time_plots
-from orchestrator.report.colours import SHAPES
+from orchestrator.report import parameter_plots, ranking_plot, time_plots
+from orchestrator.report.curve_data import TITLES
 from orchestrator.report.gather import (
-    CURVES,
     Facts,
     RunFacts,
     evaluation_interval,
-    read_versions,
 )
-from orchestrator.report.groups import groupings
-from orchestrator.results.curves import Thinned, only_value, thin
+from orchestrator.report.shapes import cut
 from orchestrator.results.illnesses import Illness
 from orchestrator.results.leaderboard import RankedSetting, against
-from orchestrator.results.samples import Sample, read_samples
+from orchestrator.results.objective import Score
+from orchestrator.results.samples import Sample, read_before_after, read_samples
+from orchestrator.results.training_log import read_versions
 from orchestrator.run import Attempt, Objective, Run, RunState
 from orchestrator.text import clock, counts, duration, metric, plural
 
-# Metric -> (title, what it is).
-TITLES = {
-    "reward_mean": ("Reward", "mean of the completions"),
-    "em": ("Exact match", "held-out rows"),
-    "eval_reward": ("Held-out reward", "mean of the answers to held-out rows"),
-    "kl": ("KL", "to the reference, nats a token"),
-    "completion_length": ("Completion length", "tokens"),
-    "entropy": ("Entropy", "nats a token"),
-}
-# A screen shows no more points of a curve, and 200 runs must stay light.
-POINTS = 200
 # Settings in the table with the plot; the others can be opened.
 RANKED_SHOWN = 40
 # A completion longer than this is cut in the middle: a report is for looking.
@@ -49,11 +37,13 @@ Context = dict[str, Any]
 def context(facts: Facts, now: datetime) -> Context:
     """Everything that the template shows; `figures` are plotly's, by id."""
     figures: Context = {}
+    parameters = _parameters(facts, figures)
     return {
         **_head(facts, now),
         "ranking": _ranking(facts, figures),
-        "curves": _curves(facts, figures),
-        "parameters": _parameters(facts, figures),
+        "curves": any(run.logged.curves for run in facts.runs),
+        "parameters": parameters,
+        "lines": parameters and parameters["lines"],
         "time": _time(facts, figures, now),
         "samples": _samples(facts),
         "runs": [_run_row(run, facts) for run in facts.runs],
@@ -186,7 +176,7 @@ def _ranking_row(row: RankedSetting, facts: Facts) -> Context:
         "mean": metric(facts.objective.metric, row.mean),
         "interval": _spread(row, facts),
         "n": row.n,
-        "runs": ", ".join(str(score.run.id) for score in row.scores),
+        "runs": [score.run.id for score in row.scores],
     }
 
 
@@ -211,58 +201,6 @@ def _caveat(rows: tuple[RankedSetting, ...], objective: Objective) -> str:
         f"These seeds do not distinguish the first from {plural(near, 'other setting')} "
         f"(t test, 5%){words}."
     )
-
-
-# --- curves
-
-
-def _curves(facts: Facts, figures: Context) -> Context | None:
-    if not any(any(run.curves.values()) for run in facts.runs):
-        return None
-    metrics = list(dict.fromkeys((*CURVES, facts.objective.metric)))
-    ways = groupings(facts)
-    panels = []
-    for name in metrics:
-        curves = [run.curves[name] for run in facts.runs]
-        thinned = thin(curves, POINTS)
-        panels.append(_panel(name, curves, thinned))
-        if panels[-1]["drawn"]:
-            for grouping in ways:
-                figure = curve_plots.curve_figure(grouping, name, thinned)
-                figures[f"curve/{grouping.name}/{name}"] = figure.to_plotly_json()
-    return {
-        "panels": panels,
-        "height": curve_plots.HEIGHT_PX,
-        "groupings": [
-            {
-                "name": grouping.name,
-                "legend": [(g.label, g.colour, SHAPES[g.shape]) for g in grouping.groups],
-                "others": len(grouping.others),
-            }
-            for grouping in ways
-        ],
-    }
-
-
-def _panel(name: str, curves: list[Any], thinned: Thinned) -> Context:
-    """A place for a metric's figure, or for the words that say why there is none."""
-    title, unit = TITLES.get(name, (name, ""))
-    ends = [curve[-1][1] for curve in curves if curve]
-    note, summary = "", ""
-    if not ends:
-        note = "not logged"
-    elif (value := only_value(curves)) is not None:
-        note = f"{metric(name, value).removesuffix('.0')} in every run, at every update"
-        if name == "kl" and value == 0:
-            note += "; with kl_coeff = 0 there is no reference"
-    else:
-        low, high = metric(name, min(ends)), metric(name, max(ends))
-        summary = f"{title} over updates of {plural(len(ends), 'run')}: {low} to {high} at the end."
-    drawn = bool(summary)
-    if drawn and thinned.width > 1:
-        note = f"each point is the mean of {thinned.width} updates"
-    return {"id": name, "title": title, "unit": unit, "summary": summary, "note": note,
-            "drawn": drawn}  # fmt: skip
 
 
 # --- parameters
@@ -317,22 +255,48 @@ def _time(facts: Facts, figures: Context, now: datetime) -> Context | None:
 # --- samples
 
 
-def _samples(facts: Facts) -> list[Context]:
-    """The best and the worst ranked run with what they wrote."""
+def _samples(facts: Facts) -> Context | None:
+    """What the best and the worst ranked run wrote: to the same held-out rows, and in training."""
     if not facts.scores:
-        return []
+        return None
     chosen = {"Best run": facts.scores[0]}
     if len(facts.scores) > 1:
         chosen["Worst run"] = facts.scores[-1]
-    return [
+    runs = [
         {
             "title": title,
+            "id": score.run.id,
             "name": score.run.name,
             "value": metric(facts.objective.metric, score.value),
             "moments": list(_moments(score.run.folder)),
         }
         for title, score in chosen.items()
     ]
+    return {"held_out": _held_out(chosen), "runs": runs}
+
+
+def _held_out(chosen: Mapping[str, Score]) -> list[Context]:
+    """Each held-out prompt with what every chosen run answered before and after its training."""
+    prompts: dict[str, Context] = {}
+    for title, score in chosen.items():
+        for pair in read_before_after(score.run.folder):
+            shown = prompts.setdefault(
+                pair.before.prompt,
+                {
+                    "prompt": cut(pair.before.prompt, SAMPLE_CHARS),
+                    "answer": cut(pair.before.answer, SAMPLE_CHARS),
+                    "runs": [],
+                },
+            )
+            moments = {"Before": pair.before, "After": pair.after}
+            if pair.before.update == pair.after.update:
+                del moments["Before"]
+            answers = [
+                {"title": when, "at": sample.update, **_sample_cells(sample)}
+                for when, sample in moments.items()
+            ]
+            shown["runs"].append({"title": title, "id": score.run.id, "answers": answers})
+    return list(prompts.values())
 
 
 def _moments(folder: Path) -> Iterable[Context]:
@@ -346,19 +310,12 @@ def _moments(folder: Path) -> Iterable[Context]:
 def _sample_cells(sample: Sample) -> Context:
     parts = [f"{name} {value:g}" for name, value in sample.rewards.items()]
     return {
-        "prompt": _cut(sample.prompt),
-        "completion": _cut(sample.completion),
-        "answer": _cut(sample.answer),
+        "prompt": cut(sample.prompt, SAMPLE_CHARS),
+        "completion": cut(sample.completion, SAMPLE_CHARS),
+        "answer": cut(sample.answer, SAMPLE_CHARS),
         "reward": "–" if sample.reward is None else f"{sample.reward:g}",
         "parts": " + ".join(parts),
     }
-
-
-def _cut(text: str) -> str:
-    if len(text) <= SAMPLE_CHARS:
-        return text
-    half = SAMPLE_CHARS // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
 
 
 # --- runs

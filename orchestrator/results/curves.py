@@ -1,11 +1,13 @@
-"""Curves of many runs made comparable: aligned on updates, thinned, averaged with a band; pure.
+"""Curves of runs: kept in bounded room, made comparable on updates, averaged with a band; pure.
 
 Thinning keeps the truth: a point of a long curve is the mean of equally many consecutive updates,
 never a picked one, and `Thinned.width` says of how many. A band is the lowest and the highest run
 of a group, or its middle half where there are `QUARTILES_FROM` runs or more.
 """
 
+import bisect
 import math
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,102 @@ from orchestrator.results.stats import mean, quantile
 Curve = Sequence[tuple[int, float]]
 
 QUARTILES_FROM = 5
+
+# Bins that are kept of a metric; a screen shows no more.
+MOST_BINS = 256
+
+
+class Bins:
+    """One metric of one run as means of `width` consecutive updates each, 1 as long as these fit.
+
+    The width is a power of two, so that the bins of one run are parts of the wider ones of another.
+    Update 0, before training, stays alone in bin -1.
+    """
+
+    def __init__(self, most: int = MOST_BINS) -> None:
+        self._most = most
+        self.width = 1
+        self.last = 0
+        self.low, self.high = math.inf, -math.inf
+        self.numbers: array[int] = array("q")
+        self._sums: array[float] = array("d")
+        self._counts: array[int] = array("q")
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def add(self, update: int, value: float) -> None:
+        """One more value; updates come in about their order."""
+        self.last = max(self.last, update)
+        self.low, self.high = min(self.low, value), max(self.high, value)
+        number = _bin_of(update, self.width)
+        if self.numbers and self.numbers[-1] == number:
+            self._sums[-1] += value
+            self._counts[-1] += 1
+            return
+        at = bisect.bisect_left(self.numbers, number)
+        if at == len(self.numbers) or self.numbers[at] != number:
+            self.numbers.insert(at, number)
+            self._sums.insert(at, 0.0)
+            self._counts.insert(at, 0)
+        self._sums[at] += value
+        self._counts[at] += 1
+        if len(self.numbers) > self._most:
+            self._widen()
+
+    def _widen(self) -> None:
+        while len(self.numbers) > self._most:
+            self.width *= 2
+            merged = _merged(self.numbers, self._sums, self._counts, 2)
+            self.numbers = array("q", merged)
+            self._sums = array("d", (total for total, _ in merged.values()))
+            self._counts = array("q", (count for _, count in merged.values()))
+
+    @property
+    def means(self) -> list[float]:
+        """The value of each bin, in the order of `numbers`."""
+        return [total / n for total, n in zip(self._sums, self._counts, strict=True)]
+
+    @property
+    def before(self) -> float | None:
+        """The value before the first update, if it was measured."""
+        return self._sums[0] / self._counts[0] if self.numbers and self.numbers[0] < 0 else None
+
+    @property
+    def end(self) -> float | None:
+        """The last bin's value."""
+        return self._sums[-1] / self._counts[-1] if self.numbers else None
+
+    def middle(self, number: int) -> float:
+        """The middle of the updates in a bin."""
+        return middle_of(number, self.width, self.last)
+
+    def widened(self, width: int) -> Mapping[int, float]:
+        """The mean of each bin of `width` updates, a power of two that is no less than our own."""
+        merged = _merged(self.numbers, self._sums, self._counts, width // self.width)
+        return {number: total / count for number, (total, count) in merged.items()}
+
+
+def _merged(
+    numbers: Iterable[int], sums: Iterable[float], counts: Iterable[int], by: int
+) -> dict[int, tuple[float, int]]:
+    found: dict[int, tuple[float, int]] = {}
+    for number, total, count in zip(numbers, sums, counts, strict=True):
+        wider = number // by if number >= 0 else -1
+        so_far, n = found.get(wider, (0.0, 0))
+        found[wider] = (so_far + total, n + count)
+    return found
+
+
+def _bin_of(update: int, width: int) -> int:
+    return (update - 1) // width if update > 0 else -1
+
+
+def middle_of(number: int, width: int, last: int) -> float:
+    """The middle of the updates in a bin; the last one may be cut short by the end."""
+    if number < 0:
+        return 0.0
+    return (number * width + 1 + min((number + 1) * width, last)) / 2
 
 
 @dataclass(frozen=True)
@@ -30,10 +128,8 @@ class Thinned:
     runs: tuple[Mapping[int, float], ...]
 
     def middle(self, number: int) -> float:
-        """The middle of the updates in a bin; the last one may be cut short by the end."""
-        if number < 0:
-            return 0.0
-        return (number * self.width + 1 + min((number + 1) * self.width, self.last)) / 2
+        """The middle of the updates in a bin."""
+        return middle_of(number, self.width, self.last)
 
 
 @dataclass(frozen=True)
@@ -73,10 +169,19 @@ def thin(curves: Sequence[Curve], points: int) -> Thinned:
     return Thinned(width, last, tuple(_bin_means(curve, width) for curve in curves))
 
 
+def align(curves: Sequence[Bins], points: int) -> Thinned:
+    """All curves on bins of one width, the narrowest that gives at most `points` of them."""
+    width = max((bins.width for bins in curves), default=1)
+    while len({number for bins in curves for number in bins.widened(width)}) > points:
+        width *= 2
+    last = max((bins.last for bins in curves), default=0)
+    return Thinned(width, last, tuple(bins.widened(width) for bins in curves))
+
+
 def _bin_means(curve: Curve, width: int) -> Mapping[int, float]:
     groups: dict[int, list[float]] = {}
     for update, value in curve:
-        groups.setdefault((update - 1) // width if update > 0 else -1, []).append(value)
+        groups.setdefault(_bin_of(update, width), []).append(value)
     return {number: mean(group) for number, group in groups.items()}
 
 
@@ -101,7 +206,7 @@ def _spread(ordered: Sequence[float]) -> tuple[float, float]:
     return quantile(ordered, 0.25), quantile(ordered, 0.75)
 
 
-def only_value(curves: Iterable[Curve]) -> float | None:
+def only_value(curves: Iterable[Bins]) -> float | None:
     """The one value that some curves have throughout, if they have."""
-    values = {value for curve in curves for _, value in curve}
+    values = {value for bins in curves if bins for value in (bins.low, bins.high)}
     return values.pop() if len(values) == 1 else None

@@ -230,3 +230,12 @@ def result_identity(folder: Path) -> str | None:
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The trainer's result.json; None where there is none that can be read."""
     return _read_object(RunPaths(folder).result) or None
+
+
+def read_versions(folder: Path) -> dict[str, str]:
+    """The versions that a run recorded; empty where it wrote none."""
+    try:
+        config = json.loads(RunPaths(folder).resolved_config.read_bytes())
+        return {str(key): str(value) for key, value in config["versions"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,7 +1,9 @@
 "use strict";
 /* The live page: draws what the server says, asks it for more, and sends what buttons ask for. */
 (() => {
-  const { h, copyButton, state: badge, table, curves } = Parts;
+  const { h, state: badge, runsTable } = Parts;
+  const { curves } = Curves;
+  const { sampleBox } = RunSheet;
   const $ = (id) => document.getElementById(id);
   const act = document.querySelector("meta[name=act]").content;
   const first = JSON.parse($("state").textContent);
@@ -81,7 +83,7 @@
     $(id).replaceChildren(...[draw(value)].flat().filter(Boolean));
   };
 
-  const runLink = (run, text) => h("button", { type: "button", class: "link", onclick: () => openRun(run.id) },
+  const runLink = (run, text) => h("button", { type: "button", class: "link", onclick: () => sheet.open(run.id) },
     text ?? `${run.id} ${run.name}`);
   const settings = (pairs) => h("p", { class: "settings" }, pairs.map(([key, value], at) =>
     [at ? " · " : "", `${key} `, h("b", {}, value)]));
@@ -179,11 +181,6 @@
       run.waits ? " (waits a moment after a death)" : ""])),
     done && h("p", {}, "all done ", h("b", {}, done)));
 
-  const sampleBox = (sample, name) => h("div", { class: "sample" },
-    name && h("h4", {}, name), h("pre", { class: "prompt" }, sample.prompt), h("pre", { class: "completion" }, sample.completion),
-    h("p", { class: "parts" }, h("b", {}, `reward ${sample.reward ?? "–"}`),
-      sample.parts.length > 0 && ` = ${sample.parts.map(([key, value]) => `${key} ${value}`).join(" + ")}`,
-      sample.answer && ` · expected ${sample.answer}`));
   const drawSample = (run) => part("live-sample", run?.samples ?? [], (samples) => samples.length > 0 && [
     h("h3", {}, "Last completions ", h("span", {}, `update ${samples[0].update}`)),
     h("div", { class: "moments" }, samples.map((sample, at) => h("div", { class: "moment" },
@@ -217,34 +214,16 @@
   const tile = (name, value, words, more = "") => h("div", { class: `tile ${more}` }, h("dt", {}, name),
     h("dd", { class: "value" }, value), h("dd", { class: "words" }, words));
 
-  let runsTable = null, tableKey = null;
-  const number = (value) => {
-    if (typeof value !== "number") return value;
-    const plain = String(value), exponent = value.toExponential().replace("e+", "e");
-    return exponent.length < plain.length ? exponent : plain;
-  };
+  let shownTable = null, tableKey = null;
   const drawTable = () => {
     if (!sweep) return;
     const key = JSON.stringify([sweep.id, sweep.keys, sweep.tagged]);
     if (key !== tableKey) {
       tableKey = key;
-      const swept = sweep.keys.map((key, at) => {
-        const numeric = sweep.runs.some((run) => typeof run.values[at] === "number");
-        return { title: key, num: numeric, value: (run) => run.values[at], show: (run) => number(run.values[at]) };
-      });
-      runsTable = table($("runs-table"), { label: "Runs of the sweep", onopen: (run) => openRun(run.id), columns: [
-        { title: "id", num: true, value: (run) => run.id, filter: false },
-        { title: "run", value: (run) => run.name, cell: (run) => h("span", { class: "name", title: run.name }, runLink(run, run.name)) },
-        { title: "state", value: (run) => run.state, cell: (run) => [badge(run.state), run.request && ` asked to ${run.request}`] },
-        { title: sweep.metric, num: true, downFirst: sweep.goal === "max", value: (run) => run.value, show: (run) => run.value_text },
-        ...swept,
-        { title: "seed", num: true, value: (run) => run.seed },
-        { title: "updates", num: true, value: (run) => run.update, show: (run) => run.progress, filter: false },
-        { title: "time", num: true, value: (run) => run.wall_s, show: (run) => run.time, filter: false },
-        ...(sweep.tagged ? [{ title: "tags", value: (run) => run.tags.join(", ") }] : []),
-      ] });
+      shownTable = runsTable($("runs-table"), sweep, { onopen: (run) => sheet.open(run.id), link: (run) => runLink(run, run.name),
+        stateCell: (run) => [badge(run.state), run.request && ` asked to ${run.request}`] });
     }
-    runsTable.update(sweep.runs);
+    shownTable.update(sweep.runs);
   };
 
   let fetched = "", timer = null, lastFetch = 0;
@@ -257,6 +236,7 @@
       sweep = found;
       drawTable(); drawBest(); drawSweeps();
       if (other) await refreshCurves();
+      followSections();
     } catch (error) { if (error instanceof Refused) toast(error.message); }
   };
   // The table is asked for anew where runs began or ended, and, while one trains, now and then.
@@ -294,7 +274,7 @@
       liveKey = key;
       live = curves($("live-curves"), { panels: sweep.metric === "reward_mean" ? ["reward_mean", "loss"] : ["reward_mean", sweep.metric],
         load: (metric) => ask(`/api/sweeps/${id}/curves?metric=${encodeURIComponent(metric)}`).catch(() => null),
-        onopen: (id) => openRun(id), plotly });
+        onopen: (id) => sheet.open(id), plotly });
     }
     const running = queue.running?.sweep_id === sweep.id ? queue.running : null;
     live.highlight(running?.id ?? sweep.best?.runs[0] ?? null);
@@ -322,74 +302,81 @@
 
   /* --- a run */
 
-  const runDialog = $("run");
-  let shownRun = null;
-  const openRun = async (id) => {
-    let run;
-    try { run = await ask(`/api/runs/${id}`); } catch (error) { toast(error.message); return; }
-    shownRun = id;
-    drawRun(run);
-    if (!runDialog.open) runDialog.showModal();
-    runDialog.scrollTop = 0;
-    history.replaceState(null, "", `#run-${id}`);
-  };
-  runDialog.addEventListener("close", () => { shownRun = null; history.replaceState(null, "", "/"); });
-  runDialog.addEventListener("click", (event) => { if (event.target === runDialog) runDialog.close(); });
-
-  const section = (name, button, ...kids) => h("section", {}, h("h3", {}, name, button), kids);
-  const drawRun = (run) => {
-    const holder = h("div", { class: "run-curves" });
-    const logged = run.metrics.length > 0;
-    runDialog.replaceChildren(h("div", { class: "sheet" },
-      h("header", {}, h("div", {}, h("h2", {}, `${run.id} ${run.name}`),
-        h("p", { class: "sub" }, badge(run.state), " ", `sweep ${run.sweep}`, run.seed !== null && ` · seed ${run.seed}`,
-          ` · update ${run.progress}`, run.trained !== "–" && ` · ${run.trained} trained`)),
-      h("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => runDialog.close() }, "×")),
-      h("p", { class: "note" }, run.state_text !== run.state && run.state_text, run.waits_for.map((text) => h("span", {}, ` Waits: ${text}.`))),
-      actions(run),
-      section("Settings", null, pairs(run.settings.map(([key, value, base]) =>
-        [key, [h("b", {}, value), base !== null && base !== value && h("span", { class: "soft" }, ` (base: ${base})`)]]), "None: it is the base as it stands.")),
-      logged && section("Curves", null, holder),
-      run.late.length + run.early.length > 0 && section("What it wrote", null, h("div", { class: "moments" },
-        moment("Early", run.early), moment("Late", run.late))),
-      section("Command", copyButton(run.command), h("pre", { class: "box" }, run.command)),
-      section("Folder", copyButton(run.folder), h("pre", { class: "box" }, run.folder), run.folder_gone && h("p", { class: "fine" }, "The folder is gone.")),
-      section("Attempts", null, run.attempts.length ? run.attempts.map(attempt) : h("p", { class: "empty" }, "Not started yet.")),
-      run.tail && section("End of the log", copyButton(run.tail), h("pre", { class: "box tail" }, run.tail)),
-      run.last.length > 0 && section("Last values", null, pairs(run.last, "")),
-      run.history.length > 0 && section("History", null, run.history.map(([at, kind, text]) =>
-        h("p", { class: "fine" }, `${at} ${kind}${text && text !== "asked for" ? `: ${text}` : ""}`)))));
-    if (logged) drawRunCurves(holder, run);
-    const tail = runDialog.querySelector("pre.tail");
-    if (tail) tail.scrollTop = tail.scrollHeight;
-  };
-  const drawRunCurves = (holder, run) => {
-    const other = run.metrics.includes(run.objective) && run.objective !== "reward_mean" ? run.objective : "loss";
-    const all = ask(`/api/runs/${run.id}/curves`);
-    const view = curves(holder, { panels: ["reward_mean", other], plotly, load: async (metric) => {
-      const found = await all.catch(() => null);
+  const logged = new Map();
+  const sheet = RunSheet.sheet($("run"), { plotly, actions, onerror: (error) => toast(error.message),
+    find: (id) => { logged.clear(); return ask(`/api/runs/${id}`); },
+    load: async (run, metric) => {
+      if (!logged.has(run.id)) logged.set(run.id, ask(`/api/runs/${run.id}/curves`).catch(() => null));
+      const found = await logged.get(run.id);
       const points = found?.curves[metric] ?? { x: [], y: [], t: [] };
-      return found && { metrics: run.metrics, runs: [{ id: run.id, name: run.name, ...structuredClone(points) }] };
+      return found && { metrics: run.metrics, runs: [{ id: run.id, name: run.name, ...points }] };
     } });
-    view.highlight(run.id);
-    view.refresh();
-  };
-  const pairs = (rows, empty) => rows.length === 0 ? h("p", { class: "fine" }, empty)
-    : h("table", { class: "pairs" }, h("tbody", {}, rows.map(([key, value]) => h("tr", {}, h("td", {}, key), h("td", {}, value)))));
-  const moment = (name, samples) => samples.length > 0 && h("div", { class: "moment" },
-    h("h4", {}, `${name} `, h("span", {}, `update ${samples[0].update}`)), samples.map((sample) => sampleBox(sample)));
-  const attempt = (one) => h("div", { class: "attempt" },
-    h("p", {}, h("b", {}, `Attempt ${one.n}`), ` ${one.from} – ${one.to ?? "now"}`, one.outcome && `: ${one.outcome}`,
-      one.checkpoint && `, from checkpoint ${one.checkpoint}`),
-    one.reason && one.reason !== one.outcome && h("p", {}, one.reason),
-    one.evidence && h("p", {}, h("code", {}, one.evidence)),
-    one.changed.map((line) => h("p", { class: "soft" }, `changed: ${line}`)),
-    h("p", { class: "soft" }, h("code", {}, one.log)));
   const followRun = (before) => {
-    if (shownRun === null) return;
-    const of = (state) => JSON.stringify([state.running?.id === shownRun && state.running.can, state.sweeps?.map((s) => s.counts)]);
-    if (of(before) !== of(queue)) ask(`/api/runs/${shownRun}`).then((run) => { if (shownRun === run.id) drawRun(run); }, () => null);
+    const id = sheet.shown();
+    if (id === null) return;
+    const of = (state) => JSON.stringify([state.running?.id === id && state.running.can, state.sweeps?.map((s) => s.counts)]);
+    if (of(before) === of(queue)) return;
+    logged.clear();
+    ask(`/api/runs/${id}`).then((run) => { if (sheet.shown() === run.id) sheet.draw(run); }, () => null);
   };
+
+  /* --- the report's sections: read where they are looked at, again where runs began or ended, and
+     now and then while one trains */
+
+  const SECTIONS_EVERY_MS = 30000;
+  let sections = { key: "", at: 0, busy: false, seen: false, curves: null, curvesKey: "" };
+  new IntersectionObserver((entries) => {
+    sections.seen = entries.some((entry) => entry.isIntersecting);
+    followSections();
+  }, { rootMargin: "300px" }).observe($("sections"));
+
+  const followSections = async () => {
+    if (!sweep || !sections.seen || sections.busy || queue.error) return;
+    const line = (queue.sweeps ?? []).find((s) => s.id === sweep.id);
+    const key = JSON.stringify([sweep.id, line?.counts, line?.state]);
+    const trains = queue.running?.sweep_id === sweep.id;
+    if (key === sections.key && !(trains && Date.now() - sections.at > SECTIONS_EVERY_MS)) return;
+    sections.busy = true;
+    try {
+      const found = await ask(`/api/sweeps/${sweep.id}/sections`);
+      // Of a sweep that is no longer looked at nothing is shown.
+      if (found.id === sweep.id) { await drawSections(found); sections.key = key; }
+    } catch (error) { if (!(error instanceof Refused) && !(error instanceof TypeError)) throw error; }
+    finally { sections.at = Date.now(); sections.busy = false; }
+    $("sections").setAttribute("aria-busy", "false");
+  };
+
+  // Only a section that says something new is replaced: what somebody has opened or chosen stays.
+  const drawSections = async (found) => {
+    const root = $("sections"), text = new Map(Object.entries(found.html));
+    [...root.children].forEach((part) => { if (!text.has(part.dataset.part)) { forget(part); part.remove(); } });
+    for (const [name, html] of text) {
+      const key = JSON.stringify([html, figuresIn(html, found)]);
+      let holder = root.querySelector(`:scope > [data-part="${name}"]`);
+      if (holder && holder.key === key) continue;
+      if (!holder) { holder = h("div", { "data-part": name }); root.append(holder); }
+      holder.key = key;
+      const open = [...holder.querySelectorAll("details")].map((details) => details.open);
+      forget(holder);
+      // Made by the server's template, which escapes every value; the policy runs no script in it.
+      holder.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
+      holder.querySelectorAll("details").forEach((details, at) => { details.open = open[at] ?? false; });
+      await Sections.draw(holder, { figures: found.figures, lines: found.lines, plotly });
+    }
+    const panels = $("curve-panels");
+    if (panels) {
+      const key = JSON.stringify([found.id, found.curves.panels]);
+      if (sections.curvesKey !== key || !panels.firstChild) {
+        sections.curvesKey = key;
+        sections.curves = curves(panels, { ...found.curves, plotly, className: "curves",
+          load: (metric) => ask(`/api/sweeps/${found.id}/curves?metric=${encodeURIComponent(metric)}`).catch(() => null) });
+      } else sections.curves.regroup(found.curves.groupings);
+      await sections.curves.refresh();
+    }
+    root.dataset.drawn = String(found.id);
+  };
+  const figuresIn = (html, found) => [...html.matchAll(/data-figure="([^"]*)"/g)].map((match) => found.figures[match[1]]);
+  const forget = (part) => part.querySelectorAll(".js-plotly-plot").forEach((plot) => window.Plotly.purge(plot));
 
   /* --- submit by paste */
 
@@ -442,6 +429,7 @@
     followSweep();
     followCurves();
     followRun(before);
+    followSections();
   };
   const listen = () => {
     const source = new EventSource("/api/events");
@@ -459,8 +447,7 @@
   requestAnimationFrame(() => setTimeout(() => {
     listen();
     refreshCurves();
-    const asked = location.hash.match(/^#run-(\d+)$/);
-    if (asked) openRun(Number(asked[1]));
+    if (sheet.asked() !== null) sheet.open(sheet.asked());
     document.documentElement.dataset.ready = "true";
   }));
 })();

@@ -5,6 +5,7 @@ nothing is held between two of them.
 """
 
 import shutil
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,24 +17,27 @@ import psutil
 
 from orchestrator.errors import NothingAffected
 from orchestrator.queue.store import Store
-from orchestrator.report.gather import by_hand, gather
-from orchestrator.report.page import page
-from orchestrator.report.sections import TITLES
+from orchestrator.report.curve_data import POINTS, CurveOf, metric_shape
+from orchestrator.report.gather import Facts, Logged, by_hand, gather
+from orchestrator.report.page import page, sections
+from orchestrator.report.shapes import run_shape
+from orchestrator.results.illnesses import Illness, find_illnesses
 from orchestrator.results.leaderboard import differing_keys, ranking
 from orchestrator.results.objective import completed_scores, run_value
-from orchestrator.results.samples import latest_samples, read_samples
+from orchestrator.results.samples import latest_samples, read_before_after, read_samples
+from orchestrator.results.series import SeriesStore
 from orchestrator.results.stats import mean
+from orchestrator.results.training_log import read_log
 from orchestrator.run import Progress, Run, RunState, Sweep
 from orchestrator.system.paths import Home
 from orchestrator.system.processes import is_memory_low
-from orchestrator.ui.series import SeriesStore
 from orchestrator.ui.shapes import (
     Machine,
     Now,
     Shape,
+    asked,
     is_news,
     queue_shape,
-    run_shape,
     sweep_shape,
 )
 from orchestrator.views.now import last_text
@@ -48,6 +52,7 @@ _FAILURES = 20
 # Behind the running one a picture holds no more curves than this.
 _CURVES = 200
 _TAIL_BYTES = 16 * 1024
+_ILL_KEPT = 10_000
 # A checkpoint of a small model may still fit; a night does not.
 _DISK_LOW = 2 * 2**30
 _PATIENCE_S = 2.0
@@ -59,6 +64,8 @@ class Reader:
     def __init__(self, home: Home) -> None:
         self.home = home
         self.series = SeriesStore()
+        # What ails a run, and up to where its log was read for that; guarded by `series`.
+        self._ill: OrderedDict[Path, tuple[tuple[int, int], tuple[Illness, ...]]] = OrderedDict()
         self._progress = ProgressReaders()
         self._lock = Lock()
 
@@ -148,27 +155,43 @@ class Reader:
         with self._open() as store:
             sweep = _sweep(store, sweep_id)
             runs = [run for run in store.queries.runs(sweep_id) if run.attempt > 0]
-        curves, names = [], dict[str, None]()
+        found, names = [], dict[str, None]()
         for run in runs[-_CURVES:]:
             with self.series.of(run.folder) as series:
                 names |= dict.fromkeys(series.names)
-                points = series.thinned(metric).shape()
-            curves.append({"id": run.id, "name": run.name, "state": str(run.state), **points})
+                found.append(CurveOf(run, series.copy(metric), series.clock))
         return {
+            **metric_shape(metric, found, POINTS),
             "sweep": sweep_id,
-            "metric": metric,
-            "title": TITLES.get(metric, (metric, ""))[0],
             "objective": sweep.objective.metric,
             "metrics": list(names),
             "left_out": max(0, len(runs) - _CURVES),
-            "runs": curves,
         }
 
     def report(self, sweep_id: int) -> str:
         """The whole report as one HTML document; NothingAffected, QueueError."""
+        return page(self._facts(sweep_id), datetime.now(UTC))
+
+    def sections(self, sweep_id: int) -> Shape:
+        """The report's sections as they stand now; NothingAffected, QueueError."""
+        return {"id": sweep_id, **sections(self._facts(sweep_id), datetime.now(UTC))}
+
+    def _facts(self, sweep_id: int) -> Facts:
         with self._open() as store:
-            facts = gather(store, _sweep(store, sweep_id), self.home)
-        return page(facts, datetime.now(UTC))
+            return gather(store, _sweep(store, sweep_id), self.home, read=self._logged)
+
+    def _logged(self, run: Run) -> Logged:
+        """What a run has logged; of a log only what is new is read, but for what ails it."""
+        with self.series.of(run.folder) as series:
+            at = (series.epoch, series.lines)
+            curves, clock = series.snapshot()
+            known = self._ill.pop(run.folder, None)
+            if known is None or known[0] != at:
+                known = (at, tuple(find_illnesses(read_log(run.folder))))
+            self._ill[run.folder] = known
+            while len(self._ill) > _ILL_KEPT:
+                self._ill.popitem(last=False)
+        return Logged(curves, clock, known[1])
 
     # --- a run
 
@@ -178,20 +201,20 @@ class Reader:
             run = store.queries.run(run_id)
             details = read_details(store, run, self.home, self._progress_of(run))
         tail = read_tail(Path(details.attempts[-1].log), _TAIL_BYTES) if details.attempts else ""
-        samples = read_samples(run.folder)
+        samples, held_out = read_samples(run.folder), read_before_after(run.folder)
         with self.series.of(run.folder) as series:
             names = series.names
         words = by_hand(run, self.home)
-        return run_shape(details, words, tail, samples.early, samples.late, names)
+        return {**run_shape(details, words, tail, samples, held_out, names), **asked(run)}
 
     def run_curves(self, run_id: int, epoch: int | None, since: int) -> Shape:
         """Every metric of a run: thinned, or only the points after line `since` of that epoch."""
         with self._open() as store:
             run = store.queries.run(run_id)
         with self.series.of(run.folder) as series:
-            goes_on = epoch == series.epoch and 0 < since <= series.lines
+            goes_on = epoch == series.epoch and series.has_since(since)
             curves: Mapping[str, Any] = {
-                name: (series.since(name, since) if goes_on else series.thinned(name)).shape()
+                name: (series.since(name, since) if goes_on else series.points(name)).shape()
                 for name in series.names
             }
             return {

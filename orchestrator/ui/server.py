@@ -52,7 +52,11 @@ _MOST_BYTES = 256 * 1024
 _FILES = {
     "report.css": ("orchestrator.report", "page.css", "text/css"),
     "page.css": ("orchestrator.ui", "page.css", "text/css"),
+    "parts.css": ("orchestrator.report", "parts.css", "text/css"),
     "parts.js": ("orchestrator.report", "parts.js", "text/javascript"),
+    "curves.js": ("orchestrator.report", "curves.js", "text/javascript"),
+    "run_sheet.js": ("orchestrator.report", "run_sheet.js", "text/javascript"),
+    "sections.js": ("orchestrator.report", "sections.js", "text/javascript"),
     "page.js": ("orchestrator.ui", "page.js", "text/javascript"),
 }
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
@@ -110,6 +114,10 @@ def _routes(site: Site) -> list[Route]:
         Route("/api/queue", _answer(lambda request: reader.queue())),
         Route("/api/sweeps/{id:int}", _answer(lambda request: reader.sweep(_id(request)))),
         Route("/api/sweeps/{id:int}/curves", _answer(partial(_sweep_curves, reader))),
+        Route(
+            "/api/sweeps/{id:int}/sections",
+            _answer(lambda request: reader.sections(_id(request))),
+        ),
         Route("/api/runs/{id:int}", _answer(lambda request: reader.run(_id(request)))),
         Route("/api/runs/{id:int}/curves", _answer(partial(_run_curves, reader))),
         Route("/api/runs/{id:int}/{action}", partial(_change_run, site), methods=["POST"]),

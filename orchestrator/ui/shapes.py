@@ -3,14 +3,13 @@
 Pure. Ids are integers, times ISO 8601 in UTC, what is unknown is null.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from grpo_core.terminal import CONTROL
 from orchestrator.queue.eta import Span
+from orchestrator.report.shapes import clean, pairs, row_shape, sample_shape
 from orchestrator.results.leaderboard import (
     RankedSetting,
     first_against_second,
@@ -20,7 +19,6 @@ from orchestrator.results.stats import Comparison
 from orchestrator.run import (
     END_STATES,
     TRANSITIONS,
-    Attempt,
     Objective,
     Progress,
     Run,
@@ -36,23 +34,17 @@ from orchestrator.text import (
     metric,
     number,
     percent,
-    setting_value,
     size,
     span,
 )
-from orchestrator.views.json_shapes import attempt_shape, interval_shape
+from orchestrator.views.json_shapes import interval_shape
 from orchestrator.views.overview import UNFINISHED, Overview, updates_text
-from orchestrator.views.run_details import RunDetails, state_text
 from orchestrator.worker.serving import ServingWorker
 
 Shape = dict[str, Any]
 
 # A failure is news for so long; in an unfinished sweep it always is.
 _NEWS = timedelta(hours=24)
-# Colours and cursor moves that a trainer or a library prints for terminals.
-_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)")
-# A longer text is cut in its middle: the page is for looking, and the files hold it all.
-_MOST_CHARS = 6000
 
 
 # --- the queue
@@ -132,7 +124,7 @@ def running_shape(view: Overview, now: Now) -> Shape | None:
         "attempt": run.attempt,
         "request": run.request,
         "can": may_do(run),
-        "settings": _pairs({key: run.overrides[key] for key in now.swept if key in run.overrides}),
+        "settings": pairs({key: run.overrides[key] for key in now.swept if key in run.overrides}),
         "progress": None if known.update is None else updates_text(known),
         "share": min(1.0, share),
         "left": None if known.left_s is None else duration(known.left_s),
@@ -246,7 +238,10 @@ def sweep_shape(
         "keys": list(keys),
         "tagged": any(run.tags for run in runs),
         "best": best_shape(rows, keys, sweep.objective, before),
-        "runs": [_row(run, keys, name, values[run.id], progress[run.id]) for run in runs],
+        "runs": [
+            {**row_shape(run, keys, name, values[run.id], progress[run.id]), **asked(run)}
+            for run in runs
+        ],
     }
 
 
@@ -259,7 +254,7 @@ def best_shape(
     first, name = rows[0], objective.metric
     found = first.ci95 or (first.range if first.n > 1 else None)
     return {
-        "settings": _pairs({key: first.params[key] for key in keys if key in first.params}),
+        "settings": pairs({key: first.params[key] for key in keys if key in first.params}),
         "value": metric(name, first.mean),
         "before": None if before is None else metric(name, before),
         "n": first.n,
@@ -291,111 +286,12 @@ def _comparison_text(found: Comparison) -> str:
     return f"Better than the second (p = {found.p:.2g})."
 
 
-def _row(run: Run, keys: Sequence[str], name: str, value: float | None, known: Progress) -> Shape:
-    return {
-        "id": run.id,
-        "name": run.name,
-        "state": str(run.state),
-        "request": run.request,
-        "can": may_do(run),
-        "reason": clean(run.reason or ""),
-        "values": [_cell(run.overrides, key) for key in keys],
-        "seed": run.seed,
-        "tags": list(run.tags),
-        "update": known.update,
-        "progress": updates_text(known),
-        "value": value,
-        "value_text": metric(name, value),
-        "wall_s": round(run.wall_s, 1),
-        "time": duration(run.wall_s or None),
-    }
+# --- what can be asked of a run
 
 
-def _cell(overrides: Mapping[str, Any], key: str) -> Any:
-    """A number as it is, so that it sorts; anything else as text; null where it is not set."""
-    value = overrides.get(key)
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
-    return setting_value(value)
-
-
-def _pairs(settings: Mapping[str, Any]) -> list[list[str]]:
-    return [[key, setting_value(value)] for key, value in settings.items()]
-
-
-# --- a run
-
-
-def run_shape(
-    details: RunDetails,
-    command: str,
-    tail: str,
-    early: Iterable[Sample],
-    late: Iterable[Sample],
-    metrics: Sequence[str],
-) -> Shape:
-    """Everything about one run."""
-    run = details.run
-    return {
-        **_name_shape(run),
-        "sweep_id": run.sweep_id,
-        "state": str(run.state),
-        "request": run.request,
-        "can": may_do(run),
-        "state_text": clean(state_text(details)),
-        "waits_for": list(details.waits_for),
-        "seed": run.seed,
-        "tags": list(run.tags),
-        "settings": [
-            [key, setting_value(value), _base_text(details.base, key)]
-            for key, value in run.overrides.items()
-        ],
-        "progress": updates_text(details.progress),
-        "trained": duration(run.wall_s or None),
-        "objective": details.sweep.objective.metric,
-        "metrics": list(metrics),
-        "last": [
-            [key, metric(key, value)]
-            for key, value in details.progress.metrics.items()
-            if isinstance(value, int | float) and key not in ("update", "updates_total")
-        ],
-        "folder": str(run.folder),
-        "folder_gone": run.attempt > 0 and not run.folder.is_dir(),
-        "command": command,
-        "attempts": [_attempt(attempt) for attempt in details.attempts],
-        "history": [[clock(e.at), e.kind, clean(e.text)] for e in details.history][-30:],
-        "tail": clean(tail),
-        "early": [sample_shape(sample) for sample in early],
-        "late": [sample_shape(sample) for sample in late],
-    }
-
-
-def _base_text(base: Mapping[str, Any], key: str) -> str | None:
-    return setting_value(base[key]) if key in base else None
-
-
-def _attempt(attempt: Attempt) -> Shape:
-    return {
-        **attempt_shape(attempt),
-        "reason": clean(attempt.reason or ""),
-        "evidence": clean(attempt.evidence or ""),
-        "from": clock(attempt.started),
-        "to": None if attempt.ended is None else clock(attempt.ended),
-        "checkpoint": attempt.checkpoint if attempt.checkpoint > 0 else None,
-        "changed": list(attempt.changed),
-    }
-
-
-def sample_shape(sample: Sample) -> Shape:
-    """A completion with its rewards."""
-    return {
-        "update": sample.update,
-        "prompt": cut(sample.prompt),
-        "completion": cut(sample.completion),
-        "answer": cut(sample.answer),
-        "reward": None if sample.reward is None else f"{sample.reward:g}",
-        "parts": [[name, f"{value:g}"] for name, value in sample.rewards.items()],
-    }
+def asked(run: Run) -> Shape:
+    """What is asked of a run already, and what can be."""
+    return {"request": run.request, "can": may_do(run)}
 
 
 def may_do(run: Run) -> list[str]:
@@ -409,20 +305,3 @@ def may_do(run: Run) -> list[str]:
         # What halving holds back is not the user's to resume.
         return ["cancel"] if run.rung is not None else ["resume", "cancel"]
     return ["first", "pause", "cancel"]
-
-
-# --- text
-
-
-def clean(text: str) -> str:
-    """A text without what only a terminal understands; line breaks and tabs stay."""
-    return CONTROL.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
-
-
-def cut(text: str) -> str:
-    """A long text without its middle."""
-    text = clean(text)
-    if len(text) <= _MOST_CHARS:
-        return text
-    half = _MOST_CHARS // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"

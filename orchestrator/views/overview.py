@@ -41,6 +41,7 @@ class ProgressReaders:
     def of(self, run: Run) -> Progress:
         """How far a run is."""
         if run.state is not RunState.RUNNING:
+            self._readers.pop(run.folder, None)
             return progress_of(run)
         reader = self._readers.setdefault(run.folder, ProgressReader(run.folder))
         now = reader.read()

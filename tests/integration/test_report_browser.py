@@ -7,6 +7,7 @@ import pytest
 from orchestrator.cli import main
 from orchestrator.run import Outcome, Verdict
 from tests.browser_kit import EVIL, NEEDS_CHROMIUM, Page
+from tests.report_kit import a_search_with_a_pruned_run
 from tests.sweep_kit import (
     add_sweep,
     finish_next,
@@ -75,7 +76,7 @@ def test_every_figure_is_drawn_without_an_error_or_a_request(ordinary, device):
         page.eventually(DRAWN)
         places = page.js("[...document.querySelectorAll('.plot')].map(p => p.dataset.figure)")
         empty = page.js(
-            "[...document.querySelectorAll('.plot')]"
+            "[...document.querySelectorAll('.plot:not([hidden])')]"
             ".filter(p => !p.querySelector('.trace, .point')).map(p => p.dataset.figure)"
         )
         assert {"ranking", "curve/setting/em", "parallel", "best", "timeline"} <= set(places)
@@ -210,22 +211,134 @@ def test_lines_of_the_parallel_coordinates_can_be_chosen(ordinary):
         clean(page, ordinary)
 
 
-def test_the_runs_are_sorted_by_a_click_on_a_head(ordinary):
-    """By number, not by text; a second click turns it round."""
-    # The objective comes first among the columns that are sorted by another value than their text.
-    column = "document.querySelector('.sortable td[data-sort]').cellIndex"
-    rows = "[...document.querySelectorAll('.sortable tbody tr')]"
-    values = f"{rows}.map(r => r.cells[{column}].dataset.sort)"
+SHOWN = "[...document.querySelectorAll('#runs-table tbody tr')].map(row => row.dataset.id)"
+
+
+def choose(page, label, value):
+    """Choose in a select, or write into a field, as its label names it."""
+    page.js(
+        f"(() => {{ const s = document.querySelector('[aria-label={json.dumps(label)}]');"
+        f" s.value = {json.dumps(value)};"
+        " s.dispatchEvent(new Event(s.matches('select') ? 'change' : 'input')); })()"
+    )
+
+
+def test_runs_are_sorted_filtered_and_opened(ordinary):
+    """By number, not by text, a second click turns it round; a click on a run tells all of it."""
     with Page() as page:
         page.open(ordinary)
         page.eventually(DRAWN)
-        click = f"document.querySelectorAll('.sortable th button')[{column}].click()"
+        values = (
+            "[...document.querySelectorAll('#runs-table tbody tr')].map(r => r.cells[3].innerText)"
+        )
+        click = "document.querySelectorAll('#runs-table th button')[3].click()"
         page.js(click)
-        rising = [float(value) for value in page.js(values)]
+        falling = [float(value.rstrip("%")) for value in page.js(values)]
         page.js(click)
-        falling = [float(value) for value in page.js(values)]
-        assert rising == sorted(rising)
-        assert falling == rising[::-1]
+        rising = [float(value.rstrip("%")) for value in page.js(values)]
+        assert falling == sorted(falling, reverse=True)
+        assert rising == falling[::-1]
+        choose(page, "Filter by loss_type", "=dapo")
+        choose(page, "Filter by learning_rate", "=1e-3")
+        assert sorted(page.js(SHOWN)) == ["4", "8"]
+        page.js("document.querySelector('tr[data-id=\"8\"] a').click()")
+        page.eventually("document.querySelector('#run .js-plotly-plot .trace') !== null")
+        words = page.js("document.getElementById('run').innerText")
+        for found in (
+            "8 s-3-s1",
+            "loss_type",
+            "dapo",
+            "grpo_core",
+            "Attempt 1",
+            "<answer>25</answer>",
+        ):
+            assert found in words
+        assert page.js("location.hash") == "#run-8"
+        page.press("Escape")
+        page.eventually("!document.getElementById('run').open")
+        # An id anywhere in the texts opens its run as well.
+        page.js("document.querySelector('.ranking .ids a').click()")
+        page.eventually("document.getElementById('run').open")
+        clean(page, ordinary)
+
+
+def test_an_address_that_ends_in_a_run_opens_it(ordinary):
+    """As it is kept in a note."""
+    with Page() as page:
+        page.visit(f"{ordinary.as_uri()}#run-3")
+        page.eventually("document.getElementById('run').open")
+        assert "3 s-2-s0" in page.js("document.getElementById('run').innerText")
+        assert page.errors == []
+
+
+def test_a_command_is_copied_by_its_button(ordinary):
+    """Word for word, as a shell takes it."""
+    with Page() as page:
+        page.visit(f"{ordinary.as_uri()}#run-1")
+        page.eventually("document.getElementById('run').open")
+        page.js(
+            "Object.defineProperty(navigator, 'clipboard',"
+            " {value: {writeText: async (text) => { window.copied = text; }}})"
+        )
+        page.js("document.querySelector('#run .copy').click()")
+        told = page.eventually("window.copied")
+        assert told == page.js("document.querySelector('#run pre.box').textContent")
+        assert "-m grpo_core" in told
+        assert page.errors == []
+
+
+FIRST = "document.querySelectorAll('#curve-panels .plot')[0]"
+SECOND = "document.querySelectorAll('#curve-panels .plot')[1]"
+
+
+def test_any_metric_smoothed_on_a_log_axis_over_time_zoomed_together(ordinary):
+    """Each control does what it says to the first panel; a zoom of one is that of all."""
+    with Page() as page:
+        page.open(ordinary)
+        page.eventually(DRAWN)
+        raw = page.js(f"{FIRST}.data.at(-1).y")
+        page.js(
+            "(() => { const s = document.querySelector('[name=smoothing]');"
+            " s.value = 0.9; s.dispatchEvent(new Event('input')); })()"
+        )
+        page.eventually(f"{FIRST}.data.at(-1).y[5] !== {raw[5]}")
+        smooth = page.js(f"{FIRST}.data.at(-1).y")
+        # By hand: weights 1 and 0.9, divided by their sum.
+        assert smooth[0] == pytest.approx(raw[0])
+        assert smooth[1] == pytest.approx((0.9 * raw[0] + raw[1]) / 1.9, rel=1e-3)
+        page.js("document.querySelector('[name=log]').click()")
+        page.eventually(f"{FIRST}._fullLayout.yaxis.type === 'log'")
+        page.js("document.querySelector('[name=time]').click()")
+        # 60 updates of 1.234 seconds.
+        page.eventually(f"Math.abs({FIRST}.data.at(-1).x.at(-1) - 74) < 0.2")
+        page.js(f"Plotly.relayout({FIRST}, {{'xaxis.range[0]': 10, 'xaxis.range[1]': 20}})")
+        page.eventually(f"{SECOND}._fullLayout.xaxis.range.map(Math.round).join() === '10,20'")
+        page.js(
+            "(() => { const s = document.querySelector('#curve-panels figure select');"
+            " s.value = 'reward/format'; s.dispatchEvent(new Event('change')); })()"
+        )
+        page.eventually("document.querySelector('#curve-panels .empty:not([hidden])') !== null")
+        words = page.js("document.querySelector('#curve-panels .empty:not([hidden])').innerText")
+        assert words == "0.4 in every run, at every update"
+        clean(page, ordinary)
+
+
+def test_the_mean_of_a_setting_ends_where_one_of_its_runs_was_pruned(tmp_path):
+    """Up to there a line with a mark that no other has, beyond it dots; 20 updates, 10 of one."""
+    a_search_with_a_pruned_run(tmp_path)
+    path = tmp_path / "report.html"
+    assert main(["report", "-o", str(path)]) == 0
+    with Page() as page:
+        page.open(path)
+        page.eventually(DRAWN)
+        data = page.js("document.querySelector('[data-figure=\"curve/setting/reward_mean\"]').data")
+    lines = [trace for trace in data if trace.get("hoverinfo") == "text"]
+    solid = [trace for trace in lines if trace["line"].get("dash") is None]
+    dotted = [trace for trace in lines if trace["line"].get("dash") == "dot"]
+    assert sorted(trace["x"][-1] for trace in solid) == [10, 10, 20]
+    assert [[x for x in trace["x"] if x is not None] for trace in dotted] == [[*range(11, 21)]]
+    assert "1 of 2 runs" in dotted[0]["hovertext"][-1]
+    assert len({trace["marker"]["symbol"] for trace in solid}) == 3
 
 
 def test_a_print_holds_every_figure(ordinary, tmp_path):

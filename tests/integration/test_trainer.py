@@ -109,10 +109,15 @@ def test_adapters_have_moved(run):
 
 
 def test_samples_are_kept_with_each_line(run):
-    """Two completions an update, with prompt, answer and reward."""
+    """Two completions an update and two answers an evaluation of the same held-out rows."""
     lines = [json.loads(line) for line in (run[0] / "samples.jsonl").read_text().splitlines()]
-    assert [line["update"] for line in lines] == [u for u in range(1, UPDATES + 1) for _ in (0, 1)]
+    drawn = [line for line in lines if "split" not in line]
+    assert [line["update"] for line in drawn] == [u for u in range(1, UPDATES + 1) for _ in (0, 1)]
     assert all(line["prompt"] and "reward" in line and "answer" in line for line in lines)
+    held_out = [line for line in lines if "split" in line]
+    assert [line["update"] for line in held_out] == [u for u in (0, 2, 4, 5, 6) for _ in (0, 1)]
+    assert len({line["prompt"] for line in held_out}) == 2
+    assert not {line["prompt"] for line in held_out} & {line["prompt"] for line in drawn}
 
 
 def test_progress_is_plain_lines(run):

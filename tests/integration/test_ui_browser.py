@@ -149,6 +149,47 @@ def test_runs_are_filtered_sorted_and_opened(trained):
         clean(page, server)
 
 
+def scroll_to_sections(page):
+    """As somebody does who wants to see the report; until it is there."""
+    page.js("document.getElementById('sections').scrollIntoView()")
+    page.eventually("document.getElementById('sections').dataset.drawn !== undefined")
+
+
+@pytest.mark.parametrize("device", [{}, PHONE], ids=["light", "phone"])
+def test_the_reports_sections_follow_the_queue(trained, device):
+    """Below the table, with their figures; a run that ends is in them, and a choice stays."""
+    curve = "document.querySelector('[data-figure=\"curve/loss_type/reward_mean\"]')"
+    with Server(trained) as server, Page(**device) as page:
+        visit(page, server.link)
+        assert page.js("document.getElementById('ranking')") is None
+        scroll_to_sections(page)
+        heads = page.js("[...document.querySelectorAll('#sections h2')].map(h => h.innerText)")
+        assert heads == [
+            "Ranking", "What did not end well", "Learning curves", "Parameters", "Time",
+            "What the model wrote", "Spec",
+        ]  # fmt: skip
+        empty = page.js(
+            "[...document.querySelectorAll('#sections .plot:not([hidden])')]"
+            ".filter(p => !p.querySelector('.trace, .point')).map(p => p.dataset.figure)"
+        )
+        assert empty == []
+        page.js("document.querySelector('#sections input[value=loss_type]').click()")
+        page.eventually(f"{curve} !== null")
+        page.js("document.querySelector('#sections details').open = true")
+        rows = "document.querySelectorAll('.ranking tbody tr:not(.axis)').length"
+        assert page.js(rows) == 5
+        finish_next(write=lambda run: write_run(run.folder, 0.6, 40, run.seed))
+        page.eventually(
+            f"{rows} === 5 && document.querySelector('#ranking').innerText.includes('7')"
+        )
+        # A new run of a known setting: its group's line is now the mean of one run more.
+        page.eventually(f"{curve}?.data.some(t => t.hovertext?.at(-1).includes('4 runs'))")
+        assert page.js("document.querySelector('#sections input[value=loss_type]').checked")
+        assert page.js("document.querySelector('#sections details').open")
+        assert page.js("document.documentElement.scrollWidth") == device.get("width", 1280)
+        clean(page, server)
+
+
 def test_a_spec_is_pasted_tried_and_queued(trained):
     """Faults in words, then a dry run, then the runs; an edit asks for another dry run."""
     (trained / "base.toml").write_text('model_name = "builtin/tiny"\n')
@@ -196,8 +237,12 @@ def test_texts_of_runs_never_act(tmp_path):
             page.eventually(f"document.querySelector('#run h2')?.innerText.startsWith('{run_id} ')")
         assert EVIL in page.js("document.querySelector('#run').textContent")
         assert page.js("document.querySelectorAll('img, iframe, object, [onerror]').length") == 0
+        page.press("Escape")
+        scroll_to_sections(page)
+        assert EVIL in page.js("document.querySelector('#sections').textContent")
+        assert page.js("document.querySelectorAll('img, iframe, object, [onerror]').length") == 0
         links = "[...document.querySelectorAll('a')].map(a => a.getAttribute('href'))"
-        assert page.js(links) == ["#main", "/report/1"]
+        assert set(page.js(links)) == {"#main", "/report/1", "#run-1", "#run-2"}
         assert page.js("typeof pwned") == "undefined"
         # The report opens beside it, under its own policy.
         page.visit(f"http://{server.host}/report/1")

@@ -1,5 +1,6 @@
 """What the report says of a sweep, and what it says where something is missing."""
 
+import json
 import random
 import re
 import shlex
@@ -8,13 +9,22 @@ from orchestrator.queue.store import Store
 from orchestrator.run import Objective, Outcome, Verdict
 from orchestrator.system.paths import home
 from tests.queue_kit import nothing_before
-from tests.report_kit import THREE, facts_of, figures, read
+from tests.report_kit import (
+    THREE,
+    a_search_with_a_pruned_run,
+    curves,
+    data,
+    facts_of,
+    figures,
+    read,
+)
 from tests.sweep_kit import (
     add_sweep,
     finish_next,
     finished_sweep,
     lines_of,
     planned_run,
+    sample,
     write_lines,
     write_run,
 )
@@ -38,12 +48,16 @@ def test_a_report_tells_the_best_setting_its_interval_and_what_it_was_before(tmp
 
 
 def test_what_is_swept_stands_in_columns_of_the_runs(tmp_path):
-    """As people know it: a run's values beside its name, to sort by."""
+    """As people know it: a run's values beside its name, and as numbers for who sorts them."""
     settings = [(0.5, {"learning_rate": 1e-5, "lora_rank": 8}), (0.4, {"learning_rate": 0.5})]
-    words = read(finished_sweep(tmp_path, settings)).words("runs")
-    assert "id run state learning_ rate lora_ rank em seed" in words
-    assert re.search(r"completed 1e-5 8 \d", words)
-    assert re.search(r"completed 0\.5 – \d", words)
+    reader = read(finished_sweep(tmp_path, settings))
+    words = reader.words("runs")
+    assert "id run state em learning_rate lora_rank seed" in words
+    assert re.search(r"completed \d\d\.\d% 1e-5 8 \d", words)
+    assert re.search(r"completed \d\d\.\d% 0\.5 – \d", words)
+    table = data(reader, "table")
+    assert table["keys"] == ["learning_rate", "lora_rank"]
+    assert [row["values"] for row in table["runs"]] == [[1e-5, 8], [0.5, None]]
 
 
 def test_one_run_a_setting_is_said_to_prove_little(tmp_path):
@@ -71,8 +85,8 @@ def test_a_lower_objective_can_be_the_better_one(tmp_path):
     assert "Best setting: kl_coeff 0.1" in reader.words("header")
     assert "mean of the last 3, lower is better" in reader.words("header")
     assert "before training" not in reader.words("header")  # The first length is that of update 1.
-    assert reader.words("samples").startswith("What the model wrote Best run r0.1")
-    assert "curve/setting/completion_length" in figures(reader)
+    assert reader.words("samples").startswith("What the model wrote Best run 2 r0.1")
+    assert "completion_length" in data(reader, "curves")["panels"]
 
 
 def test_every_command_is_the_one_that_trains_the_run(tmp_path):
@@ -103,35 +117,6 @@ def test_failures_are_told_with_their_evidence(tmp_path):
     assert set(kinds) == {"completed", "failed"}
 
 
-PRUNED = Outcome(Verdict.PRUNED, "below the median", "0.2 < 0.4")
-SEARCH = """
-[params]
-learning_rate = { dist = "loguniform", min = 1e-6, max = 1e-2 }
-[search]
-method = "random"
-runs = 3
-"""
-
-
-def a_search_with_a_pruned_run(tmp_path):
-    """Three draws; the first is pruned at update 10 of 20, one seed of the second too."""
-    rates = (1.23456e-6, 7.90332e-5, 3.45678e-4)
-    runs = [planned_run(f"r{i}-s{s}", s, {"learning_rate": r}) for s in (0, 1)
-            for i, r in enumerate(rates)]  # fmt: skip
-    name = add_sweep(tmp_path, runs, spec=SEARCH)
-    for number in range(len(runs)):
-        pruned = number in (0, 3, 4)
-
-        def write(queued, pruned=pruned, gain=0.2 + 0.3 * (number % 3)):
-            write_run(queued.folder, gain, 20)
-            if pruned:
-                log = queued.folder / "training_log.jsonl"
-                log.write_text("".join(line + "\n" for line in log.read_text().splitlines()[:11]))
-
-        finish_next(*([PRUNED] if pruned else []), write=write)
-    return name
-
-
 def test_a_pruned_run_is_seen_and_is_no_failure(tmp_path):
     """Hollow where it stood, dotted through its values; the time line does not call it failed."""
     drawn = figures(read(a_search_with_a_pruned_run(tmp_path)))
@@ -155,25 +140,26 @@ def test_draws_are_written_with_three_digits_on_their_own_scale(tmp_path):
     assert ticks == ["3e-6", "1e-5", "3e-5", "1e-4", "3e-4"]
 
 
-def test_the_mean_of_a_setting_ends_where_one_of_its_runs_was_pruned(tmp_path):
-    """Up to there a line with a mark that no other has, beyond it dots; 20 updates, 10 of one."""
-    data = figures(read(a_search_with_a_pruned_run(tmp_path)))["curve/setting/reward_mean"]["data"]
-    lines = [trace for trace in data if trace.get("hoverinfo") == "text"]
-    solid = [trace for trace in lines if trace["line"].get("dash") is None]
-    dotted = [trace for trace in lines if trace["line"].get("dash") == "dot"]
-    assert sorted(trace["x"][-1] for trace in solid) == [10, 10, 20]
-    assert [[x for x in trace["x"] if x is not None] for trace in dotted] == [[*range(11, 21)]]
-    assert "1 of 2 runs" in dotted[0]["hovertext"][-1]
-    assert len({trace["marker"]["symbol"] for trace in solid}) == 3
-
-
 def test_a_long_curve_says_how_many_updates_a_point_stands_for(tmp_path):
-    """1,000 updates on 200 points; twenty-one evaluations stay as they are."""
+    """1,000 updates in 250 points; twenty-one evaluations stay as they are."""
     reader = read(finished_sweep(tmp_path, THREE[:2], updates=1000))
-    drawn = figures(reader)
-    assert reader.words("curves").count("each point is the mean of 5 updates") == 4
-    assert len(drawn["curve/setting/reward_mean"]["data"][0]["x"]) == 200
-    assert drawn["curve/setting/em"]["data"][0]["x"] == [*range(0, 1001, 50)]
+    told = data(reader, "curves")["metrics"]
+    assert told["reward_mean"]["note"] == "each point is the mean of 4 updates"
+    assert [x for x, _ in curves(reader, "reward_mean")[0]] == [2.5 + 4 * n for n in range(250)]
+    assert told["em"]["note"] == ""
+    assert [x for x, _ in curves(reader, "em")[0]] == [*range(0, 1001, 50)]
+
+
+def test_every_logged_metric_can_be_chosen_over_updates_or_time(tmp_path):
+    """The first ones are what people look at; 1.234 s an update, by rollout_s and update_s."""
+    reader = read(finished_sweep(tmp_path, THREE[:1]))
+    found = data(reader, "curves")
+    names = list(found["metrics"])
+    assert names[:2] == ["reward_mean", "em"]
+    assert {"loss", "grad_norm", "reward/correctness", "tokens_per_s", "peak_bytes"} <= set(names)
+    assert not {"update", "batch_step", "n", "split", "updates_total"} & set(names)
+    grid, _ = found["metrics"]["loss"]["of"]["1"]
+    assert found["times"]["1"][str(grid)] == [round(1.234 * n, 1) for n in range(1, 21)]
 
 
 def test_importance_is_told_where_there_are_enough_settings(tmp_path):
@@ -222,8 +208,7 @@ def test_a_running_sweep_shows_what_is_logged_so_far(tmp_path):
         with open(run.folder / file, "a") as log:
             log.write('{"update": 21, "reward_mean": 3')
     reader = read(name)
-    lines = figures(reader)["curve/setting/reward_mean"]["data"]
-    assert [max(line["x"]) for line in lines] == [20, 20]
+    assert [max(x for x, _ in run) for run in curves(reader, "reward_mean")] == [20, 20]
     assert "runs 3 1 completed, 1 running, 1 queued" in reader.words("header")
 
 
@@ -237,10 +222,11 @@ def test_a_flat_metric_is_words_instead_of_an_empty_plot(tmp_path):
     name = add_sweep(tmp_path, [planned_run("a", 0, {"lora_rank": 8})])
     finish_next(write=write)
     reader = read(name)
-    words = reader.words("curves")
-    assert "0 in every run, at every update; with kl_coeff = 0 there is no reference" in words
-    assert "Entropy nats a token not logged" in words
-    assert "curve/setting/kl" not in figures(reader)
+    told = data(reader, "curves")["metrics"]
+    words = "0 in every run, at every update; with kl_coeff = 0 there is no reference"
+    assert (told["kl"]["flat"], told["kl"]["note"]) == (True, words)
+    assert "entropy" not in told
+    assert data(reader, "curves")["panels"] == ["reward_mean", "em", "kl", "completion_length"]
     assert "This run kept no completions (log_completions = 0)." in reader.words("samples")
 
 
@@ -271,3 +257,56 @@ def test_what_ails_a_run_is_told_with_evidence_and_what_to_try(tmp_path):
     assert "reward up, held-out down" in words
     assert "while em went 80.0% → 40.0%" in words
     assert "samples.jsonl" in words
+
+
+def test_the_best_run_answers_the_same_held_out_prompt_beside_the_worst(tmp_path):
+    """Before and after; what training drew stands apart, below it."""
+
+    def write(run, gain):
+        write_run(run.folder, gain, 20)
+        said = [(0, "dunno", 0.0), (20, f"answer of {gain}", gain)]
+        held_out = [{**sample(at, text, reward, "2 + 2?"), "split": "test"}
+                    for at, text, reward in said]  # fmt: skip
+        kept = lines_in(run.folder / "samples.jsonl")
+        write_lines(run.folder / "samples.jsonl", [held_out[0], *kept, held_out[1]])
+
+    name = add_sweep(tmp_path, [planned_run(f"r{gain}", 0, {"kl_coeff": gain}) for gain in (9, 1)])
+    for gain in (0.9, 0.1):
+        finish_next(write=lambda run, gain=gain: write(run, gain))
+    reader = read(name)
+    words = reader.words("samples")
+    assert re.search(
+        r"same held-out prompt .*2 \+ 2\? expected 25 "
+        r"Best run 1 Before update 0 dunno reward 0 = .* After update 20 answer of 0\.9 .*"
+        r"Worst run 2 Before update 0 dunno .* After update 20 answer of 0\.1 .* In training Best",
+        words,
+    )
+    assert words.count("2 + 2?") == 1
+    pair = data(reader, "details")["1"]["held_out"][0]
+    assert (pair["before"]["completion"], pair["after"]["completion"]) == (
+        "dunno", "answer of 0.9",
+    )  # fmt: skip
+
+
+def lines_in(path):
+    """The objects of a file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_all_that_is_known_of_a_run_is_in_the_file(tmp_path):
+    """As the live page shows it: settings beside the base, attempts, and of a failure the log."""
+    name = add_sweep(tmp_path, [planned_run("a", 3, {"lora_rank": 64})])
+
+    def write(run):
+        write_run(run.folder, 1.0, 20)
+        home().make().attempt_log(run.id, 1).write_text("before\nTraceback: out of paper\n")
+
+    finish_next(Outcome(Verdict.CRASH, "crash: out of paper", "line 7", 1), write=write)
+    found = data(read(name), "details")["1"]
+    assert found["settings"] == [["lora_rank", "64", "16"]]  # The default of the field.
+    assert (found["state"], found["seed"], found["folder"]) == (
+        "failed", 3, str(tmp_path / "out" / "a"),
+    )  # fmt: skip
+    assert [(one["n"], one["evidence"]) for one in found["attempts"]] == [(1, "line 7")]
+    assert "Traceback: out of paper" in found["tail"]
+    assert "grpo_core" in found["command"]

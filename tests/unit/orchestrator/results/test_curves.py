@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.results.curves import band, only_value, thin
+from orchestrator.results.curves import Bins, align, band, only_value, thin
 
 
 def test_short_curves_stay_as_they_are():
@@ -82,9 +82,9 @@ def test_thinning_keeps_the_mean_and_stays_between_the_lowest_and_the_highest(ru
 
 def test_a_metric_that_never_moves_is_told():
     """So that no empty plot is drawn for it."""
-    assert only_value([[(1, 0.0), (2, 0.0)], [(1, 0.0)], []]) == 0.0
-    assert only_value([[(1, 0.0), (2, 0.5)]]) is None
-    assert only_value([[]]) is None
+    assert only_value([bins([(1, 0.1), (2, 0.1), (3, 0.1)], 1), bins([(1, 0.1)]), bins([])]) == 0.1
+    assert only_value([bins([(1, 0.0), (2, 0.5)])]) is None
+    assert only_value([bins([])]) is None
 
 
 def test_a_mean_ends_where_runs_do():
@@ -97,3 +97,38 @@ def test_a_mean_ends_where_runs_do():
     assert band(thin(runs[:1], 100), [0]).whole == 4
     # A run that begins later, or logs less often, ends nothing.
     assert band(thin([[(0, 1.0), (2, 1.0)], [(1, 1.0), (2, 1.0)]], 100), range(2)).whole == 3
+
+
+def bins(curve, most=256):
+    """A curve as a run's series keeps it."""
+    found = Bins(most)
+    for update, value in curve:
+        found.add(update, value)
+    return found
+
+
+def test_a_log_of_any_length_is_kept_in_bounded_room():
+    """Ten updates in at most four bins, four each; update 0 stays alone. By hand."""
+    found = bins([(0, 100.0), *((u, float(u)) for u in range(1, 11))], 4)
+    assert found.width == 4
+    assert found.before == 100.0
+    assert [(found.middle(n), m) for n, m in zip(found.numbers, found.means, strict=True)] == [
+        (0.0, 100.0), (2.5, 2.5), (6.5, 6.5), (9.5, 9.5),
+    ]  # fmt: skip
+    assert (found.low, found.high, found.end) == (1.0, 100.0, 9.5)
+
+
+@given(
+    st.lists(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=80), min_size=1, max_size=4),
+    st.integers(2, 16),
+    st.integers(1, 20),
+)
+def test_runs_of_any_length_meet_on_common_bins(runs, most, points):
+    """As if each had been read whole and put into bins of that width."""
+    curves = [list(enumerate(run, 1)) for run in runs]
+    thinned = align([bins(curve, most) for curve in curves], points)
+    assert len({number for run in thinned.runs for number in run}) <= points
+    for run, found in zip(runs, thinned.runs, strict=True):
+        whole = [run[at : at + thinned.width] for at in range(0, len(run), thinned.width)]
+        assert list(found) == [*range(len(whole))]
+        assert list(found.values()) == pytest.approx([np.mean(part) for part in whole], abs=1e-6)

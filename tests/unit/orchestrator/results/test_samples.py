@@ -1,6 +1,11 @@
 """The completions that a run kept."""
 
-from orchestrator.results.samples import first_samples, latest_samples, read_samples
+from orchestrator.results.samples import (
+    first_samples,
+    latest_samples,
+    read_before_after,
+    read_samples,
+)
 from tests.sweep_kit import sample, write_lines
 
 
@@ -46,3 +51,23 @@ def test_a_number_beyond_all_bounds_is_another_programs(tmp_path):
         file.write('{"update": 2, "completion": "a", "reward": 1' + 400 * "0" + "}\n")
     assert [s.completion for s in latest_samples(tmp_path)] == ["ours"]
     assert [s.completion for s in first_samples(tmp_path)] == ["ours"]
+
+
+def test_held_out_rows_are_answered_before_and_after_and_stand_apart(tmp_path):
+    """First and last evaluation, prompt by prompt; what an update drew is not among them."""
+
+    def answered(update, text, prompt):
+        return {**sample(update, text, prompt=prompt), "split": "test"}
+
+    lines = [
+        *(answered(0, "dunno", "a"), answered(0, "no", "b"), sample(1, "drawn first")),
+        *(answered(2, "hm", "a"), answered(2, "hm", "b"), sample(3, "drawn last")),
+        *(answered(4, "25", "a"), answered(4, "26", "b")),
+    ]
+    write_lines(tmp_path / "samples.jsonl", lines)
+    found = [(p.before.prompt, p.before.completion, p.after.completion)
+             for p in read_before_after(tmp_path)]  # fmt: skip
+    assert found == [("a", "dunno", "25"), ("b", "no", "26")]
+    assert [s.completion for s in first_samples(tmp_path)] == ["drawn first"]
+    assert [s.completion for s in latest_samples(tmp_path)] == ["drawn last"]
+    assert read_before_after(tmp_path / "gone") == ()

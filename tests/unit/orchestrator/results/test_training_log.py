@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from orchestrator.results.series import RunSeries
 from orchestrator.results.training_log import (
     ProgressReader,
     interval_of,
@@ -15,7 +16,6 @@ from orchestrator.results.training_log import (
     result_identity,
 )
 from orchestrator.run import Progress
-from orchestrator.ui.series import RunSeries
 
 
 def write(folder, *lines, mode="w"):
