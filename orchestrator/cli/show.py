@@ -1,4 +1,4 @@
-"""`grpo-sweep show`: everything about one run."""
+"""`grpo-sweep show`: everything about one run, and where two runs differ."""
 
 import contextlib
 import sys
@@ -8,6 +8,7 @@ import click
 from orchestrator.cli.options import json_option
 from orchestrator.cli.output import console, print_json, say
 from orchestrator.cli.references import Ref, one_run
+from orchestrator.errors import UsageError
 from orchestrator.queue.store import Store
 from orchestrator.results.training_log import read_curves
 from orchestrator.run import Run, RunState, Sweep
@@ -17,22 +18,32 @@ from orchestrator.views.json_shapes import show_shape
 from orchestrator.views.now import read_learning_curves
 from orchestrator.views.plot import curve_plot, shows_braille
 from orchestrator.views.run_details import RunDetails, details_lines, read_details
+from orchestrator.views.run_diff import diff_runs
+from orchestrator.views.run_diff_lines import diff_lines, diff_shape
 
 _PLOT_WIDTH = 80
 
 
 @click.command()
 @click.argument("run", type=Ref(runs=True, sweeps=False))
+@click.argument("other", type=Ref(runs=True, sweeps=False), required=False)
 @click.option("--plot", is_flag=True, help="Draw its reward and the sweep's objective as well.")
 @json_option
-def show(run: str, plot: bool, as_json: bool) -> None:
+def show(run: str, other: str | None, plot: bool, as_json: bool) -> None:
     """Everything about a RUN: the exact command, its overrides, each attempt and why it ended.
+
+    With an OTHER run: where the two differ, in settings, packages, what they logged, and the first
+    completion.
 
     \b
     Examples:
       grpo-sweep show 12
       grpo-sweep show lr1e-5-g8-s0 --plot       by its name
+      grpo-sweep show 12 15                     the two side by side
     """
+    if other is not None:
+        _show_difference(run, other, plot, as_json)
+        return
     with Store.open(readonly=True) as store:
         details = read_details(store, one_run(store, run), home())
     curves = read_learning_curves(details.run.folder)
@@ -47,6 +58,23 @@ def show(run: str, plot: bool, as_json: bool) -> None:
         say("not started yet")
     if plot:
         _print_plots(details.run, details.sweep)
+
+
+def _show_difference(one: str, other: str, plot: bool, as_json: bool) -> None:
+    with Store.open(readonly=True) as store:
+        found = [read_details(store, one_run(store, ref), home()) for ref in (one, other)]
+    first, second = found
+    if first.run.id == second.run.id:
+        raise UsageError(f"{one} and {other} are the same run: name two")
+    diff = diff_runs((first.run, first.sweep), (second.run, second.sweep))
+    if as_json:
+        print_json(diff_shape([show_shape(details) for details in found], diff))
+        return
+    print("\n".join(diff_lines([details.run for details in found], first.sweep, diff)))
+    if plot:
+        for details in found:
+            print(f"\nrun {details.run.id}")
+            _print_plots(details.run, details.sweep)
 
 
 def _freeze(details: RunDetails) -> None:
