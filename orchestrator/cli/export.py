@@ -142,7 +142,7 @@ def _export_journal(ref: str, path: Path) -> None:
 
 
 def _export_pictures(ref: str, folder: Path) -> None:
-    facts, _ = read_facts(ref, lambda _: make_folder(folder))
+    (facts,), _ = read_facts((ref,), lambda _: make_folder(folder))
     with busy("drawing"):
         found = list(pictures(facts))
     if not found:

@@ -1,6 +1,6 @@
 """Everything about a sweep, read with a bar for a person at a terminal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,13 +10,18 @@ from orchestrator.report.gather import Facts, gather
 from orchestrator.system.paths import home
 
 
-def read_facts(ref: str, choose: Callable[[str], Path]) -> tuple[Facts, Path]:
-    """Everything about the sweep, and where it goes: that is settled before the long reading."""
+def read_facts(
+    refs: Sequence[str], choose: Callable[[str], Path]
+) -> tuple[tuple[Facts, ...], Path]:
+    """Everything about some sweeps, and where it goes: that is settled before the long reading.
+
+    `choose` is given the names of the sweeps.
+    """
     with open_queue(readonly=True) as store:
-        found = store.queries.sweep(ref)
-        path = choose(found.name)
-        with _progress(sum(found.counts.values())) as step:
-            return gather(store, found, home(), step), path
+        found = list({sweep.id: sweep for sweep in map(store.queries.sweep, refs)}.values())
+        path = choose("-".join(sweep.name for sweep in found))
+        with _progress(sum(sum(sweep.counts.values()) for sweep in found)) as step:
+            return tuple(gather(store, sweep, home(), step) for sweep in found), path
 
 
 @contextmanager

@@ -51,11 +51,13 @@ class RunFacts:
     logged: Logged
     command: str
     """As a shell takes it, from anywhere."""
+    shown: Run | None = None
+    """The run with other settings and another value, where it is compared with other sweeps'."""
 
     @property
     def run(self) -> Run:
         """The run itself."""
-        return self.details.run
+        return self.shown or self.details.run
 
     @property
     def attempts(self) -> Sequence[Attempt]:
@@ -79,7 +81,8 @@ _EMPTY = Bins()
 class Facts:
     """A sweep as a report shows it. `keys` are the overrides that differ between its settings.
 
-    `scales` has those that were drawn from a range: whether that is a logarithmic one.
+    `scales` has those that were drawn from a range: whether that is a logarithmic one. `sweeps` are
+    those that are shown as one, where there are several.
     """
 
     sweep: Sweep
@@ -88,6 +91,12 @@ class Facts:
     rows: tuple[RankedSetting, ...]
     importance: Importance
     scales: Mapping[str, bool] = field(default_factory=dict)
+    sweeps: tuple[Sweep, ...] = ()
+
+    @property
+    def members(self) -> tuple[Sweep, ...]:
+        """The sweeps whose runs these are."""
+        return self.sweeps or (self.sweep,)
 
     @property
     def pruned(self) -> tuple[Score, ...]:

@@ -21,7 +21,7 @@ from orchestrator.results.leaderboard import RankedSetting, against
 from orchestrator.results.objective import Score
 from orchestrator.results.samples import Sample, read_before_after, read_samples
 from orchestrator.results.training_log import read_versions
-from orchestrator.run import Attempt, Objective, Run, RunState
+from orchestrator.run import Attempt, Objective, Run, RunState, Sweep
 from orchestrator.text import clock, counts, duration, metric, plural
 
 # Settings in the table with the plot; the others can be opened.
@@ -60,7 +60,6 @@ def context(facts: Facts, now: datetime) -> Context:
 
 def _head(facts: Facts, now: datetime) -> Context:
     sweep = facts.sweep
-    best = facts.scores[0].run if facts.scores else None
     return {
         "name": sweep.name,
         "state": sweep.state,
@@ -70,8 +69,17 @@ def _head(facts: Facts, now: datetime) -> Context:
         "objective_text": _objective_text(facts),
         "winner": _winner(facts),
         "tiles": _tiles(facts),
-        "submitted": clock(sweep.created),
         "written": now.astimezone().strftime("%Y-%m-%d %H:%M"),
+        "specs": [_spec(member, facts) for member in facts.members],
+    }
+
+
+def _spec(sweep: Sweep, facts: Facts) -> Context:
+    """What was submitted, and with which packages its best run was trained."""
+    best = next((s.run for s in facts.scores if s.run.sweep_id == sweep.id), None)
+    return {
+        "name": sweep.name if facts.sweeps else "",
+        "submitted": clock(sweep.created),
         "cwd": sweep.cwd,
         "config_source": sweep.config_source,
         "config_text": sweep.config_text,

@@ -98,12 +98,15 @@ def by_metric(sweep: Sweep, runs: Iterable[Run], metric: str | None) -> tuple[Sw
     less = metric in _LESS_IS_BETTER or metric.endswith(("_s", "_bytes"))
     goal = "min" if less and not metric.endswith("_per_s") else "max"
     objective = replace(sweep.objective, metric=metric, goal=goal)
-    judged = [replace(run, value=_value_by(run, objective)) for run in found]
+    judged = [replace(run, value=value_by(run, objective)) for run in found]
     return replace(sweep, objective=objective), judged
 
 
-def _value_by(run: Run, objective: Objective) -> float | None:
-    """By the log; where that is gone, the last metrics tell the last value, and no other."""
+def value_by(run: Run, objective: Objective) -> float | None:
+    """What a run reached by another objective than its own.
+
+    By the log; where that is gone, the last metrics tell the last value, and no other.
+    """
     value = read_value(run.folder, objective)
     if value is None and objective.reduce == "last":
         return finite_number(run.metrics.get(objective.metric))

@@ -4,11 +4,12 @@ import json
 import random
 import re
 import shlex
+from pathlib import Path
 
 from orchestrator.queue.store import Store
 from orchestrator.run import Objective, Outcome, Verdict
 from orchestrator.system.paths import home
-from tests.queue_kit import nothing_before
+from tests.queue_kit import attempts, nothing_before
 from tests.report_kit import (
     THREE,
     a_search_with_a_pruned_run,
@@ -297,11 +298,13 @@ def test_all_that_is_known_of_a_run_is_in_the_file(tmp_path):
     """As the live page shows it: settings beside the base, attempts, and of a failure the log."""
     name = add_sweep(tmp_path, [planned_run("a", 3, {"lora_rank": 64})])
 
-    def write(run):
-        write_run(run.folder, 1.0, 20)
-        home().make().attempt_log(run.id, 1).write_text("before\nTraceback: out of paper\n")
-
-    finish_next(Outcome(Verdict.CRASH, "crash: out of paper", "line 7", 1), write=write)
+    finish_next(
+        Outcome(Verdict.DATA, "data: out of paper", "line 7", 3),
+        write=lambda run: write_run(run.folder, 1.0, 20),
+    )
+    log = Path(attempts()[-1].log)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("before\nTraceback: out of paper\n")
     found = data(read(name), "details")["1"]
     assert found["settings"] == [["lora_rank", "64", "16"]]  # The default of the field.
     assert (found["state"], found["seed"], found["folder"]) == (
