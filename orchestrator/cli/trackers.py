@@ -9,6 +9,7 @@ import click
 from orchestrator.cli.output import busy, say
 from orchestrator.cli.references import open_queue
 from orchestrator.errors import NothingAffected, SweepError, UsageError
+from orchestrator.run import RunState
 from orchestrator.text import plural
 from orchestrator.trackers.sending import send_all
 from orchestrator.trackers.targets import NAMES, Target, target
@@ -61,7 +62,12 @@ def send_sweep(ref: str, to: Target) -> None:
     """Send what a tool does not have yet of the runs that have begun."""
     with open_queue(readonly=True) as store:
         sweep = store.queries.sweep(ref)
-        runs = [run for run in store.queries.runs(sweep.id) if run.attempt > 0]
+        # One that shows the result of another sweep's run was never started.
+        runs = [
+            run
+            for run in store.queries.runs(sweep.id)
+            if run.attempt > 0 or run.state is RunState.COMPLETED
+        ]
     if not runs:
         raise NothingAffected(f"sweep {sweep.name}: no run has begun yet")
     tracked = [Tracked.of(run, sweep) for run in runs]

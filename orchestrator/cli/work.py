@@ -2,8 +2,8 @@
 
 import os
 import shlex
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 
 import click
 
@@ -155,15 +155,24 @@ def _settle_notice(command: str | None, off: bool) -> None:
         os.environ[notices.ENV] = shlex.join(notices.parse_command(command))
 
 
-def _reports() -> AbstractContextManager[Callable[[Event], None]]:
-    """What sends the logs to tools; nothing where none is named."""
+@contextmanager
+def _reports() -> Iterator[Callable[[Event], None]]:
+    """What sends the logs to tools, a process for each."""
     targets = live.targets_of_environment()
-    if not targets:
-        return nullcontext(lambda event: None)
     for target in targets:
         # A library that is missing is reported now, not in the night.
         target.check()
-    return live.LiveReports(home(), targets, live.folder_of_environment(), say)
+    folder = live.folder_of_environment()
+    with ExitStack() as stack:
+        tools = [live.LiveReports(home(), target, folder, say) for target in targets]
+        for tool in tools:
+            stack.enter_context(tool)
+
+        def report(event: Event) -> None:
+            for tool in tools:
+                tool(event)
+
+        yield report
 
 
 def _notifier() -> AbstractContextManager[Callable[[Event], None]]:

@@ -1,4 +1,4 @@
-"""The worker's side of live reporting: starts the process that follows, and tells it of runs.
+"""The worker's side of live reporting: starts a process for a tool, and tells it of runs.
 
 A listener for the worker's events. Whatever happens to the other process, the worker says it once
 and trains on.
@@ -44,12 +44,12 @@ def folder_of_environment(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 class LiveReports:
-    """Follows the runs of a worker for some tools; use it as a context manager."""
+    """Follows the runs of a worker for one tool; use it as a context manager."""
 
     def __init__(
         self,
         home: Home,
-        targets: Sequence[Target],
+        target: Target,
         folder: Path,
         say: Callable[[str], None],
         command: Sequence[str] = (sys.executable, "-P", "-m", "orchestrator.trackers.following"),
@@ -57,8 +57,8 @@ class LiveReports:
     ) -> None:
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder; {ENV_FOLDER} names where reports go")
-        self._words = [*command, *map(str, targets)]
-        self._names = ", ".join(target.tool for target in targets)
+        self._words = [*command, str(target)]
+        self._tool = target.tool
         self._home = home
         self._folder = folder
         self._say = say
@@ -110,7 +110,7 @@ class LiveReports:
         if not self._told:
             self._told = True
             self._say(
-                f"what reports to {self._names} {words}; the training goes on "
+                f"what reports to {self._tool} {words}; the training goes on "
                 f"(see {self._home.reports_log}); afterwards: grpo-sweep export"
             )
 
@@ -119,7 +119,7 @@ class LiveReports:
         self._over = True
         self._process.stdin.close()
         if not self._ends(_PATIENCE_S):
-            self._say(f"waiting until {self._names} has everything; Ctrl-C does not wait")
+            self._say(f"waiting until {self._tool} has everything; Ctrl-C does not wait")
             if not self._ends(self._timeout_s):
                 self._process.kill()
                 self._fail("does not come to its end, and was ended")

@@ -11,7 +11,8 @@ from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import hparams, scalar, text
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import hparams, text
 
 from orchestrator.names import safe_name
 from orchestrator.trackers.markers import read_marker, write_marker
@@ -72,9 +73,9 @@ class EventFile:
     def metrics(self, points: Sequence[Point]) -> None:
         """Write the points; they are on the disk when this returns."""
         for point in points:
-            for name, value in point.values.items():
-                event = Event(summary=scalar(name, value))
-                self._write(event, point.update, point.at)
+            # One event for all: what a record costs is its checksum.
+            values = [Summary.Value(tag=k, simple_value=v) for k, v in point.values.items()]
+            self._write(Event(summary=Summary(value=values)), point.update, point.at)
             self._last = point.update
         self._writer.flush()
         self._note()

@@ -46,7 +46,6 @@ class WeightsAndBiases:
             job_type="train",
             tags=[tag[:64] for tag in run.tags],
             config=run.config(),
-            notes=run.run.reason,
             dir=str(self._folder),
             resume="allow",
             # Several runs may be open at a time.

@@ -42,8 +42,8 @@ def book(monkeypatch):
     return book
 
 
-def following(said):
-    return Following([Target("wandb", "p")], said.append)
+def following(said, clock=lambda: 0.0):
+    return Following(Target("wandb", "p"), said.append, clock)
 
 
 def log(run, updates):
@@ -97,10 +97,10 @@ def test_the_end_of_the_worker_closes_what_trains_on(tmp_path, book):
 
 
 def test_a_tool_that_fails_is_said_once_and_gets_the_rest_later(tmp_path, book):
-    """It refused two looks; when it takes points again, none is missing and none comes twice."""
+    """When it takes points again, none is missing and none comes twice; the tries grow rare."""
     submit(tmp_path, planned("a"))
-    said = []
-    beside = following(said)
+    said, now = [], [0.0]
+    beside = following(said, lambda: now[0])
     good, refused = book.start, []
 
     def refuse(run):
@@ -112,10 +112,15 @@ def test_a_tool_that_fails_is_said_once_and_gets_the_rest_later(tmp_path, book):
     log(run, 4)
     book.start = refuse
     beside.look([run.id])
-    beside.look()
+    tried = []
+    for now[0] in range(1, 20):
+        before = len(refused)
+        beside.look()
+        tried += [now[0]] * (len(refused) - before)
+    assert tried == [2, 6, 14]
     book.start = good
+    now[0] = 30.0
     beside.look()
-    assert len(refused) == 2
     assert said == ["wandb did not take what was logged: ConnectionError: no route to host"]
     [points] = book.points.values()
     assert sorted(points) == [0, 1, 2]
@@ -134,7 +139,7 @@ def test_a_run_that_was_removed_is_no_news(tmp_path, book):
 
 def reports(script, said, folder, **values):
     command = (sys.executable, "-S", "-c", script)
-    return LiveReports(home(), [Target("wandb", "p")], folder, said.append, command, **values)
+    return LiveReports(home(), Target("wandb", "p"), folder, said.append, command, **values)
 
 
 def test_the_other_process_is_told_of_runs_and_its_words_are_said(tmp_path):

@@ -1,6 +1,7 @@
 """TensorBoard's event files, read back record by record and by TensorBoard itself."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -83,6 +84,19 @@ def test_exporting_again_adds_nothing_until_there_is_more(sweep):
     main(["export", "s", "--tensorboard", "tb"])
     assert len(scalars(sweep / "tb/s/r0")["train/loss"]) == UPDATES
     assert (sweep / "tb/s/r0" / MARKER).exists()
+
+
+def test_a_run_that_shows_the_result_of_an_earlier_one_is_sent_as_well(tmp_path, monkeypatch):
+    """It was never started in its own sweep; its curves are the earlier run's."""
+    monkeypatch.chdir(tmp_path)
+    run = replace(planned_run("same", 0, {"lr": 1e-2}), identity="the same")
+    add_sweep(tmp_path, [run], "one")
+    trained = finish_next(write=lambda run: write_run(run.folder, 0.9, UPDATES))
+    (trained.folder / "result.json").write_text('{"status": "completed"}')
+    add_sweep(tmp_path, [run], "two")
+    assert runs()[-1].attempt == 0
+    assert main(["export", "two", "--tensorboard", "tb"]) == 0
+    assert len(scalars(tmp_path / "tb/two/same")["train/loss"]) == UPDATES
 
 
 def test_sessions_of_one_second_do_not_overwrite_each_other(tmp_path):
