@@ -102,7 +102,9 @@ def work(
         return _stop()
     _settle_notice(notify, no_notify)
     if report_to:
-        live.leave_in_environment(parse_targets(report_to))
+        targets = parse_targets(report_to)
+        live.check(targets)
+        live.leave_in_environment(targets)
     if detach:
         pid = spawn_detached(
             until_empty=until_empty, frozen=frozen, prewarm=prewarm, hours=hours, slots=slots
@@ -159,12 +161,9 @@ def _settle_notice(command: str | None, off: bool) -> None:
 def _reports() -> Iterator[Callable[[Event], None]]:
     """What sends the logs to tools, a process for each."""
     targets = live.targets_of_environment()
-    for target in targets:
-        # A library that is missing is reported now, not in the night.
-        target.check()
-    folder = live.folder_of_environment()
+    live.check(targets)
     with ExitStack() as stack:
-        tools = [live.LiveReports(home(), target, folder, say) for target in targets]
+        tools = [live.LiveReports(home(), target, say) for target in targets]
         for tool in tools:
             stack.enter_context(tool)
 

@@ -22,10 +22,10 @@ def check_target(path: Path) -> Path:
     return path
 
 
-def make_folder(path: Path) -> Path:
+def make_folder(path: Path, parents: bool = False) -> Path:
     """The folder, made where it is missing; UsageError where that fails or it cannot be used."""
     try:
-        path.mkdir(exist_ok=True)
+        path.mkdir(parents=parents, exist_ok=True)
     except OSError as e:
         raise UsageError(f"{path}: the folder cannot be made: {e.strerror}; name another") from None
     check_target(path / "a.png")

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Self
 
 from orchestrator.errors import UsageError
+from orchestrator.system import paths
 from orchestrator.system.paths import Home
 from orchestrator.trackers.targets import Target, parse_targets
 from orchestrator.worker.events import Event, EventKind
@@ -38,9 +38,18 @@ def leave_in_environment(targets: Sequence[Target]) -> None:
     os.environ[ENV_FOLDER] = os.getcwd()
 
 
-def folder_of_environment(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the tools' files belong: the folder in which the command was given."""
-    return Path(environ.get(ENV_FOLDER) or os.getcwd())
+def check(targets: Sequence[Target]) -> None:
+    """Raise UsageError where a library is missing, or the folder: now, not in the night."""
+    for target in targets:
+        target.check()
+    folder = _folder_of_environment()
+    if targets and folder is not None and not os.path.isdir(folder):
+        raise UsageError(f"{folder}: no such folder; {ENV_FOLDER} names where reports go")
+
+
+def _folder_of_environment() -> str | None:
+    """Where the tools' files belong: where the command was given; None is here."""
+    return os.environ.get(ENV_FOLDER) or None
 
 
 class LiveReports:
@@ -50,17 +59,13 @@ class LiveReports:
         self,
         home: Home,
         target: Target,
-        folder: Path,
         say: Callable[[str], None],
         command: Sequence[str] = (sys.executable, "-P", "-m", "orchestrator.trackers.following"),
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: no such folder; {ENV_FOLDER} names where reports go")
         self._words = [*command, str(target)]
         self._tool = target.tool
         self._home = home
-        self._folder = folder
         self._say = say
         self._timeout_s = timeout_s
         self._told = False
@@ -70,7 +75,8 @@ class LiveReports:
         with open(self._home.make().reports_log, "ab") as log:
             self._process = subprocess.Popen(
                 self._words,
-                cwd=self._folder,
+                cwd=_folder_of_environment(),
+                env={**os.environ, paths.ENV_HOME: str(self._home.root)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -15,6 +15,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import hparams, text
 
 from orchestrator.names import safe_name
+from orchestrator.system.files import make_folder
 from orchestrator.trackers.markers import read_marker, write_marker
 from orchestrator.trackers.tracked import Known, Point, Tracked, metric_names
 
@@ -26,7 +27,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder, parents=True)
         self.where = f"tensorboard --logdir {folder}"
 
     def _of(self, run: Tracked) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import wandb
 
 from orchestrator.run import RunState
+from orchestrator.system.files import make_folder
 from orchestrator.trackers.markers import read_marker, write_marker
 from orchestrator.trackers.tracked import Known, Point, Tracked
 
@@ -25,7 +26,7 @@ class WeightsAndBiases:
         entity, _, self._project = project.rpartition("/")
         self._entity = entity or None
         self._folder = Path(os.environ.get("WANDB_DIR") or ".").absolute()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder, parents=True)
         self.where = f"W&B project {project}; files in {self._folder / 'wandb'}"
 
     def _marker(self, run: Tracked) -> Path:

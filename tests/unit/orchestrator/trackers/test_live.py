@@ -16,7 +16,7 @@ from orchestrator.trackers.live import (
     ENV,
     ENV_FOLDER,
     LiveReports,
-    folder_of_environment,
+    check,
     leave_in_environment,
     targets_of_environment,
 )
@@ -137,16 +137,23 @@ def test_a_run_that_was_removed_is_no_news(tmp_path, book):
 # --- the worker's side
 
 
-def reports(script, said, folder, **values):
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Nothing is reported by the environment; files belong into the test's folder."""
+    monkeypatch.setenv(ENV, "")
+    monkeypatch.setenv(ENV_FOLDER, str(tmp_path))
+
+
+def reports(script, said, **values):
     command = (sys.executable, "-S", "-c", script)
-    return LiveReports(home(), Target("wandb", "p"), folder, said.append, command, **values)
+    return LiveReports(home(), Target("wandb", "p"), said.append, command, **values)
 
 
 def test_the_other_process_is_told_of_runs_and_its_words_are_said(tmp_path):
     """It runs in the user's folder, and ends with the worker."""
     said = []
     script = "import os, sys; print(os.getcwd(), sys.argv[1], *map(int, sys.stdin), flush=True)"
-    with reports(script, said, folder=tmp_path) as live:
+    with reports(script, said) as live:
         live(STARTED)
         live(replace(STARTED, kind=EventKind.ENDED))
         live(replace(STARTED, kind=EventKind.PROGRESS))
@@ -160,7 +167,7 @@ def test_the_other_process_is_told_of_runs_and_its_words_are_said(tmp_path):
 def test_one_that_dies_is_said_once_and_never_ends_the_worker(tmp_path, script):
     """Whatever it died of; what it printed is in the log that the line names."""
     said = []
-    with reports(script, said, folder=tmp_path) as live:
+    with reports(script, said) as live:
         eventually(lambda: said)
         for _ in range(3):
             live(STARTED)
@@ -172,7 +179,7 @@ def test_one_that_dies_is_said_once_and_never_ends_the_worker(tmp_path, script):
 def test_one_that_hangs_delays_neither_events_nor_the_end(tmp_path):
     """Its pipe fills up; at the end it is waited for so long, and then ended."""
     said = []
-    with reports("import time; time.sleep(600)", said, folder=tmp_path, timeout_s=0.1) as live:
+    with reports("import time; time.sleep(600)", said, timeout_s=0.1) as live:
         for _ in range(40_000):
             live(STARTED)
         process = live._process
@@ -186,17 +193,17 @@ def test_one_that_hangs_delays_neither_events_nor_the_end(tmp_path):
 def test_a_worker_in_the_background_finds_the_tools_and_the_folder(tmp_path, monkeypatch):
     """As --report-to left them; a place may have blanks."""
     monkeypatch.chdir(tmp_path)
-    for name in (ENV, ENV_FOLDER):
-        monkeypatch.setenv(name, "")
     assert targets_of_environment() == []
     chosen = [Target("tensorboard", "my runs"), Target("wandb", "p")]
     leave_in_environment(chosen)
     monkeypatch.chdir("/")
     assert targets_of_environment() == chosen
-    assert folder_of_environment() == tmp_path
+    assert os.environ[ENV_FOLDER] == str(tmp_path)
 
 
-def test_a_folder_that_is_gone_is_refused(tmp_path):
-    """Before the worker begins, not in the night."""
+def test_a_folder_that_is_gone_is_refused(tmp_path, monkeypatch):
+    """Before the worker begins, not in the night; and only where something goes there."""
+    monkeypatch.setenv(ENV_FOLDER, str(tmp_path / "no"))
     with pytest.raises(UsageError, match=f"{tmp_path / 'no'}: no such folder"):
-        reports("", [], folder=tmp_path / "no")
+        check([Target("tensorboard", "runs")])
+    check([])

@@ -128,6 +128,14 @@ def test_tensorboard_itself_reads_curves_and_hyper_parameters(sweep):
     assert plugin == "hparams"
 
 
+def test_a_folder_that_cannot_be_made_is_named(sweep, capfd):
+    """A file stands there: no traceback, nothing written."""
+    (sweep / "tb").write_text("notes")
+    assert main(["export", "s", "--tensorboard", "tb/more"]) == 2
+    assert "tb/more: the folder cannot be made" in capfd.readouterr().err
+    assert (sweep / "tb").read_text() == "notes"
+
+
 def test_a_sweep_that_was_taken_for_the_folder_is_named(sweep, capfd):
     """`export --tensorboard s` would write about the latest sweep into a folder s."""
     assert main(["export", "--tensorboard", "s"]) == 2
