@@ -14,14 +14,10 @@ def by_contender(found, task):
     return made
 
 
-def _number(value, digits=3):
-    return (
-        "not reached"
-        if value is None
-        else f"{value:,.{digits}g}"
-        if value < 1e4
-        else f"{value:,.0f}"
-    )
+def _number(value):
+    if value is None:
+        return "not reached"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _ratio(ratio):

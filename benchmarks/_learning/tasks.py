@@ -113,6 +113,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     "4 minibatches a rollout": MINIBATCHES,
     "4 minibatches, each twice": TWICE,
     "all together": REFILL | PASS_OVER | DOWN_SAMPLE | TWICE,
+    "all that draw no more": PASS_OVER | TWICE,
 }
 
 
