@@ -26,6 +26,7 @@ from orchestrator.errors import QueueBusy, QueueError
 from orchestrator.system.paths import ENV_HOME
 
 TIMEOUT_S = 30.0
+MOVED = "moved, deleted or replaced while it was open; nothing more is written there"
 
 Row = sqlite3.Row
 Params = Sequence[Any] | dict[str, Any]
@@ -41,8 +42,16 @@ def wal_is_safe(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
 class Connection:
     """A connection; `read` returns whole lists, `write()` is one immediate transaction."""
 
-    def __init__(self, conn: sqlite3.Connection, path: Path, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        path: Path,
+        timeout_s: float = TIMEOUT_S,
+        file: os.stat_result | None = None,
+    ) -> None:
+        """`file` is what stood at `path` when it was opened; None where there was nothing."""
         self._conn = conn
+        self._file = file
         self.path = path
         self.timeout_s = timeout_s
         conn.row_factory = sqlite3.Row
@@ -51,6 +60,19 @@ class Connection:
     def raw(self) -> sqlite3.Connection:
         """The connection itself, for migrations."""
         return self._conn
+
+    @property
+    def in_place(self) -> bool:
+        """Whether others find at `path` what this connection has open.
+
+        True where that cannot be known: the next statement will say it.
+        """
+        try:
+            return self._file is None or os.path.samestat(self._file, os.stat(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
 
     def read(self, sql: str, params: Params = ()) -> list[Row]:
         """Every row of a query, or of a statement with RETURNING; QueueError."""
@@ -130,6 +152,7 @@ def _explain(error: sqlite3.DatabaseError, timeout_s: float) -> str | None:
     words = {
         "SQLITE_BUSY": f"locked by another program (waited {timeout_s:g} s); close it, try again",
         "SQLITE_LOCKED": "locked by another program; close it, try again",
+        "SQLITE_READONLY_DBMOVED": MOVED,
         "SQLITE_READONLY": "read-only; give yourself write permission on it and on its folder, "
         f"or set {ENV_HOME} to another folder",
         "SQLITE_PERM": f"no permission; set {ENV_HOME} to a folder that you can write to",
@@ -161,13 +184,14 @@ def connect(path: Path, *, writable: bool = True, timeout_s: float = TIMEOUT_S) 
     if writable:
         _create(path)
         writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    file = os.stat(path) if path.exists() else None
     uri = path.absolute().as_uri() + ("?mode=rw" if writable else "?mode=ro")
     try:
         # isolation_level=None: no hidden BEGIN; each transaction is written out.
         raw = sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None)
     except sqlite3.OperationalError as e:
         raise QueueError(f"{path}: {_explain(e, timeout_s) or e}") from None
-    db = Connection(raw, path, timeout_s)
+    db = Connection(raw, path, timeout_s, file)
     try:
         _configure(db, writable)
     except BaseException:

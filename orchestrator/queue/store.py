@@ -76,6 +76,11 @@ class Store:
         """The database file."""
         return self._db.path
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the database file is still the one that was opened."""
+        return self._db.in_place
+
     def data_version(self) -> int:
         """Changes when another connection has changed the file; costs next to nothing."""
         return int(self._db.read("PRAGMA data_version")[0][0])

@@ -103,7 +103,9 @@ def _by_code(end: Ending, code: int) -> Outcome:
     if end.asked is not None and (code == ExitCode.INTERRUPTED or end.asked is StopRequest.CANCEL):
         return _stopped(end, code)
     if code == ExitCode.INTERRUPTED:
-        return Outcome(Verdict.INTERRUPTED, "interrupted from outside", _proof(end), code)
+        said = _short(str((end.result or {}).get("reason") or _last_error(end)))
+        words = ": ".join(filter(None, ("interrupted from outside", said)))
+        return Outcome(Verdict.INTERRUPTED, words, _proof(end), code)
     if code == ExitCode.KILLED and end.memory is not None:
         words = f"out of memory: {_proof(end)}; let the reward take less"
         return Outcome(Verdict.OOM, words, end.memory, code)

@@ -20,6 +20,7 @@ from orchestrator.errors import QueueBusy, QueueError, WorkerBusy
 from orchestrator.plan.environment import differences, kept
 from orchestrator.plan.provenance import changes, reads_the_same
 from orchestrator.queue.claims import Before
+from orchestrator.queue.connection import MOVED
 from orchestrator.queue.store import Store
 from orchestrator.results.objective import read_value
 from orchestrator.results.training_log import (
@@ -465,8 +466,12 @@ class _Worker:
     def _keep_locks(self, trainer: Trainer | None = None) -> None:
         """Hold them though their files were removed or replaced.
 
-        Raises WorkerBusy where another worker has come in between.
+        Raises WorkerBusy where another worker has come in between, and QueueError where the queue
+        itself is gone: whoever queues runs anew would wait for ever.
         """
+        if not self._store.in_place:
+            alone = f"; its trainer (pid {trainer.pid}) goes on alone" if trainer else ""
+            raise QueueError(f"{self._store.path}: {MOVED}: the worker ends{alone}")
         try:
             if trainer is not None:
                 trainer.keep()

@@ -15,6 +15,7 @@ from tests.queue_kit import (
     attempts,
     eventually,
     is_alive,
+    kill_group,
     planned,
     states,
     submit,
@@ -55,6 +56,21 @@ def test_a_second_worker_is_refused_though_the_locks_are_removed(tmp_path, start
     assert first.wait() == 75
     assert [a.outcome for a in attempts()] == ["interrupted"]
     assert len(trainers_started(tmp_path)) == 1
+
+
+def test_a_worker_whose_queue_is_removed_ends(tmp_path, start):
+    """It would hold the locks of a queue that nobody sees; the trainer goes on alone."""
+    submit(tmp_path, planned("a", updates=10_000))
+    worker = start()
+    pid = training_pid()
+    shutil.rmtree(home().root)
+    assert worker.wait() == 2
+    assert f"the worker ends; its trainer (pid {pid}) goes on alone" in worker.text
+    assert is_alive(pid)
+    kill_group(pid)
+    submit(tmp_path, planned("b"))
+    assert start().wait() == 0
+    assert states() == ["completed"]
 
 
 def test_a_worker_adopts_a_trainer_whose_lock_is_gone(tmp_path, start):

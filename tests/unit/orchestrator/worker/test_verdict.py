@@ -173,6 +173,16 @@ def test_run_that_completes_while_it_is_cancelled_is_completed():
     assert judge(end).verdict is Verdict.COMPLETED
 
 
+def test_what_interrupted_a_trainer_from_outside_is_said():
+    """Its own last message where it had no folder left to write a result to."""
+    log = "update 3\nerror: out/a: moved or deleted while the run wrote to it\n"
+    end = judge(Ending(exit_code=75, log_tail=log))
+    assert end.reason == (
+        "interrupted from outside: out/a: moved or deleted while the run wrote to it"
+    )
+    assert judge(Ending(exit_code=75)).reason == "interrupted from outside"
+
+
 def test_failure_while_stopping_is_still_a_failure():
     """A stop does not whitewash a run that ran out of memory."""
     assert judge(Ending(exit_code=4, asked=StopRequest.STOP)).verdict is Verdict.OOM
