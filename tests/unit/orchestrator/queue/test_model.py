@@ -6,8 +6,9 @@ each step, on the rows themselves. Hypothesis cuts what fails down to the fewest
 import sqlite3
 import tempfile
 from collections import Counter
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
 from unittest.mock import patch
@@ -25,7 +26,8 @@ from hypothesis.stateful import (
 )
 
 from orchestrator.errors import NothingAffected
-from orchestrator.queue import claims, submitting
+from orchestrator.queue import claims, schema, submitting
+from orchestrator.queue.connection import connect
 from orchestrator.queue.store import Store
 from orchestrator.run import TRANSITIONS, Outcome, Progress, Retry, RunState, Verdict
 from tests.queue_kit import claim, end, plan_of, planned
@@ -54,12 +56,15 @@ class QueueMachine(RuleBasedStateMachine):
         self.cwd = Path(self.folder.name)
         self.path = self.cwd / "queue.db"
         self.dies_at = None
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.patches = [
             patch.object(m, "crashpoint", self.crashpoint) for m in (claims, submitting)
         ]
         for each in self.patches:
             each.start()
         self.store = self.opened()
+        self.other = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)
+        self.other.row_factory = sqlite3.Row
         self.known = {}
         self.made = 0
         self.idle = False
@@ -67,15 +72,21 @@ class QueueMachine(RuleBasedStateMachine):
     def teardown(self):
         """The last process ends, and its files with it."""
         self.store.close()
+        self.other.close()
         for each in self.patches:
             each.stop()
         self.folder.cleanup()
 
     def opened(self):
-        """The store; processes die here, machines do not, so nothing waits for the disk."""
-        store = Store.open(self.path)
-        store._db.execute("PRAGMA synchronous = OFF")
-        return store
+        """The store; processes die here, machines do not, so nothing waits for the disk.
+
+        Its clock is the walk's own: by the real one a back-off ends early on a slow machine only,
+        and the same commands would do something else.
+        """
+        db = connect(self.path)
+        schema.migrate(db)
+        db.execute("PRAGMA synchronous = OFF")
+        return Store(db, lambda: self.now)
 
     def crashpoint(self, name):
         """Die here if this command is to."""
@@ -85,7 +96,8 @@ class QueueMachine(RuleBasedStateMachine):
     def does(self, name, command, dies_at=None):
         """A command, in which the process may die; what it cannot change it refuses."""
         self.steps[name] += 1
-        self.idle = name in ("halt", "reopen")
+        self.now += timedelta(milliseconds=1)
+        self.idle = name in ("halt", "reopen", "wait")
         self.dies_at = dies_at
         try:
             with suppress(NothingAffected):
@@ -189,6 +201,16 @@ class QueueMachine(RuleBasedStateMachine):
         self.does("halt", control.resume_queue if goes else control.pause_queue)
 
     @precondition(lambda self: not self.idle)
+    @rule(seconds=st.sampled_from((1, 60, 3600, -3600)))
+    def wait(self, seconds):
+        """Time passes, so that back-offs end; or somebody sets the clock back."""
+
+        def pass_():
+            self.now += timedelta(seconds=seconds)
+
+        self.does("wait", pass_)
+
+    @precondition(lambda self: not self.idle)
     @rule()
     def reopen(self):
         """Every process is gone, and another opens the file: that changes nothing."""
@@ -205,11 +227,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     def tables(self):
         """All runs, attempts and sweeps as another program sees them."""
-        with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as other:
-            other.row_factory = sqlite3.Row
-            names = ("runs", "attempts", "sweeps")
-            read = {name: other.execute(f"SELECT * FROM {name} ORDER BY id") for name in names}
-            return {name: [dict(row) for row in rows] for name, rows in read.items()}
+        names = ("runs", "attempts", "sweeps")
+        read = {name: self.other.execute(f"SELECT * FROM {name} ORDER BY id") for name in names}
+        return {name: [dict(row) for row in rows] for name, rows in read.items()}
 
     @invariant()
     def everything_adds_up(self):
@@ -270,7 +290,7 @@ def walk(examples, steps):
 def test_whatever_is_done_to_the_queue_it_stays_whole():
     """More than a thousand steps; every command and death has its turn."""
     steps = walk(30, 60)
-    wanted = {"submit", "claim", "end", "reopen", "halt", "slot", "died", *WORDS}
+    wanted = {"submit", "claim", "end", "reopen", "halt", "slot", "wait", "died", *WORDS}
     assert steps.keys() >= wanted
     assert steps.total() > 1000
 
