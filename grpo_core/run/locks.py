@@ -16,11 +16,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grpo_core.errors import ConfigError, Interrupted
 from grpo_core.run.atomic import read_json
-from grpo_core.run.signals import StopFlag
 from grpo_core.terminal import tell
+
+if TYPE_CHECKING:
+    # Loading it takes time, which a status must not.
+    from grpo_core.run.signals import StopFlag
 
 ENV_GPU_LOCK = "GRPO_GPU_LOCK"
 ENV_DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -297,7 +301,7 @@ def _machine() -> str:
 
 
 @contextlib.contextmanager
-def gpu_lock(what: str, stop: StopFlag, wait: bool = True) -> Iterator[None]:
+def gpu_lock(what: str, stop: "StopFlag", wait: bool = True) -> Iterator[None]:
     """Hold the GPU; take it before the device is touched. See `acquire` for what is raised.
 
     Where the lock's file is removed or replaced meanwhile, the new one is held too; `stop` is asked
@@ -310,7 +314,7 @@ def gpu_lock(what: str, stop: StopFlag, wait: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _kept(lock: Lock, stop: StopFlag) -> Iterator[None]:
+def _kept(lock: Lock, stop: "StopFlag") -> Iterator[None]:
     """Look after the lock in a thread of its own: a single update may take minutes."""
     over = threading.Event()
     thread = threading.Thread(
@@ -324,7 +328,7 @@ def _kept(lock: Lock, stop: StopFlag) -> Iterator[None]:
         thread.join()
 
 
-def _look_after(lock: Lock, stop: StopFlag, over: threading.Event) -> None:
+def _look_after(lock: Lock, stop: "StopFlag", over: threading.Event) -> None:
     said = False
     while not over.wait(KEEP_S):
         try:
@@ -332,10 +336,9 @@ def _look_after(lock: Lock, stop: StopFlag, over: threading.Event) -> None:
                 continue
             if not lock.keep():
                 who = read_holder(lock.path) or "another process"
-                stop.ask(
-                    f"{lock.path} was removed or replaced, and {who} took the GPU: this run makes "
-                    "room for it"
-                )
+                why = f"{lock.path} was removed or replaced, and {who} took the GPU"
+                tell(f"[lock] {why}: this run makes room for it")
+                stop.ask(f"{why}: this run makes room for it")
                 return
             tell(f"[lock] {lock.path} was removed or replaced: this run holds the new file as well")
         except (LockFault, OSError) as e:

@@ -15,11 +15,15 @@ from orchestrator.results.leaderboard import (
     RankedSetting,
     best_over_time,
     by_parameter,
-    differing_keys,
     first_against_second,
     ranking,
 )
-from orchestrator.results.objective import by_metric, completed_scores, moved_rewards
+from orchestrator.results.objective import (
+    by_metric,
+    completed_scores,
+    differing_keys,
+    moved_rewards,
+)
 from orchestrator.run import Run, RunState, Sweep
 from orchestrator.spec.base_config import base_values
 from orchestrator.text import bar, counts, duration, percent, plural

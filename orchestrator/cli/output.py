@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_core.run.atomic import finite
 from grpo_core.terminal import tell, unfiltered
-from orchestrator.views.json_shapes import JsonText
+from orchestrator.views.json_text import JsonText
 
 if TYPE_CHECKING:
     from rich.console import Console

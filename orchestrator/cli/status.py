@@ -10,7 +10,6 @@ from orchestrator.cli.references import Ref, complete_swept
 from orchestrator.errors import UsageError
 from orchestrator.queue.store import Store
 from orchestrator.system.paths import home
-from orchestrator.views.json_shapes import recorded_shape, status_shape
 from orchestrator.views.now import last_text, read_learning_curves
 from orchestrator.views.overview import Overview, read_overview
 from orchestrator.views.status import TABLE_MOST, rows_for, status_picture
@@ -68,6 +67,9 @@ def status(
         sweeps = [store.queries.sweep(sweep)] if sweep else store.queries.sweeps(all=show_all)
         # Programs get every run; a person one screen, or a page of the sweep that is named.
         if as_json:
+            # Not at the top: a status for people comes sooner.
+            from orchestrator.views.json_shapes import recorded_shape, status_shape
+
             view = read_overview(store, sweeps, 0, slots=slots)
             documents = [
                 d for one in sweeps for d in store.status.run_documents(one.id, recorded_shape)

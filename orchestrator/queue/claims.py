@@ -5,6 +5,7 @@ What an outcome means for a run is decided in `next_state.py`.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from orchestrator.queue.connection import Connection
 from orchestrator.queue.history import History
@@ -25,8 +26,11 @@ from orchestrator.run import (
     Verdict,
     stamp,
 )
-from orchestrator.stopping.curves import Decision
 from orchestrator.system.crashpoints import crashpoint
+
+if TYPE_CHECKING:
+    # Loading it takes time, which a status must not.
+    from orchestrator.stopping.curves import Decision
 
 _NEXT = f"""
     SELECT id FROM runs
@@ -237,7 +241,7 @@ class Claims:
             ),
         )
 
-    def leave_rung(self, run_id: int, decision: Decision | None) -> Run | None:
+    def leave_rung(self, run_id: int, decision: "Decision | None") -> Run | None:
         """Let a run that waits at a rung go on, or prune it by a decision; None if it has left."""
         with self._db.write():
             run = self._queries.run(run_id)

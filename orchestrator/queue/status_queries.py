@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.queue.connection import Connection
 from orchestrator.queue.queries import HALTED, HELD, Queries
 from orchestrator.queue.rows import RUN, overrides_in, run_of
-from orchestrator.results.leaderboard import differing_keys
+from orchestrator.results.objective import differing_keys
 from orchestrator.run import HoldCode, Run, RunState, Share, Sweep, stamp
 
 # So many of the latest ended runs show how much the times of equal runs differ.

@@ -17,8 +17,8 @@ from orchestrator.plan.next_runs import importance_of, spec_of
 from orchestrator.queue.store import Store
 from orchestrator.results.curves import Bins
 from orchestrator.results.illnesses import Illness, find_illnesses
-from orchestrator.results.leaderboard import RankedSetting, differing_keys, ranking
-from orchestrator.results.objective import Score, completed_scores
+from orchestrator.results.leaderboard import RankedSetting, ranking
+from orchestrator.results.objective import Score, completed_scores, differing_keys
 from orchestrator.results.series import Clock, RunSeries
 from orchestrator.results.stats import mean
 from orchestrator.results.training_log import interval_of, read_log

@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from orchestrator.report.gather import Facts, RunFacts
-from orchestrator.results.leaderboard import differing_keys, ranking
-from orchestrator.results.objective import completed_scores, value_by
+from orchestrator.results.leaderboard import ranking
+from orchestrator.results.objective import completed_scores, differing_keys, value_by
 from orchestrator.run import Objective, RunState, Sweep
 from orchestrator.search.importance import Importance
 from orchestrator.spec.base_config import resolved_base

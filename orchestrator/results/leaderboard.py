@@ -5,13 +5,12 @@ from whoever read the training logs. The statistics themselves are in `stats.py`
 """
 
 import json
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.results import stats
-from orchestrator.results.objective import Score, interval, setting_key
+from orchestrator.results.objective import Score, setting_key
 from orchestrator.run import Objective, Run
 
 
@@ -37,6 +36,16 @@ class RankedSetting:
     def range(self) -> stats.Interval:
         """The lowest and the highest value."""
         return value_range(self.scores)
+
+
+def interval(
+    values: Sequence[float], objective: Objective, statistic: stats.Statistic = "mean"
+) -> stats.Interval | None:
+    """The 95% interval of what a setting reaches; exact match lies between 0 and 1."""
+    found = stats.interval(values, statistic)
+    if found is None or objective.metric != "em":
+        return found
+    return max(0.0, found[0]), min(1.0, found[1])
 
 
 def by_setting(
@@ -172,16 +181,3 @@ def _mean_of(group: Sequence[Score]) -> float:
 
 def _values(group: Sequence[Score]) -> list[float]:
     return [score.value for score in group]
-
-
-def differing_keys(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """The keys whose values are not the same in all rows (a missing one is a value too).
-
-    Those that most rows have come first: an explicit run may set what no other does.
-    """
-    found = list(rows)
-    keys = [key for key, _ in Counter(key for row in found for key in row).most_common()]
-    return [key for key in keys if len({json.dumps(row.get(key, _ABSENT)) for row in found}) > 1]
-
-
-_ABSENT = "\0absent"

@@ -5,14 +5,13 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grpo_core.config import did_you_mean
 from orchestrator.errors import UsageError
-from orchestrator.results import stats
 from orchestrator.results.training_log import finite_number, read_curve
 from orchestrator.run import Objective, Run, RunState, Sweep
 
@@ -30,6 +29,19 @@ def setting_key(overrides: Mapping[str, Any]) -> str:
     return json.dumps(overrides, sort_keys=True)
 
 
+def differing_keys(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """The keys whose values are not the same in all rows (a missing one is a value too).
+
+    Those that most rows have come first: an explicit run may set what no other does.
+    """
+    found = list(rows)
+    keys = [key for key, _ in Counter(key for row in found for key in row).most_common()]
+    return [key for key in keys if len({json.dumps(row.get(key, _ABSENT)) for row in found}) > 1]
+
+
+_ABSENT = "\0absent"
+
+
 def reduce_curve(values: Sequence[float], objective: Objective) -> float | None:
     """One number for a run from the values of its metric in logged order; None without any.
 
@@ -42,16 +54,6 @@ def reduce_curve(values: Sequence[float], objective: Objective) -> float | None:
         return max(finite) if objective.goal == "max" else min(finite)
     count = int(objective.reduce.partition(":")[2] or 1)
     return math.fsum(finite[-count:]) / len(finite[-count:])
-
-
-def interval(
-    values: Sequence[float], objective: Objective, statistic: stats.Statistic = "mean"
-) -> stats.Interval | None:
-    """The 95% interval of what a setting reaches; exact match lies between 0 and 1."""
-    found = stats.interval(values, statistic)
-    if found is None or objective.metric != "em":
-        return found
-    return max(0.0, found[0]), min(1.0, found[1])
 
 
 def read_value(folder: Path, objective: Objective) -> float | None:
@@ -93,6 +95,9 @@ def by_metric(sweep: Sweep, runs: Iterable[Run], metric: str | None) -> tuple[Sw
         key for run in found for key, last in run.metrics.items() if finite_number(last) is not None
     )
     if metric not in known:
+        # Not at the top: a status comes sooner without the fields of a configuration.
+        from grpo_core.config import did_you_mean
+
         near = did_you_mean(metric, known) or f"; they logged {', '.join(known) or 'nothing'}"
         raise UsageError(f"--metric {metric}: no run of sweep {sweep.name} has logged it{near}")
     less = metric in _LESS_IS_BETTER or metric.endswith(("_s", "_bytes"))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.results import stats
-from orchestrator.results.objective import interval
+from orchestrator.results.leaderboard import interval
 from orchestrator.run import Judged, Objective, Run, RunState
 from orchestrator.text import short_number, three_digits
 

@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.plan.draw import Sampler
 from orchestrator.plan.next_runs import spec_of
-from orchestrator.results.leaderboard import differing_keys
+from orchestrator.results.objective import differing_keys
 from orchestrator.results.training_log import read_curve
 from orchestrator.run import Run, RunState, Sweep
 from orchestrator.search.tpe import load_optuna

@@ -22,8 +22,8 @@ from orchestrator.report.gather import Facts, Logged, by_hand, gather
 from orchestrator.report.page import page, sections
 from orchestrator.report.shapes import run_shape
 from orchestrator.results.illnesses import Illness, find_illnesses
-from orchestrator.results.leaderboard import differing_keys, ranking
-from orchestrator.results.objective import completed_scores, run_value
+from orchestrator.results.leaderboard import ranking
+from orchestrator.results.objective import completed_scores, differing_keys, run_value
 from orchestrator.results.samples import latest_samples, read_before_after, read_samples
 from orchestrator.results.series import SeriesStore
 from orchestrator.results.stats import mean

@@ -5,7 +5,6 @@ Ids are integers, times ISO 8601 in UTC, what is unknown is null. Pure.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from grpo_core.run.atomic import finite
@@ -15,18 +14,12 @@ from orchestrator.results.leaderboard import Level, RankedSetting
 from orchestrator.results.slowdown import Slowdown
 from orchestrator.results.stats import Comparison
 from orchestrator.run import Attempt, Objective, Progress, Run, RunState, Sweep, stamp
+from orchestrator.views.json_text import JsonText
 from orchestrator.views.overview import Overview
 from orchestrator.views.run_details import RunDetails
 from orchestrator.worker.serving import ServingWorker
 
 Shape = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class JsonText:
-    """A value that is JSON already."""
-
-    text: str
 
 
 def status_shape(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.results.leaderboard import Level, RankedSetting, differing_keys
+from orchestrator.results.leaderboard import Level, RankedSetting
+from orchestrator.results.objective import differing_keys
 from orchestrator.run import Objective, Run, RunState, Sweep
 from orchestrator.text import (
     SHORT_NAMES,

@@ -20,8 +20,8 @@ from typing import Self
 
 from orchestrator.errors import SweepError, UsageError, WorkerBusy
 from orchestrator.queue.store import Store
-from orchestrator.results.leaderboard import by_setting, differing_keys
-from orchestrator.results.objective import completed_scores
+from orchestrator.results.leaderboard import by_setting
+from orchestrator.results.objective import completed_scores, differing_keys
 from orchestrator.run import HoldCode, Objective, Run, RunState, Sweep
 from orchestrator.system.paths import Home
 from orchestrator.system.processes import boot_id

@@ -5,11 +5,10 @@ import pytest
 from orchestrator.results.leaderboard import (
     best_over_time,
     by_parameter,
-    differing_keys,
     first_against_second,
     ranking,
 )
-from orchestrator.results.objective import Score
+from orchestrator.results.objective import Score, differing_keys
 from orchestrator.run import Objective
 from tests.records import a_done_run
 
