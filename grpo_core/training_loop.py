@@ -301,10 +301,8 @@ class TrainingLoop:
         self.state.evaluated.append(split)
         self._changed = True
         self.console.evaluation(line, self.cfg.held_out_score)
-        warning = truncation_warning(done, self.cfg)
-        if warning and split not in self._warned:
-            self.console.line(warning)
-            self._warned.add(split)
+        if warning := truncation_warning(done, self.cfg):
+            self._warn(warning, split)
 
     def _note_score(self, done: Evaluation) -> None:
         """What held-out rows score is the run's score; that of training rows stands beside."""
@@ -319,6 +317,12 @@ class TrainingLoop:
         score = done.score(metric)
         if score and score[metric] > self.state.best.get(metric, -math.inf):
             self.state.best = {"update": self.state.update, **score}
+
+    def _warn(self, text: str, about: str = "") -> None:
+        """Say it, once for all that it is about."""
+        if (about or text) not in self._warned:
+            self.console.line(text)
+            self._warned.add(about or text)
 
     # --- files
 
@@ -347,9 +351,9 @@ class TrainingLoop:
             None if following.draws or self.rollouts is None else to_json(self.rollouts),
             lambda folder: self.policy.save(folder, cfg),
         )
-        checkpoint.rotate(
-            self.path, cfg.save_total_limit, state.best.get("update") if cfg.save_best else None
-        )
+        best = state.best.get("update") if cfg.save_best else None
+        for stays in checkpoint.rotate(self.path, cfg.save_total_limit, best):
+            self._warn(stays)
         self._changed = False
         self._saved_at = time.monotonic()
         self.console.detail(f"[save] {path}")

@@ -175,10 +175,16 @@ def _read(path: Path) -> Checkpoint:
     return Checkpoint(path, state, arrays, read_whole_json(path / ROLLOUTS))
 
 
-def rotate(output_dir: Path, limit: int, keep: int | None) -> None:
-    """Remove all but the newest `limit` checkpoints (0: all stay) and number `keep`."""
-    if limit == 0:
-        return
-    for update, path in checkpoints(output_dir)[limit:]:
-        if update != keep:
-            remove(path)
+def rotate(output_dir: Path, limit: int, keep: int | None) -> list[str]:
+    """Remove all but the newest `limit` checkpoints (0: all stay) and number `keep`.
+
+    What cannot be removed stays, and the run goes on: a message about each.
+    """
+    stays = []
+    for update, path in checkpoints(output_dir)[limit:] if limit else ():
+        try:
+            if update != keep:
+                remove(path)
+        except OSError as e:
+            stays.append(f"[save] {path}: an old checkpoint that cannot be removed: {e.strerror}")
+    return stays

@@ -9,6 +9,8 @@ import mlx.core as mx
 import pytest
 
 from grpo_core.errors import ModelError
+from grpo_core.run import checkpoint
+from grpo_core.run.atomic import remove
 from grpo_core.run.checkpoint import RunState, damage, newest, nothing_learnt, rotate, save
 from grpo_core.run.protocol import checkpoints
 
@@ -144,8 +146,25 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path, limit, keep, left):
     """0 keeps all; the best stays beside the newest."""
     for update in (2, 4, 6, 8):
         save_at(tmp_path, update)
-    rotate(tmp_path, limit, keep)
+    assert rotate(tmp_path, limit, keep) == []
     assert [update for update, _ in checkpoints(tmp_path)] == left
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_stays(tmp_path, monkeypatch):
+    """Somebody else's, or on a disk that fails: no reason to end a run, and the others go."""
+
+    def refuse(path):
+        if path.name == "checkpoint-4":
+            raise PermissionError(errno.EACCES, "Permission denied", "adapter_config.json")
+        remove(path)
+
+    for update in (2, 4, 6):
+        save_at(tmp_path, update)
+    monkeypatch.setattr(checkpoint, "remove", refuse)
+    (words,) = rotate(tmp_path, 1, None)
+    assert str(tmp_path / "checkpoint-4") in words
+    assert "Permission denied" in words
+    assert [update for update, _ in checkpoints(tmp_path)] == [6, 4]
 
 
 @pytest.mark.parametrize(
