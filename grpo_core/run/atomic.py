@@ -4,6 +4,7 @@ Knows nothing of what the files mean. A folder is made the same way as a file.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -86,6 +87,7 @@ def read_whole_json(path: Path) -> dict[str, Any] | None:
     For whoever would throw away what seems torn: no permission and a failing disk are not that.
     """
     try:
+        must_be_regular(path)
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -94,6 +96,12 @@ def read_whole_json(path: Path) -> dict[str, Any] | None:
     except ValueError:
         return None
     return document if isinstance(document, dict) else None
+
+
+def must_be_regular(path: Path) -> None:
+    """OSError for what is no file: to read a pipe that nobody writes to has no end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a file", str(path))
 
 
 def finite(value: Any) -> Any:

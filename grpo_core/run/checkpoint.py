@@ -15,7 +15,14 @@ from typing import Any
 import mlx.core as mx
 
 from grpo_core.errors import ModelError
-from grpo_core.run.atomic import SET_ASIDE, new_folder, read_whole_json, remove, write_json
+from grpo_core.run.atomic import (
+    SET_ASIDE,
+    must_be_regular,
+    new_folder,
+    read_whole_json,
+    remove,
+    write_json,
+)
 from grpo_core.run.protocol import MANIFEST, checkpoint_name, checkpoints
 
 STATE = "trainer_state.json"
@@ -114,6 +121,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
+    must_be_regular(path)
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}

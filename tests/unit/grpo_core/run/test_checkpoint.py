@@ -99,6 +99,22 @@ def test_one_that_cannot_be_read_is_not_torn(tmp_path, monkeypatch, name, number
     assert newest(tmp_path, quiet).state.update == 4
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "trainer_state.json", "adapters.safetensors"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_waited_for(tmp_path, name, make):
+    """A pipe that nobody writes to, or a folder: an error that is told, and nothing is moved."""
+    path = save_at(tmp_path, 4) / name
+    path.rename(tmp_path / "kept")
+    make(path)
+    with pytest.raises(
+        ModelError, match=rf"{name}: cannot be read: not a file; nothing was changed"
+    ):
+        newest(tmp_path, quiet)
+    path.unlink() if make is os.mkfifo else path.rmdir()
+    (tmp_path / "kept").rename(path)
+    assert newest(tmp_path, quiet).state.update == 4
+
+
 def test_a_folder_that_cannot_be_listed_does_not_begin_anew(tmp_path, monkeypatch):
     """With an empty list the run would start from its base and write over what is there."""
     save_at(tmp_path, 2)
