@@ -1,13 +1,16 @@
 """Several runs at a time: real workers, real (fake) trainers, and deaths among them."""
 
+import json
 import signal
 
 import pytest
 
 from orchestrator.queue.store import Store
-from orchestrator.run import Limits
+from orchestrator.run import Limits, Retry
+from orchestrator.system.paths import home
 from orchestrator.worker import monitor
 from orchestrator.worker.detach import ask_to_stop, spawn_detached
+from orchestrator.worker.launcher import TRAINER
 from orchestrator.worker.serving import serving_worker
 from orchestrator.worker.slots import Slots
 from orchestrator.worker.worker import work
@@ -23,6 +26,7 @@ from tests.queue_kit import (
     submit,
     updates_logged,
 )
+from tests.trainer_kit import FAST, assert_equal_runs
 
 
 def running():
@@ -189,10 +193,74 @@ def test_a_stop_reaches_every_slot(tmp_path, start, signals):
     assert not any(is_alive(attempt.pid) for attempt in before.values())
 
 
-def test_the_slots_are_named_when_a_worker_starts_in_the_background(tmp_path):
-    """`work --detach --slots 2` has two."""
+def test_each_slot_prepares_another_run(tmp_path):
+    """And takes the one that it has prepared: nobody gets ready for nothing."""
+    near = {"gain": 0.1, "updates": 12, "update_s": 0.1}
+    submit(tmp_path, *(planned(name, **near) for name in "abcd"))
+    said = []
+    slots = Slots(2)
+    assert (
+        work(until_empty=True, trainer=FAKE, prewarm=True, slots=slots, on_event=said.append) == 0
+    )
+    assert states() == ["completed"] * 4
+    prepared = {e.run.id: e.text for e in said if e.kind == "prepared"}
+    assert prepared.keys() >= {3, 4}
+    for run_id in (3, 4):
+        assert prepared[run_id] == f"standby (pid {attempts(run_id)[0].pid})"
+    assert not list((home().root / "logs").glob("standby*"))
+
+
+def test_a_slot_pauses_by_its_name(say, folder):
+    """One that no worker has is refused, with those that there are."""
+    assert say("pause", "--slot", "0")[0] == 3
+    code, _, err = say("pause", "--slot", "1", "--queue")
+    assert (code, "name what to pause" in err) == (2, True)
     pid = spawn_detached(slots=Slots(2))
     try:
         assert serving_worker().slots == ("0", "1")
+        assert "no such slot; there are 0, 1" in say("pause", "--slot", "7")[2]
+        assert say("pause", "--slot", "1")[0] == 0
+        shown = json.loads(say("status", "--json")[1])["slots"]
+        assert shown == [
+            {"slot": "0", "paused": False, "run": None},
+            {"slot": "1", "paused": True, "run": None},
+        ]
+        out = say("submit", "lr.toml") and say()[1]
+        assert "worker runs" in out
+        assert "2 slots" in out
+        assert "slot 1 paused; go on with: grpo-sweep resume --slot 1" in out
+        assert say("resume", "--slot", "1")[0] == 0
+        assert say("resume", "--slot", "1")[0] == 3
     finally:
         ask_to_stop(pid)
+
+
+@pytest.mark.parametrize("point", ["store.claimed:3", "launcher.spawned:2", "store.finishing:2"])
+def test_a_worker_killed_between_two_slots_loses_nothing(tmp_path, start, point):
+    """Wherever it dies, each run is completed once, and each update logged once."""
+    submit(tmp_path, *(planned(n, updates=6) for n in "abcd"), retry=Retry(max=1000))
+    assert start(slots=2, GRPO_SWEEP_CRASH_AT=point).wait() == -signal.SIGKILL
+    assert work(until_empty=True, trainer=FAKE, slots=Slots(2)) == 0
+    assert states() == ["completed"] * 4
+    for run in runs():
+        assert updates_logged(run) == [1, 2, 3, 4, 5, 6]
+        assert [a.outcome for a in attempts(run.id)].count("completed") == 1
+
+
+@pytest.mark.slow
+def test_real_runs_in_two_slots_write_what_they_write_in_one(tmp_path, monkeypatch):
+    """To the last bit; a trainer has as many threads in both."""
+    monkeypatch.setenv("GRPO_THREADS", "1")
+    for name, slots in (("one", 1), ("two", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        settings = {**FAST, "max_train_samples": 8}
+        seeds = (planned(f"s{seed}", **settings, seed=seed) for seed in (0, 1))
+        submit(folder, *seeds, name=name)
+        # By their own folder: equal settings share a result otherwise.
+        with Store.open() as store, store._db.write():
+            store._db.execute("UPDATE runs SET identity = NULL, same_as = NULL")
+        assert work(until_empty=True, trainer=TRAINER, slots=Slots(slots)) == 0
+    assert states() == ["completed"] * 4
+    for seed in (0, 1):
+        assert_equal_runs(tmp_path / f"one/out/s{seed}", tmp_path / f"two/out/s{seed}")

@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, replace
 
+import pytest
+
 from orchestrator.queue.store import Store
 from orchestrator.run import Objective
 from orchestrator.stopping.health import parse_health
@@ -10,13 +12,13 @@ from orchestrator.system.paths import home
 from tests.queue_kit import WorkerProcess, attempts, plan_of, planned, runs, updates_logged
 
 
-def work(tmp_path, rule, *planned_runs, objective=None):
+def work(tmp_path, rule, *planned_runs, objective=None, slots=1):
     """Queue runs under a stop rule and let a worker serve them; the runs as they end."""
     with Store.open(home().db) as store:
         plan = plan_of(tmp_path, *planned_runs)
         plan = replace(plan, stop=asdict(rule), objective=objective or Objective())
         store.submissions.add_sweep("s", lambda name: replace(plan, name=name))
-    worker = WorkerProcess(tmp_path / "worker.log")
+    worker = WorkerProcess(tmp_path / "worker.log", slots=slots)
     assert worker.wait() == 0, worker.text
     return runs()
 
@@ -56,13 +58,18 @@ def test_a_run_that_is_sick_is_ended_by_its_health_rule(tmp_path):
     assert "loss = nan" in attempts(2)[0].evidence
 
 
-def test_halving_pauses_at_rungs_and_resumes_the_best(tmp_path):
-    """Four settings, two after the first rung, one after the second, which trains to the end."""
+@pytest.mark.parametrize("slots", [1, 2])
+def test_halving_pauses_at_rungs_and_resumes_the_best(tmp_path, slots):
+    """Four settings, two after the first rung, one after the second, which trains to the end.
+
+    However many train at a time: a rung waits for all.
+    """
     gains = (0.1, 0.4, 0.2, 0.3)
     found = work(
         tmp_path,
         StopRule("halving"),
         *(planned(f"r{g}", gain=g, updates=40, update_s=0.06) for g in gains),
+        slots=slots,
     )
     assert [str(run.state) for run in found] == ["pruned", "completed", "pruned", "pruned"]
     assert [run.stop_code for run in found] == ["halving", None, "halving", "halving"]

@@ -70,7 +70,7 @@ ADDRESSES = (
 )
 CHANGES = (
     *("/api/runs/4/cancel", "/api/queue/pause", "/api/queue/resume", "/api/worker/start"),
-    *("/api/worker/stop", "/api/preview", "/api/submit"),
+    *("/api/worker/stop", "/api/preview", "/api/submit", "/api/slots/0/pause"),
 )
 
 
@@ -223,6 +223,26 @@ def test_what_runs_is_named_by_what_its_sweep_varies(tmp_path):
     with Store.open(home().db) as store:
         store.claims.claim("host", "boot", nothing_before)
     assert Reader(home()).queue()["running"]["settings"] == [["num_generations", "2"]]
+
+
+def test_what_each_slot_trains_is_told_and_a_slot_can_be_paused(server):
+    """By the page's own address; where there is one slot, nothing is said of slots."""
+    assert server.get("/api/queue")["slots"] == []
+    with Store.open() as store:
+        for slot in ("0", "1"):
+            store.claims.claim("host", "boot", nothing_before, slot)
+    found = server.get("/api/queue")["slots"]
+    assert [(one["slot"], one["run"]["id"], one["paused"]) for one in found] == [
+        ("0", 3, False),
+        ("1", 4, False),
+    ]
+    assert server.post("/api/slots/1/nonsense")[0] == 400
+    assert server.post("/api/slots/7/pause")[0] == 409
+    with Store.open() as store:
+        assert store.control.pause_slot("1", ())
+    assert [one["paused"] for one in server.get("/api/queue")["slots"]] == [False, True]
+    assert server.post("/api/slots/1/resume") == (200, {"message": "Slot 1 goes on."})
+    assert server.post("/api/slots/1/resume")[0] == 409
 
 
 def test_a_log_is_followed_by_its_new_lines_alone(server):

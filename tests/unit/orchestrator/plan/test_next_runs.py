@@ -79,6 +79,21 @@ def test_a_search_asks_until_it_has_what_it_was_told(folder):
         assert run.set[-1] == f"output_dir={run.output_dir}"
 
 
+def test_a_search_goes_on_in_a_free_slot_while_others_train(folder):
+    """Once nothing waits, and never the setting that trains just now."""
+    sweep = submit(SPEC.format(runs=13))
+    with Store.open() as store:
+        finish_all(store)
+        for slot in ("0", "1", "2"):
+            (run,) = store.submissions.suggest(sweep.id, next_runs)
+            assert store.queries.awaiting_suggestion() == []
+            assert store.submissions.suggest(sweep.id, next_runs) == []
+            claimed, _ = store.claims.claim("host", "boot", nothing_before, slot)
+            assert claimed.id == run.id
+        tried = {run.overrides["learning_rate"] for run in store.queries.runs(sweep.id)}
+    assert len(tried) == 13
+
+
 def test_a_setting_that_is_asked_for_gets_every_seed(folder):
     """One trial is one setting; it counts once however many seeds it has."""
     sweep = submit("seeds = [3, 4]\n" + SPEC.format(runs=11))

@@ -1,6 +1,9 @@
 """What a worker takes and records: the order, attempts, failures in a row, halts."""
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from orchestrator.queue.claims import _CLAIM
 from orchestrator.queue.connection import connect
@@ -218,3 +221,51 @@ def test_sweep_waits_for_the_one_it_comes_after(tmp_path, store):
     assert attempt.run_id == 1
     end(store, attempt, failed())
     assert claim(store)[0].name == "b"
+
+
+def test_a_slot_has_one_run_at_a_time_and_none_while_it_is_paused(tmp_path, store):
+    """The database holds it, too: whatever a program does, no slot has two."""
+    submit(tmp_path, *map(planned, "abcd"))
+    assert [claim(store, slot)[0].name for slot in ("0", "1")] == ["a", "b"]
+    assert claim(store, "0") is None
+    store.control.pause_slot("2", ["2"])
+    assert claim(store, "2") is None
+    assert claim(store, "GPU-7f")[0].name == "c"
+    with pytest.raises(sqlite3.IntegrityError), store._db.write():
+        store._db.raw.execute("UPDATE runs SET slot = '0' WHERE id = 2")
+    store.control.resume_slot("2")
+    assert claim(store, "2")[0].name == "d"
+
+
+def test_what_another_slot_has_prepared_is_left_to_it(tmp_path, store):
+    """Unless nothing else is there: a slot is not kept idle for it."""
+    submit(tmp_path, *map(planned, "ab"))
+    assert store.claims.coming(BOOT).name == "a"
+    assert store.claims.coming(BOOT, [1]).name == "b"
+    assert claim(store, "0", rather_not=[1])[0].name == "b"
+    assert claim(store, "1", rather_not=[1])[0].name == "a"
+
+
+def test_what_a_sweep_has_trained_counts_what_trains_now(tmp_path, store):
+    """Ended attempts, and those in other slots as far as they are noted; one's own is left out."""
+    submit(tmp_path, *map(planned, "abc"))
+    end(store, claim(store)[1])
+    (_, first), (_, second) = claim(store, "0"), claim(store, "1")
+    store.claims.tick(first, 5.0)
+    store.claims.tick(second, 7.0)
+    assert store.queries.trained_s(1) == 2.0 + 5.0 + 7.0
+    assert store.queries.trained_s(1, but=first) == 2.0 + 7.0
+    end(store, first)
+    assert store.queries.trained_s(1, but=first) == 2.0 + 2.0 + 7.0
+
+
+def test_two_resets_of_the_gpu_are_two_in_a_row_only_in_one_slot(tmp_path, store):
+    """Each device by itself: one reset on each of two is no GPU that must be restarted."""
+    submit(tmp_path, *map(planned, "abc"), retry=Retry(max=9))
+    reset = failed("gpu_reset")
+    (_, first), (_, second) = claim(store, "0"), claim(store, "1")
+    end(store, first, reset)
+    end(store, second, reset)
+    assert store.queries.halted(BOOT) is None
+    end(store, claim(store, "1")[1], reset)
+    assert "reset twice in a row" in store.queries.halted(BOOT)

@@ -158,3 +158,35 @@ def test_pause_and_resume_of_sweep_and_queue(tmp_path, store):
     with pytest.raises(NothingAffected, match="not paused"):
         store.control.resume_queue()
     assert claim(store) is not None
+
+
+def test_pausing_a_slot_asks_its_run_alone(tmp_path, store):
+    """It checkpoints and is queued again; whoever names no slot that there is hears which are."""
+    submit(tmp_path, *map(planned, "ab"))
+    (first, _), (second, _) = claim(store, "0"), claim(store, "3")
+    assert [run.id for run in store.control.pause_slot("3", ())] == [second.id]
+    assert [store.queries.request(run.id) for run in (first, second)] == [None, "stop"]
+    assert store.queries.paused_slots() == ["3"]
+    for slot, words in (
+        ("3", "slot 3 is paused already"),
+        ("1", "slot 1: no such slot; there are 0, 3"),
+    ):
+        with pytest.raises(NothingAffected, match=words):
+            store.control.pause_slot(slot, ())
+    store.control.resume_slot("3")
+    with pytest.raises(NothingAffected, match="slot 3 is not paused"):
+        store.control.resume_slot("3")
+
+
+def test_pausing_the_queue_asks_what_runs_in_every_slot(tmp_path, store):
+    """All of them, with one command."""
+    submit(tmp_path, *map(planned, "ab"))
+    found = [claim(store, slot)[0].id for slot in ("0", "1")]
+    assert [run.id for run in store.control.pause_queue()] == found
+    assert [store.queries.request(run_id) for run_id in found] == ["stop", "stop"]
+
+
+def test_without_a_worker_there_is_no_slot_to_pause(store):
+    """It would stay paused until a worker has it, and nobody would remember."""
+    with pytest.raises(NothingAffected, match="no worker runs"):
+        store.control.pause_slot("0", ())

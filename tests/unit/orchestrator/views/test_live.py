@@ -17,7 +17,7 @@ from orchestrator.system.paths import home
 from orchestrator.views.live import Lines, LiveView, ended_text, progress_text
 from orchestrator.worker.events import Event, EventKind
 from tests.queue_kit import planned, submit
-from tests.view_kit import RUN, logged
+from tests.view_kit import RUN, drawn, logged
 
 
 def test_a_worker_tells_a_tenth_of_a_run_at_a_time(tmp_path):
@@ -64,3 +64,26 @@ def test_the_end_of_a_run_is_told_with_its_result(tmp_path):
     back = replace(RUN, state=RunState.QUEUED, reason="interrupted")
     assert ended_text(back, None) == "goes back into the queue: interrupted"
     assert progress_text(RUN, Progress(5, 10, {}, 2.0)).endswith("about 10s left")
+
+
+def test_two_runs_at_a_time_are_told_each_by_its_own_tenths(tmp_path):
+    """And drawn both, by their slots, until they end."""
+    here = replace(logged(tmp_path), state=RunState.RUNNING)
+    one, two = (replace(here, id=n, slot=str(n)) for n in (0, 1))
+    said = []
+    console = Console(file=io.StringIO(), force_terminal=True)
+    live = LiveView(home(), console)
+    for hear in (Lines(said.append), live):
+        hear(Event(EventKind.STARTED, "attempt 1, pid 5", one))
+        hear(Event(EventKind.STARTED, "attempt 1, pid 6", two))
+        for update in (5, 10):
+            hear(Event(EventKind.PROGRESS, "", one, Progress(update, 10)))
+            hear(Event(EventKind.PROGRESS, "", two, Progress(update - 1, 10)))
+    assert [line[:18] for line in said[2:]] == [
+        "run 0 r: update 5/", "run 1 r: update 4/", "run 0 r: update 10", "run 1 r: update 9/",
+    ]  # fmt: skip
+    picture = drawn(live._render())
+    assert picture.index("slot 0") < picture.index("10/10") < picture.index("slot 1")
+    live(Event(EventKind.ENDED, "completed", replace(one, state=RunState.COMPLETED, slot=None)))
+    assert "slot" not in drawn(live._render())
+    assert "9/10" in drawn(live._render())

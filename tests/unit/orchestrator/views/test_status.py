@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 import pytest
 
 from orchestrator.run import RunState
-from orchestrator.views.overview import overview
+from orchestrator.views.overview import SlotStatus, overview
 from orchestrator.views.status import rows_for, status_picture
 from orchestrator.worker.serving import ServingWorker
 from tests.view_kit import RUN, SWEEP, drawn, status_of
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_a_status_is_one_picture_for_every_width():
@@ -129,3 +131,36 @@ def test_worker_that_trains_nothing_promises_no_end(worker, said):
     text = drawn(status_picture(view, worker, 80, datetime(2026, 1, 1, tzinfo=UTC)))
     assert said in text
     assert "once the worker goes on" in text
+
+
+def test_several_runs_are_told_by_their_slots():
+    """Which slot trains which, and which is paused; one slot alone is not named."""
+    running = [
+        replace(RUN, id=n, name=f"r{n}", state=RunState.RUNNING, slot=slot)
+        for n, slot in ((2, "0"), (3, "1"))
+    ]
+    slots = [SlotStatus("0", run=2), SlotStatus("1", run=3), SlotStatus("2", paused=True)]
+    worker = ServingWorker(7, slots=("0", "1", "2"))
+    text = drawn(status_picture(overview([], (), running, slots=slots), worker, 80, AT), 80)
+    assert "worker runs (pid 7), 3 slots" in text
+    assert "▶ 2 r2 of s  slot 0" in text
+    assert "▶ 3 r3 of s  slot 1" in text
+    assert "slot 2 paused; go on with: grpo-sweep resume --slot 2" in text
+    alone = overview([], (), running[:1], slots=slots[:1])
+    assert "slot" not in drawn(status_picture(alone, ServingWorker(7), 80, AT), 80)
+
+
+def test_two_slots_are_done_in_half_the_time():
+    """Four runs of 20 s each: in one slot 80 s, in two 40 s, in two of which one is paused 80 s."""
+    waiting = [replace(RUN, id=n, state=RunState.QUEUED, attempt=0, wall_s=0.0) for n in range(4)]
+    sweep = replace(SWEEP, counts={RunState.COMPLETED: 1, RunState.QUEUED: 4})
+    of = status_of(sweep, [replace(RUN, id=9, wall_s=20.0), *waiting])
+    both = (SlotStatus("0"), SlotStatus("1"))
+    for slots, seconds in (
+        ((), 80.0),
+        (both, 40.0),
+        ((both[0], replace(both[1], paused=True)), 80.0),
+    ):
+        view = overview([of], slots=slots)
+        assert view.whole.likely_s == pytest.approx(seconds)
+        assert view.left[sweep.id] == view.whole

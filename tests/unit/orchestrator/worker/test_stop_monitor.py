@@ -1,10 +1,11 @@
 """What the running run is judged by, and what becomes of it."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
-from orchestrator.run import StopRequest
+from orchestrator.run import RunState, StopRequest
 from orchestrator.stopping.curves import Decision, RunCurve, StopCode
 from orchestrator.stopping.health import HealthRule
 from orchestrator.stopping.rules import StopRule
@@ -42,3 +43,33 @@ def test_what_is_not_finite_fails_whatever_the_reason_says(
     )
     halt = StopMonitor(run, a_sweep(), list).look()
     assert (halt.ask, halt.reason, halt.code) == (request_made, reason, code)
+
+
+def log(run, *lines):
+    """Add lines to a run's training log."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with open(run.folder / "training_log.jsonl", "a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_peers_that_train_meanwhile_are_read_again(tmp_path, monkeypatch, alone):
+    """Alone a run has peers that stand still, read once; in one slot of several they move on."""
+    run, *peers = (
+        a_run(id=n, cwd=str(tmp_path), output_dir=f"r{n}", state=RunState.RUNNING, update=None)
+        for n in range(1, 4)
+    )
+    seen = []
+    monkeypatch.setattr(
+        stop_monitor,
+        "stop_decision",
+        lambda curve, others, *_: seen.append([other.update for other in others]),
+    )
+    monkeypatch.setattr(stop_monitor, "_EFFORT", float("inf"))
+    sweep = a_sweep(stop=asdict(StopRule("median")))
+    monitor = StopMonitor(run, sweep, lambda: [run, *peers], alone)
+    for update in (1, 2):
+        for each in (run, peers[0]):
+            log(each, {"update": update, "em": 0.1})
+        monitor.look()
+    assert seen == ([[1, 0], [1, 0]] if alone else [[1, 0], [2, 0]])
