@@ -9,6 +9,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from orchestrator.queue.claims import Before
 from orchestrator.queue.store import Store
 from orchestrator.run import (
@@ -172,10 +174,9 @@ def updates_logged(run):
 def is_alive(pid):
     """Whether a process runs (a zombie does not)."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return state != "Z"
 
 
 def kill_group(pid):

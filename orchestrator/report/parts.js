@@ -162,8 +162,12 @@ const Parts = (() => {
     return exponent.length < plain.length ? exponent : plain;
   };
 
+  /* The state of a run in a table, with a mark where something ails it. */
+  const stateOf = (run) => [state(run.state), run.ill.length > 0 &&
+    h("span", { class: "ill", title: run.ill.join("\n"), role: "img", "aria-label": run.ill.join("; ") }, " ⚠")];
+
   /* The table of a sweep's runs, {keys, metric, goal, tagged, runs}: what is swept in columns. */
-  const runsTable = (root, sweep, { onopen, link, stateCell = (run) => state(run.state) }) =>
+  const runsTable = (root, sweep, { onopen, link, stateCell = stateOf }) =>
     table(root, { label: "Runs of the sweep", onopen, columns: [
       { title: "id", num: true, value: (run) => run.id, filter: false },
       { title: "run", value: (run) => run.name, cell: (run) => h("span", { class: "name", title: run.name }, link(run)) },
@@ -177,5 +181,5 @@ const Parts = (() => {
       ...(sweep.tagged ? [{ title: "tags", value: (run) => run.tags.join(", ") }] : []),
     ] });
 
-  return { h, copyButton, state, table, runsTable };
+  return { h, copyButton, state, stateOf, table, runsTable };
 })();

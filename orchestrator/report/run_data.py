@@ -35,6 +35,7 @@ def table_data(facts: Facts) -> Shape:
                 objective.metric,
                 run_value(run.run, objective),
                 run.details.progress,
+                run.illnesses,
             )
             for run in facts.runs
         ],
@@ -60,6 +61,7 @@ def _details(facts: Facts, most_chars: int) -> Iterator[tuple[str, Shape]]:
                 read_samples(folder),
                 read_before_after(folder),
                 list(run.logged.curves),
+                run.illnesses,
                 most_chars,
             ),
         )

@@ -38,6 +38,7 @@ const RunSheet = (() => {
         ` · update ${run.progress}`, run.trained !== "–" && ` · ${run.trained} trained`)),
     h("button", { type: "button", class: "close", "aria-label": "Close", onclick: close }, "×")),
     h("p", { class: "note" }, run.state_text !== run.state && run.state_text, run.waits_for.map((text) => h("span", {}, ` Waits: ${text}.`))),
+    run.warnings.map((text) => h("p", { class: "note ill" }, `⚠ ${text}`)),
     actions(run),
     section("Settings", null, pairs(run.settings.map(([key, value, base]) =>
       [key, [h("b", {}, value), base !== null && base !== value && h("span", { class: "soft" }, ` (base: ${base})`)]]), "None: it is the base as it stands.")),

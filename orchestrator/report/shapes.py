@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from grpo_core.terminal import CONTROL
+from orchestrator.results.illnesses import Illness
 from orchestrator.results.samples import BeforeAfter, Sample, Samples
+from orchestrator.results.slowdown import Slowdown
 from orchestrator.run import Attempt, Progress, Run
 from orchestrator.text import clock, duration, metric, setting_value
 from orchestrator.views.json_shapes import attempt_shape
@@ -27,7 +29,12 @@ MOST_CHARS = 6000
 
 
 def row_shape(
-    run: Run, keys: Sequence[str], name: str, value: float | None, known: Progress
+    run: Run,
+    keys: Sequence[str],
+    name: str,
+    value: float | None,
+    known: Progress,
+    ill: Sequence[Illness] = (),
 ) -> Shape:
     """A run in the table; `value` is what it reached by the metric of that name."""
     return {
@@ -35,6 +42,7 @@ def row_shape(
         "name": run.name,
         "state": str(run.state),
         "reason": clean(run.reason or ""),
+        "ill": [str(illness) for illness in ill],
         "values": [_cell(run.overrides, key) for key in keys],
         "seed": run.seed,
         "tags": list(run.tags),
@@ -70,6 +78,7 @@ def run_shape(
     samples: Samples,
     held_out: Iterable[BeforeAfter],
     metrics: Sequence[str],
+    warnings: Sequence[Slowdown | Illness],
     most_chars: int = MOST_CHARS,
 ) -> Shape:
     """Everything about one run; its completions are cut to so many characters."""
@@ -82,6 +91,7 @@ def run_shape(
         "state": str(run.state),
         "state_text": clean(state_text(details)),
         "waits_for": list(details.waits_for),
+        "warnings": [str(warning) for warning in warnings],
         "seed": run.seed,
         "tags": list(run.tags),
         "settings": [

@@ -1,7 +1,7 @@
 "use strict";
 /* The live page: draws what the server says, asks it for more, and sends what buttons ask for. */
 (() => {
-  const { h, state: badge, runsTable } = Parts;
+  const { h, state: badge, stateOf, runsTable } = Parts;
   const { curves } = Curves;
   const { sampleBox } = RunSheet;
   const $ = (id) => document.getElementById(id);
@@ -160,15 +160,16 @@
   const drawProgress = (run) => {
     part("now-progress", run ? run.id : null, (id) => id && [
       h("div", { class: "progress", role: "progressbar", "aria-label": "Progress" }, h("i")),
-      h("div", { class: "progress-words" }), h("dl", { class: "figures" })]);
+      h("div", { class: "progress-words" }), h("dl", { class: "figures" }), h("div")]);
     if (!run) return;
-    const [bar, words, figures] = $("now-progress").children;
+    const [bar, words, figures, warnings] = $("now-progress").children;
     bar.firstChild.style.width = `${100 * run.share}%`;
     bar.setAttribute("aria-valuenow", String(Math.round(100 * run.share)));
     words.replaceChildren(
       h("span", {}, run.progress ? ["update ", h("b", {}, run.progress.replace("/", " of "))] : (run.note || "starting")),
       h("span", {}, run.left && ["about ", h("b", {}, run.left), " left"]));
     figures.replaceChildren(...run.figures.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    warnings.replaceChildren(...run.warnings.map((text) => h("p", { class: "note ill" }, `⚠ ${text}`)));
   };
   // Several runs at a time: what each slot trains, by itself or in its turn.
   const drawSlot = ({ slot, paused, run }) => h("p", { class: "slot" }, `slot ${slot}: `,
@@ -221,7 +222,7 @@
     if (key !== tableKey) {
       tableKey = key;
       shownTable = runsTable($("runs-table"), sweep, { onopen: (run) => sheet.open(run.id), link: (run) => runLink(run, run.name),
-        stateCell: (run) => [badge(run.state), run.request && ` asked to ${run.request}`] });
+        stateCell: (run) => [stateOf(run), run.request && ` asked to ${run.request}`] });
     }
     shownTable.update(sweep.runs);
   };

@@ -40,7 +40,7 @@ from orchestrator.ui.shapes import (
     queue_shape,
     sweep_shape,
 )
-from orchestrator.views.now import last_text
+from orchestrator.views.now import CurveCache, last_text
 from orchestrator.views.overview import ProgressReaders, read_overview
 from orchestrator.views.run_details import read_details
 from orchestrator.worker.attempt_log import read_tail
@@ -67,6 +67,7 @@ class Reader:
         # What ails a run, and up to where its log was read for that; guarded by `series`.
         self._ill: OrderedDict[Path, tuple[tuple[int, int], tuple[Illness, ...]]] = OrderedDict()
         self._progress = ProgressReaders()
+        self._logs = CurveCache()
         self._lock = Lock()
 
     def _progress_of(self, run: Run) -> Progress:
@@ -103,7 +104,8 @@ class Reader:
         with self.series.of(run.folder) as series:
             lines, epoch = series.lines, series.epoch
         note = "" if lines else last_text(self.home, run)
-        return Now((), note, lines, epoch, latest_samples(run.folder))
+        warnings = tuple(map(str, self._logs.of(run).warnings))
+        return Now((), note, lines, epoch, latest_samples(run.folder), warnings)
 
     def _warnings(self, sweeps: list[Sweep]) -> list[str]:
         """Short memory, and short disk where the queue lies or its latest sweep writes."""
@@ -139,7 +141,8 @@ class Reader:
         rows = ranking(completed_scores(runs, objective), objective)
         progress = {run.id: self._progress_of(run) for run in runs}
         keys = differing_keys(run.overrides for run in runs)
-        return sweep_shape(sweep, runs, keys, rows, values, progress, self._before(sweep, runs))
+        before, ill = self._before(sweep, runs), self._logs.illnesses(runs)
+        return sweep_shape(sweep, runs, keys, rows, values, progress, before, ill)
 
     def _before(self, sweep: Sweep, runs: list[Run]) -> float | None:
         """The objective's metric before training, the mean over the runs that measured it."""
@@ -205,7 +208,11 @@ class Reader:
         with self.series.of(run.folder) as series:
             names = series.names
         words = by_hand(run, self.home)
-        return {**run_shape(details, words, tail, samples, held_out, names), **asked(run)}
+        curves = self._logs.of(run)
+        # Of a run that has ended, how fast it was at its end is no news.
+        warnings = curves.warnings if run.state is RunState.RUNNING else curves.illnesses
+        shape = run_shape(details, words, tail, samples, held_out, names, warnings)
+        return {**shape, **asked(run)}
 
     def run_curves(self, run_id: int, epoch: int | None, since: int) -> Shape:
         """Every metric of a run: thinned, or only the points after line `since` of that epoch."""

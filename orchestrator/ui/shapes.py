@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.queue.eta import Span
 from orchestrator.report.shapes import clean, pairs, row_shape, sample_shape
+from orchestrator.results.illnesses import Illness
 from orchestrator.results.leaderboard import (
     RankedSetting,
     first_against_second,
@@ -62,7 +63,8 @@ class Machine:
 class Now:
     """What the running run says besides its progress: its last line, and what it wrote last.
 
-    `swept` are the parameters that differ between the runs of its sweep.
+    `swept` are the parameters that differ between the runs of its sweep, `warnings` how it is ill
+    or slower than usual.
     """
 
     swept: tuple[str, ...] = ()
@@ -70,6 +72,7 @@ class Now:
     lines: int = 0
     epoch: int = 0
     samples: tuple[Sample, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def queue_shape(
@@ -130,6 +133,7 @@ def running_shape(view: Overview, now: Now) -> Shape | None:
         "left": None if known.left_s is None else duration(known.left_s),
         "since": None if run.started is None else clock(run.started),
         "figures": _figures(known),
+        "warnings": list(now.warnings),
         "note": clean(now.note),
         "lines": now.lines,
         "epoch": now.epoch,
@@ -223,8 +227,9 @@ def sweep_shape(
     values: Mapping[int, float | None],
     progress: Mapping[int, Progress],
     before: float | None,
+    ill: Mapping[int, Sequence[Illness]],
 ) -> Shape:
-    """A sweep: its best setting and how sure that is, and a row for each run."""
+    """A sweep: its best setting and how sure that is, and a row for each run; `ill` by run."""
     name = sweep.objective.metric
     return {
         "id": sweep.id,
@@ -239,7 +244,12 @@ def sweep_shape(
         "tagged": any(run.tags for run in runs),
         "best": best_shape(rows, keys, sweep.objective, before),
         "runs": [
-            {**row_shape(run, keys, name, values[run.id], progress[run.id]), **asked(run)}
+            {
+                **row_shape(
+                    *(run, keys, name, values[run.id], progress[run.id]), ill.get(run.id, ())
+                ),
+                **asked(run),
+            }
             for run in runs
         ],
     }

@@ -9,6 +9,7 @@ from datetime import datetime
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from orchestrator.results.illnesses import Illness
 from orchestrator.run import Run, Sweep, stamp
 from orchestrator.text import run_ids
 from orchestrator.views.now import (
@@ -66,7 +67,7 @@ def status_picture(
     found = cache or CurveCache()
     blocks = [_now(view, worker, width, now, notes or {}, found)]
     for sweep in view.sweeps:
-        blocks.append(_sweep(sweep, view, width, found if sparklines else None, alone))
+        blocks.append(_sweep(sweep, view, width, found, sparklines, alone))
     # A group: printed one by one, lines that are to be cut would be folded.
     return Group(*_spaced(block for block in blocks if block))
 
@@ -113,20 +114,21 @@ def _now(
 
 
 def _sweep(
-    sweep: Sweep, view: Overview, width: int, cache: CurveCache | None, alone: bool
+    sweep: Sweep, view: Overview, width: int, found: CurveCache, sparklines: bool, alone: bool
 ) -> list[RenderableType]:
-    """A sweep's line, the table of its runs, and why those that stand still do."""
+    """A sweep's line, the table of its runs, why those that stand still do, and what ails runs."""
     lines: list[RenderableType] = []
     lines += flow(sweep_text(sweep, view.left[sweep.id]), width, first="")
     if waits_for := view.waits_for.get(sweep.id):
         lines.append(Text(waits_for, style="yellow"))
     shown = view.runs[sweep.id]
+    ill = {} if len(shown) > TABLE_MOST else found.illnesses(shown)
     if len(shown) > TABLE_MOST:
         lines.append(Text(f"all {len(shown):,} runs stand below", style="dim"))
     elif shown:
-        draw = None if cache is None else lambda run: cache.of(run).spark(16)
+        draw = (lambda run: found.of(run).spark(16)) if sparklines else None
         swept = view.swept.get(sweep.id, ())
-        lines.append(runs_table(shown, view, width, draw, swept))
+        lines.append(runs_table(shown, view, width, draw, swept, ill))
         room = with_room(shown, view, width, swept)
         if left_out := [key for key in swept if key not in room]:
             lines.append(left_out_line(left_out))
@@ -138,7 +140,22 @@ def _sweep(
     best = view.best.get(sweep.id)
     if best is not None:
         lines.append(best_line(best, sweep.objective))
-    return [*lines, *_reasons(shown)]
+    return [*lines, *_reasons(shown), *_ill_lines(ill, view.running)]
+
+
+def _ill_lines(
+    ill: Mapping[int, Sequence[Illness]], running: Sequence[Run]
+) -> list[RenderableType]:
+    """What ails the runs that are marked; of those that train it stands above, at length."""
+    told = {run.id for run in running}
+    of: dict[str, list[int]] = {}
+    for run_id, illnesses in ill.items():
+        if run_id not in told:
+            of.setdefault(", ".join(str(one.code) for one in illnesses), []).append(run_id)
+    return [
+        Text(f"! {run_ids(ids)}: {codes}; what to try: grpo-sweep show {ids[0]}", style="yellow")
+        for codes, ids in of.items()
+    ]
 
 
 def _reasons(runs: Sequence[Run]) -> list[RenderableType]:

@@ -1,8 +1,8 @@
 """The status in a terminal: sweeps, runs and how far they are, as rich renderables."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.cells import cell_len
@@ -81,12 +81,21 @@ def runs_table(
     width: int,
     curve: Callable[[Run], str] | None = None,
     swept: Sequence[str] = (),
+    ill: Container[int] = (),
 ) -> Table:
     """Runs with state, what is `swept` and progress, in as many columns as `width` has room for.
 
-    `curve` draws the reward of a run, in a column of its own.
+    `curve` draws the reward of a run, in a column of its own; the states of `ill` runs get a mark.
     """
-    columns = _columns(runs, view, width, swept, curve)
+
+    def state(run: Run, _: Progress) -> Text:
+        mark = (" !", "yellow") if run.id in ill else ""
+        return Text.assemble((state_word(run), STATE_STYLES[run.state]), mark)
+
+    columns = [
+        replace(column, cell=state) if column.head == "state" else column
+        for column in _columns(runs, view, width, swept, curve)
+    ]
     table = plain_table(*(c.head for c in columns), right=(c.head for c in columns if c.right))
     table.columns[1].no_wrap = False
     for run in runs:

@@ -351,9 +351,16 @@ def test_a_standby_touches_nothing(tmp_path):
 def test_the_stdin_of_a_standby_is_the_workers_alone(tmp_path):
     """What asks or is started meanwhile finds an empty stdin, and never takes the call."""
     trainer = _prepared(tmp_path / "out", max_train_samples=2)
-    eventually(lambda: os.readlink(f"/proc/{trainer.pid}/fd/0") == "/dev/null")
+    eventually(lambda: _stdin_of(trainer.pid) == "/dev/null")
     _, err = trainer.communicate(b"go\n", DEADLINE_S)
     assert trainer.returncode == 0, err
+
+
+def _stdin_of(pid):
+    if sys.platform == "linux":
+        return os.readlink(f"/proc/{pid}/fd/0")
+    found = subprocess.run(["lsof", "-a", "-p", str(pid), "-d", "0", "-Fn"], capture_output=True)
+    return found.stdout.decode().rpartition("\nn")[2].strip()
 
 
 def test_a_standby_loads_no_reward_of_the_users(tmp_path):

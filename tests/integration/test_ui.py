@@ -245,6 +245,23 @@ def test_what_each_slot_trains_is_told_and_a_slot_can_be_paused(server):
     assert server.post("/api/slots/1/resume")[0] == 409
 
 
+def test_a_run_that_is_ill_or_slow_says_so_everywhere(tmp_path):
+    """At the top while it trains, in its row of the table, and where it is looked at alone."""
+    add_sweep(tmp_path, [planned_run("r", 0, {}), planned_run("s", 0, {"lora_rank": 2})])
+    with Store.open(home().db) as store:
+        run, _ = store.claims.claim("host", "boot", nothing_before)
+    rates = [900.0] * 10 + [300.0] * 5
+    cut = {"reward_mean": 1.0, "truncated_frac": 0.9, "completion_length": 64.0, "update_s": 60.0}
+    lines = [{"update": n, "tokens_per_s": rate, **cut} for n, rate in enumerate(rates, 1)]
+    write_lines(run.folder / "training_log.jsonl", lines)
+    reader = Reader(home())
+    slow, ill = reader.queue()["running"]["warnings"]
+    assert slow.startswith("3.0 times slower than usual since ")
+    assert ill.startswith("completions cut: 90% of the completions hit the limit")
+    assert [row["ill"] for row in reader.sweep(1)["runs"]] == [[ill], []]
+    assert reader.run(run.id)["warnings"] == [slow, ill]
+
+
 def test_a_log_is_followed_by_its_new_lines_alone(server):
     """A torn line waits; a log that was cut is read anew."""
     folder = runs()[2].folder

@@ -6,17 +6,19 @@ from datetime import UTC, datetime
 import pytest
 
 from orchestrator.run import RunState
+from orchestrator.views.now import CurveCache
 from orchestrator.views.overview import SlotStatus, overview
 from orchestrator.views.status import rows_for, status_picture
 from orchestrator.worker.serving import ServingWorker
-from tests.view_kit import RUN, SWEEP, drawn, status_of
+from tests.view_kit import RUN, SWEEP, drawn, logged, status_of
+
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_a_status_is_one_picture_for_every_width():
     """What runs with its figures, what comes next, when it is over, and no line too long."""
-    now = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
     found = {"reward_mean": 0.5, "em": 0.25, "tokens_per_s": 1414.2, "peak_bytes": 12_400_000_000}
     running = replace(RUN, id=2, name="lr1e-4-g8", state=RunState.RUNNING, metrics=found, update=4)
     waiting = replace(RUN, id=3, name="n" * 90, state=RunState.QUEUED, attempt=0, wall_s=0.0)
@@ -25,7 +27,7 @@ def test_a_status_is_one_picture_for_every_width():
     of = replace(status_of(sweep, [RUN, running, waiting]), best=replace(RUN, value=0.5))
     view = overview([of], (), [running], [waiting])
     for width in (60, 80, 120):
-        text = drawn(status_picture(view, ServingWorker(7), width, now, notes={2: "hello"}), width)
+        text = drawn(status_picture(view, ServingWorker(7), width, NOW, notes={2: "hello"}), width)
         assert max(map(len, text.splitlines())) <= width
         for words in ("worker runs (pid 7)", "2 lr1e-4-g8 of s", "4/10", "reward 0.5000",
                       "em 25.0%", "1,414 tokens/s", "peak 12.4 GB", "next 3 nnn", "all done in",
@@ -33,7 +35,7 @@ def test_a_status_is_one_picture_for_every_width():
                       "best so far: em 50.0%, run 1 r"):  # fmt: skip
             assert words in text, (words, text)
     unknown = overview([status_of(replace(SWEEP, counts={RunState.QUEUED: 1}), [waiting])])
-    text = drawn(status_picture(unknown, None, 80, now))
+    text = drawn(status_picture(unknown, None, 80, NOW))
     assert "no worker runs; start one with: grpo-sweep work" in text
     assert "all done unknown: nothing like what is left was measured yet" in text
 
@@ -70,6 +72,33 @@ def test_a_whole_run_that_learnt_nothing_is_told():
     text = drawn(status_picture(view, ServingWorker(7), 80, datetime(2026, 1, 1, tzinfo=UTC)))
     assert "run 2: nothing was learnt: no signal\n" in text
     assert "the same setting" not in text
+
+
+def cut_off(folder, run_id, share=1.0):
+    """A run that has ended, with so many of its completions cut at the limit."""
+    folder = folder / str(run_id)
+    folder.mkdir()
+    line = {"reward_mean": 1.0, "truncated_frac": share, "completion_length": 256.0}
+    return replace(logged(folder, *[{"update": n, **line} for n in range(1, 13)]), id=run_id)
+
+
+def test_a_run_that_is_ill_is_marked_in_the_table(tmp_path):
+    """And a line below says what it is; a healthy one, or one without a log, has no mark."""
+    runs = [cut_off(tmp_path, 1), cut_off(tmp_path, 2, 0.1), cut_off(tmp_path, 3), RUN]
+    runs[3] = replace(RUN, id=4, state=RunState.QUEUED, attempt=0)
+    view = overview([status_of(SWEEP, runs)])
+    lines = drawn(status_picture(view, ServingWorker(7), 80, NOW)).splitlines()
+    marked = [line.split()[0] for line in lines if " completed ! " in line]
+    assert marked == ["1", "3"]
+    assert lines[-1].rstrip() == ("! runs 1, 3: completions cut; what to try: grpo-sweep show 1")
+
+
+def test_marks_cost_no_more_than_a_status_has_time_for(tmp_path, monkeypatch):
+    """The logs of the first runs are read, those beyond the limit are not."""
+    runs = [cut_off(tmp_path, 1), cut_off(tmp_path, 2)]
+    size = (tmp_path / "1" / "training_log.jsonl").stat().st_size
+    monkeypatch.setattr("orchestrator.views.now._READ_MOST", size)
+    assert list(CurveCache().illnesses(runs)) == [1]
 
 
 def test_a_held_sweep_has_no_time_left_though_a_run_of_it_still_trains():
