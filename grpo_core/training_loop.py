@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
+import mlx.core as mx
+
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.data.prompts import Prompt
 from grpo_core.data.splits import Data
@@ -43,6 +45,9 @@ from grpo_core.update.schedule import Position, crossed, learning_rate, make_sch
 
 # Counters, not figures: they say where the run is, not how it does.
 _COUNTERS = frozenset({"update", "batch_step", "updates_total", "epoch", "num_tokens"})
+
+# In a checkpoint's arrays, beside the optimizer's.
+_REFERENCE = "reference/"
 
 
 class TrainingLoop:
@@ -121,6 +126,9 @@ class TrainingLoop:
             return
         try:
             masters = self.learner.optimizer.restore(found.arrays, self.state.optimizer_steps)
+            if self.cfg.sync_ref_model and (held := self.policy.reference_weights) is not None:
+                kept = {name: found.arrays[f"{_REFERENCE}{name}"] for name in held}
+                self.policy.reference_weights = kept
         except KeyError as error:
             raise ModelError(f"{found.path} does not fit the model: no {error} in it") from None
         self.policy.set_trainable(masters)
@@ -146,6 +154,7 @@ class TrainingLoop:
         step = self.learner.step(self.rollouts, number, at, lr, self.stop)
         update_s = time.perf_counter() - started
         self._count(number, at, step)
+        self._sync_reference()
         self._log_update(at, step, lr, update_s)
         self._check_health()
 
@@ -204,6 +213,12 @@ class TrainingLoop:
             state.unrewarded_updates += math.isnan(self.rollouts.figures["reward_mean"])
         state.peak_bytes = max(state.peak_bytes, peak_bytes())
         self._changed = True
+
+    def _sync_reference(self) -> None:
+        cfg = self.cfg
+        is_due = self.state.update % cfg.ref_model_sync_steps == 0
+        if cfg.sync_ref_model and cfg.kl_coeff > 0 and is_due:
+            self.policy.sync_reference(cfg.ref_model_mixup_alpha)
 
     def _log_update(self, at: Position, step: Step, lr: float, update_s: float) -> None:
         assert self.rollouts is not None
@@ -347,7 +362,7 @@ class TrainingLoop:
         path = checkpoint.save(
             self.path,
             state,
-            self.learner.optimizer.arrays(),
+            self.learner.optimizer.arrays() | self._reference_arrays(),
             None if following.draws or self.rollouts is None else to_json(self.rollouts),
             lambda folder: self.policy.save(folder, cfg),
         )
@@ -357,6 +372,11 @@ class TrainingLoop:
         self._changed = False
         self._saved_at = time.monotonic()
         self.console.detail(f"[save] {path}")
+
+    def _reference_arrays(self) -> dict[str, mx.array]:
+        """The reference where it moves: else it is what the run begins with, again."""
+        held = self.policy.reference_weights if self.cfg.sync_ref_model else None
+        return {f"{_REFERENCE}{name}": array for name, array in (held or {}).items()}
 
     def _save_final(self) -> None:
         must_still_give_numbers(self.policy, self.train_prompts[0].ids)

@@ -85,7 +85,7 @@ def toy_policy(train_type="full", seed=0, bits=0):
         vocab_size=VOCAB,
         split=SplitModel(model),
         can_share_prefix=True,
-        initial=None,
+        reference_weights=None,
         starts_trained=train_type == "full",
     )
 

@@ -398,7 +398,7 @@ def zoo_policy(make, seed=0, scale=1, vocab=VOCAB):
         vocab_size=vocab,
         split=split,
         can_share_prefix=can.share_prefix,
-        initial=None,
+        reference_weights=None,
         starts_trained=True,
         can_mix_lengths=can.mix_lengths,
     )

@@ -236,6 +236,13 @@ class MLXGRPOConfig:
     min_p: float = _f(
         0.0, "sampling", "least share of the best token's probability; 0: off", min=0, below=1
     )
+    repetition_penalty: float = _f(
+        1.0,
+        "sampling",
+        "divides the logits (multiplies those below 0) of tokens that prompt or completion hold "
+        "so far; 1: off",
+        above=0,
+    )
     stop: list[str] = _f(
         [], "sampling", "texts that end a completion, such as </answer>; special tokens, too"
     )
@@ -276,6 +283,15 @@ class MLXGRPOConfig:
     kl_coeff: float = _f(
         0.0, "objective", "weight of the KL term against the policy at the start; 0: none", min=0
     )
+    sync_ref_model: bool = _f(
+        False,
+        "objective",
+        "move what the KL term is against towards the policy from time to time (TR-DPO)",
+    )
+    ref_model_mixup_alpha: float = _f(
+        0.6, "objective", "share of the policy in the new reference", above=0, max=1
+    )
+    ref_model_sync_steps: int = _f(512, "objective", "updates between two such moves", min=1)
     kl_estimator: str = _f(
         "k3", "objective", "estimator of the KL divergence", choices=("k1", "k2", "k3")
     )
@@ -315,7 +331,7 @@ class MLXGRPOConfig:
     rollout_is: str = _f(
         "none",
         "objective",
-        "weights where sampling differs from the policy (top_p, top_k, min_p)",
+        "weights where sampling differs from the policy (top_p, top_k, min_p, repetition_penalty)",
         choices=("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
     )
     rollout_is_max: float = _f(2.0, "objective", "bound of those weights", above=0)

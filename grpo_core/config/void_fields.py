@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from grpo_core.config.fields import FIELDS, MLXGRPOConfig, is_data_file
 
 ADAPTER_SHAPE = ("lora_rank", "lora_scale", "lora_dropout", "lora_layers", "lora_keys")
+SYNC = ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps")
 CLIP = ("clip_eps", "clip_eps_high", "clip_delta")
 EVALUATION = (
     *("eval_at_start", "eval_at_end", "eval_max_new_tokens", "eval_num_generations"),
@@ -35,7 +36,8 @@ def _is_local(dataset: str) -> bool:
 
 
 def _is_unfiltered(cfg: MLXGRPOConfig) -> bool:
-    return cfg.top_p == 1 and cfg.top_k == 0 and cfg.min_p == 0
+    filters = cfg.top_p < 1 or cfg.top_k > 0 or cfg.min_p > 0
+    return not filters and cfg.repetition_penalty == 1
 
 
 def _evaluates_nothing(cfg: MLXGRPOConfig) -> bool:
@@ -111,7 +113,10 @@ VOID_RULES = (
         ("clip_delta",), lambda cfg: cfg.loss_type in ("cispo", "sapo"), "its loss_type has no clip"
     ),
     VoidRule(CLIP, lambda cfg: cfg.loss_type == "vespo", "loss_type = vespo has no clip"),
-    VoidRule(("kl_estimator",), lambda cfg: cfg.kl_coeff == 0, "kl_coeff = 0: there is no KL term"),
+    VoidRule(
+        ("kl_estimator", *SYNC), lambda cfg: cfg.kl_coeff == 0, "kl_coeff = 0: there is no KL term"
+    ),
+    VoidRule(SYNC[1:], lambda cfg: not cfg.sync_ref_model, "sync_ref_model is off"),
     VoidRule(
         ("scale_rewards",),
         lambda cfg: cfg.multi_objective_aggregation == "normalize_then_sum",
@@ -123,7 +128,9 @@ VOID_RULES = (
         "zero_variance draws nothing again (resample, refill)",
     ),
     VoidRule(
-        ("rollout_is",), _is_unfiltered, "top_p, top_k and min_p are off: nothing is filtered"
+        ("rollout_is",),
+        _is_unfiltered,
+        "top_p, top_k, min_p and repetition_penalty are off: the policy itself is sampled",
     ),
     VoidRule(
         ("rollout_is_max",),

@@ -67,7 +67,9 @@ class Policy:
     vocab_size: int
     split: SplitModel
     can_share_prefix: bool  # it can, and prefix_sharing is on
-    initial: Params | None  # the first weights; kept where it `starts_trained`, with kl_coeff > 0
+    reference_weights: Params | None
+    """With kl_coeff > 0: the first weights, or what `sync_reference` has made of them since; not
+    kept for new adapters without sync_ref_model, which are just taken out."""
     starts_trained: bool  # what is trained was so before; not so for new adapters
     can_mix_lengths: bool = True  # prompts of several lengths in one batch of decoding
     prefix_difference: float = 0.0  # log-probs behind a shared prompt from plain ones, nats
@@ -99,17 +101,17 @@ class Policy:
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """Within it the model is what it was before this run's first update, bit for bit.
+        """Within it the model is the reference: as before this run's first update, bit for bit.
 
-        Where the run began with trained weights (train_type full, adapter_path) these are put in;
-        new adapters change nothing at first, and are taken out, not scaled to zero. Raises
-        ModelError if the first weights were not kept.
+        With sync_ref_model, what was made of that since. Where the run began with trained weights
+        (train_type full, adapter_path) these are put in; new adapters change nothing at first, and
+        are taken out, not scaled to zero. Raises ModelError if the first weights were not kept.
         """
-        if self.starts_trained:
-            if self.initial is None:
-                raise ModelError("no reference: the first weights are kept only with kl_coeff > 0")
+        if self.reference_weights is None and self.starts_trained:
+            raise ModelError("no reference: the first weights are kept only with kl_coeff > 0")
+        if self.reference_weights is not None:
             current = self.trainable()
-            self.set_trainable(self.initial)
+            self.set_trainable(self.reference_weights)
             try:
                 yield
             finally:
@@ -121,6 +123,21 @@ class Policy:
             yield
         finally:
             replace_modules(self.model, adapted)
+
+    def sync_reference(self, alpha: float) -> None:
+        """Move the reference towards the policy: alpha * policy + (1 - alpha) * reference.
+
+        TR-DPO (arXiv 2404.09656, equation 7), TRL's sync_ref_model. Of adapters it is the factors
+        that are mixed, whose product is the mixed weight to first order, and exactly at 1.
+        """
+        if self.reference_weights is None:
+            raise ModelError("no reference: its weights are kept only with sync_ref_model")
+        mixed = {
+            name: _mixed(alpha, own, self.reference_weights[name])
+            for name, own in self.trainable().items()
+        }
+        mx.eval(mixed)
+        self.reference_weights = mixed
 
     def save(self, folder: Path, cfg: MLXGRPOConfig) -> None:
         """Writes what mlx_lm.load needs: adapters with their config, or the whole model.
@@ -134,6 +151,14 @@ class Policy:
             mx.save_safetensors(str(folder / ADAPTER_WEIGHTS), self.trainable())
             text = json.dumps(_adapter_config(self, self.adapter, cfg), indent=2, sort_keys=True)
             (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _mixed(alpha: float, own: mx.array, reference: mx.array) -> mx.array:
+    """In fp32, kept in the model's type."""
+    if alpha == 1:
+        return own
+    parts = alpha * own.astype(mx.float32) + (1 - alpha) * reference.astype(mx.float32)
+    return parts.astype(own.dtype)
 
 
 # --- loading
@@ -224,12 +249,12 @@ def _policy(
         can_share_prefix=found.can.share_prefix,
         can_mix_lengths=found.can.mix_lengths,
         prefix_difference=found.can.shared,
-        initial=None,
+        reference_weights=None,
         starts_trained=starts_trained,
         notes=tuple(filter(None, (base.note, *found.notes, *ends.notes))),
     )
-    if starts_trained and cfg.kl_coeff > 0:
-        policy.initial = policy.trainable()
+    if cfg.kl_coeff > 0 and (starts_trained or cfg.sync_ref_model):
+        policy.reference_weights = policy.trainable()
     return policy
 
 

@@ -35,9 +35,9 @@ class Group:
     """The completions of one prompt; lists run over its samples.
 
     `logprobs`: of each drawn token in nats, by softmax(logits / temperature) over the whole
-    vocabulary (temperature 1 when greedy). `sampling_logprobs`: after top_k, top_p and min_p; None
-    where nothing was filtered. `finished`: ended by the end token or a stop text, not the limit.
-    `texts`: decoded without end token and padding.
+    vocabulary (temperature 1 when greedy). `sampling_logprobs`: after repetition_penalty, top_k,
+    top_p and min_p; None where none of them is on. `finished`: ended by the end token or a stop
+    text, not the limit. `texts`: decoded without end token and padding.
     """
 
     prompt_ids: tuple[int, ...]
@@ -167,6 +167,8 @@ def _decode(
 ) -> None:
     """Fills `rows`, which come prompt by prompt, the same number of each."""
     state = _prefill(policy, prompts, len(rows) // len(prompts))
+    if sampling.penalises:
+        state.seen = _seen([row.prompt_ids for row in rows], state.logits.shape[-1])
     alive = list(rows)
     keys = to_array([row.key for row in rows])
     done = 0
@@ -176,7 +178,7 @@ def _decode(
         count = min(LOOK_EVERY, sampling.max_tokens - done)
         drawn = []
         for t in range(done, done + count):
-            drawn.append(draw(state.logits, keys, t, sampling))
+            drawn.append(draw(state.logits, keys, t, sampling, state.seen))
             # At once, so that no two steps' logits are alive; the host does not wait for it.
             mx.async_eval(*drawn[-1])  # type: ignore[no-untyped-call]
             if t + 1 < sampling.max_tokens:
@@ -269,17 +271,29 @@ class _State:
         self.split = split
         self.caches = caches
         self.logits = logits  # [B, V]
+        self.seen: mx.array | None = None  # [B, V], where it matters which tokens came before
 
     def step(self, token: mx.array) -> None:
         """Takes one more token of each row in, [B]."""
+        if self.seen is not None:
+            self.seen = mx.put_along_axis(self.seen, token[:, None], mx.array(True), axis=1)
         hidden = self.split.trunk(token[:, None], self.caches)
         self.logits = self.split.head(hidden[:, -1])
 
     def keep(self, rows: mx.array) -> None:
         """Drops every row that is not among `rows` (numbers of rows, [K])."""
         self.logits = self.logits[rows]
+        self.seen = None if self.seen is None else self.seen[rows]
         for cache in self.caches:
             _keep(cache, rows)
+
+
+def _seen(prompts: Sequence[Sequence[int]], vocab: int) -> mx.array:
+    """Which tokens each row's prompt holds, [B, V]."""
+    seen = np.zeros((len(prompts), vocab), bool)
+    for row, ids in zip(seen, prompts, strict=True):
+        row[list(ids)] = True
+    return mx.array(seen)
 
 
 def _prefill(policy: Policy, prompts: list[tuple[int, ...]], n: int) -> _State:

@@ -16,13 +16,17 @@ from grpo_core.model.cpu import exp
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. Filters apply to softmax(logits / temperature): top_k, top_p, min_p."""
+    """How tokens are drawn.
+
+    The penalty applies to the logits of the model, the filters to softmax(logits / temperature).
+    """
 
     temperature: float  # 0: greedy
     max_tokens: int
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
 
     @classmethod
@@ -34,24 +38,37 @@ class Sampling:
             top_p=cfg.top_p,
             top_k=cfg.top_k,
             min_p=cfg.min_p,
+            repetition_penalty=cfg.repetition_penalty,
             stop=tuple(cfg.stop),
         )
 
     @property
     def filters(self) -> bool:
         """Whether tokens come from another distribution than the policy's own."""
-        return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0 or self.min_p > 0)
+        chosen = self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+        return self.temperature > 0 and (chosen or self.penalises)
+
+    @property
+    def penalises(self) -> bool:
+        """Whether it matters which tokens were seen before."""
+        return self.temperature > 0 and self.repetition_penalty != 1
 
 
 Drawn = tuple[mx.array, mx.array, mx.array]
 """Tokens, their log-probs by the policy, and by what they were drawn from; each [B]."""
 
 
-def draw(logits: mx.array, keys: mx.array, step: int, sampling: Sampling) -> Drawn:
-    """Tokens [B], their log-probs [B], and their log-probs after the filters [B].
+def draw(
+    logits: mx.array,
+    keys: mx.array,
+    step: int,
+    sampling: Sampling,
+    seen: mx.array | None = None,
+) -> Drawn:
+    """Tokens [B], their log-probs [B], and their log-probs after penalty and filters [B].
 
     `logits` [B, V]; row b draws token `step` of its completion with a key made of `keys[b]` and
-    the step, and nothing else.
+    the step, and nothing else. `seen` [B, V]: which tokens prompt and completion hold so far.
     """
     logits = logits.astype(mx.float32)
     if sampling.temperature == 0:
@@ -61,6 +78,7 @@ def draw(logits: mx.array, keys: mx.array, step: int, sampling: Sampling) -> Dra
     own = _Softmax.of(logits, sampling.temperature)
     source = own
     if sampling.filters:
+        logits = logits if seen is None else penalised(logits, seen, sampling.repetition_penalty)
         over = logits / sampling.temperature
         source = _Softmax.of(filtered(over, sampling), 1)
     # The second word moves on with the step: another key, and no state.
@@ -127,6 +145,15 @@ class _Softmax:
         """Log-probs of one token a row, [B]."""
         chosen = mx.take_along_axis(self.below, token[:, None], axis=-1).squeeze(-1)
         return chosen / self.temperature - mx.log(self.odds.sum(axis=-1))
+
+
+def penalised(logits: mx.array, seen: mx.array, penalty: float) -> mx.array:
+    """`logits` [B, V] with those of `seen` tokens over the penalty, and times it below 0.
+
+    CTRL (arXiv 1909.05858, section 4.1), with the sign taken care of as in transformers.
+    """
+    less = mx.where(logits > 0, logits / penalty, logits * penalty)
+    return mx.where(seen, less, logits)
 
 
 def filtered(logits: mx.array, sampling: Sampling) -> mx.array:

@@ -339,8 +339,8 @@ def _standing(shape: Shape, cfg: MLXGRPOConfig) -> list[Part]:
     ]
     if shape.trainable_bytes < FP32 * count:
         parts.append(Part("masters of the trained weights, fp32", FP32 * count))
-    if cfg.train_type == "full" and cfg.kl_coeff > 0:
-        parts.append(Part("reference: the first weights", shape.trainable_bytes))
+    if cfg.kl_coeff > 0 and (cfg.train_type == "full" or cfg.sync_ref_model):
+        parts.append(Part("reference: weights of its own", shape.trainable_bytes))
     return parts
 
 

@@ -37,6 +37,10 @@ KINDS = {
         "flat_prompt_chance": 0.5,
         "num_epochs": 2,
     },
+    "moving reference": {
+        **{"kl_coeff": 0.05, "sync_ref_model": True, "ref_model_sync_steps": 2},
+        **{"repetition_penalty": 1.2, "rollout_is": "token_truncate"},
+    },
     "minibatches": {"steps_per_generation": 4, "num_iterations": 2, "batch_size": 1},
 }
 SHORT = {"num_epochs": 1, "eval_samples": 4, "eval_subset_size": 4, "max_new_tokens": 16}

@@ -16,7 +16,9 @@ FILTERS = {
     "top_k": {"top_k": 5},
     "top_p": {"top_p": 0.6},
     "min_p": {"min_p": 0.2},
-    "all": {"top_k": 12, "top_p": 0.8, "min_p": 0.05},
+    "penalty": {"repetition_penalty": 1.7},
+    "reward": {"repetition_penalty": 0.5},
+    "all": {"top_k": 12, "top_p": 0.8, "min_p": 0.05, "repetition_penalty": 1.3},
 }
 
 
@@ -29,7 +31,16 @@ def sample(policy, prompts=PROMPTS, n=6, keys=None, temperature=TEMPERATURE, **f
     return generate_groups(policy, prompts, n, keys or keys_for(prompts, n), sampling)
 
 
-def allowed(logits, top_k=0, top_p=1.0, min_p=0.0):
+def penalised(logits, ids, repetition_penalty=1.0, **_):
+    """As transformers' RepetitionPenaltyLogitsProcessor: each token that came before, once."""
+    found = np.array(logits)
+    for token in set(ids):
+        score = found[token]
+        found[token] = score / repetition_penalty if score > 0 else score * repetition_penalty
+    return found
+
+
+def allowed(logits, top_k=0, top_p=1.0, min_p=0.0, **_):
     """Indices that are left: top_k best; fewest that reach top_p of those; min_p of the best."""
     left = sorted(range(len(logits)), key=lambda i: -logits[i])
     if top_k:
@@ -54,11 +65,12 @@ def test_logprobs_of_sampled_tokens_are_the_oracles(name):
             np.testing.assert_allclose(group.logprobs[s], expected, atol=1e-5)
             if group.sampling_logprobs is None:
                 continue
-            logits = forward(weights, SHAPE, prompt + ids[:-1])[len(prompt) - 1 :] / TEMPERATURE
+            plain = forward(weights, SHAPE, prompt + ids[:-1])[len(prompt) - 1 :]
             for t, token in enumerate(ids):
-                left = allowed(logits[t], **FILTERS[name])
+                logits = penalised(plain[t], prompt + ids[:t], **FILTERS[name]) / TEMPERATURE
+                left = allowed(logits, **FILTERS[name])
                 assert token in left
-                expected = logits[t, token] - np.log(np.exp(logits[t, left]).sum())
+                expected = logits[token] - np.log(np.exp(logits[left]).sum())
                 assert group.sampling_logprobs[s][t] == pytest.approx(expected, abs=1e-5)
 
 
@@ -105,6 +117,21 @@ def test_draws_depend_on_their_keys_and_on_nothing_else():
     other = [group.completions for group in sample(policy, keys=keys_for(PROMPTS, 6, seed=1))]
     assert other != together
     assert len({tuple(ids) for ids in together[1]}) > 1
+
+
+def test_a_penalty_makes_tokens_rarer_that_came_before():
+    """Of those of the prompt and of the completion; rows that end leave the others' as they are."""
+    policy = toy_policy()
+
+    def repeated(penalty):
+        count = 0
+        for group in sample(policy, n=16, repetition_penalty=penalty):
+            for ids in group.completions:
+                before = [{*group.prompt_ids, *ids[:t]} for t in range(len(ids))]
+                count += sum(token in seen for token, seen in zip(ids, before, strict=True))
+        return count
+
+    assert repeated(1e6) < repeated(1.0) / 4 < repeated(1.0) < repeated(0.3)
 
 
 @pytest.mark.parametrize("place", ["seed", "update", "prompt", "sample", "round", "step"])

@@ -37,6 +37,8 @@ CASES = [
     ("off_policy_mask_threshold", {}, {"steps_per_generation": 8}),
     ("scale_rewards", {"multi_objective_aggregation": "normalize_then_sum"}, {}),
     ("kl_estimator", {}, {"kl_coeff": 0.1}),
+    ("sync_ref_model", {}, {"kl_coeff": 0.1}),
+    ("ref_model_sync_steps", {"kl_coeff": 0.1}, {"kl_coeff": 0.1, "sync_ref_model": True}),
     ("resample_rounds", {}, {"zero_variance": "resample"}),
     ("rollout_is", {}, {"top_k": 5}),
     ("rollout_is_max", {"top_p": 0.9}, {"top_p": 0.9, "rollout_is": "token_mask"}),

@@ -82,6 +82,37 @@ def test_the_reference_of_full_training_is_the_first_weights(base_logits):
         pass
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reference_that_is_synchronised_follows_the_policy(kind, base_logits):
+    """At first it is the base; then the mean that numpy takes; at alpha = 1 the policy itself."""
+    cfg = config(train_type=kind, kl_coeff=0.1, sync_ref_model=True)
+    policy = load_policy(cfg)
+    first = {name: np.array(value) for name, value in policy.trainable().items()}
+    with policy.reference():
+        assert same(policy.model(IDS), base_logits[0])
+    expected = first
+    for alpha in (0.6, 0.25):
+        shake(policy)
+        policy.sync_reference(alpha)
+        own = {name: np.array(value) for name, value in policy.trainable().items()}
+        expected = {name: alpha * own[name] + (1 - alpha) * old for name, old in expected.items()}
+        with policy.reference():
+            held = policy.trainable()
+            for name, value in expected.items():
+                np.testing.assert_allclose(held[name], value, rtol=1e-6, atol=1e-7)
+        assert all(np.array_equal(policy.trainable()[name], own[name]) for name in own)
+    policy.sync_reference(1.0)
+    trained = policy.model(IDS)
+    with policy.reference():
+        assert same(policy.model(IDS), trained)
+
+
+def test_a_reference_that_stays_is_not_moved():
+    """New adapters are only taken out, without sync_ref_model: no weights of it are held."""
+    with pytest.raises(ModelError, match="sync_ref_model"):
+        load_policy(config(train_type="lora", kl_coeff=0.1)).sync_reference(0.5)
+
+
 # -- files ------------------------------------------------------------------------------------
 
 
