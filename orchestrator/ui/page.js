@@ -1,7 +1,7 @@
 "use strict";
 /* The live page: draws what the server says, asks it for more, and sends what buttons ask for. */
 (() => {
-  const { h, state: badge, stateOf, runsTable } = Parts;
+  const { h, stateOf, runsTable } = Parts;
   const { curves } = Curves;
   const { sampleBox } = RunSheet;
   const $ = (id) => document.getElementById(id);
