@@ -61,14 +61,17 @@ def check_all_completed_once(tmp_path, n):
 
 def test_worker_killed_and_trainer_goes_on(tmp_path, start):
     """The next worker adopts the live trainer; no run is started twice."""
-    submit(tmp_path, planned("a", updates=60, update_s=0.05), planned("b"))
+    submit(tmp_path, planned("a", updates=30, update_s=0.05), planned("b"))
     first = start()
     attempt = eventually(running_attempt)
     eventually(lambda: trained(runs()[0]))
+    # It must not be done before the second worker has come up, which takes long on a busy machine.
+    os.kill(attempt.pid, signal.SIGSTOP)
     first.kill()
     assert is_alive(attempt.pid)
     second = start()
     assert eventually(lambda: second.events("adopted"))[0]["run"] == 1
+    os.kill(attempt.pid, signal.SIGCONT)
     assert second.wait() == 0
     check_all_completed_once(tmp_path, 2)
     assert len(trainers_started(tmp_path)) == 2
