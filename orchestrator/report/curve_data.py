@@ -48,14 +48,32 @@ class CurveOf:
 
 def metric_shape(name: str, curves: Sequence[CurveOf], points: int) -> Shape:
     """A metric of some runs on common bins: `x` updates, `y`, and `t` the seconds trained there."""
+    about, placed = _placed(name, curves, points)
+    runs = [
+        {"id": curve.run.id, "name": curve.run.name, "x": xs, "y": ys, "t": _times(curve, xs)}
+        for curve, (xs, ys) in zip(curves, placed, strict=True)
+    ]
+    return {**about, "runs": runs}
+
+
+def _times(curve: CurveOf, xs: Iterable[float]) -> list[float]:
+    return [curve.clock.at(x) for x in xs]
+
+
+def _placed(
+    name: str, curves: Sequence[CurveOf], points: int
+) -> tuple[Shape, list[tuple[list[float], list[float]]]]:
+    """What a metric is, and for every run its updates and values."""
     thinned = align([curve.bins for curve in curves], points)
-    runs = []
-    for curve, bins in zip(curves, thinned.runs, strict=True):
-        xs = [thinned.middle(number) for number in sorted(bins)]
-        ys = rounded(bins[number] for number in sorted(bins))
-        at = [curve.clock.at(x) for x in xs]
-        runs.append({"id": curve.run.id, "name": curve.run.name, "x": xs, "y": ys, "t": at})
-    return {**_about(name, [curve.bins for curve in curves], thinned.width), "runs": runs}
+    numbers = set[int]().union(*thinned.runs)
+    middle = {number: thinned.middle(number) for number in numbers}
+    placed = []
+    for bins in thinned.runs:
+        order = sorted(bins)
+        placed.append(
+            ([middle[number] for number in order], rounded(bins[number] for number in order))
+        )
+    return _about(name, [curve.bins for curve in curves], thinned.width), placed
 
 
 def _about(name: str, curves: Iterable[Bins], width: int) -> Shape:
@@ -100,15 +118,17 @@ def curve_data(facts: Facts) -> Shape:
     metrics = {}
     for name in names:
         curves = [CurveOf(run.run, run.curve(name), run.logged.clock) for run in facts.runs]
-        shape = metric_shape(name, curves, points)
+        about, placed = _placed(name, curves, points)
         of = {}
-        for run in shape.pop("runs"):
-            if not run["x"]:
+        for curve, (xs, ys) in zip(curves, placed, strict=True):
+            if not xs:
                 continue
-            grid = grids.setdefault(tuple(run["x"]), len(grids))
-            times[run["id"]][grid] = run["t"]
-            of[run["id"]] = [grid, run["y"]]
-        metrics[name] = {**shape, "of": of}
+            grid = grids.setdefault(tuple(xs), len(grids))
+            at = times[curve.run.id]
+            if grid not in at:
+                at[grid] = _times(curve, xs)
+            of[curve.run.id] = [grid, ys]
+        metrics[name] = {**about, "of": of}
     return {
         "grids": list(grids),
         "times": times,

@@ -21,6 +21,7 @@ from orchestrator.results.objective import Score, setting_key
 from orchestrator.results.stats import mean
 from orchestrator.text import metric
 
+LINES_SHOWN = 150
 AXES_SHOWN = 10
 # Points of an S-curve from one axis to the next: few enough to be light, enough to look round.
 _STEPS = 20
@@ -45,12 +46,14 @@ class Parallel:
 def parallel_figure(facts: Facts) -> Parallel | None:
     """A line for each ranked setting through its values to its objective, the best on top.
 
+    Of very many settings those in front; a picture of more of them is a grey surface.
+
     Settings that were pruned are dotted, and end at what they had reached by then.
     """
     pruned = _pruned_settings(facts)
     if not facts.keys or len(facts.rows) + len(pruned) < 2:
         return None
-    rows, keys = facts.rows[::-1], facts.keys[:AXES_SHOWN]
+    rows, keys = facts.rows[:LINES_SHOWN][::-1], facts.keys[:AXES_SHOWN]
     params = [*(score.run.overrides for score in pruned), *(row.params for row in rows)]
     axes = [axis_of(key, [p.get(key) for p in params], facts.scales.get(key)) for key in keys]
     reached = [*(score.value for score in pruned), *(row.mean for row in rows)]

@@ -225,6 +225,11 @@ def _parameters(facts: Facts, figures: Context) -> Context | None:
     return {
         "keys": keys,
         "left_out": len(facts.keys) - len(keys),
+        "best_of": (
+            f"The best {parameter_plots.LINES_SHOWN} of {len(facts.rows)} settings."
+            if len(facts.rows) > parameter_plots.LINES_SHOWN
+            else ""
+        ),
         "importance": _importance(facts, figures),
         "filters": list(parallel.values.items()),
         "lines": parallel.lines,

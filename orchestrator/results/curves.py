@@ -43,15 +43,20 @@ class Bins:
 
     def add(self, update: int, value: float) -> None:
         """One more value; updates come in about their order."""
-        self.last = max(self.last, update)
-        self.low, self.high = min(self.low, value), max(self.high, value)
-        number = _bin_of(update, self.width)
+        if update > self.last:
+            self.last = update
+        if value < self.low:
+            self.low = value
+        if value > self.high:
+            self.high = value
+        number = (update - 1) // self.width if update > 0 else -1
         if self.numbers and self.numbers[-1] == number:
             self._sums[-1] += value
             self._counts[-1] += 1
             return
-        at = bisect.bisect_left(self.numbers, number)
-        if at == len(self.numbers) or self.numbers[at] != number:
+        behind = bool(self.numbers) and number < self.numbers[-1]
+        at = bisect.bisect_left(self.numbers, number) if behind else len(self.numbers)
+        if not behind or self.numbers[at] != number:
             self.numbers.insert(at, number)
             self._sums.insert(at, 0.0)
             self._counts.insert(at, 0)
@@ -89,6 +94,8 @@ class Bins:
 
     def widened(self, width: int) -> Mapping[int, float]:
         """The mean of each bin of `width` updates, a power of two that is no less than our own."""
+        if width == self.width:
+            return dict(zip(self.numbers, self.means, strict=True))
         merged = _merged(self.numbers, self._sums, self._counts, width // self.width)
         return {number: total / count for number, (total, count) in merged.items()}
 
@@ -102,10 +109,6 @@ def _merged(
         so_far, n = found.get(wider, (0.0, 0))
         found[wider] = (so_far + total, n + count)
     return found
-
-
-def _bin_of(update: int, width: int) -> int:
-    return (update - 1) // width if update > 0 else -1
 
 
 def middle_of(number: int, width: int, last: int) -> float:
@@ -172,16 +175,18 @@ def thin(curves: Sequence[Curve], points: int) -> Thinned:
 def align(curves: Sequence[Bins], points: int) -> Thinned:
     """All curves on bins of one width, the narrowest that gives at most `points` of them."""
     width = max((bins.width for bins in curves), default=1)
-    while len({number for bins in curves for number in bins.widened(width)}) > points:
+    found = [bins.widened(width) for bins in curves]
+    while len(set().union(*found)) > points:
         width *= 2
+        found = [bins.widened(width) for bins in curves]
     last = max((bins.last for bins in curves), default=0)
-    return Thinned(width, last, tuple(bins.widened(width) for bins in curves))
+    return Thinned(width, last, tuple(found))
 
 
 def _bin_means(curve: Curve, width: int) -> Mapping[int, float]:
     groups: dict[int, list[float]] = {}
     for update, value in curve:
-        groups.setdefault(_bin_of(update, width), []).append(value)
+        groups.setdefault((update - 1) // width if update > 0 else -1, []).append(value)
     return {number: mean(group) for number, group in groups.items()}
 
 

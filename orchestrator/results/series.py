@@ -4,6 +4,7 @@ In a bounded room, however long a log is: a metric is kept as means of equally m
 updates (`curves.Bins`).
 """
 
+import bisect
 import copy
 from array import array
 from collections import OrderedDict, deque
@@ -73,10 +74,8 @@ class Clock:
             return round(seconds[0], 1) if updates else 0.0
         if update >= updates[-1]:
             return round(seconds[-1], 1)
-        low, high = 0, len(updates) - 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if updates[middle] <= update else (low, middle)
+        high = bisect.bisect_right(updates, update)
+        low = high - 1
         share = (update - updates[low]) / (updates[high] - updates[low])
         return round(seconds[low] + share * (seconds[high] - seconds[low]), 1)
 
@@ -126,7 +125,10 @@ class RunSeries:
             if name not in _NOT_MEASURED and (value := finite_number(raw)) is not None
         }
         for name, value in values.items():
-            self._metrics.setdefault(name, Bins()).add(update, value)
+            bins = self._metrics.get(name)
+            if bins is None:
+                bins = self._metrics[name] = Bins()
+            bins.add(update, value)
         self._recent.append((self.lines, update, values))
 
     @property

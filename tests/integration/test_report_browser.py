@@ -311,7 +311,8 @@ def test_any_metric_smoothed_on_a_log_axis_over_time_zoomed_together(ordinary):
         page.js("document.querySelector('[name=time]').click()")
         # 60 updates of 1.234 seconds.
         page.eventually(f"Math.abs({FIRST}.data.at(-1).x.at(-1) - 74) < 0.2")
-        page.js(f"Plotly.relayout({FIRST}, {{'xaxis.range[0]': 10, 'xaxis.range[1]': 20}})")
+        zoom = "{'xaxis.range[0]': 10, 'xaxis.range[1]': 20}"
+        page.js(f"Plotly.relayout({FIRST}, {zoom}).then(() => true)")
         page.eventually(f"{SECOND}._fullLayout.xaxis.range.map(Math.round).join() === '10,20'")
         page.js(
             "(() => { const s = document.querySelector('#curve-panels figure select');"
