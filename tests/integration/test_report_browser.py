@@ -320,7 +320,7 @@ def test_any_metric_smoothed_on_a_log_axis_over_time_zoomed_together(ordinary):
         )
         page.eventually("document.querySelector('#curve-panels .empty:not([hidden])') !== null")
         words = page.js("document.querySelector('#curve-panels .empty:not([hidden])').innerText")
-        assert words == "0.4 in every run, at every update"
+        assert words == "0.4000 in every run, at every update"
         clean(page, ordinary)
 
 
