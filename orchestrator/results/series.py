@@ -149,11 +149,6 @@ class RunSeries:
         """Every metric and the clock as they are now, whatever is read later."""
         return copy.deepcopy(self._metrics), copy.deepcopy(self.clock)
 
-    def first(self, name: str) -> float | None:
-        """The value before the first update, if it was measured."""
-        bins = self._metrics.get(name)
-        return bins.before if bins else None
-
     def points(self, name: str) -> Points:
         """The whole curve of a metric."""
         bins = self._metrics.get(name, Bins())

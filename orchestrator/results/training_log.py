@@ -67,6 +67,20 @@ def log_time(folder: Path) -> float:
         return 0.0
 
 
+def value_before(folder: Path, metric: str) -> float | None:
+    """What a run measured before its first update, None where it did not; reads no further."""
+    try:
+        with open(RunPaths(folder).log, encoding="utf-8", errors="replace") as log:
+            for line in filter(None, map(_parse, log)):
+                if line.get("update") != 0:
+                    return None
+                if is_held_out(line) and (value := finite_number(line.get(metric))) is not None:
+                    return value
+    except OSError:
+        return None
+    return None
+
+
 def is_held_out(line: Line) -> bool:
     """Not an evaluation on training rows: `em` and `eval_reward` mean held-out rows everywhere."""
     return line.get("split") in (None, "test")

@@ -27,7 +27,7 @@ from orchestrator.results.objective import completed_scores, differing_keys, run
 from orchestrator.results.samples import latest_samples, read_before_after, read_samples
 from orchestrator.results.series import SeriesStore
 from orchestrator.results.stats import mean
-from orchestrator.results.training_log import read_log
+from orchestrator.results.training_log import read_log, value_before
 from orchestrator.run import Progress, Run, RunState, Sweep
 from orchestrator.system.paths import Home
 from orchestrator.system.processes import is_memory_low
@@ -146,10 +146,8 @@ class Reader:
 
     def _before(self, sweep: Sweep, runs: list[Run]) -> float | None:
         """The objective's metric before training, the mean over the runs that measured it."""
-        first = []
-        for run in [run for run in runs if run.attempt > 0][-_CURVES:]:
-            with self.series.of(run.folder) as series:
-                first.append(series.first(sweep.objective.metric))
+        begun = (run for run in runs if run.attempt > 0)
+        first = [value_before(run.folder, sweep.objective.metric) for run in begun]
         known = [value for value in first if value is not None]
         return mean(known) if known else None
 

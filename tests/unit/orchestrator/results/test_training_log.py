@@ -14,6 +14,7 @@ from orchestrator.results.training_log import (
     read_progress,
     read_result,
     result_identity,
+    value_before,
 )
 from orchestrator.run import Progress
 
@@ -177,3 +178,30 @@ def test_a_count_beyond_64_bits_is_another_programs(tmp_path, key):
 def test_a_logged_interval_is_two_numbers(logged, wanted):
     """Anything else is none; a run whose rewards are all missing logs nulls."""
     assert interval_of(logged) == wanted
+
+
+def test_what_was_measured_before_training_stands_at_the_top_of_the_log(tmp_path):
+    """Of held-out rows; a run that measured first after an update has none, as one without log."""
+    before = [{"update": 0, "em": 0.9, "split": "train"}, {"update": 0, "em": 0.2, "split": "test"}]
+    write(tmp_path, *before, {"update": 1, "reward_mean": 1})
+    assert value_before(tmp_path, "em") == 0.2
+    assert value_before(tmp_path, "eval_reward") is None
+    write(tmp_path, {"update": 1, "em": 0.5, "split": "test"})
+    assert value_before(tmp_path, "em") is None
+    assert value_before(tmp_path / "none", "em") is None
+
+
+def test_a_series_of_a_long_log_keeps_its_ends_its_time_and_what_is_new(tmp_path):
+    """5,000 updates of half a second, in few points; the newest lines as they are."""
+    write(tmp_path, *({"update": n, "loss": float(n), "update_s": 0.5} for n in range(1, 5001)))
+    series = RunSeries(tmp_path)
+    series.refresh()
+    points = series.points("loss")
+    assert len(points.x) <= 256
+    assert points.x == points.y  # The mean of a straight line is its middle.
+    assert points.t[-1] == pytest.approx(points.x[-1] / 2, abs=5)
+    assert series.since("loss", 4998).shape() == {
+        "x": [4999.0, 5000.0], "y": [4999.0, 5000.0], "t": [2499.5, 2500.0],
+    }  # fmt: skip
+    assert series.has_since(4998)
+    assert not series.has_since(4000)
