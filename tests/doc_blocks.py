@@ -172,7 +172,8 @@ def _planned(
     cfg, shape = _sized(name, model, items)
     plan = memory.choose_plan(shape, cfg, budget)
     settled = replace(cfg, **plan.settings)  # type: ignore[arg-type]
-    return estimate(shape, settled, cfg.max_prompt_length).peak_bytes, plan
+    rows = {"rollout_rows": plan.rollout_rows, "eval_rows": plan.eval_rows}
+    return estimate(shape, settled, cfg.max_prompt_length, **rows).peak_bytes, plan
 
 
 @cache

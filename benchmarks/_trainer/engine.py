@@ -201,7 +201,7 @@ def shares(engine: Engine) -> list[Share]:
     slow_draw = instead("grpo_core.rollout.generate.lean_operations", as_they_are)
     slow_update = instead("grpo_core.update.gradient.lean_operations", as_they_are)
     plain_head = instead("grpo_core.update.group_passes.token_stats", plain_stats)
-    joined = instead("grpo_core.model.shared_prefix.DecodeCache.update_and_fetch", joining)
+    joined = instead("grpo_core.model.decode_cache.DecodeCache.update_and_fetch", joining)
     every_token = instead("grpo_core.rollout.generate.LOOK_EVERY", 1)
     return [
         Share("completions decoded together", "rollout", lambda: engine.draw(1), engine.draw),

@@ -56,7 +56,7 @@ mx.custom_function = _Noted  # type: ignore[assignment,misc]
 from benchmarks._trainer.engine import Engine, in_turns, median  # noqa: E402
 from benchmarks._trainer.rate import clock_of_device  # noqa: E402
 from benchmarks._trainer.work import Setting  # noqa: E402
-from grpo_core.model.shared_prefix import DecodeCache  # noqa: E402
+from grpo_core.model.decode_cache import DecodeCache  # noqa: E402
 
 REPEATS = 3
 # Of one operation evaluated together: enough to time, and no more than a cache holds.

@@ -24,19 +24,14 @@ from mlx_lm.models.cache import (
     make_prompt_cache,
 )
 
+from grpo_core.model.decode_cache import KV, DecodeCache, DecodeRows, behind_prompts, parts_of
 from grpo_core.model.trunk_head import SplitModel
-
-KV = tuple[mx.array, mx.array]
-"""Keys and values of one layer, each [B, heads, T, D]."""
 
 Left = KV | list[mx.array]
 """What a prompt leaves in one cache: keys and values, or recurrent states [B, ...]."""
 
-# Prompt tokens that run together: enough to fill a GPU.
-PREFILL_TOKENS = 4096
-
-# Tokens that a cache gets room for at a time.
-ROOM = 64
+# Prompt tokens that run together: enough to fill a GPU; a CPU gains nothing by so many.
+GPU_PREFILL_TOKENS, CPU_PREFILL_TOKENS = 4096, 1024
 
 # Tokens on which a model is tried, where no window asks for more.
 PROBE_TOKENS = 8
@@ -94,68 +89,6 @@ def _in_front(prefix: mx.array, rows: mx.array) -> mx.array:
     return mx.concatenate([mx.broadcast_to(prefix, shape), rows], axis=2)
 
 
-class DecodeCache:
-    """One layer's cache while decoding, a token at a time: the prompt's keys and values, then own.
-
-    `prefix` [P, H, L, D] are those of P prompts, right-padded to one length; row b continues prompt
-    `owner[b]`, whose length is `lengths[owner[b]]`. There is room for tokens to come, which are
-    written in place: joining all anew for each token would move the whole cache.
-    """
-
-    def __init__(
-        self, prefix: KV, lengths: Sequence[int], owner: Sequence[int], window: int = 0
-    ) -> None:
-        rows = mx.array(list(owner))
-        self.window = window
-        self.kv = prefix[0][rows], prefix[1][rows]  # [B, H, L + room, D]
-        self.lengths = mx.array(list(lengths))[rows]  # [B]
-        self.longest = int(prefix[0].shape[2])
-        self.is_ragged = min(lengths) < self.longest
-        self.steps = 0  # tokens decoded so far
-
-    @property
-    def offset(self) -> Any:
-        """The position of the next token: a number, or one for each row."""
-        return (self.lengths if self.is_ragged else self.longest) + self.steps
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> KV:
-        """Takes one more token of every row in; keys and values to attend to."""
-        place = self.longest + self.steps
-        if place == self.kv[0].shape[2]:
-            self.kv = _with_room(self.kv[0]), _with_room(self.kv[1])
-        for kept, new in zip(self.kv, (keys, values), strict=True):
-            kept[:, :, place : place + 1] = new
-        self.steps += 1
-        return self.kv[0][:, :, : place + 1], self.kv[1][:, :, : place + 1]
-
-    def make_mask(
-        self, N: int, return_array: bool = False, window_size: int | None = None
-    ) -> mx.array | str | None:
-        """[B, 1, 1, keys]: all but the padding behind shorter prompts and what no window holds."""
-        window = window_size or self.window
-        keys = self.longest + self.steps + N
-        if not self.is_ragged and (not window or keys <= window):
-            return None
-        place, lengths = mx.arange(keys), self.lengths[:, None]
-        seen = (place < lengths) | (place >= self.longest)
-        if window:
-            # From the end, where all rows stand at the same place.
-            behind = mx.where(place < self.longest, lengths + self.steps - place, keys - 1 - place)
-            seen = seen & (behind < window)
-        return seen[:, None, None]
-
-    def keep(self, rows: mx.array) -> None:
-        """Drops every row that is not among `rows` (numbers of rows, [K])."""
-        self.lengths = self.lengths[rows]
-        self.kv = self.kv[0][rows], self.kv[1][rows]
-
-
-def _with_room(rows: mx.array) -> mx.array:
-    """`rows` [B, H, T, D] with places for some more tokens behind."""
-    B, H, _, D = rows.shape
-    return mx.concatenate([rows, mx.zeros((B, H, ROOM, D), rows.dtype)], axis=2)
-
-
 def run_prefix(split: SplitModel, prompt: mx.array) -> tuple[list[Left], mx.array]:
     """`prompt` [1, P] -> what it leaves in every cache, and the last hidden state [1, 1, D]."""
     prefix, hidden = _run_prompts(split, prompt)
@@ -173,7 +106,7 @@ def run_prompts(
     """
     lengths = [len(prompt) for prompt in prompts]
     parts = []
-    for some in _together(lengths, _has_states(split.model)):
+    for some in _together(lengths, _has_states(split.model), prefill_tokens()):
         prefix, hidden = _run_prompts(split, _padded(prompts[some], max(lengths[some])))
         last = hidden[mx.arange(hidden.shape[0]), mx.array(lengths[some]) - 1]
         mx.eval(prefix, last)
@@ -185,12 +118,17 @@ def run_prompts(
     return joined, mx.concatenate([last for _, last in parts]), lengths
 
 
-def _together(lengths: Sequence[int], of_one_length: bool) -> list[slice]:
+def prefill_tokens() -> int:
+    """How many tokens of prompts run together at most, where one alone has fewer."""
+    return CPU_PREFILL_TOKENS if mx.default_device() == mx.cpu else GPU_PREFILL_TOKENS
+
+
+def _together(lengths: Sequence[int], of_one_length: bool, most: int) -> list[slice]:
     """Which prompts run at once: neighbours, at most so many tokens."""
     found = [0]
     for i, length in enumerate(lengths):
         first = found[-1]
-        full = (i - first + 1) * max(lengths[first : i + 1]) > PREFILL_TOKENS
+        full = (i - first + 1) * max(lengths[first : i + 1]) > most
         if i > first and (full or (of_one_length and length != lengths[first])):
             found.append(i)
     return [slice(*ends) for ends in zip(found, [*found[1:], len(lengths)], strict=True)]
@@ -225,7 +163,7 @@ def _padded(prompts: Sequence[Sequence[int]], length: int) -> mx.array:
 def _run_prompts(split: SplitModel, ids: mx.array) -> tuple[list[Left], mx.array]:
     caches = _caches(split.model, _empty)
     hidden = split.trunk(ids, caches)
-    return [_left(part) for cache in caches for part in cache_parts(cache)], hidden
+    return [_left(part) for part in parts_of(caches)], hidden
 
 
 def _caches(model: nn.Module, make: Callable[[Any], Any]) -> list[Any]:
@@ -237,13 +175,6 @@ def _caches(model: nn.Module, make: Callable[[Any], Any]) -> list[Any]:
         return make(cache)
 
     return [one(cache) for cache in make_prompt_cache(model)]
-
-
-def cache_parts(cache: Any) -> list[Any]:
-    """A cache, or those that it holds together."""
-    if isinstance(cache, CacheList):
-        return [part for inner in cache.caches for part in cache_parts(inner)]
-    return [cache]
 
 
 def _window(cache: Any) -> int:
@@ -273,8 +204,7 @@ def _is_float(array: mx.array | None) -> bool:
 
 
 def _has_states(model: nn.Module) -> bool:
-    caches = make_prompt_cache(model)
-    return any(type(part) is ArraysCache for cache in caches for part in cache_parts(cache))
+    return any(type(part) is ArraysCache for part in parts_of(make_prompt_cache(model)))
 
 
 def can_fork(model: nn.Module) -> bool:
@@ -291,13 +221,14 @@ def decode_caches(
 ) -> list[Any]:
     """Caches to decode with: row b goes on behind prompt `owner[b]` of those in `prefix`."""
     given = iter(prefix)
-    rows = mx.array(list(owner))
+    rows = DecodeRows([lengths[p] for p in owner])
+    number = mx.array(list(owner))
 
     def behind(cache: Any) -> Any:
         left = next(given)
         if isinstance(left, tuple):
-            return DecodeCache(left, lengths, owner, _window(cache))
-        cache.cache = [state[rows] for state in left]
+            return DecodeCache(behind_prompts(left, lengths, owner), rows, _window(cache))
+        cache.cache = [state[number] for state in left]
         return cache
 
     return _caches(split.model, behind)

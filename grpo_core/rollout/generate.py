@@ -12,14 +12,15 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import CacheList, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 
 from grpo_core.errors import Diverged, Interrupted
+from grpo_core.model.decode_cache import change_rows, join_rows, keep_rows, parts_of
 from grpo_core.model.finite import first_fault, gives_numbers
 from grpo_core.model.lean_operations import lean_operations
 from grpo_core.model.policy import Policy
 from grpo_core.model.random_keys import Key, to_array
-from grpo_core.model.shared_prefix import DecodeCache, decode_caches, run_prompts
+from grpo_core.model.shared_prefix import decode_caches, run_prompts
 from grpo_core.model.trunk_head import SplitModel
 from grpo_core.rollout.sampling import Drawn, Sampling, draw
 
@@ -28,6 +29,9 @@ LOOK_EVERY = 8
 
 # Rows decoded together; beyond it the gain is small and the caches grow.
 MAX_ROWS = 128
+
+# New rows begin where they fill this part of the places: a quarter.
+REFILL = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,45 +83,46 @@ def _groups(
     should_stop: Callable[[], bool] | None,
     most_rows: int,
 ) -> list[Group]:
-    groups: dict[int, Group] = {}
-    for chosen in _batches(policy, prompts, n, most_rows):
-        rows = [
-            _Row(p, prompts[p], keys[p][s] if keys is not None else (0, 0))
-            for p in chosen
-            for s in range(n)
-        ]
-        # More rows than `most_rows` are of one prompt, which then runs once for each part.
-        for start in range(0, len(rows), most_rows):
-            part = rows[start : start + most_rows]
-            _decode(policy, [prompts[p] for p in chosen], part, sampling, should_stop)
-        for p in chosen:
-            groups[p] = _group(policy, [r for r in rows if r.prompt == p], sampling)
-    return [groups[p] for p in range(len(prompts))]
+    rows = [
+        [_Row(ids, keys[p][s] if keys is not None else (0, 0)) for s in range(n)]
+        for p, ids in enumerate(prompts)
+    ]
+    for batch in _batches(policy, rows, most_rows):
+        _decode(policy, batch, sampling, should_stop, most_rows)
+    return [_group(policy, group, sampling) for group in rows]
 
 
 def _batches(
-    policy: Policy, prompts: Sequence[tuple[int, ...]], n: int, most_rows: int
-) -> Iterator[list[int]]:
-    """Which prompts decode together: of similar or the same length, at most `most_rows` rows."""
-    order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
-    size = max(1, most_rows // n)
-    mixes = policy.can_share_prefix and policy.can_mix_lengths
-    batch: list[int] = []
-    for p in order:
-        fits = mixes or not batch or len(prompts[p]) == len(prompts[batch[0]])
-        if len(batch) == size or not fits:
+    policy: Policy, groups: Sequence[list["_Row"]], most_rows: int
+) -> Iterator[list[list["_Row"]]]:
+    """What decodes together, in parts that begin together: rows of one prompt, at most so many.
+
+    Prompts of similar length are neighbours. Where a model can decode rows of several lengths all
+    is one batch, in which later parts take the places of rows that have ended; else a batch has
+    prompts of one length, and no more rows than have places.
+    """
+    parts = [
+        group[start : start + most_rows]
+        for group in sorted(groups, key=lambda group: len(group[0].prompt_ids))
+        for start in range(0, len(group), most_rows)
+    ]
+    if policy.can_share_prefix and policy.can_mix_lengths:
+        yield parts
+        return
+    batch: list[list[_Row]] = []
+    for part in parts:
+        fits = sum(map(len, batch)) + len(part) <= most_rows
+        if batch and not (fits and len(part[0].prompt_ids) == len(batch[0][0].prompt_ids)):
             yield batch
             batch = []
-        batch.append(p)
-    if batch:
-        yield batch
+        batch.append(part)
+    yield batch
 
 
 @dataclass(slots=True)
 class _Row:
     """One completion as it grows, on the host."""
 
-    prompt: int
     prompt_ids: tuple[int, ...]
     key: Key
     tokens: list[int] = field(default_factory=list)
@@ -160,41 +165,54 @@ def decode_text(policy: Policy, tokens: Sequence[int]) -> str:
 
 def _decode(
     policy: Policy,
-    prompts: list[tuple[int, ...]],
-    rows: list[_Row],
+    parts: Sequence[list[_Row]],
     sampling: Sampling,
     should_stop: Callable[[], bool] | None,
+    most_rows: int,
 ) -> None:
-    """Fills `rows`, which come prompt by prompt, the same number of each."""
-    state = _prefill(policy, prompts, len(rows) // len(prompts))
-    if sampling.penalises:
-        state.seen = _seen([row.prompt_ids for row in rows], state.logits.shape[-1])
-    alive = list(rows)
-    keys = to_array([row.key for row in rows])
-    done = 0
-    while True:
+    """Fills the rows of all `parts`, each of one prompt.
+
+    Which rows are in the batch follows from tokens alone, never from time, so that a run that is
+    killed draws the same to the last bit.
+    """
+    waiting = list(parts)
+    alive: list[_Row] = []
+    state: _State | None = None
+    while alive or waiting:
+        begin = _next_parts(waiting, most_rows - len(alive), most_rows)
+        if begin:
+            del waiting[: len(begin)]
+            state = _joined(state, _prefill(policy, begin, sampling))
+            alive += [row for part in begin for row in part]
+        assert state is not None
         if should_stop is not None and should_stop():
             raise Interrupted("stopped while sampling; the same command goes on")
-        count = min(LOOK_EVERY, sampling.max_tokens - done)
-        drawn = []
-        for t in range(done, done + count):
-            drawn.append(draw(state.logits, keys, t, sampling, state.seen))
-            # At once, so that no two steps' logits are alive; the host does not wait for it.
-            mx.async_eval(*drawn[-1])  # type: ignore[no-untyped-call]
-            if t + 1 < sampling.max_tokens:
-                state.step(drawn[-1][0])
-        done += count
+        # That of the row that has the farthest to go.
+        left = sampling.max_tokens - min(len(row.tokens) for row in alive)
+        drawn = state.draw(min(LOOK_EVERY, left), sampling, goes_on=left > LOOK_EVERY)
         _look(policy, alive, drawn, sampling)
-        if done == sampling.max_tokens:
-            return
         kept = [i for i, row in enumerate(alive) if not row.done]
         if not kept:
-            return
-        if len(kept) < len(alive):
-            alive = [alive[i] for i in kept]
-            index = mx.array(kept)
-            keys = keys[index]
-            state.keep(index)
+            state = None
+        elif len(kept) < len(alive):
+            state.keep(kept)
+        alive = [alive[i] for i in kept]
+
+
+def _next_parts(waiting: list[list[_Row]], room: int, most_rows: int) -> list[list[_Row]]:
+    """Those of the waiting parts that begin now, which have `room` in all.
+
+    Beside rows under way only as many as are worth it: all caches move.
+    """
+    begin: list[list[_Row]] = []
+    rows = 0
+    for part in waiting:
+        if rows + len(part) > room:
+            break
+        begin.append(part)
+        rows += len(part)
+    is_worth_it = room == most_rows or len(begin) == len(waiting) or rows * REFILL >= most_rows
+    return begin if is_worth_it else []
 
 
 def _look(policy: Policy, rows: list[_Row], drawn: list[Drawn], sampling: Sampling) -> None:
@@ -205,17 +223,17 @@ def _look(policy: Policy, rows: list[_Row], drawn: list[Drawn], sampling: Sampli
     mx.eval(tokens, logps, sampler_logps)
     parts = (np.array(tokens), np.array(logps), np.array(sampler_logps))
     for row, ids, own, sampled in zip(rows, *parts, strict=True):
-        before = len(row.tokens)
-        keep = _length(policy, row.tokens, ids.tolist(), sampling)
+        left = sampling.max_tokens - len(row.tokens)
+        keep = _length(policy, row.tokens, ids[:left].tolist(), sampling)
         row.finished = keep is not None
-        keep = len(ids) if keep is None else keep
+        keep = min(len(ids), left) if keep is None else keep
         if not np.isfinite(own[:keep]).all():
             raise _no_numbers(policy, [*row.prompt_ids, *row.tokens])
         row.tokens += ids[:keep].tolist()
         row.logps += own[:keep].tolist()
         if sampling.filters:
             row.sampler_logps += sampled[:keep].tolist()
-        row.done = row.finished or before + keep >= sampling.max_tokens
+        row.done = row.finished or keep == left
 
 
 def must_still_give_numbers(policy: Policy, ids: Sequence[int]) -> None:
@@ -265,79 +283,101 @@ def _stop_length(
 
 
 class _State:
-    """The rows being decoded: their caches, and the logits that the next tokens come from."""
+    """The rows being decoded: their caches, and what their next tokens come from."""
 
-    def __init__(self, split: SplitModel, caches: list[Any], logits: mx.array) -> None:
+    def __init__(
+        self,
+        split: SplitModel,
+        caches: list[Any],
+        logits: mx.array,
+        keys: mx.array,
+        seen: mx.array | None,
+    ) -> None:
         self.split = split
         self.caches = caches
         self.logits = logits  # [B, V]
-        self.seen: mx.array | None = None  # [B, V], where it matters which tokens came before
+        self.keys = keys  # [B, 2], of the next tokens
+        self.seen = seen  # [B, V], where it matters which tokens came before
 
-    def step(self, token: mx.array) -> None:
-        """Takes one more token of each row in, [B]."""
+    def draw(self, count: int, sampling: Sampling, goes_on: bool) -> list[Drawn]:
+        """The next `count` tokens of each row; whether any row `goes_on` behind them."""
+        drawn: list[Drawn] = []
+        for t in range(count):
+            drawn.append(draw(self.logits, self.keys, t, sampling, self.seen))
+            # At once, so that no two steps' logits are alive; the host does not wait for it.
+            mx.async_eval(*drawn[-1])  # type: ignore[no-untyped-call]
+            if goes_on or t + 1 < count:
+                self._step(drawn[-1][0][:, None])
+        self.keys = self.keys + mx.array([0, count], mx.uint32)
+        return drawn
+
+    def _step(self, token: mx.array) -> None:
+        """Takes one more token of each row in, [B, 1]."""
         if self.seen is not None:
-            self.seen = mx.put_along_axis(self.seen, token[:, None], mx.array(True), axis=1)
-        hidden = self.split.trunk(token[:, None], self.caches)
+            self.seen = mx.put_along_axis(self.seen, token, mx.array(True), axis=1)
+        hidden = self.split.trunk(token, self.caches)
         self.logits = self.split.head(hidden[:, -1])
 
-    def keep(self, rows: mx.array) -> None:
-        """Drops every row that is not among `rows` (numbers of rows, [K])."""
-        self.logits = self.logits[rows]
-        self.seen = None if self.seen is None else self.seen[rows]
-        for cache in self.caches:
-            _keep(cache, rows)
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drops every row that is not among these."""
+        index = mx.array(list(rows))
+        self.logits, self.keys = self.logits[index], self.keys[index]
+        self.seen = None if self.seen is None else self.seen[index]
+        keep_rows(self.caches, rows)
+
+    def join(self, other: "_State") -> None:
+        """Adds the rows of `other`, which cannot be used any more."""
+        self.logits = mx.concatenate([self.logits, other.logits])
+        mx.eval(self.logits)  # which would hold all layers' old keys and values until it is made
+        self.keys = mx.concatenate([self.keys, other.keys])
+        if self.seen is not None and other.seen is not None:
+            self.seen = mx.concatenate([self.seen, other.seen])
+        join_rows(self.caches, other.caches)
+
+
+def _joined(state: _State | None, new: _State) -> _State:
+    if state is None:
+        return new
+    state.join(new)
+    return state
+
+
+def _prefill(policy: Policy, parts: Sequence[list[_Row]], sampling: Sampling) -> _State:
+    """Runs each part's prompt once and gives every row its prompt's logits."""
+    split = policy.split
+    prompts = [part[0].prompt_ids for part in parts]
+    owner = [p for p, part in enumerate(parts) for _ in part]
+    keys = to_array([row.key for part in parts for row in part])
+    if policy.can_share_prefix:
+        prefix, last, lengths = run_prompts(split, prompts)
+        caches = decode_caches(split, prefix, lengths, owner)
+    else:
+        caches, last = _run_in_own_caches(split, prompts, owner)
+    logits = split.head(last)
+    seen = _seen(prompts, logits.shape[-1]) if sampling.penalises else None
+    rows = mx.array(owner)
+    return _State(split, caches, logits[rows], keys, None if seen is None else seen[rows])
 
 
 def _seen(prompts: Sequence[Sequence[int]], vocab: int) -> mx.array:
-    """Which tokens each row's prompt holds, [B, V]."""
+    """Which tokens each prompt holds, [P, V]."""
     seen = np.zeros((len(prompts), vocab), bool)
     for row, ids in zip(seen, prompts, strict=True):
         row[list(ids)] = True
     return mx.array(seen)
 
 
-def _prefill(policy: Policy, prompts: list[tuple[int, ...]], n: int) -> _State:
-    """Runs each prompt once and gives every row its prompt's logits."""
-    if not policy.can_share_prefix:
-        return _prefill_own(policy.split, prompts, n)
-    split = policy.split
-    prefix, last, lengths = run_prompts(split, prompts)
-    owner = [p for p in range(len(prompts)) for _ in range(n)]
-    caches = decode_caches(split, prefix, lengths, owner)
-    return _State(split, caches, mx.repeat(split.head(last), n, axis=0))
+def _run_in_own_caches(
+    split: SplitModel, prompts: Sequence[tuple[int, ...]], owner: Sequence[int]
+) -> tuple[list[Any], mx.array]:
+    """The model's own caches, one copy for each row, where a prompt cannot be shared.
 
-
-def _prefill_own(split: SplitModel, prompts: list[tuple[int, ...]], n: int) -> _State:
-    """With the model's own caches, one copy for each row, where a prompt cannot be shared.
-
-    The prompts are of one length, since not every cache knows padding.
+    The prompts are of one length, since not every cache knows padding. Beside them the prompts'
+    last states [P, D].
     """
     caches = make_prompt_cache(split.model)
-    hidden = split.trunk(mx.array(prompts), caches)
-    for cache in caches:
-        _map_rows(cache, lambda a: mx.repeat(a, n, axis=0))
-    return _State(split, caches, mx.repeat(split.head(hidden[:, -1]), n, axis=0))
-
-
-def _keep(cache: Any, rows: mx.array) -> None:
-    """Drops every row of a cache that is not among `rows`."""
-    if isinstance(cache, CacheList):
-        for inner in cache.caches:
-            _keep(inner, rows)
-    elif isinstance(cache, DecodeCache):
-        cache.keep(rows)
-    else:
-        _map_rows(cache, lambda a: a[rows])
-
-
-def _map_rows(cache: Any, change: Callable[[mx.array], mx.array]) -> None:
-    """Applies `change` to every array [B, ...] that a cache of mlx-lm holds, in place."""
-    if isinstance(cache, CacheList):
-        for inner in cache.caches:
-            _map_rows(inner, change)
-        return
-    for name, value in vars(cache).items():
-        if isinstance(value, mx.array) and value.ndim > 0:
-            setattr(cache, name, change(value))
-        elif isinstance(value, list):
-            setattr(cache, name, [change(v) if isinstance(v, mx.array) else v for v in value])
+    hidden = split.trunk(mx.array(list(prompts)), caches)
+    rows = mx.array(list(owner))
+    for part in parts_of(caches):
+        change_rows(part, lambda a: a[rows])
+    return caches, hidden[:, -1]

@@ -28,9 +28,10 @@ from grpo_core.model.base_model import (
     call_constructor,
     quantize_base,
 )
+from grpo_core.model.decode_cache import ROOM, parts_of
 from grpo_core.model.load_probe import FAULTS
 from grpo_core.model.precision import cast, made_quantized, precision
-from grpo_core.model.shared_prefix import ROOM, cache_parts, can_fork
+from grpo_core.model.shared_prefix import can_fork, prefill_tokens
 from grpo_core.rollout.generate import LOOK_EVERY, MAX_ROWS
 
 FP32 = 4
@@ -59,6 +60,8 @@ PER_CHUNK, PER_CHUNK_MOST = (8.0, 3.5)
 PER_SAMPLED_LOGIT = 3.0
 # Of the keys and values: layer by layer they move, and a GPU may be some layers behind.
 PER_ROOM = 0.25
+# Of the layer that a prompt's tokens are in: its outputs, and what is made of them.
+PER_RUN = 2.0
 # Of recurrent states: the old, the new, and what lies between.
 PER_KEPT_STATE = 4
 
@@ -149,10 +152,10 @@ def model_shape(config: Mapping[str, Any], cfg: MLXGRPOConfig) -> Shape:
 def _shape(model: nn.Module, config: Mapping[str, Any], dtype: mx.Dtype) -> Shape:
     caches = make_prompt_cache(model)
     logits = model(mx.zeros((1, PROBE_TOKENS), mx.int32), cache=caches)  # never evaluated
-    parts = [part for cache in caches for part in cache_parts(cache)]
+    parts = parts_of(caches)
     plain = [part for part in parts if not isinstance(part, ArraysCache)]
     states = [part for part in parts if isinstance(part, ArraysCache)]
-    recurrent = sum(all(isinstance(p, ArraysCache) for p in cache_parts(cache)) for cache in caches)
+    recurrent = sum(all(isinstance(p, ArraysCache) for p in parts_of([cache])) for cache in caches)
     heads = int(_setting(config, _HEADS, 1))
     passes = int(_setting(config, _PASSES, 1))
     source = sys.modules[type(model.layers[0]).__module__]
@@ -346,8 +349,7 @@ def _standing(shape: Shape, cfg: MLXGRPOConfig) -> list[Part]:
 
 def _rollout(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int, most: int) -> list[Part]:
     prompts = cfg.batch_size * cfg.gradient_accumulation_steps * cfg.updates_per_generation
-    rows = _together(prompts, cfg.num_generations, most)
-    return _decoding(shape, rows, prompt_tokens, cfg.completion_limit)
+    return _decoding(shape, prompts, cfg.num_generations, most, prompt_tokens, cfg.completion_limit)
 
 
 def _evaluation(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int, most: int) -> list[Part]:
@@ -355,8 +357,8 @@ def _evaluation(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int, most: int)
     prompts = max((n for n, every in sizes if every), default=0)
     if not prompts:
         return []
-    rows = _together(prompts, cfg.eval_num_generations, most)
-    return _decoding(shape, rows, prompt_tokens, cfg.eval_max_new_tokens)
+    n, limit = cfg.eval_num_generations, cfg.eval_max_new_tokens
+    return _decoding(shape, prompts, n, most, prompt_tokens, limit)
 
 
 def _together(prompts: int, n: int, most: int) -> int:
@@ -364,15 +366,28 @@ def _together(prompts: int, n: int, most: int) -> int:
     return min(most, n * max(1, min(prompts, most // n)))
 
 
-def _decoding(shape: Shape, rows: int, prompt_tokens: int, limit: int) -> list[Part]:
-    places = rows * (prompt_tokens + ROOM * math.ceil(limit / ROOM))
-    kept = places * shape.kept + PER_KEPT_STATE * rows * shape.kept_always
+def _decoding(
+    shape: Shape, prompts: int, n: int, most: int, prompt_tokens: int, limit: int
+) -> list[Part]:
+    """Of so many prompts with `n` completions each, at most so many rows at once.
+
+    Prompts that wait come in as rows end: they run beside what is under way, and get room anew.
+    """
+    rows = _together(prompts, n, most)
+    waits = rows < prompts * n
+    room = ROOM * (math.ceil(limit / ROOM) + waits)
+    kept = rows * (prompt_tokens + room) * shape.kept + PER_KEPT_STATE * rows * shape.kept_always
     logits = PER_SAMPLED_LOGIT * LOOK_EVERY * rows * shape.vocab * FP32
-    return [
+    parts = [
         Part(f"keys and values of {rows} completions", kept),
         Part("old places of those that get more room", round(PER_ROOM * kept)),
         Part("logits", round(logits)),
     ]
+    if waits:
+        tokens = max(prompt_tokens, min(prefill_tokens(), rows // n * prompt_tokens))
+        a_token = PER_RUN * shape.outputs / shape.layers * shape.dtype_bytes
+        parts.append(Part("prompts that come in meanwhile", round(tokens * a_token)))
+    return parts
 
 
 def _update(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int) -> list[Part]:

@@ -88,9 +88,7 @@ def test_a_given_model_gets_the_prompts_that_the_trainer_makes(tmp_path):
 def test_caches_that_are_joined_anew_give_the_same_tokens(bench, monkeypatch):
     """The way that the table of techniques compares with."""
     expected = bench.draw()[0].completions
-    monkeypatch.setattr(
-        "grpo_core.model.shared_prefix.DecodeCache.update_and_fetch", engine.joining
-    )
+    monkeypatch.setattr("grpo_core.model.decode_cache.DecodeCache.update_and_fetch", engine.joining)
     assert bench.draw()[0].completions == expected
 
 

@@ -1,6 +1,7 @@
 """Sharing a prompt: the same numbers as a plain forward pass, on models of several makes."""
 
 import math
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.model import shared_prefix
 from grpo_core.model.random_keys import sample_key
-from grpo_core.model.shared_prefix import DecodeCache, PrefixCache, _together, abilities
-from grpo_core.rollout.generate import generate_groups
+from grpo_core.model.shared_prefix import PrefixCache, _together, abilities
+from grpo_core.rollout.generate import LOOK_EVERY, generate_groups
 from grpo_core.rollout.sampling import Sampling
 from grpo_core.update.gradient import gradient, score
 from grpo_core.update.memory_plan import MemoryPlan
@@ -31,9 +32,11 @@ def plain_logprobs(policy, prompt, ids):
     return logps[np.arange(len(ids)), ids]
 
 
-def rollouts(policy, prompts=PROMPTS, n=3):
+def rollouts(policy, prompts=PROMPTS, n=3, most_rows=128):
     keys = [[sample_key(0, 0, PROMPTS.index(p), s) for s in range(n)] for p in prompts]
-    return generate_groups(policy, prompts, n, keys, Sampling(TEMPERATURE, LIMIT))
+    return generate_groups(
+        policy, prompts, n, keys, Sampling(TEMPERATURE, LIMIT), most_rows=most_rows
+    )
 
 
 @pytest.mark.parametrize("make", FEW)
@@ -64,9 +67,15 @@ def test_how_far_sharing_is_from_plain_is_known(monkeypatch):
 
 @pytest.mark.parametrize("make", FEW)
 def test_rollouts_are_those_of_the_plain_model(make):
-    """Log-probs of every drawn token, and the same tokens with other prompts in the batch."""
-    policy = zoo_policy(make)
-    groups = rollouts(policy)
+    """Log-probs of every drawn token, and the same tokens with other prompts in the batch.
+
+    Of seven places six are taken at first; the other prompts come in as rows end.
+    """
+    # So many end tokens that some rows end before others.
+    policy = replace(zoo_policy(make), eos_ids=frozenset(range(0, VOCAB, 8)))
+    groups = rollouts(policy, most_rows=7)
+    shortest = min(len(ids) for group in groups for ids in group.completions)
+    assert shortest < LOOK_EVERY
     for prompt, group in zip(PROMPTS, groups, strict=True):
         (alone,) = rollouts(policy, [prompt])
         assert alone.completions == group.completions
@@ -158,54 +167,8 @@ def test_a_query_sees_its_window_and_no_more():
     assert PrefixCache(kv, 6).make_mask(2) == "causal"
 
 
-def test_a_row_decodes_within_its_window():
-    """Prompts of 2 and 4 tokens, one token decoded, a window of 3: as seen from the next token."""
-    kv = (mx.zeros((2, 1, 4, 8)), mx.zeros((2, 1, 4, 8)))
-    cache = DecodeCache(kv, [2, 4], [0, 1], window=3)
-    cache.update_and_fetch(mx.zeros((2, 1, 1, 8)), mx.zeros((2, 1, 1, 8)))
-    # Behind two prompt tokens and places 2 and 3 of padding: its second, then its own two.
-    expected = [[0, 1, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1]]
-    assert np.array(cache.make_mask(1))[:, 0, 0].astype(int).tolist() == expected
-    alike = DecodeCache(kv, [4, 4], [0, 1], window=5)
-    assert alike.make_mask(1) is None
-    alike.update_and_fetch(mx.zeros((2, 1, 1, 8)), mx.zeros((2, 1, 1, 8)))
-    assert np.array(alike.make_mask(1))[0, 0, 0].astype(int).tolist() == [0, 1, 1, 1, 1, 1]
-
-
-def test_prompts_of_one_length_run_together_where_there_are_states(monkeypatch):
+def test_prompts_of_one_length_run_together_where_there_are_states():
     """Padding would be part of a recurrent state; without states neighbours share a pass."""
-    assert _together([3, 3, 5, 5, 5], True) == [slice(0, 2), slice(2, 5)]
-    assert _together([3, 3, 5, 5, 5], False) == [slice(0, 5)]
-    monkeypatch.setattr(shared_prefix, "PREFILL_TOKENS", 10)
-    assert _together([3, 3, 3, 5, 5], False) == [slice(0, 3), slice(3, 5)]
-
-
-def test_rows_of_shorter_prompts_do_not_see_the_padding():
-    """Prompts of 2 and 4 tokens: the mask leaves out places 2 and 3 of the first row."""
-    kv = (mx.zeros((2, 1, 4, 8)), mx.zeros((2, 1, 4, 8)))
-    cache = DecodeCache(kv, [2, 4], [0, 1])
-    cache.update_and_fetch(mx.zeros((2, 1, 1, 8)), mx.zeros((2, 1, 1, 8)))
-    assert cache.offset.tolist() == [3, 5]
-    expected = [[1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1]]
-    assert np.array(cache.make_mask(1))[:, 0, 0].astype(int).tolist() == expected
-    cache.keep(mx.array([1]))
-    assert cache.offset.tolist() == [5]
-
-
-def test_a_cache_gets_more_room_and_forgets_nothing(monkeypatch):
-    """Two places at a time, seven tokens, a row dropped halfway: always all that came before."""
-    monkeypatch.setattr(shared_prefix, "ROOM", 2)
-    draw = np.random.default_rng(0)
-    kept = [draw.normal(size=(2, 1, 3, 4)).astype(np.float32) for _ in range(2)]
-    cache = DecodeCache((mx.array(kept[0]), mx.array(kept[1])), [3, 3], [1, 0])
-    kept = [prompts[[1, 0]] for prompts in kept]
-    for step in range(7):
-        if step == 4:
-            cache.keep(mx.array([1]))
-            kept = [rows[1:] for rows in kept]
-        new = [draw.normal(size=(len(kept[0]), 1, 1, 4)).astype(np.float32) for _ in range(2)]
-        kept = [np.concatenate(pair, axis=2) for pair in zip(kept, new, strict=True)]
-        found = cache.update_and_fetch(mx.array(new[0]), mx.array(new[1]))
-        for rows, expected in zip(found, kept, strict=True):
-            assert np.array_equal(rows, expected)
-        assert cache.offset == 4 + step
+    assert _together([3, 3, 5, 5, 5], True, 100) == [slice(0, 2), slice(2, 5)]
+    assert _together([3, 3, 5, 5, 5], False, 100) == [slice(0, 5)]
+    assert _together([3, 3, 3, 5, 5], False, 10) == [slice(0, 3), slice(3, 5)]

@@ -87,7 +87,9 @@ def test_one_token_is_a_completion(policy):
 # -- what must not matter ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("look", "rows"), [(1, 128), (5, 128), (64, 128), (8, 5), (8, 1)])
+@pytest.mark.parametrize(
+    ("look", "rows"), [(1, 128), (5, 128), (64, 128), (8, 5), (8, 1), (3, 11), (1, 7)]
+)
 def test_looks_and_batches_do_not_change_a_token(policy, monkeypatch, look, rows):
     """However often the host looks and however many rows decode together."""
     prompts = [PROMPT, (12, 40, 21, 5, 17, 33), (2,), (1, 2, 3)]
@@ -99,6 +101,52 @@ def test_looks_and_batches_do_not_change_a_token(policy, monkeypatch, look, rows
         assert one.completions == other.completions
         for a, b in zip(one.logprobs, other.logprobs, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+MANY = [PROMPT, (12, 40, 21, 5, 17, 33), (2,), (1, 2, 3), (7, 7), (30, 31), (5, 6, 7, 8, 9, 10)]
+
+
+def test_rows_that_have_ended_give_their_places_to_waiting_prompts(policy, monkeypatch):
+    """Fewer steps than batch after batch would take, each as long as its longest completion."""
+    expected = [sample(policy, 2, MANY)[p].completions for p in range(len(MANY))]
+    steps = []
+
+    def counting(*args):
+        steps.append(len(args[0]))
+        return draw(*args)
+
+    draw = generate.draw
+    monkeypatch.setattr(generate, "draw", counting)
+    monkeypatch.setattr(generate, "LOOK_EVERY", 2)
+    found = sample(policy, 2, MANY, most_rows=4)
+    assert [group.completions for group in found] == expected
+    assert max(steps) == 4
+    by_length = sorted(range(len(MANY)), key=lambda p: len(MANY[p]))
+    batches = [by_length[i : i + 2] for i in range(0, len(MANY), 2)]
+    one_after_the_other = sum(
+        max(len(ids) for p in batch for ids in expected[p]) for batch in batches
+    )
+    assert len(steps) < one_after_the_other
+
+
+def test_rows_that_come_in_late_know_their_own_tokens(policy):
+    """A penalty for tokens that were seen: those of the row, not those of the place it takes."""
+    settings = {"repetition_penalty": 1.5}
+    expected = sample(policy, 2, MANY, **settings)
+    found = sample(policy, 2, MANY, most_rows=5, **settings)
+    assert [group.completions for group in found] == [group.completions for group in expected]
+
+
+def test_the_batch_follows_from_tokens_alone(policy):
+    """Drawn again, as after a kill: the same log-probs to the last bit, rows that came in late too.
+
+    A batch of another size may round otherwise, so which rows are together must not depend on time.
+    """
+    first, second = (sample(policy, 2, MANY, most_rows=5) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert one.completions == other.completions
+        for a, b in zip(one.logprobs, other.logprobs, strict=True):
+            assert np.array_equal(a, b)
 
 
 def test_sharing_a_prompt_does_not_change_a_token(policy):

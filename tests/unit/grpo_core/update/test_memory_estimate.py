@@ -11,7 +11,10 @@ from mlx_lm.models import qwen2
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.errors import ModelError
 from grpo_core.model.adapters import add_adapters
+from grpo_core.model.random_keys import sample_key
 from grpo_core.model.trunk_head import SplitModel
+from grpo_core.rollout.generate import generate_groups
+from grpo_core.rollout.sampling import Sampling
 from grpo_core.update.gradient import gradient
 from grpo_core.update.memory_estimate import estimate, model_shape
 from grpo_core.update.memory_plan import MemoryPlan, plan_memory
@@ -144,6 +147,25 @@ def test_minibatches_of_one_rollout_are_drawn_together():
         batch_size=1, gradient_accumulation_steps=1, steps_per_generation=16, num_generations=8
     )
     assert estimate(shape, many, 400).rollout == estimate(shape, one, 400).rollout
+
+
+@pytest.mark.parametrize("prompts", [16, 40])
+def test_a_rollout_takes_no_more_than_was_estimated(prompts):
+    """Eight completions each, 128 rows at once: of 40 prompts most come in as rows end."""
+    cfg = config(num_generations=8, max_new_tokens=32, batch_size=prompts)
+    cfg = dataclasses.replace(cfg, gradient_accumulation_steps=1)
+    policy = dataclasses.replace(medium_policy(cfg), eos_ids=frozenset(range(0, 4096, 40)))
+    draw = np.random.default_rng(0)
+    ids = [tuple(int(i) for i in draw.integers(8, 4096, 60 + p)) for p in range(prompts)]
+    keys = [[sample_key(0, 1, p, s) for s in range(8)] for p in range(prompts)]
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    generate_groups(policy, ids, 8, keys, Sampling(1.0, 32))
+    measured = mx.get_peak_memory() - before
+    parts = estimate(model_shape(MEDIUM, cfg), cfg, 60 + prompts).rollout
+    assert 0.5 < measured / sum(part.bytes for part in parts) <= 1
+    assert (len(parts) > 3) == (prompts > 16)
 
 
 def test_full_fine_tuning_counts_masters_and_reference():
