@@ -37,6 +37,7 @@ from grpo_core.update.learner import Learner
 from grpo_core.update.memory_plan import plan_memory
 from grpo_core.update.micro_batches import NOTHING, Sample
 from grpo_core.update.rollout_batch import RolloutBatch
+from grpo_core.update.schedule import Position
 
 ROUNDS, FLOOR_ROUNDS = 3, 7
 GREEDY = Sampling(temperature=0, max_tokens=64)
@@ -85,8 +86,9 @@ class Engine:
     def learn(self, **changes: Any) -> None:
         """One step on the samples, with the plan changed so."""
         self.learner.plan = dataclasses.replace(self.plan, **changes)
-        rollouts = RolloutBatch([self.samples], NOTHING, {}, 0, [])
-        step = self.learner.step(rollouts, 1, 0, 1e-6, lambda: False)
+        rollouts = RolloutBatch([self.samples], [NOTHING], {}, 0, [])
+        at = Position(epoch=0, start=0, stop=1, first=0, last=1, iteration=0)
+        step = self.learner.step(rollouts, 1, at, 1e-6, lambda: False)
         assert step.moved, "an update that changes nothing is no update"
 
     def score(self) -> None:

@@ -71,6 +71,13 @@ def test_all_ways_to_draw_give_the_same_tokens(bench):
         assert [group.completions[0] for group in groups] == together.completions
 
 
+def test_the_update_that_is_timed_is_one(bench):
+    """It moves the weights, however the plan is changed for it."""
+    name, before = next(iter(bench.policy.trainable().items()))
+    bench.learn(micro_batch_size=1)
+    assert not mx.array_equal(bench.policy.trainable()[name], before)
+
+
 def test_a_given_model_gets_the_prompts_that_the_trainer_makes(tmp_path):
     """By its own chat template; its end token is put where no completion can reach it."""
     work.make_given(tmp_path, tiny.model_path(), work.problems(100))
