@@ -41,6 +41,8 @@ KINDS = {
         **{"kl_coeff": 0.05, "sync_ref_model": True, "ref_model_sync_steps": 2},
         **{"repetition_penalty": 1.2, "rollout_is": "token_truncate"},
     },
+    # 160 completions, of which 128 decode together: some come in as others end.
+    "waiting": {"num_generations": 40, "batch_size": 4, "max_new_tokens": 32, "num_epochs": 1},
     "minibatches": {"steps_per_generation": 4, "num_iterations": 2, "batch_size": 1},
 }
 SHORT = {"num_epochs": 1, "eval_samples": 4, "eval_subset_size": 4, "max_new_tokens": 16}
