@@ -73,7 +73,7 @@ def _watch(child: Child, log: Path, task: Task) -> Iterator[Point]:
                 tokens = line["num_tokens"]
             elif line["split"] == "test" and not done:
                 yield Point(line["update"], line["em"], cpu_s, wall_s, tokens)
-                done = line["em"] >= task.score or cpu_s >= task.budget_s
+                done = line["em"] >= task.last or cpu_s >= task.budget_s
                 if done:
                     process.terminate()
             before = now
@@ -113,7 +113,7 @@ def _train_peer(
         figures = {name: said[name] for name in ("update", "cpu_s", "wall_s", "tokens")}
         point = Point(score=judge.read()["em"], **figures)
         yield point
-        if point.score >= task.score or point.cpu_s >= task.budget_s:
+        if point.score >= task.last or point.cpu_s >= task.budget_s:
             return
         trainer.write("go on")
 

@@ -4,12 +4,12 @@ from benchmarks._learning.reached import Reached, median, reached, restricted_me
 from benchmarks._learning.tasks import PLAIN, TASKS
 
 
-def by_contender(found, task):
-    """Each contender's runs of a task, by seed."""
+def by_contender(found, task, score):
+    """Each contender's runs of a task until a score, by seed."""
     made: dict[str, dict[int, Reached]] = {}
     for run in found:
         if run["task"] == task.name:
-            times = reached(run["points"], task.score)
+            times = reached(run["points"], score)
             made.setdefault(run["contender"], {})[run["seed"]] = times
     return made
 
@@ -29,7 +29,7 @@ def _ratio(ratio):
     return f"{ratio.times:.2f} ({ratio.low:.2f} to {ratio.high:.2f}){told}"
 
 
-def table(found, task):
+def table(found, task, score):
     """A task's contenders: what they took until the score, and beside the plain settings."""
     heads = (
         "",
@@ -42,7 +42,7 @@ def table(found, task):
         "tokens",
     )
     rows = []
-    made = by_contender(found, task)
+    made = by_contender(found, task, score)
     for name, runs in made.items():
         each = list(runs.values())
         done = sum(not run.is_censored for run in each)
@@ -65,7 +65,8 @@ def show(found):
     """All tables."""
     for task in TASKS:
         if any(run["task"] == task.name for run in found):
-            print(f"\n{task.name}, to {task.score:.0%} exact match:\n\n{table(found, task)}")
+            for score in task.scores:
+                print(f"\n{task.name}, to {score:.0%}:\n\n{table(found, task, score)}")
 
 
 def plot(found, path):
@@ -76,7 +77,7 @@ def plot(found, path):
     from matplotlib import pyplot
 
     names = list(dict.fromkeys(run["contender"] for run in found))
-    colours = {name: f"C{number}" for number, name in enumerate(names)}
+    colours = dict(zip(names, pyplot.get_cmap("tab20").colors, strict=False))
     figure, axes = pyplot.subplots(1, len(TASKS), figsize=(6 * len(TASKS), 4.2), squeeze=False)
     for task, place in zip(TASKS, axes[0], strict=True):
         told = set()
@@ -86,7 +87,8 @@ def plot(found, path):
             label = None if name in told else name
             told.add(name)
             place.plot(xs, ys, color=colours[name], linewidth=0.9, alpha=0.7, label=label)
-        place.axhline(task.score, color="grey", linewidth=0.8, linestyle=":")
+        for score in task.scores:
+            place.axhline(score, color="grey", linewidth=0.8, linestyle=":")
         place.set(xlabel="processor's seconds of training", ylabel="held-out exact match")
         place.set_title(task.name)
         place.set_xlim(0, task.budget_s)
