@@ -94,4 +94,4 @@ def plot(found, path):
         place.set_xlim(0, task.budget_s)
         place.legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
