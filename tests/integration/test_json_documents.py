@@ -53,7 +53,7 @@ COMMANDS = {
         "show {queued} --json",
         "show cut --json",
     ],
-    "`show RUN OTHER --json`": ["show 1 24 --json", "show 1 {queued} --json"],
+    "`show RUN OTHER --json`": ["show 1 24 --json", "show cut {queued} --json"],
     "`submit SPEC --json`": [
         "submit small.toml --dry-run --json",
         "submit small.toml --json",
