@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -10,6 +11,8 @@ from orchestrator.cli.output import console, print_json, say
 from orchestrator.cli.references import Ref, one_run
 from orchestrator.errors import UsageError
 from orchestrator.queue.store import Store
+from orchestrator.results.illnesses import Illness
+from orchestrator.results.slowdown import Slowdown
 from orchestrator.results.training_log import read_curves
 from orchestrator.run import Run, RunState, Sweep
 from orchestrator.system.files import freeze
@@ -46,9 +49,7 @@ def show(run: str, other: str | None, plot: bool, as_json: bool) -> None:
         return
     with Store.open(readonly=True) as store:
         details = read_details(store, one_run(store, run), home())
-    curves = read_learning_curves(details.run.folder)
-    # Of a run that has ended, how fast it was at its end is no news.
-    warnings = curves.warnings if details.run.state is RunState.RUNNING else curves.illnesses
+    warnings = _warnings(details.run)
     if as_json:
         print_json(show_shape(details, warnings))
         return
@@ -60,6 +61,12 @@ def show(run: str, other: str | None, plot: bool, as_json: bool) -> None:
         _print_plots(details.run, details.sweep)
 
 
+def _warnings(run: Run) -> Sequence[Slowdown | Illness]:
+    """What ails a run by its log; of one that has ended, how fast it was is no news."""
+    curves = read_learning_curves(run.folder)
+    return curves.warnings if run.state is RunState.RUNNING else curves.illnesses
+
+
 def _show_difference(one: str, other: str, plot: bool, as_json: bool) -> None:
     with Store.open(readonly=True) as store:
         found = [read_details(store, one_run(store, ref), home()) for ref in (one, other)]
@@ -68,7 +75,7 @@ def _show_difference(one: str, other: str, plot: bool, as_json: bool) -> None:
         raise UsageError(f"{one} and {other} are the same run: name two")
     diff = diff_runs((first.run, first.sweep), (second.run, second.sweep))
     if as_json:
-        print_json(diff_shape([show_shape(details) for details in found], diff))
+        print_json(diff_shape([show_shape(each, _warnings(each.run)) for each in found], diff))
         return
     print("\n".join(diff_lines([details.run for details in found], first.sweep, diff)))
     if plot:
