@@ -1,5 +1,7 @@
 """Keeps every test away from the user's own queue, caches, GPU lock and network."""
 
+import os
+
 import mlx.core as mx
 import pytest
 from hypothesis import settings
@@ -10,6 +12,11 @@ settings.load_profile("unhurried")
 
 # One GPU would be shared by as many processes as there are cores, and gives other bits.
 mx.set_default_device(mx.Device(mx.cpu))
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Two more than there are cores: a good part of the tests waits for processes and clocks."""
+    return (os.cpu_count() or 1) + 2
 
 
 @pytest.fixture(autouse=True)

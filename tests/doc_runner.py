@@ -37,7 +37,6 @@ NOT_RUN = {
     "it serves until Ctrl-C": "test_ui.py starts and ends it",
     "wants a trained run": "test_result.py does the same",
     "what people did before": "another program's",
-    "wants a tracker": "tests/unit/orchestrator/trackers does the same with each",
     "fetches a real model": "93 MB and half an hour; `pytest -m slow` does the like",
     "takes ten minutes": "tries every family of mlx-lm; `pytest -m slow` does the same",
     "needs a Mac": "Metal, launchd or the desktop of macOS",

@@ -156,9 +156,9 @@ def test_torn_checkpoint_is_passed_over(whole, tmp_path):
 
 def test_sigterm_checkpoints_and_the_same_command_goes_on(whole, tmp_path):
     """Exit 75, a verdict, the last whole state on disk; then the same end as ever."""
-    reference, _ = whole("dora")
+    reference, _ = whole("lora")
     folder = tmp_path / "out"
-    process = start(folder, **fields("dora"))
+    process = start(folder, **fields("lora"))
     wait_until(lambda: any("lr" in line for line in log_of(folder)), process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 75
@@ -166,7 +166,7 @@ def test_sigterm_checkpoints_and_the_same_command_goes_on(whole, tmp_path):
     assert (result["status"], result["exit_code"]) == ("interrupted", 75)
     assert "stopped" in result["reason"]
     assert (folder / f"checkpoint-{result['updates']}").is_dir()
-    done = complete(folder, **fields("dora"))
+    done = complete(folder, **fields("lora"))
     assert f"after update {result['updates']}" in done.stderr
     assert_equal_runs(folder, reference)
 

@@ -175,7 +175,7 @@ def as_nobody(place, *args):
     done = subprocess.run(
         [sys.executable, "-c", _AS_NOBODY, *args],
         cwd=place / "work",
-        env={**os.environ, "PYTHONPATH": str(TESTS.parent), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
         capture_output=True,
         text=True,
         timeout=120,
