@@ -19,6 +19,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -113,10 +114,23 @@ def _load(
     return found, _signature(found)
 
 
+class _Uncached(SourceFileLoader):
+    """Compiles the file at each load, and leaves nothing beside it.
+
+    Python's cache knows a source by its size and the second of its last change; a reward that is
+    edited within a second would be the old one.
+    """
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        """Raise OSError, by which Python neither reads nor writes a cache."""
+        raise OSError(f"{path}: not cached")
+
+
 def _import_file(path: Path) -> ModuleType:
     # Under a name of its own: a file called json.py must not become everyone's json.
     name = f"reward_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = _Uncached(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None and spec.loader is not None, path  # the parent checked for .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -460,6 +460,16 @@ def test_a_module_has_its_own_time_to_load(write):
         score("score.py:f", reward_load_timeout_s=0.2)
 
 
+def test_a_reward_that_is_edited_within_a_second_is_the_new_one(write, tmp_path, monkeypatch):
+    """Of the same size and time, which is all that Python's cache of compiled files looks at."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    for value in (1.0, 2.0):
+        write(f"def f(completions): return [{value}]")
+        os.utime(tmp_path / "score.py", (1e9, 1e9))
+        assert score("score.py:f", completions=("a",)) == [value]
+    assert not (tmp_path / "__pycache__").exists()
+
+
 def test_a_reward_that_cannot_be_averaged_is_refused(write):
     """The square of 1e308 is infinite, and a group with it would teach nothing."""
     write("def f(completions): return [1.0, -1e308]")

@@ -149,7 +149,7 @@ def test_minibatches_of_one_rollout_are_drawn_together():
     assert estimate(shape, many, 400).rollout == estimate(shape, one, 400).rollout
 
 
-@pytest.mark.parametrize("prompts", [16, 40])
+@pytest.mark.parametrize("prompts", [16, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_rollout_takes_no_more_than_was_estimated(prompts):
     """Eight completions each, 128 rows at once: of 40 prompts most come in as rows end."""
     cfg = config(num_generations=8, max_new_tokens=32, batch_size=prompts)
