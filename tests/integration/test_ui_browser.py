@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.run import Outcome, Verdict
 from tests.browser_kit import EVIL, NEEDS_CHROMIUM, Page
-from tests.queue_kit import eventually, planned, runs, states, submit
+from tests.queue_kit import attempts, eventually, planned, runs, states, submit
 from tests.sweep_kit import (
     add_sweep,
     finish_next,
@@ -92,7 +92,8 @@ def test_a_real_sweep_is_followed_cancelled_and_taken_back(tmp_path, start):
         assert max(late) < 10  # Far above what a quiet machine needs: see docs/ui.md.
         press(page, "#now-head [data-action=cancel]")
         press(page, ".toast button")
-        eventually(lambda: states()[0] == "cancelled")
+        # By its attempt: it is queued again as soon as it is cancelled.
+        eventually(lambda: attempts()[0].outcome == "cancelled")
         # The worker goes on with the next one, and the one that was taken back waits again.
         eventually(lambda: states()[0] in ("queued", "running"))
         worker.kill()
