@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 UNKNOWN = "–"
@@ -91,6 +90,9 @@ def three_digits(value: Any) -> Any:
 
 def short_number(value: float) -> str:
     """The shortest text that reads back as the same number: `1e-5`, `0.05`, `3`."""
+    # Not at the top: a look at the queue seldom shows such a number, and must be quick.
+    from decimal import Decimal
+
     plain = repr(value).removesuffix(".0")
     sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
     if not isinstance(exponent, int):

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from statistics import median
 
 from orchestrator.results.training_log import Line, finite_number, logged_seconds
 from orchestrator.text import time_of_day
@@ -62,6 +61,9 @@ def find_slowdown(lines: Sequence[Line], until: float = 0.0) -> Slowdown | None:
     first = _first_slow([rate for rate, _ in rates])
     if first is None:
         return None
+    # Not at the top: hardly any run is slow, and a look at the queue must be quick.
+    from statistics import median
+
     usual = median(rate for rate, _ in rates[:first])
     slow = median(rate for rate, _ in rates[first:])
     lasts_s = sum(logged_seconds(line) for line in lines[rates[first][1] :])
