@@ -349,7 +349,14 @@ def _standing(shape: Shape, cfg: MLXGRPOConfig) -> list[Part]:
 
 def _rollout(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int, most: int) -> list[Part]:
     prompts = cfg.batch_size * cfg.gradient_accumulation_steps * cfg.updates_per_generation
-    return _decoding(shape, prompts, cfg.num_generations, most, prompt_tokens, cfg.completion_limit)
+    size, early = cfg.num_generations, cfg.early_group_size
+    limit = cfg.completion_limit
+    # Of smaller parts more may fit in, so that the larger part need not be the one that counts.
+    draws = [
+        _decoding(shape, prompts, n, most, prompt_tokens, limit)
+        for n in ((early, size - early) if early else (size,))
+    ]
+    return max(draws, key=_total)
 
 
 def _evaluation(shape: Shape, cfg: MLXGRPOConfig, prompt_tokens: int, most: int) -> list[Part]:

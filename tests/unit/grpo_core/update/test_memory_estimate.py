@@ -149,6 +149,19 @@ def test_minibatches_of_one_rollout_are_drawn_together():
     assert estimate(shape, many, 400).rollout == estimate(shape, one, 400).rollout
 
 
+@pytest.mark.parametrize(
+    ("early", "rows"),
+    # Of 128 places: 100; twice 60; thrice 40 and twice 60; eight times 12, more than once 88.
+    [(0, 100), (60, 120), (40, 120), (12, 96)],
+)
+def test_a_group_that_is_drawn_in_two_parts_is_estimated_by_the_larger_draw(early, rows):
+    """Eight prompts of 100 completions: as many parts decode together as 128 rows have places."""
+    cfg = config(num_generations=100, batch_size=8, early_group_size=early)
+    cfg = dataclasses.replace(cfg, gradient_accumulation_steps=1)
+    parts = estimate(model_shape(QWEN_HALF_B, cfg), cfg, 400).rollout
+    assert parts[0].name == f"keys and values of {rows} completions"
+
+
 @pytest.mark.parametrize("prompts", [16, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_rollout_takes_no_more_than_was_estimated(prompts):
     """Eight completions each, 128 rows at once: of 40 prompts most come in as rows end."""
