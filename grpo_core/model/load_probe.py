@@ -16,6 +16,7 @@ from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.errors import ModelError
+from grpo_core.model.decode_cache import parts_of
 from grpo_core.model.finite import first_fault, gives_numbers
 from grpo_core.model.gradient_checkpointing import probe_gradient
 from grpo_core.model.shared_prefix import Abilities, abilities, log_softmax
@@ -159,7 +160,8 @@ def _must_decode_as_it_learns(model: nn.Module, vocab: int, cfg: MLXGRPOConfig) 
 def _probe_length(model: nn.Module, cfg: MLXGRPOConfig) -> int:
     """Enough tokens to leave the shortest window behind, but no more than a run can reach."""
     longest = cfg.max_prompt_length + cfg.completion_limit
-    sizes = [c.max_size for c in make_prompt_cache(model) if isinstance(c, RotatingKVCache)]
+    parts = parts_of(make_prompt_cache(model))
+    sizes = [part.max_size for part in parts if isinstance(part, RotatingKVCache)]
     window = min(sizes, default=0)
     wanted = 2 * DECODED + (window if window < longest else DECODED)
     return max(DECODED + 1, min(wanted, longest))

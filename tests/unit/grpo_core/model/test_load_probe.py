@@ -62,6 +62,20 @@ def test_a_window_beyond_all_lengths_of_the_run_is_not_tried(tmp_path):
     load(folder, max_prompt_length=2, max_new_tokens=3, prefix_sharing=False)
 
 
+@pytest.mark.parametrize("make", ["cohere2", "baichuan_m1"])
+def test_a_model_is_tried_beyond_its_window(make, tmp_path, monkeypatch):
+    """Of 6 tokens, with twice the 4 that are decoded; baichuan_m1 has it beside convolutions."""
+    tried = []
+
+    def abilities(split, vocab, length):
+        tried.append(length)
+        return shared_prefix.abilities(split, vocab, length)
+
+    monkeypatch.setattr(load_probe, "abilities", abilities)
+    load(zoo_folder(make, tmp_path / make))
+    assert tried == [14]
+
+
 @pytest.mark.parametrize("make", ["recurrent_gemma", "mamba", "minimax", "gptj", "plamo2", "afm7"])
 def test_a_family_with_ways_of_its_own_loads(make, tmp_path):
     """No constructor called, another name for the input, a head that counts: all had tracebacks."""
