@@ -59,7 +59,8 @@ def test_what_a_family_cannot_do_is_said(tmp_path, monkeypatch):
 def test_a_window_beyond_all_lengths_of_the_run_is_not_tried(tmp_path):
     """plamo3's window of 6 is at fault from its seventh token on."""
     folder = zoo_folder("plamo3", tmp_path / "model")
-    load(folder, max_prompt_length=2, max_new_tokens=3, prefix_sharing=False)
+    policy = load(folder, max_prompt_length=2, max_new_tokens=3, prefix_sharing=False)
+    assert policy.notes == ()
 
 
 @pytest.mark.parametrize("make", ["cohere2", "baichuan_m1"])

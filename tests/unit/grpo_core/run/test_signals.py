@@ -73,6 +73,7 @@ def library():
     try:
         send(signal.SIGTERM)
         time.sleep(600)
+    # As libraries do: the stop has to get past it.
     except Exception:
         print("swallowed")
 try:
