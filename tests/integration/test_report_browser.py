@@ -208,6 +208,10 @@ def test_lines_of_the_parallel_coordinates_can_be_chosen(ordinary):
             " s.value = 'dapo'; s.dispatchEvent(new Event('change')); })()"
         )
         page.eventually(f"{opacities}.filter(o => o < 0.1).length === 2")
+        drawn = page.js("JSON.parse(document.getElementById('data-figures').textContent).lines")
+        assert sorted(line["loss_type"] for line in drawn) == ["dapo", "dapo", "grpo", "grpo"]
+        faded = [opacity < 0.1 for opacity in page.js(opacities)]
+        assert faded == [line["loss_type"] != "dapo" for line in drawn]
         clean(page, ordinary)
 
 

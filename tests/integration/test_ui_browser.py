@@ -320,6 +320,7 @@ def test_another_page_of_the_same_machine_can_neither_read_nor_act(trained):
 
 def test_two_browsers_and_a_server_that_dies(trained):
     """What one does the other sees; without a server both say so, and training is not touched."""
+    before = states()
     with Server(trained) as server, Page() as one, Page(**PHONE) as two:
         visit(one, server.link)
         visit(two, server.link)
@@ -333,3 +334,5 @@ def test_two_browsers_and_a_server_that_dies(trained):
             page.eventually(
                 "document.getElementById('bands').innerText.includes('does not answer')"
             )
+            assert "training is not touched" in text_of(page, "#bands")
+    assert states() == before
