@@ -17,6 +17,8 @@ PORT = 8377
 # Without --port the next free one of so many is taken.
 _TRIED = 20
 _LOCAL = "127.0.0.1"
+# Browsers that wait until they are let in.
+_BACKLOG = 128
 
 
 @click.command()
@@ -55,15 +57,13 @@ def ui(port: int | None, lan: bool, control: bool, to_open: bool) -> None:
 
 def _listen(host: str, port: int | None) -> socket.socket:
     """A listening socket; UsageError where the port, or each that was tried, is taken."""
-    # Not at the top: see `ui`.
-    from orchestrator.ui.server import open_socket
-
     ports = [port] if port is not None else range(PORT, PORT + _TRIED)
     for number in ports:
         try:
-            return open_socket(host, number)
+            return socket.create_server((host, number), backlog=_BACKLOG)
         except OSError as e:
-            fault = e.strerror
+            # Its own words name the address too, as Python writes a pair.
+            fault = e.strerror if e.errno is None else os.strerror(e.errno)
     raise UsageError(f"port {ports[0]}: {fault}; name another with --port")
 
 

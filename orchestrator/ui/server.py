@@ -304,20 +304,6 @@ async def _stream(feed: Feed) -> AsyncIterator[str]:
 # --- the process
 
 
-def open_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens there; OSError where the port is taken."""
-    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        # A port that this program has just left may be taken again; one that is in use may not.
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
-        found.listen(128)
-    except BaseException:
-        found.close()
-        raise
-    return found
-
-
 class _Server(uvicorn.Server):
     """Lets the browsers that wait for news go before it waits for their connections to end."""
 

@@ -1,6 +1,8 @@
 """The page's server as a process: what it answers, what it changes, and attacks on it."""
 
+import errno
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -333,7 +335,8 @@ def test_a_port_that_is_taken_is_said(tmp_path, capfd):
         port = taken.getsockname()[1]
         assert main(["ui", "--port", str(port)]) == 2
     said = capfd.readouterr().err
-    assert f"port {port}" in said and "--port" in said
+    why = os.strerror(errno.EADDRINUSE)
+    assert f"port {port}: {why}; name another with --port" in said
     with Server(tmp_path) as first:
         other = tmp_path / "other"
         other.mkdir()
