@@ -120,7 +120,8 @@ def resume(refs: tuple[str, ...], whole: bool, slot: str | None) -> None:
 def _check_named(refs: tuple[str, ...], whole: bool, slot: str | None, verb: str) -> None:
     if bool(refs) + whole + (slot is not None) != 1:
         raise UsageError(
-            f"name what to {verb}: a run, a range, a sweep, @, or --queue for everything"
+            f"name what to {verb}: a run, a range, a sweep, @, one --slot,"
+            " or --queue for everything"
         )
 
 

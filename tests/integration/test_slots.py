@@ -214,7 +214,7 @@ def test_a_slot_pauses_by_its_name(say, folder):
     """One that no worker has is refused, with those that there are."""
     assert say("pause", "--slot", "0")[0] == 3
     code, _, err = say("pause", "--slot", "1", "--queue")
-    assert (code, "name what to pause" in err) == (2, True)
+    assert (code, "name what to pause: a run, a range, a sweep, @, one --slot" in err) == (2, True)
     pid = spawn_detached(slots=Slots(2))
     try:
         assert serving_worker().slots == ("0", "1")
