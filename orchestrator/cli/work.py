@@ -102,9 +102,8 @@ def work(
         return _stop()
     _settle_notice(notify, no_notify)
     if report_to:
-        targets = parse_targets(report_to)
-        live.check(targets)
-        live.leave_in_environment(targets)
+        live.leave_in_environment(parse_targets(report_to))
+    live.check(live.targets_of_environment())
     if detach:
         pid = spawn_detached(
             until_empty=until_empty, frozen=frozen, prewarm=prewarm, hours=hours, slots=slots
@@ -160,10 +159,8 @@ def _settle_notice(command: str | None, off: bool) -> None:
 @contextmanager
 def _reports() -> Iterator[Callable[[Event], None]]:
     """What sends the logs to tools, a process for each."""
-    targets = live.targets_of_environment()
-    live.check(targets)
     with ExitStack() as stack:
-        tools = [live.LiveReports(home(), target, say) for target in targets]
+        tools = [live.LiveReports(home(), target, say) for target in live.targets_of_environment()]
         for tool in tools:
             stack.enter_context(tool)
 

@@ -37,3 +37,20 @@ def test_a_missing_library_is_said_before_anything_is_trained(folder, say, monke
     assert code == 2
     assert "pip install 'grpo-sweep[wandb]'" in err
     assert states() == ["queued"] * 4
+
+
+def test_tools_of_the_environment_are_tried_before_a_worker_is_started(folder, say, monkeypatch):
+    """As those of --report-to are: a worker in the background has nobody to tell."""
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setenv("GRPO_SWEEP_REPORT_TO", "wandb")
+    code, _, err = say("work", "--detach")
+    assert (code, "started a worker" in err) == (2, False)
+    assert "pip install 'grpo-sweep[wandb]'" in err
+
+
+def test_tools_that_are_named_report_from_here(folder, say, monkeypatch):
+    """Whatever folder an earlier command has left in the environment."""
+    pytest.importorskip("tensorboardX", reason="the extra `tensorboard` is not installed")
+    for name, value in (("TO", ""), ("FROM", str(folder / "gone"))):
+        monkeypatch.setenv(f"GRPO_SWEEP_REPORT_{name}", value)
+    assert say("work", "--until-empty", "--report-to", "tensorboard=tb")[0] == 0
