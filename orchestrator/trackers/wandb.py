@@ -1,7 +1,7 @@
 """Runs in Weights & Biases: project, group (the sweep), name, config, tags, state.
 
 With WANDB_MODE=offline all is kept in files for `wandb sync`. A run has the same id in every
-export, and is resumed by it; what was sent is noted in wandb/grpo-sweep/ID.json.
+export, and is resumed by it; what was sent is noted in wandb/grpo-sweep/.
 """
 
 import os
@@ -30,7 +30,9 @@ class WeightsAndBiases:
         self.where = f"W&B project {project}; files in {self._folder / 'wandb'}"
 
     def _marker(self, run: Tracked) -> Path:
-        return self._folder / "wandb" / "grpo-sweep" / f"{self._project}-{run.key}.json"
+        # Two teams may have a project of one name.
+        name = "-".join(filter(None, (self._entity, self._project, run.key)))
+        return self._folder / "wandb" / "grpo-sweep" / f"{name}.json"
 
     def known(self, run: Tracked) -> Known | None:
         """By the note of what was sent from this folder."""

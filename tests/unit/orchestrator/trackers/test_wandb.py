@@ -8,7 +8,7 @@ import pytest
 from orchestrator.cli import main
 from orchestrator.run import Outcome, Verdict
 from orchestrator.trackers.tracked import Tracked
-from tests.queue_kit import runs
+from tests.queue_kit import eventually, runs
 from tests.records import a_run, a_sweep
 from tests.sweep_kit import add_sweep, finish_next, planned_run, write_run
 
@@ -52,10 +52,16 @@ def records(path):
             whole = b""
 
 
+def ended(path):
+    """All records of a session; a process of W&B's writes the last a moment after `finish`."""
+    found = list(records(path))
+    return found if any(record.HasField("exit") for record in found) else None
+
+
 def sent(folder, name):
     """What was sent of the run of that name, session by session."""
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        found = list(records(path))
+        found = eventually(lambda path=path: ended(path))
         run = next(record.run for record in found if record.HasField("run"))
         if run.display_name == name:
             yield run, found
@@ -106,3 +112,15 @@ def test_exporting_again_sends_nothing_until_there_is_more(sweep):
     assert [run.run_id for run, _ in sessions] == [run.key, run.key]
     steps = [[r.history.step.num for r in found if r.HasField("history")] for _, found in sessions]
     assert steps == [[0, 1, 2], [3, 4]]
+
+
+def test_what_one_team_has_another_does_not(sweep):
+    """Their projects may have one name, and a run has one id everywhere."""
+    from orchestrator.trackers.sending import send_all
+    from orchestrator.trackers.wandb import WeightsAndBiases
+
+    run = Tracked.of(runs()[0], a_sweep())
+    for team in ("one", "two"):
+        assert send_all(WeightsAndBiases(f"{team}/p"), [run]).points == UPDATES + 1
+    entities = [session.entity for session, _ in sent(sweep, "r0")]
+    assert sorted(entities) == ["one", "two"]
