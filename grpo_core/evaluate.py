@@ -20,6 +20,7 @@ from grpo_core.model.policy import Policy
 from grpo_core.model.random_keys import derive_key
 from grpo_core.rewards.builtin import Rewards, combine, is_correct, known_mean
 from grpo_core.rollout.generate import MAX_ROWS, Group, generate_groups
+from grpo_core.rollout.sample_line import sample_line
 from grpo_core.rollout.sampling import Sampling
 from grpo_core.run.protocol import INTERVALS
 
@@ -154,17 +155,8 @@ def _shown(
     """The first answer to each of the first `count` rows: the same rows at each evaluation."""
     answers = len(groups[0].texts)
     for number, (prompt, group) in enumerate(zip(prompts[:count], groups, strict=False)):
-        rewards = {name: float(each[number * answers]) for name, each in values.items()}
-        yield {
-            "row": prompt.example.line,
-            "prompt": prompt.text,
-            "completion": group.texts[0],
-            "answer": prompt.example.answer,
-            "reward": rewards.pop(""),
-            "rewards": rewards,
-            "completion_length": len(group.completions[0]),
-            "finished": group.finished[0],
-        }
+        rewards = {name: each[number * answers] for name, each in values.items()}
+        yield sample_line(prompt, group, 0, rewards.pop(""), rewards)
 
 
 def mean_interval(values: Sequence[float]) -> list[float] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from grpo_core.rewards.builtin import known_mean
+from grpo_core.rollout.sample_line import sample_line
 from grpo_core.update.judged_groups import JudgedGroup
 
 
@@ -52,18 +53,9 @@ def shown_completions(
 
     `weights` are their advantages.
     """
-    group, example = judged.group, judged.prompt.example
-    return [
-        {
-            "row": example.line,
-            "prompt": judged.prompt.text,
-            "completion": group.texts[s],
-            "answer": example.answer,
-            "reward": float(judged.total[s]),
-            "rewards": {name: float(judged.values[r, s]) for r, name in enumerate(names)},
-            "advantage": float(weights[s]),
-            "completion_length": len(group.completions[s]),
-            "finished": group.finished[s],
-        }
-        for s in range(min(count, len(group.texts)))
-    ]
+    lines = []
+    for s in range(min(count, len(judged.group.texts))):
+        rewards = dict(zip(names, judged.values[:, s], strict=True))
+        line = sample_line(judged.prompt, judged.group, s, judged.total[s], rewards)
+        lines.append({**line, "advantage": float(weights[s])})
+    return lines
