@@ -21,6 +21,9 @@ REWARD_NAMES = (*DEFAULT_REWARDS, "answer_block")
 REWARDS_BY_ANSWER = frozenset({"correctness"})
 """Those that compare a completion with the reference answer."""
 
+SEQUENCE_LEVEL = frozenset({"gspo", "luspo", "rloo", "vespo"})
+"""Loss types whose papers take one ratio for each completion."""
+
 SYSTEM_PROMPT = (
     "Respond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>"
 )

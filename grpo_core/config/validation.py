@@ -11,6 +11,7 @@ from grpo_core.config.fields import (
     FIELDS,
     REWARD_NAMES,
     REWARDS_BY_ANSWER,
+    SEQUENCE_LEVEL,
     FieldInfo,
     MLXGRPOConfig,
 )
@@ -176,9 +177,7 @@ def _reward_contradictions(
 def _objective_contradictions(cfg: MLXGRPOConfig) -> list[Contradiction]:
     found: list[Contradiction] = []
     level = cfg.importance_sampling_level
-    wanted = dict.fromkeys(("gspo", "luspo", "rloo", "vespo"), "sequence") | dict.fromkeys(
-        ("cispo", "sapo"), "token"
-    )
+    wanted = dict.fromkeys(SEQUENCE_LEVEL, "sequence") | dict.fromkeys(("cispo", "sapo"), "token")
     if level != "auto" and wanted.get(cfg.loss_type, level) != level:
         found.append(
             (

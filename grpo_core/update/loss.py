@@ -35,7 +35,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from grpo_core.config.fields import MLXGRPOConfig
+from grpo_core.config.fields import SEQUENCE_LEVEL, MLXGRPOConfig
 
 # TRL's; keeps a group of nearly equal rewards from blowing up.
 DEVIATION_EPS = 1e-4
@@ -55,7 +55,6 @@ ENTROPY_ROUNDING = 1e-5
 
 TOKEN_MEAN = frozenset({"dapo", "cispo", "bnpo", "vespo"})
 UNSCALED = frozenset({"dr_grpo", "rloo"})
-SEQUENCE_LEVEL = frozenset({"gspo", "luspo", "rloo", "vespo"})
 
 
 # --- advantages
@@ -248,9 +247,9 @@ def _weights(mask: mx.array, how: Objective, totals: Totals) -> mx.array:
 def _ratio(steps: mx.array, mask: mx.array, how: Objective) -> mx.array:
     """pi / pi_old from log-ratios [B, T], 0 on padding; [B, T] or, by sequence, [B, 1] spread.
 
-    Token: GRPO eq. 3. Sequence: GSPO eq. 7, the geometric mean over the tokens (vespo's in the log,
-    its weight is in `vespo_weights`). rloo takes the
-    completion as one action (section 3.1): the product over the tokens.
+    Token: GRPO eq. 3. Sequence: GSPO eq. 7, the geometric mean over the tokens (vespo's for the log
+    only: its weight is in `vespo_weights`). rloo takes the completion as one action (section 3.1):
+    the product over the tokens.
     """
     if how.loss_type == "rloo":
         return mx.broadcast_to(mx.exp(steps.sum(axis=1, keepdims=True)), steps.shape)
