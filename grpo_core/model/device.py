@@ -128,7 +128,7 @@ def main() -> int:
     found = {
         "device": CPU if mx.default_device() == mx.cpu else GPU,
         "name": str(info.get("device_name", "")),
-        "advised_bytes": int(info.get("max_recommended_working_set_size", 0)),
+        "advised_bytes": _advised(info),
         "room_bytes": gpu_room_bytes(),
         "said": " ".join(said),
     }

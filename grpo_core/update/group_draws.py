@@ -71,6 +71,7 @@ class GroupDraws:
             rest = self._generate(chosen, range(early, size), round)
             whole = [joined(groups[p], more) for p, more in zip(goes_on, rest, strict=True)]
             judged = [self._broken_off(each) if each.is_flat else each for each in judged]
+            # As a whole, not the rest alone: a reward may compare the completions of a group.
             for p, each in zip(goes_on, self._judge(chosen, whole), strict=True):
                 judged[p] = each
         for each in judged:
