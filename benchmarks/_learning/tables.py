@@ -2,6 +2,7 @@
 
 from benchmarks._learning.reached import Reached, median, reached, restricted_mean, times_as_fast
 from benchmarks._learning.tasks import PLAIN, TASKS
+from benchmarks._trainer.tables import markdown
 
 
 def by_contender(found, task, score):
@@ -56,9 +57,7 @@ def table(found, task, score):
                 *(_ratio(ratio) if name != PLAIN else "" for ratio in beside),
             )
         )
-    lines = [" | ".join(heads), " | ".join(["---", *["---:"] * (len(heads) - 1)])]
-    lines += [" | ".join(row) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines)
+    return markdown(heads, rows)
 
 
 def show(found):

@@ -6,7 +6,8 @@ from benchmarks._trainer.aims import MB, all_settings, fit, line_of, targets
 from benchmarks._trainer.work import GIVEN_SETTING
 
 
-def _table(heads, rows):
+def markdown(heads, rows):
+    """A table whose columns but the first are numbers."""
     lines = [" | ".join(heads), " | ".join(["---", *["---:"] * (len(heads) - 1)])]
     lines += [" | ".join(row) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)
@@ -30,7 +31,7 @@ def settings_table(found):
                 f"{own['rss_bytes'] / MB:.0f}",
             )
         )
-    return _table(heads, rows)
+    return markdown(heads, rows)
 
 
 def peers_table(found):
@@ -52,7 +53,7 @@ def peers_table(found):
                     f"{peer['rss_bytes'] / MB:.0f}",
                 )
             )
-    return _table(heads, rows)
+    return markdown(heads, rows)
 
 
 def profile_table(phase):
@@ -69,13 +70,13 @@ def profile_table(phase):
     rows.append(("all", f"{count / per:.1f}", f"{total / per * 1e3:.3f}", "100%"))
     rows.append(("measured together", "", f"{measured:.3f}", ""))
     unit = "a token" if phase["phase"] == "rollout" else "an update"
-    return _table((f"{phase['phase']}, {unit}", "count", "ms", "share"), rows)
+    return markdown((f"{phase['phase']}, {unit}", "count", "ms", "share"), rows)
 
 
 def targets_table(found):
     """What was aimed at, and whether it was reached."""
     rows = [(w, f"{v:.3g}", b, "yes" if ok else "no") for w, v, b, ok in targets(found)]
-    return _table(("", "measured", "aim", "met"), rows)
+    return markdown(("", "measured", "aim", "met"), rows)
 
 
 def shares_table(found):
@@ -92,7 +93,7 @@ def shares_table(found):
                 f"{peaks[0]:.0f} -> {peaks[1]:.0f}",
             )
         )
-    return _table(("technique", "s", "times as fast", "MLX MB"), rows)
+    return markdown(("technique", "s", "times as fast", "MLX MB"), rows)
 
 
 def plot(found, path):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks._learning import tasks, three_digits
+from benchmarks._learning import tables, tasks, three_digits
 from benchmarks._learning.reached import (
     Reached,
     median,
@@ -60,6 +60,23 @@ def test_a_ratio_is_the_geometric_mean_over_seeds_with_students_interval():
     assert times_as_fast(slow, steady, "cpu_s").wins
     assert times_as_fast(steady, slow, "cpu_s").loses
     assert times_as_fast(slow, {7: done(1)}, "cpu_s") is None
+
+
+def test_a_contender_stands_beside_the_plain_settings():
+    """Twice as fast with both seeds, too few for an interval; one run never reaches the score."""
+    task = tasks.TASKS[0]
+
+    def run(contender, seed, *points):
+        return {"task": task.name, "contender": contender, "seed": seed, "points": points}
+
+    seconds = {tasks.PLAIN: 6, "refill": 3}
+    found = [run(n, s, point(0, 0), point(0.6, t)) for n, t in seconds.items() for s in (0, 1)]
+    found.append(run("all together", 7, point(0, 0), point(0.5, 30)))
+    assert tables.table(found, task, 0.6).splitlines()[2:] == [
+        "| plain | 2 of 2 | 6 | 12 | 600 | 6 |  |  |",
+        "| refill | 2 of 2 | 3 | 6 | 300 | 3 | 2.00 | 2.00 |",
+        "| all together | 0 of 1 | not reached | not reached | not reached | 30 |  |  |",
+    ]
 
 
 @pytest.mark.parametrize("task", tasks.TASKS, ids=lambda task: task.name)
