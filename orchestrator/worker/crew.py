@@ -7,8 +7,10 @@ slot decides at a time, and writes in one transaction, as if there were only one
 
 import threading
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from orchestrator.errors import QueueBusy
+from orchestrator.system.paths import Home
 from orchestrator.worker.events import Event, EventKind, Listener
 from orchestrator.worker.hours import Gate
 from orchestrator.worker.serving import Serving
@@ -20,6 +22,16 @@ from orchestrator.worker.wakefulness import Wakefulness
 
 class Abandoned(Exception):
     """Another slot has met an error, which ends the worker: its trainers are left to the next."""
+
+
+@dataclass(frozen=True)
+class How:
+    """What all slots of a worker were told."""
+
+    home: Home
+    trainer: Sequence[str]
+    frozen: bool = False
+    prepares: bool = False
 
 
 class Crew:
