@@ -165,6 +165,18 @@ def attempts(run_id=1):
         return store.queries.attempts(run_id)
 
 
+def running_attempts():
+    """The attempts that run by slot, once the pid of each trainer is known; none before."""
+    with Store.open(readonly=True) as store:
+        found = {run.slot: store.queries.attempts(run.id)[-1] for run in store.queries.running()}
+    return found if all(attempt.pid for attempt in found.values()) else {}
+
+
+def running_attempt(slot=FIRST_SLOT):
+    """The attempt that runs in a slot, its pid known; None where there is none."""
+    return running_attempts().get(slot)
+
+
 def updates_logged(run):
     """The numbers of the updates in a run's training log (evaluations left out)."""
     lines = (run.folder / "training_log.jsonl").read_text().splitlines()

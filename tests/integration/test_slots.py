@@ -21,6 +21,7 @@ from tests.queue_kit import (
     is_alive,
     kill_group,
     planned,
+    running_attempts,
     runs,
     states,
     submit,
@@ -29,16 +30,9 @@ from tests.queue_kit import (
 from tests.trainer_kit import FAST, assert_equal_runs
 
 
-def running():
-    """The running runs by slot, once the queue knows the pid of each trainer."""
-    with Store.open(readonly=True) as store:
-        found = {run.slot: store.queries.attempts(run.id)[-1] for run in store.queries.running()}
-    return found if all(attempt.pid for attempt in found.values()) else {}
-
-
 def in_slots(*names):
     """The attempts that run, once exactly these slots have one."""
-    return eventually(lambda: found if (found := running()).keys() == {*names} else None)
+    return eventually(lambda: found if (found := running_attempts()).keys() == {*names} else None)
 
 
 def long(name, **values):
@@ -53,7 +47,7 @@ def test_two_slots_train_two_runs_at_a_time(tmp_path):
 
     def heard(event):
         said.append(event.kind)
-        most.append(len(running()))
+        most.append(len(running_attempts()))
         assert event.kind == "empty" or serving_worker().slots == ("0", "1")
 
     assert work(until_empty=True, trainer=FAKE, slots=Slots(2), on_event=heard) == 0
@@ -90,7 +84,7 @@ def test_a_paused_slot_gives_its_run_to_the_next_that_is_free(tmp_path, start):
     assert sorted(states()) == ["queued", "running"]
     with Store.open() as store:
         store.control.cancel([before["0"].run_id])
-    eventually(lambda: running().get("0", before["0"]).run_id == asked.id)
+    eventually(lambda: running_attempts().get("0", before["0"]).run_id == asked.id)
     with Store.open() as store:
         store.control.cancel([asked.id])
     assert worker.wait() == 0
