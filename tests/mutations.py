@@ -363,7 +363,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an old result is taken for a new one",
-        "orchestrator/worker/slot_worker.py",
+        "orchestrator/worker/attempt_runner.py",
         "return result_identity(run.folder) != attempt.result_before",
         "return True",
         (WORKER_KILL,),
