@@ -111,6 +111,7 @@ class Connection:
         try:
             yield
             self.execute("COMMIT")
+        # Also at Ctrl-C: a transaction that stays open locks out every other program.
         except BaseException:
             # A full disk or a damaged file has made SQLite roll back by itself.
             if self._conn.in_transaction:
@@ -194,6 +195,7 @@ def connect(path: Path, *, writable: bool = True, timeout_s: float = TIMEOUT_S) 
     db = Connection(raw, path, timeout_s, file)
     try:
         _configure(db, writable)
+    # Also at Ctrl-C: nobody else has this connection to close it.
     except BaseException:
         db.close()
         raise

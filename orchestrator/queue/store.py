@@ -66,6 +66,7 @@ class Store:
         db = connect(path, timeout_s=timeout_s)
         try:
             schema.migrate(db)
+        # Also at Ctrl-C: nobody else has this connection to close it.
         except BaseException:
             db.close()
             raise
