@@ -186,7 +186,8 @@ def serve_each(slots: Sequence[Slot], stops: Stops, serve: Callable[[Slot], None
         thread.start()
     for thread in threads:
         thread.join()
-    for error in errors:
+    # A wait that the user has ended must not hide another error.
+    for error in sorted(errors, key=lambda error: isinstance(error, QueueBusy)):
         if not isinstance(error, Abandoned):
             raise error
 
