@@ -234,8 +234,9 @@ class SlotWorker:
 
     def _idle(self) -> None:
         waiting = self._queries.waiting(self._boot_id)
-        # Left is what waits for its back-off; what is held may stay so for days.
-        if waiting.ready_at is not None:
+        paused = self._slot.name in self._queries.paused_slots()
+        # Left is what waits for its back-off; what is held or paused may stay so for days.
+        if waiting.ready_at is not None and not paused:
             self._crew.hold_awake(self._slot)
         else:
             self._crew.let_sleep(self._slot)

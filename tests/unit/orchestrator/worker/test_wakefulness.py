@@ -1,9 +1,12 @@
 """One assertion while work is left, with a real process in the place of caffeinate."""
 
+import signal
 import subprocess
 
 import pytest
 
+from orchestrator.queue.store import Store
+from orchestrator.system.paths import home
 from orchestrator.worker import crew
 from orchestrator.worker import worker as worker_module
 from orchestrator.worker.wakefulness import Wakefulness
@@ -81,3 +84,20 @@ def test_worker_holds_it_while_work_is_left(tmp_path, monkeypatch, started, awak
         *[("started", [True]), ("ended", [True])] * 2,
     ]
     assert started[0].returncode is not None
+
+
+def test_a_paused_slot_lets_the_machine_sleep(tmp_path, monkeypatch, started, awake):
+    """Though a run could be claimed: that may stay so for days."""
+    monkeypatch.setattr(crew, "Wakefulness", lambda say: Wakefulness(say, awake))
+    submit(tmp_path, planned("a"))
+    with Store.open(home().db) as store:
+        store.control.pause_slot("0", ["0"])
+    said = []
+
+    def listen(event):
+        said.append(event.text)
+        signal.raise_signal(signal.SIGTERM)
+
+    assert worker_module.work(on_event=listen, trainer=FAKE, prewarm=False) == 75
+    assert said[0] == "slot 0 is paused"
+    assert started == []
