@@ -180,6 +180,14 @@ class Queries:
         found = [run_of(row) for row in self._db.read(f"{RUN} WHERE r.state = 'running'")]
         return sorted(found, key=lambda run: slot_order(run.slot or FIRST_SLOT))
 
+    def trainer_pids(self) -> list[int]:
+        """The pids of the trainers of all running runs, as far as they are recorded."""
+        rows = self._db.read(
+            "SELECT a.pid FROM runs r JOIN attempts a ON a.run_id = r.id"
+            " WHERE r.state = 'running' AND a.ended IS NULL AND a.pid IS NOT NULL ORDER BY a.id"
+        )
+        return [row[0] for row in rows]
+
     def paused_slots(self) -> list[str]:
         """The slots that a user has paused."""
         rows = self._db.read("SELECT slot FROM paused_slots")

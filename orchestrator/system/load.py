@@ -5,12 +5,13 @@ holds memory of an NVIDIA GPU. The texts are read here and tested; that they com
 from such a GPU is not proven here.
 """
 
+import os
 import plistlib
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from xml.parsers.expat import ExpatError
@@ -34,13 +35,13 @@ class GpuTime:
     ns: int
 
 
-def busy_others(pid: int | None, seconds: float = 1.0, platform: str = sys.platform) -> str:
+def busy_others(pids: Collection[int], seconds: float = 1.0, platform: str = sys.platform) -> str:
     """Who else keeps the machine busy, watched for some seconds; empty where nobody does.
 
-    Left out are the trainer `pid` with its children, and this process. Nothing where the system
+    Left out are the trainers `pids` and this process, with their children. Nothing where the system
     does not answer.
     """
-    own = family(pid)
+    own = family(pids)
     if platform == "darwin":
         before = read_gpu_times(_output(_IOREG))
         time.sleep(seconds)
@@ -59,12 +60,12 @@ def _output(words: tuple[str, ...]) -> bytes:
         return b""
 
 
-def family(pid: int | None) -> set[int]:
-    """A process with its children, and this one: none of them is another program."""
+def family(pids: Collection[int]) -> set[int]:
+    """These processes and this one, with all their children: none of them is another program."""
     import psutil  # Not at the top: a status comes sooner without it.
 
-    found = {psutil.Process().pid}
-    for one in () if pid is None else (pid,):
+    found: set[int] = set()
+    for one in (os.getpid(), *pids):
         try:
             found |= {one, *(child.pid for child in psutil.Process(one).children(recursive=True))}
         except psutil.Error:

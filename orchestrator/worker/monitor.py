@@ -69,7 +69,7 @@ class RunMonitor:
         self.because: Because | None = None
         files = (Path(attempt.log), RunPaths(run.folder).log)
         self._silence = SilenceWatch(sweep.limits.stall_s, files)
-        self._slowness = SlownessWatch(run.folder, attempt.pid)
+        self._slowness = SlownessWatch(run.folder, self._trainers)
 
     @property
     def left_s(self) -> float | None:
@@ -179,6 +179,13 @@ class RunMonitor:
             self._listen(Event(EventKind.SLOWED, words, self._run))
             with self._patience.skip():
                 self._store.claims.note_slowed(self._run, words)
+
+    def _trainers(self) -> list[int]:
+        """The pids of all that train, in whichever slot; of this run where the queue is busy."""
+        pids = [] if self._attempt.pid is None else [self._attempt.pid]
+        with self._patience.skip():
+            pids = self._store.queries.trainer_pids()
+        return pids
 
     def _waits(self) -> bool:
         """Whether the trainer waits for the GPU (said once)."""

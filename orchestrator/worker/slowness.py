@@ -4,7 +4,7 @@ What counts as slow is `results/slowdown.py`; here is when it is asked, and when
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from orchestrator.results.slowdown import find_slowdown
@@ -23,13 +23,14 @@ class SlownessWatch:
     def __init__(
         self,
         folder: Path,
-        pid: int | None,
+        trainers: Callable[[], Collection[int]],
         clock: Callable[[], float] = time.monotonic,
-        others: Callable[[int | None], str] = load.busy_others,
+        others: Callable[[Collection[int]], str] = load.busy_others,
         memory: Callable[[], str | None] = processes.low_memory,
     ) -> None:
+        """`trainers` are the pids of those that train for this queue, in whichever slot."""
         self._folder = folder
-        self._pid = pid
+        self._trainers = trainers
         self._clock = clock
         self._others = others
         self._memory = memory
@@ -46,4 +47,4 @@ class SlownessWatch:
         was_quiet, self._quiet = self._quiet >= _QUIET_LOOKS, 0 if found else self._quiet + 1
         if found is None or not was_quiet:
             return None
-        return "; ".join(filter(None, (str(found), self._others(self._pid), self._memory())))
+        return "; ".join(filter(None, (str(found), self._others(self._trainers()), self._memory())))

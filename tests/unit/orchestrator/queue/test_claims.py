@@ -259,6 +259,17 @@ def test_what_a_sweep_has_trained_counts_what_trains_now(tmp_path, store):
     assert store.queries.trained_s(1, but=first) == 2.0 + 2.0 + 7.0
 
 
+def test_the_trainers_of_all_slots_are_known_while_they_train(tmp_path, store):
+    """Not one that has no pid yet, and none that has ended."""
+    submit(tmp_path, *map(planned, "abc"))
+    (_, first), (_, second), _ = (claim(store, slot) for slot in "012")
+    store.claims.started(first, 71, 1.0)
+    store.claims.started(second, 72, 1.0)
+    assert store.queries.trainer_pids() == [71, 72]
+    end(store, first)
+    assert store.queries.trainer_pids() == [72]
+
+
 def test_two_resets_of_the_gpu_are_two_in_a_row_only_in_one_slot(tmp_path, store):
     """Each device by itself: one reset on each of two is no GPU that must be restarted."""
     submit(tmp_path, *map(planned, "abc"), retry=Retry(max=9))

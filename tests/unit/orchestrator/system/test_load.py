@@ -1,5 +1,6 @@
 """Who else keeps the machine busy: what the systems' tools print, and who of them is named."""
 
+import os
 import plistlib
 import subprocess
 import sys
@@ -94,21 +95,40 @@ def test_a_process_that_computes_is_named_and_the_trainer_is_not(monkeypatch):
     others = [Process(us, "us", 90.0), Process(7, "cc1plus", 180.0), Process(8, "idle", 19.0),
               Process(9, "gone"), Process(10, "ffmpeg", 21.4)]  # fmt: skip
     monkeypatch.setattr(psutil, "process_iter", lambda names: iter(others))
-    assert busy_others(None, 0.0, "linux") == (
+    assert busy_others([], 0.0, "linux") == (
         "cc1plus (pid 7) uses 180% of a processor, ffmpeg (pid 10) uses 21% of a processor"
     )
 
 
-def test_children_of_the_trainer_are_its_own():
-    """Here: of this process, whose child waits for its stdin."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        try:
-            family = load.family(psutil.Process().pid)
-        finally:
-            child.kill()
-    assert {psutil.Process().pid, child.pid} <= family
+# A child that has one itself: says its pid, and waits for its stdin.
+_PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "input()"])
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+@pytest.fixture
+def trainer():
+    """The pids of a process and of its child."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", _PARENT], text=True, **pipes) as parent:
+        yield parent.pid, int(parent.stdout.readline())
+
+
+def test_what_a_worker_has_started_is_no_other_program(trainer):
+    """The trainers and standbys of its other slots, with their children."""
+    assert {psutil.Process().pid, *trainer} <= load.family([])
+
+
+def test_trainers_that_an_earlier_worker_has_started_are_no_other_programs():
+    """They are no children of this worker, as here its parent; and one may have ended meanwhile."""
+    other = os.getppid()
+    assert other not in load.family([])
+    assert other in load.family([2**31 - 1, other])
 
 
 def test_a_mac_whose_tools_do_not_answer_names_nobody(monkeypatch):
     """As here, where there is no ioreg(8)."""
-    assert busy_others(None, 0.0, "darwin") == ""
+    assert busy_others([], 0.0, "darwin") == ""

@@ -13,10 +13,12 @@ class Night:
 
     def __init__(self, folder):
         self.now, self.folder, self.asked = 0.0, folder, []
-        self.watch = SlownessWatch(folder, 7, lambda: self.now, self._others, lambda: None)
+        self.watch = SlownessWatch(
+            folder, lambda: [7, 8], lambda: self.now, self._others, lambda: None
+        )
 
-    def _others(self, pid):
-        self.asked.append(pid)
+    def _others(self, pids):
+        self.asked.append(pids)
         return "Blender (pid 9) uses 63% of the GPU"
 
     def log(self, *rates):
@@ -48,7 +50,7 @@ def test_a_slow_run_is_said_once_with_who_is_busy(night):
     assert words.endswith("(250 tokens/s, usually 1,000); Blender (pid 9) uses 63% of the GPU")
     night.log(*[1000] * 8, *[250] * 40)
     assert night.pass_(30) == []
-    assert night.asked == [7]
+    assert night.asked == [[7, 8]]
 
 
 def test_it_is_news_again_after_some_minutes_at_full_speed(night):
