@@ -94,10 +94,12 @@ class Watcher:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._failed: set[int] = set()
         self._worked = False
         with self._open_queue() as store:
             self._open = _open_sweeps(store)
+            sweeps = store.queries.sweeps(all=True)
+        # Not by the count at an event: two slots may each have a failure before the first is told.
+        self._failed = {s.id for s in sweeps if s.counts.get(RunState.FAILED)}
 
     def _open_queue(self) -> Store:
         return Store.open(self._home.db, readonly=True, timeout_s=_READ_TIMEOUT_S)
@@ -130,8 +132,7 @@ class Watcher:
         if event.kind is not EventKind.ENDED or run is None or run.state is not RunState.FAILED:
             return []
         sweep = next((s for s in store.queries.sweeps(all=True) if s.id == run.sweep_id), None)
-        first = sweep is not None and sweep.counts.get(RunState.FAILED) == 1
-        if sweep is None or not first or sweep.id in self._failed:
+        if sweep is None or sweep.id in self._failed:
             return []
         self._failed.add(sweep.id)
         text = f"run {run.id} {run.name} of sweep {sweep.name} failed: {run.reason}"

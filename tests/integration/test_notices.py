@@ -132,6 +132,16 @@ def test_a_failure_after_a_retry_is_not_the_first(tmp_path):
     assert fail_next(Watcher(home())) == []
 
 
+def test_two_failures_at_once_are_a_first_one_all_the_same(tmp_path):
+    """In two slots both may have ended before either is told."""
+    submit(tmp_path, planned("a"), planned("b"), planned("c"))
+    watcher = Watcher(home())
+    outcome = Outcome(Verdict.OOM, "out of memory", None, 4)
+    failed = [finish_next(outcome, value=0.0) for _ in range(2)]
+    told = [watcher.notices(Event(EventKind.ENDED, "", run)) for run in failed]
+    assert [[notice.event for notice in found] for found in told] == [["first_failure"], []]
+
+
 def test_a_queue_that_stands_still_is_told_once_until_something_runs_again(tmp_path):
     """A worker looks at a held queue five times a second."""
     submit(tmp_path, planned("a"))
