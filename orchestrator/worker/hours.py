@@ -97,8 +97,9 @@ class Gate:
         if not hours.on_power and hours.idle_min is None:
             return None
         if senses.clock() - self._asked >= _LOOK_S:
-            self._asked = senses.clock()
+            # Noted last: another slot that asks meanwhile must not find what was true before.
             self._why = self._look()
+            self._asked = senses.clock()
         return self._why
 
     def _look(self) -> str | None:

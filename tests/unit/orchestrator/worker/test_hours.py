@@ -112,6 +112,21 @@ def test_battery_holds_the_worker():
     assert desk.later(gate) is None
 
 
+def test_a_slot_that_asks_while_another_looks_is_held_as_well():
+    """A look at the battery takes a moment, in which nothing is known yet."""
+    heard = []
+
+    def on_battery():
+        if not heard:
+            heard.append("looks")
+            heard.append(gate.closed())
+        return True
+
+    gate = Gate(Hours(on_power=True), Senses(on_battery=on_battery))
+    assert gate.closed() == heard[1]
+    assert heard[1] is not None
+
+
 def test_user_holds_the_worker():
     """For as many minutes after the last key as the user has said."""
     desk = Desk()
