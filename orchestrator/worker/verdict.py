@@ -103,8 +103,7 @@ def _by_code(end: Ending, code: int) -> Outcome:
     if end.asked is not None and (code == ExitCode.INTERRUPTED or end.asked is StopRequest.CANCEL):
         return _stopped(end, code)
     if code == ExitCode.INTERRUPTED:
-        said = _short(str((end.result or {}).get("reason") or _last_error(end)))
-        words = ": ".join(filter(None, ("interrupted from outside", said)))
+        words = ": ".join(filter(None, ("interrupted from outside", _said(end))))
         return Outcome(Verdict.INTERRUPTED, words, _proof(end), code)
     if code == ExitCode.KILLED and end.memory is not None:
         words = f"out of memory: {_proof(end)}; let the reward take less"
@@ -188,15 +187,20 @@ def _reason(verdict: Verdict, end: Ending, fault: MachineFault | None = None) ->
     if fault is MachineFault.GPU_BUFFERS:
         return "more GPU buffers at once than Metal allows (mlx #4464); a new process has none"
     advice = _ADVICE[verdict]
-    reason = (end.result or {}).get("reason") or _last_error(end)
-    if verdict in (Verdict.DIVERGED, Verdict.CONFIG, Verdict.DATA, Verdict.HUB_AWAY) and reason:
-        return f"{advice}: {_short(str(reason))}"
+    said = _said(end)
+    if verdict in (Verdict.DIVERGED, Verdict.CONFIG, Verdict.DATA, Verdict.HUB_AWAY) and said:
+        return f"{advice}: {said}"
     return advice
 
 
 def _proof(end: Ending) -> str | None:
     reason = (end.result or {}).get("reason")
     return _short(str(reason)) if reason else _last_line(end)
+
+
+def _said(end: Ending) -> str:
+    """What the trainer itself says of its end: in its result, else in its log; empty: nothing."""
+    return _short(str((end.result or {}).get("reason") or _last_error(end)))
 
 
 def _last_error(end: Ending) -> str:
