@@ -32,7 +32,8 @@ class GroupDraws:
 
     `flat` says of each row that was drawn whether its first group was flat; `broken_off` counts the
     groups of which only a part was drawn, `saved_tokens` what the rest would have taken at the
-    length of that part.
+    length of that part. `sample` is what was drawn of each prompt at first, whatever it earned: all
+    that is drawn behind it is a choice, by which groups with variance would count for more.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class GroupDraws:
     ) -> None:
         self.tokens = 0
         self.flat: dict[int, bool] = {}
+        self.sample: list[JudgedGroup] = []
         self.broken_off = 0
         self.saved_tokens = 0
         self.rollout_s = 0.0
@@ -65,6 +67,8 @@ class GroupDraws:
         size, early = self._cfg.num_generations, self._cfg.early_group_size
         groups = self._generate(prompts, range(early or size), round)
         judged = self._judge(prompts, groups)
+        if round == 0:
+            self.sample = list(judged)
         if early:
             goes_on = [p for p, each in enumerate(judged) if not each.is_flat]
             chosen = [prompts[p] for p in goes_on]

@@ -22,7 +22,8 @@ How ours differ from the papers, and why:
 - A masked completion (`mask_truncated`) has no tokens but still counts as a completion, as in TRL.
 - A group whose rewards are all equal counts in every divisor, skipped or kept: skipping saves its
   cost and changes no gradient, as TRL has it. (With KL, entropy bonus or top-entropy tokens it does
-  change one: a skipped group has no part in those.) DAPO divides by the groups that are left.
+  change one: a skipped group has no part in those.) Of a group that is broken off
+  (`early_group_size`) only what was drawn counts. DAPO divides by the groups that are left.
 
 Papers: GRPO 2402.03300, Dr. GRPO 2503.20783, DAPO 2503.14476, CISPO 2506.13585, GSPO 2507.18071,
 SAPO 2511.20347, LUSPO 2602.05261, VESPO 2602.10693, RLOO 2402.14740, two-sided clip 2505.07291,

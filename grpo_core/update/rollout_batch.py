@@ -74,10 +74,9 @@ def draw_batch(
     pairs = zip(final, learnt, strict=True)
     teaching = np.stack([judged.teaching[:, places] for judged, places in pairs], axis=1)
     weights = _advantages(teaching, rewards, cfg)  # [P, G]
-    figures = rollout_figures(first, rewards.names) | _costs(draws, at_first, final, cfg)
+    figures = rollout_figures(draws.sample, rewards.names) | _costs(draws, at_first, final, cfg)
     if cfg.overlong_buffer:
-        costs = np.concatenate([overlong(judged.group, cfg) for judged in first])
-        figures["reward/overlong"] = float(np.mean(costs))
+        figures["reward/overlong"] = float(np.mean([overlong(j.group, cfg) for j in draws.sample]))
     groups = [_samples(j, learnt[p], weights[p], p) for p, j in enumerate(final)]
     counts = [_counts(judged, cfg) for judged in final]
     shown = _spread_out(weights[0], learnt[0], len(final[0].total))

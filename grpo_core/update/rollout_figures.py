@@ -14,7 +14,7 @@ from grpo_core.update.judged_groups import JudgedGroup
 
 
 def rollout_figures(judged: Sequence[JudgedGroup], names: Sequence[str]) -> dict[str, float]:
-    """What the log says of the first draw of each group: further draws are a choice, not a sample.
+    """What the log says of groups of one size, which were drawn whatever they would earn.
 
     `reward_std` is the mean over the groups of their sample deviation.
     """

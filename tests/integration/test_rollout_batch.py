@@ -268,6 +268,18 @@ def test_a_group_goes_on_only_where_its_first_completions_differ():
     assert found.figures["frac_reward_zero_std"] == pytest.approx(len(broken_off) / 3)
 
 
+def test_the_log_speaks_of_what_was_drawn_of_every_group():
+    """What is drawn behind that is a choice: groups that go on would count twice as much."""
+    whole = rollouts({"rare": rare}, [1.0], zero_variance="keep")
+    found = rollouts({"rare": rare}, [1.0], early_group_size=4)
+    rewards = np.array([rewards_of(group)[:4] for group in whole.groups])
+    lengths = [len(ids) for group in whole.groups for ids in ids_of(group)[:4]]
+    assert found.figures["reward_mean"] == pytest.approx(rewards.mean())
+    assert found.figures["reward/rare"] == pytest.approx(rewards.mean())
+    assert found.figures["reward_std"] == pytest.approx(rewards.std(axis=1, ddof=1).mean())
+    assert found.figures["completion_length"] == pytest.approx(np.mean(lengths))
+
+
 @pytest.mark.parametrize("more", [{"num_train_generations": 3}, {"scale_rewards": "batch"}])
 def test_a_group_that_goes_on_teaches_what_it_teaches_when_drawn_at_once(more):
     """Its advantages are of all its rewards, whatever is missing in the others."""
