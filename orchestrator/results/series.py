@@ -141,9 +141,9 @@ class RunSeries:
         """The metrics that were logged."""
         return list(self._metrics)
 
-    def copy(self, name: str) -> Bins:
-        """A metric as it is now, whatever is read later; empty where it was not logged."""
-        return copy.deepcopy(self._metrics.get(name, Bins()))
+    def copy(self, name: str) -> tuple[Bins, Clock]:
+        """A metric, empty where it was not logged, and the clock: as now, whatever is read later."""
+        return copy.deepcopy(self._metrics.get(name, Bins())), copy.deepcopy(self.clock)
 
     def snapshot(self) -> tuple[dict[str, Bins], Clock]:
         """Every metric and the clock as they are now, whatever is read later."""

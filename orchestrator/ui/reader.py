@@ -160,7 +160,7 @@ class Reader:
         for run in runs[-_CURVES:]:
             with self.series.of(run.folder) as series:
                 names |= dict.fromkeys(series.names)
-                found.append(CurveOf(run, series.copy(metric), series.clock))
+                found.append(CurveOf(run, *series.copy(metric)))
         return {
             **metric_shape(metric, found, POINTS),
             "sweep": sweep_id,

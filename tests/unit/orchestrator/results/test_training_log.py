@@ -205,3 +205,14 @@ def test_a_series_of_a_long_log_keeps_its_ends_its_time_and_what_is_new(tmp_path
     }  # fmt: skip
     assert series.has_since(4998)
     assert not series.has_since(4000)
+
+
+def test_a_copy_of_a_series_stays_as_it_was(tmp_path):
+    """Another thread draws it, and the next look at the log may come meanwhile."""
+    series = RunSeries(tmp_path)
+    series.take([{"update": 1, "loss": 0.5, "update_s": 2.0}])
+    (bins, clock), (curves, whole) = series.copy("loss"), series.snapshot()
+    series.take([{"update": 2, "loss": 0.25, "update_s": 2.0}])
+    assert ([*bins.numbers], clock.at(2)) == ([0], 2.0)
+    assert ([*curves["loss"].numbers], whole.at(2)) == ([0], 2.0)
+    assert series.points("loss").shape() == {"x": [1.0, 2.0], "y": [0.5, 0.25], "t": [2.0, 4.0]}
