@@ -142,7 +142,7 @@ class RunSeries:
         return list(self._metrics)
 
     def copy(self, name: str) -> tuple[Bins, Clock]:
-        """A metric, empty where it was not logged, and the clock: as now, whatever is read later."""
+        """A metric, empty where not logged, and the clock, as now, whatever is read later."""
         return copy.deepcopy(self._metrics.get(name, Bins())), copy.deepcopy(self.clock)
 
     def snapshot(self) -> tuple[dict[str, Bins], Clock]:
