@@ -17,6 +17,7 @@ from typing import Any
 
 from orchestrator.results.curves import Bins
 from orchestrator.results.training_log import (
+    NOT_MEASURED,
     Line,
     LogTail,
     finite_number,
@@ -30,8 +31,6 @@ _KEPT = 1000
 _RECENT = 32
 # Moments of the clock of a run.
 _MOMENTS = 512
-# What a line says besides measures.
-_NOT_MEASURED = frozenset({"update", "batch_step", "updates_total", "n", "split", "ci95"})
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class RunSeries:
         values = {
             name: value
             for name, raw in line.items()
-            if name not in _NOT_MEASURED and (value := finite_number(raw)) is not None
+            if name not in NOT_MEASURED and (value := finite_number(raw)) is not None
         }
         for name, value in values.items():
             bins = self._metrics.get(name)

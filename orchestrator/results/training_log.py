@@ -20,6 +20,8 @@ Line = dict[str, Any]
 # Over how many updates the time of one is averaged: some minutes of most runs.
 _WINDOW = 20
 _MOST = 2**63 - 1
+# What a line says besides measures.
+NOT_MEASURED = frozenset({"update", "updates_total", "batch_step", "n", "split"})
 
 
 def read_progress(folder: Path) -> Progress:

@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from orchestrator.results.training_log import Line, LogTail, logged_seconds
+from orchestrator.results.training_log import NOT_MEASURED, Line, LogTail, logged_seconds
 from orchestrator.run import END_STATES, Run, Sweep
 from orchestrator.system.paths import RunPaths
-
-# What a line says besides measures.
-_NOT_MEASURED = frozenset({"update", "updates_total", "batch_step", "n", "split"})
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ def metric_names(line: Line) -> dict[str, float]:
     held_out = line.get("split") == "test"
     found = {}
     for key, value in line.items():
-        if key in _NOT_MEASURED or isinstance(value, bool) or not isinstance(value, int | float):
+        if key in NOT_MEASURED or isinstance(value, bool) or not isinstance(value, int | float):
             continue
         try:
             number = float(value)

@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.results.samples import Sample, samples_of
 from orchestrator.results.training_log import (
+    NOT_MEASURED,
     Line,
     finite_number,
     is_held_out,
@@ -104,17 +105,16 @@ def _by_update(lines: list[Line]) -> _ByUpdate:
     return found
 
 
-def _is_measure(name: str) -> bool:
+def _is_of_the_machine(name: str) -> bool:
     """Times and memory: no two runs share these."""
     return name.endswith(("_s", "_bytes"))
 
 
 def _numbers(line: Line) -> Line:
-    counts = ("update", "updates_total", "n")
     return {
         key: value
         for key, value in line.items()
-        if key not in counts and finite_number(value) is not None
+        if key not in NOT_MEASURED and finite_number(value) is not None
     }
 
 
@@ -131,7 +131,11 @@ def _log_difference(one: _ByUpdate, other: _ByUpdate) -> LogDifference | None:
     """At an update that both have logged."""
     for update in sorted(one.keys() & other.keys()):
         a, b = one[update], other[update]
-        keys = [key for key in _numbers(a) if a[key] != b.get(key, a[key]) and not _is_measure(key)]
+        keys = [
+            key
+            for key in _numbers(a)
+            if a[key] != b.get(key, a[key]) and not _is_of_the_machine(key)
+        ]
         if keys:
             return LogDifference(update, tuple(keys))
     return None

@@ -20,7 +20,7 @@ def two(tmp_path):
     def write(run, late):
         log = [
             {"update": 0, "em": 0.25, "split": "test", "n": 8, "eval_s": late},
-            {"update": 1, "reward_mean": 1.0, "loss": 0.5, "update_s": 3.0 * late},
+            {"update": 1, "batch_step": late, "reward_mean": 1.0, "loss": 0.5, "update_s": late},
             {"update": 2, "reward_mean": 2.0, "loss": 0.5, "update_s": 3.0},
             {"update": 3, "reward_mean": 2.0 + late, "loss": 0.25, "update_s": 3.0},
             {"update": 3, "em": 0.5 * late, "split": "test", "n": 8},
@@ -48,6 +48,7 @@ def test_settings_metrics_and_the_first_difference_are_told(two, capsys):
     assert found["settings"] == {"learning_rate": [1e-4, 2e-4]}
     assert found["metrics"]["em"] == [0.5, 1.0]
     assert found["metrics"]["loss"] == [0.25, 0.25]
+    assert "batch_step" not in found["metrics"]
     assert found["log"] == {"update": 3, "metrics": ["reward_mean", "em"]}
     told = found["completion"]
     assert (told["update"], told["held_out"], told["same_prompt"]) == (3, False, True)
