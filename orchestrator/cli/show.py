@@ -17,12 +17,12 @@ from orchestrator.results.training_log import read_curves
 from orchestrator.run import Run, RunState, Sweep
 from orchestrator.system.files import freeze
 from orchestrator.system.paths import home
-from orchestrator.views.json_shapes import show_shape
+from orchestrator.views.json_shapes import diff_shape, show_shape
 from orchestrator.views.now import read_learning_curves
 from orchestrator.views.plot import curve_plot, shows_braille
 from orchestrator.views.run_details import RunDetails, details_lines, read_details
 from orchestrator.views.run_diff import diff_runs
-from orchestrator.views.run_diff_lines import diff_lines, diff_shape
+from orchestrator.views.run_diff_lines import diff_lines
 
 _PLOT_WIDTH = 80
 

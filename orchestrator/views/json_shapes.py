@@ -11,12 +11,14 @@ from grpo_core.run.atomic import finite
 from orchestrator.queue.eta import Span
 from orchestrator.results.illnesses import Illness
 from orchestrator.results.leaderboard import Level, RankedSetting
+from orchestrator.results.samples import Sample
 from orchestrator.results.slowdown import Slowdown
 from orchestrator.results.stats import Comparison
 from orchestrator.run import Attempt, Objective, Progress, Run, RunState, Sweep, stamp
 from orchestrator.views.json_text import JsonText
 from orchestrator.views.overview import Overview
 from orchestrator.views.run_details import RunDetails
+from orchestrator.views.run_diff import RunDiff
 from orchestrator.worker.serving import ServingWorker
 
 Shape = dict[str, Any]
@@ -147,6 +149,34 @@ def attempt_shape(attempt: Attempt) -> Shape:
         *("reason", "evidence", "log"),
     )
     return {name: getattr(attempt, name) for name in names}
+
+
+def diff_shape(runs: Sequence[Shape], diff: RunDiff) -> Shape:
+    """`show A B --json`; `runs` are the two runs as `show` has each."""
+    return {
+        "runs": list(runs),
+        "settings": {key: list(pair) for key, pair in diff.settings.items()},
+        "versions": {key: list(pair) for key, pair in diff.versions.items()},
+        "metrics": {key: list(pair) for key, pair in diff.metrics.items()},
+        "log": diff.log and {"update": diff.log.update, "metrics": list(diff.log.metrics)},
+        "completion": diff.completion
+        and {
+            "update": diff.completion.one.update,
+            "held_out": diff.completion.one.held_out,
+            "same_prompt": diff.completion.same_prompt,
+            "samples": [_sample_shape(diff.completion.one), _sample_shape(diff.completion.other)],
+        },
+    }
+
+
+def _sample_shape(sample: Sample) -> Shape:
+    return {
+        "prompt": sample.prompt,
+        "completion": sample.completion,
+        "answer": sample.answer,
+        "reward": sample.reward,
+        "rewards": dict(sample.rewards),
+    }
 
 
 def submit_shape(

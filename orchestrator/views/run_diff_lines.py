@@ -3,11 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from orchestrator.results.samples import Sample
 from orchestrator.results.training_log import finite_number, read_curve
 from orchestrator.run import Run, Sweep
 from orchestrator.text import UNKNOWN, metric, setting_value, sparkline
-from orchestrator.views.json_shapes import Shape
 from orchestrator.views.run_diff import CompletionDifference, Pair, RunDiff
 
 # Of what two runs logged those that tell how they went; --json has all.
@@ -112,31 +110,3 @@ def _block(title: str, text: str) -> list[str]:
     if len(text) > _CHARS:
         text = f"{text[:_CHARS]} …"
     return [f"    {title}:", *(f"      {line}" for line in text.splitlines() or [""])]
-
-
-def diff_shape(runs: Sequence[Shape], diff: RunDiff) -> Shape:
-    """`show A B --json`; `runs` are the two runs as `show` has each."""
-    return {
-        "runs": list(runs),
-        "settings": {key: list(pair) for key, pair in diff.settings.items()},
-        "versions": {key: list(pair) for key, pair in diff.versions.items()},
-        "metrics": {key: list(pair) for key, pair in diff.metrics.items()},
-        "log": diff.log and {"update": diff.log.update, "metrics": list(diff.log.metrics)},
-        "completion": diff.completion
-        and {
-            "update": diff.completion.one.update,
-            "held_out": diff.completion.one.held_out,
-            "same_prompt": diff.completion.same_prompt,
-            "samples": [_sample(diff.completion.one), _sample(diff.completion.other)],
-        },
-    }
-
-
-def _sample(sample: Sample) -> Shape:
-    return {
-        "prompt": sample.prompt,
-        "completion": sample.completion,
-        "answer": sample.answer,
-        "reward": sample.reward,
-        "rewards": dict(sample.rewards),
-    }
