@@ -6,7 +6,7 @@ same values, so each run gets the values of all that any of them sets, or whose 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.report.gather import Facts, RunFacts
@@ -14,10 +14,7 @@ from orchestrator.results.leaderboard import ranking
 from orchestrator.results.objective import completed_scores, differing_keys, value_by
 from orchestrator.run import Objective, RunState, Sweep
 from orchestrator.search.importance import Importance
-from orchestrator.spec.base_config import resolved_base
-
-# Where runs write is no setting, and `extra` holds tags.
-_NOT_SETTINGS = ("output_dir", "run_name", "extra", "seed")
+from orchestrator.spec.base_config import base_settings
 
 
 def together(facts: Sequence[Facts]) -> Facts:
@@ -27,7 +24,7 @@ def together(facts: Sequence[Facts]) -> Facts:
     """
     sweeps = [each.sweep for each in facts]
     objective = sweeps[0].objective
-    bases = [asdict(resolved_base(sweep)) for sweep in sweeps]
+    bases = [base_settings(sweep) for sweep in sweeps]
     keys = _settings(facts, bases)
     runs = [
         _joined(run, base, keys, objective)
@@ -51,7 +48,7 @@ def _settings(facts: Iterable[Facts], bases: Sequence[Mapping[str, Any]]) -> lis
     """What any run sets, and what the bases say differently."""
     keys = dict.fromkeys(key for each in facts for run in each.runs for key in run.run.overrides)
     differing = [key for key in bases[0] if any(base[key] != bases[0][key] for base in bases)]
-    return [key for key in (*keys, *differing) if key not in _NOT_SETTINGS]
+    return [key for key in (*keys, *differing) if key != "seed"]
 
 
 def _joined(

@@ -19,6 +19,7 @@ from grpo_core.config import (
 from grpo_core.errors import ConfigError
 from orchestrator.run import Plan, Sweep
 from orchestrator.spec.document import Document
+from orchestrator.spec.fields import RESERVED
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ def base_values(sweep: Sweep | Plan, keys: Iterable[str]) -> dict[str, Any]:
     wanted = list(keys)
     config = resolved_base(sweep) if wanted else None
     return {key: getattr(config, key) for key in wanted if hasattr(config, key)}
+
+
+def base_settings(sweep: Sweep | Plan) -> dict[str, Any]:
+    """Every setting that the base of a sweep gives its runs, without what is a run's own."""
+    return base_values(sweep, (name for name in FIELDS if name not in RESERVED))
 
 
 def _ignore(_line: str) -> None:

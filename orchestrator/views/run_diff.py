@@ -5,7 +5,7 @@ or torn is left out. How it looks is decided in `run_diff_lines.py`.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,9 @@ from orchestrator.results.training_log import (
     read_versions,
 )
 from orchestrator.run import Run, Sweep
-from orchestrator.spec.base_config import resolved_base
+from orchestrator.spec.base_config import base_settings
 
 Pair = tuple[Any, Any]
-
-# Where a run writes is no setting, and `extra` holds tags.
-_NOT_SETTINGS = ("output_dir", "run_name", "extra")
 
 
 @dataclass(frozen=True)
@@ -78,10 +75,8 @@ def diff_runs(one: tuple[Run, Sweep], other: tuple[Run, Sweep]) -> RunDiff:
 
 def _settings(run: Run, sweep: Sweep) -> dict[str, Any]:
     """Every field as the run has it: its base, what the sweep sets, and its seed."""
-    values = asdict(resolved_base(sweep)) | dict(run.overrides)
-    if run.seed is not None:
-        values["seed"] = run.seed
-    return {key: value for key, value in values.items() if key not in _NOT_SETTINGS}
+    seed = {} if run.seed is None else {"seed": run.seed}
+    return {**base_settings(sweep), **run.overrides, **seed}
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Pair]:
