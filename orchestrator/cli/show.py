@@ -18,7 +18,7 @@ from orchestrator.run import Run, RunState, Sweep
 from orchestrator.system.files import freeze
 from orchestrator.system.paths import home
 from orchestrator.views.json_shapes import diff_shape, show_shape
-from orchestrator.views.now import read_learning_curves
+from orchestrator.views.learning_curves import read_learning_curves
 from orchestrator.views.plot import curve_plot, shows_braille
 from orchestrator.views.run_details import RunDetails, details_lines, read_details
 from orchestrator.views.run_diff import diff_runs

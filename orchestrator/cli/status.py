@@ -10,7 +10,8 @@ from orchestrator.cli.references import Ref, complete_swept
 from orchestrator.errors import UsageError
 from orchestrator.queue.store import Store
 from orchestrator.system.paths import home
-from orchestrator.views.now import last_text, read_learning_curves
+from orchestrator.views.learning_curves import read_learning_curves
+from orchestrator.views.now import last_text
 from orchestrator.views.overview import Overview, read_overview
 from orchestrator.views.status import TABLE_MOST, rows_for, status_picture
 from orchestrator.views.tables import runs_lines

@@ -40,7 +40,8 @@ from orchestrator.ui.shapes import (
     queue_shape,
     sweep_shape,
 )
-from orchestrator.views.now import CurveCache, last_text
+from orchestrator.views.learning_curves import CurveCache
+from orchestrator.views.now import last_text
 from orchestrator.views.overview import ProgressReaders, read_overview
 from orchestrator.views.run_details import read_details
 from orchestrator.worker.attempt_log import read_tail

@@ -17,12 +17,8 @@ from orchestrator.run import FIRST_SLOT, Progress, Run, RunState, Sweep, slot_or
 from orchestrator.system.paths import Home
 from orchestrator.system.processes import boot_id
 from orchestrator.text import counts, duration, number, plural
-from orchestrator.views.now import (
-    CurveCache,
-    last_text,
-    read_learning_curves,
-    run_lines,
-)
+from orchestrator.views.learning_curves import CurveCache, read_learning_curves
+from orchestrator.views.now import last_text, run_lines
 from orchestrator.views.overview import read_overview, updates_text
 from orchestrator.views.tables import STATE_STYLES, left_text
 from orchestrator.worker.events import Event, EventKind

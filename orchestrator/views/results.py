@@ -18,7 +18,7 @@ from orchestrator.text import (
     setting_value,
     sparkline,
 )
-from orchestrator.views.now import read_learning_curves
+from orchestrator.views.learning_curves import read_learning_curves
 from orchestrator.views.tables import plain_table, value_cell
 
 _CURVE_WIDTH = 16

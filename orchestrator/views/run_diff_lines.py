@@ -6,6 +6,7 @@ from typing import Any
 from orchestrator.results.training_log import finite_number, read_curve
 from orchestrator.run import Run, Sweep
 from orchestrator.text import UNKNOWN, metric, setting_value, sparkline
+from orchestrator.views.learning_curves import SPARK_WIDTH
 from orchestrator.views.run_diff import CompletionDifference, Pair, RunDiff
 
 # Of what two runs logged those that tell how they went; --json has all.
@@ -13,7 +14,6 @@ _TELLING = (
     *("em", "eval_reward", "reward_mean", "loss", "kl", "entropy", "grad_norm"),
     *("completion_length", "truncated_frac", "clip_frac", "tokens_per_s", "peak_bytes"),
 )
-_SPARK_WIDTH = 24
 # Metrics named where logs part; a completion in the terminal.
 _NAMED, _CHARS = 6, 1500
 
@@ -74,7 +74,7 @@ def _curve_lines(runs: Sequence[Run], metrics: Iterable[str]) -> list[str]:
         if not values:
             continue
         for at, (run, curve) in enumerate(zip(runs, curves, strict=True)):
-            drawn = sparkline(curve, _SPARK_WIDTH, min(values), max(values)) or "not logged"
+            drawn = sparkline(curve, SPARK_WIDTH, min(values), max(values)) or "not logged"
             lines.append(f"  {name if at == 0 else '':<{max(10, len(name))}} {drawn}  {run.id}")
     return lines
 

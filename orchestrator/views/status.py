@@ -12,15 +12,8 @@ from rich.text import Text
 from orchestrator.results.illnesses import Illness
 from orchestrator.run import Run, Sweep, stamp
 from orchestrator.text import run_ids
-from orchestrator.views.now import (
-    CurveCache,
-    flow,
-    next_line,
-    paused_line,
-    run_lines,
-    whole_line,
-    worker_line,
-)
+from orchestrator.views.learning_curves import CurveCache
+from orchestrator.views.now import flow, next_line, paused_line, run_lines, whole_line, worker_line
 from orchestrator.views.overview import UNFINISHED, Overview
 from orchestrator.views.tables import best_line, left_out_line, runs_table, sweep_text, with_room
 from orchestrator.worker.serving import ServingWorker

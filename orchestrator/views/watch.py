@@ -24,7 +24,8 @@ from orchestrator.errors import QueueError
 from orchestrator.queue.store import Store
 from orchestrator.run import Run
 from orchestrator.system.paths import Home
-from orchestrator.views.now import CurveCache, is_open, last_text
+from orchestrator.views.learning_curves import CurveCache
+from orchestrator.views.now import is_open, last_text
 from orchestrator.views.overview import Overview, ProgressReaders, read_overview
 from orchestrator.views.status import rows_for, status_picture
 from orchestrator.worker.serving import ServingWorker, serving_worker

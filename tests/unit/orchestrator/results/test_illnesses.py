@@ -4,7 +4,8 @@ import pytest
 
 from orchestrator.results.illnesses import WINDOW, IllnessCode, find_illnesses
 from orchestrator.run import Progress
-from orchestrator.views.now import read_learning_curves, run_lines
+from orchestrator.views.learning_curves import read_learning_curves
+from orchestrator.views.now import run_lines
 from tests.records import a_run
 from tests.sweep_kit import write_lines
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from orchestrator.run import RunState
-from orchestrator.views.now import CurveCache
+from orchestrator.views.learning_curves import CurveCache
 from orchestrator.views.overview import SlotStatus, overview
 from orchestrator.views.status import rows_for, status_picture
 from orchestrator.worker.serving import ServingWorker
@@ -97,7 +97,7 @@ def test_marks_cost_no_more_than_a_status_has_time_for(tmp_path, monkeypatch):
     """The logs of the first runs are read, those beyond the limit are not."""
     runs = [cut_off(tmp_path, 1), cut_off(tmp_path, 2)]
     size = (tmp_path / "1" / "training_log.jsonl").stat().st_size
-    monkeypatch.setattr("orchestrator.views.now._READ_MOST", size)
+    monkeypatch.setattr("orchestrator.views.learning_curves._READ_MOST", size)
     assert list(CurveCache().illnesses(runs)) == [1]
 
 
