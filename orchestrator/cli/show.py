@@ -14,7 +14,7 @@ from orchestrator.queue.store import Store
 from orchestrator.results.illnesses import Illness
 from orchestrator.results.slowdown import Slowdown
 from orchestrator.results.training_log import read_curves
-from orchestrator.run import Run, RunState, Sweep
+from orchestrator.run import Run, Sweep
 from orchestrator.system.files import freeze
 from orchestrator.system.paths import home
 from orchestrator.views.json_shapes import diff_shape, show_shape
@@ -62,9 +62,7 @@ def show(run: str, other: str | None, plot: bool, as_json: bool) -> None:
 
 
 def _warnings(run: Run) -> Sequence[Slowdown | Illness]:
-    """What ails a run by its log; of one that has ended, how fast it was is no news."""
-    curves = read_learning_curves(run.folder)
-    return curves.warnings if run.state is RunState.RUNNING else curves.illnesses
+    return read_learning_curves(run.folder).warnings_of(run)
 
 
 def _show_difference(one: str, other: str, plot: bool, as_json: bool) -> None:

@@ -207,9 +207,7 @@ class Reader:
         with self.series.of(run.folder) as series:
             names = series.names
         words = by_hand(run, self.home)
-        curves = self._logs.of(run)
-        # Of a run that has ended, how fast it was at its end is no news.
-        warnings = curves.warnings if run.state is RunState.RUNNING else curves.illnesses
+        warnings = self._logs.of(run).warnings_of(run)
         shape = run_shape(details, words, tail, samples, held_out, names, warnings)
         return {**shape, **asked(run)}
 

@@ -12,7 +12,7 @@ from grpo_core.run.protocol import INTERVALS
 from orchestrator.results.illnesses import Illness, find_illnesses
 from orchestrator.results.slowdown import Slowdown, find_slowdown
 from orchestrator.results.training_log import curves_of, held_out_metric, log_time, read_log
-from orchestrator.run import Run
+from orchestrator.run import Run, RunState
 from orchestrator.system.paths import RunPaths
 from orchestrator.text import metric, sparkline
 
@@ -38,6 +38,10 @@ class LearningCurves:
     def warnings(self) -> list[Slowdown | Illness]:
         """What a user should know of the run, each a line as text."""
         return [*([] if self.slowdown is None else [self.slowdown]), *self.illnesses]
+
+    def warnings_of(self, run: Run) -> Sequence[Slowdown | Illness]:
+        """Those that matter now; of a run that has ended, how fast it was is no news."""
+        return self.warnings if run.state is RunState.RUNNING else self.illnesses
 
     def score_text(self) -> str:
         """`em 31.2% → 45.5%`: at first and now; empty without any."""
