@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -89,12 +91,33 @@ def standby_token(run_id: int, n: int, home: Home) -> str:
     return f"{home.root}#standby-{run_id}-{n}"
 
 
-def _end_children(attempt: Attempt, home: Home) -> None:
-    """End what the trainer of an attempt has started and left behind: its group is dead already.
+@dataclass(frozen=True)
+class Traces:
+    """By what a trainer is found again: the lock that it holds, and what its environment carries.
+
+    `tokens` are the values of ENV_ATTEMPT that its processes may carry, its own first. `pid`,
+    `pid_started` and `boot_id` say which process it is, where that was recorded.
+    """
+
+    lock: Path
+    tokens: tuple[str, ...]
+    pid: int | None = None
+    pid_started: float | None = None
+    boot_id: str = ""
+
+
+def traces(attempt: Attempt, home: Home) -> Traces:
+    """Those of an attempt of this queue."""
+    tokens = (attempt_token(attempt, home), standby_token(attempt.run_id, attempt.n, home))
+    known = (attempt.pid, attempt.pid_started, attempt.boot_id)
+    return Traces(home.run_lock(attempt.run_id), tokens, *known)
+
+
+def _end_children(tokens: Sequence[str]) -> None:
+    """End what a trainer has started and left behind: its group is dead already.
 
     A child of a reward that has left the group would go on for ever after a cancel.
     """
-    tokens = (attempt_token(attempt, home), standby_token(attempt.run_id, attempt.n, home))
     processes.kill_carriers(ENV_ATTEMPT, tokens)
 
 
@@ -102,10 +125,11 @@ class Launched:
     """A trainer that this process started."""
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", lock: FileLock, attempt: Attempt, home: Home
+        self, process: "subprocess.Popen[bytes]", lock: FileLock, tokens: Sequence[str]
     ) -> None:
+        """`tokens` are those of its `Traces`."""
         self._process = process
-        self._of = (attempt, home)
+        self._tokens = tokens
         self._lock = lock
         self.pid = process.pid
         self.exit_code: int | None = None
@@ -123,7 +147,7 @@ class Launched:
             self.exit_code = code
         # Children that outlive it would hold the GPU and the lock.
         processes.signal_group(self._process.pid, signal.SIGKILL)
-        _end_children(*self._of)
+        _end_children(self._tokens)
         return True
 
     def interrupt(self) -> None:
@@ -153,20 +177,21 @@ class Launched:
 
 
 class Adopted:
-    """A trainer that a worker before us started: its lock is watched, its exit code is lost.
+    """A trainer that a process before us started: its lock is watched, its exit code is lost.
 
     A lock that is free says nothing while the trainer lives: then somebody has removed the file.
     """
 
-    def __init__(self, attempt: Attempt, home: Home) -> None:
-        self._of = (attempt, home)
-        self._started = attempt.pid_started
-        self._boot_id = attempt.boot_id
+    def __init__(self, left: Traces) -> None:
+        self._tokens = left.tokens
+        self._path = left.lock
+        self._started = left.pid_started
+        self._boot_id = left.boot_id
         self._lock: FileLock | None = None
-        self.pid = attempt.pid
+        self.pid = left.pid
         if self.pid is None:
-            # The worker died between the start and the record of it.
-            self.pid = processes.find_session(ENV_ATTEMPT, attempt_token(attempt, home))
+            # Whoever started it died before that was recorded.
+            self.pid = processes.find_session(ENV_ATTEMPT, left.tokens[0])
             self._started = processes.start_time(self.pid) if self.pid else None
             self._boot_id = processes.boot_id()
         self.exit_code: int | None = None
@@ -175,14 +200,15 @@ class Adopted:
     def wait(self, timeout_s: float) -> bool:
         """See Trainer: it has ended once its run's lock can be had."""
         if self._lock is None:
-            attempt, home = self._of
-            self._lock = try_lock(home.make().run_lock(attempt.run_id), timeout_s)
+            with suppress(OSError):  # The lock says it if the folder cannot be made.
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = try_lock(self._path, timeout_s)
         elif self._leads():
             time.sleep(timeout_s)
         if self._leads():
             return False
         if self._lock is not None:
-            _end_children(*self._of)
+            _end_children(self._tokens)
             return True
         if self.pid is not None:
             # The trainer is dead, and a child of it holds the lock (and the GPU, maybe).
@@ -274,7 +300,7 @@ def launch(
         lock.release()
         raise _launch_error(e, run) from None
     crashpoint("launcher.spawned")
-    return Launched(process, lock, attempt, home)
+    return Launched(process, lock, traces(attempt, home).tokens)
 
 
 def spawn(

@@ -19,7 +19,7 @@ from orchestrator.system.paths import RunPaths
 from orchestrator.worker.attempt_runner import AttemptRunner
 from orchestrator.worker.crew import Crew, How
 from orchestrator.worker.events import Event, EventKind
-from orchestrator.worker.launcher import Adopted, Trainer
+from orchestrator.worker.launcher import Adopted, Trainer, traces
 from orchestrator.worker.patience import Patience
 from orchestrator.worker.searching import promote_from_rungs, suggest_next
 from orchestrator.worker.serving import Serving
@@ -153,7 +153,7 @@ class SlotWorker:
         if left is None:
             return
         run, attempt, sweep = left
-        trainer = Adopted(attempt, self._home)
+        trainer = Adopted(traces(attempt, self._home))
         if trainer.wait(0) or run.request is not None:
             self._runner.follow(run, attempt, trainer, sweep)
 
@@ -169,7 +169,7 @@ class SlotWorker:
             if left is None:
                 return
             run, attempt, sweep = left
-            trainer = Adopted(attempt, self._home)
+            trainer = Adopted(traces(attempt, self._home))
             if not trainer.wait(0):
                 self._crew.hold_awake(self._slot)
                 self._report(EventKind.ADOPTED, f"trains on (pid {trainer.pid})", run)

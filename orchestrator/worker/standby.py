@@ -33,6 +33,7 @@ from orchestrator.worker.launcher import (
     halvings,
     spawn,
     standby_token,
+    traces,
 )
 from orchestrator.worker.slots import Slot
 
@@ -82,7 +83,7 @@ class Standby:
         with contextlib.suppress(OSError), self._process.stdin as stdin:
             self._log = self._log.rename(attempt.log)
             os.write(stdin.fileno(), GO)
-            return Launched(self._process, self._lock, attempt, self._home)
+            return Launched(self._process, self._lock, traces(attempt, self._home).tokens)
         self.dismiss()
         return None
 

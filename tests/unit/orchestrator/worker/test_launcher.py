@@ -21,6 +21,7 @@ from orchestrator.worker.launcher import (
     command,
     halvings,
     launch,
+    traces,
 )
 from tests.queue_kit import FAKE, eventually, is_alive, kill_group
 from tests.records import a_run, an_attempt
@@ -141,7 +142,7 @@ def test_adopted_trainer_can_be_stopped_by_its_token(tmp_path, here):
     trainer = launch(fake_run(tmp_path), attempt, here, FAKE)
     trainer.close()
     eventually(lambda: (tmp_path / "out/checkpoint-1").exists())
-    adopted = Adopted(attempt, here)
+    adopted = Adopted(traces(attempt, here))
     assert adopted.pid == trainer.pid
     assert not adopted.wait(0)
     adopted.interrupt()
@@ -157,7 +158,7 @@ def test_another_process_with_the_pid_of_a_trainer_is_never_signalled(tmp_path, 
     stranger.close()
     eventually(lambda: (tmp_path / "out/checkpoint-1").exists())
     ours = first_attempt(here, run_id=2, pid=stranger.pid, pid_started=1.0)
-    adopted = Adopted(ours, here)
+    adopted = Adopted(traces(ours, here))
     for act in (adopted.interrupt, adopted.terminate, adopted.kill):
         act()
     assert not stranger.wait(0.2)
@@ -200,7 +201,7 @@ def test_a_trainer_whose_lock_is_removed_still_lives(tmp_path, here, adopts):
     trainer = launch(fake_run(tmp_path), attempt, here, FAKE)
     known = replace(attempt, pid=trainer.pid, pid_started=start_time(trainer.pid))
     shutil.rmtree(here.root / "locks")
-    watched = Adopted(replace(known, boot_id=boot_id()), here) if adopts else trainer
+    watched = Adopted(traces(replace(known, boot_id=boot_id()), here)) if adopts else trainer
     for _ in range(3):
         assert not watched.wait(0.01)
         watched.keep()
