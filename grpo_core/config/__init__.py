@@ -36,9 +36,11 @@ from grpo_core.config.validation import (
     validate,
 )
 from grpo_core.config.values import (
+    ENV_FILES_ROOT,
     did_you_mean,
     format_override,
     format_value,
+    home_path,
     named_path,
     nearest_file,
     toml_value,
@@ -48,6 +50,7 @@ from grpo_core.config.void_fields import void_fields
 __all__ = [
     "DEFAULT_CONFIG",
     "ENV_CONFIG",
+    "ENV_FILES_ROOT",
     "FIELDS",
     "GROUPS",
     "OTHER_WORDS",
@@ -62,6 +65,7 @@ __all__ = [
     "did_you_mean",
     "format_override",
     "format_value",
+    "home_path",
     "is_data_file",
     "load_toml_config",
     "must_be_file",

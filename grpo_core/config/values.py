@@ -16,6 +16,9 @@ import tomli
 
 from grpo_core.config.other_words import OTHER_WORDS
 
+ENV_FILES_ROOT = "GRPO_FILES_ROOT"
+"""Names the folder below which a machine that trains for another one has the files of a run."""
+
 _TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "table": dict}
 _BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 _TRUE = frozenset({"true", "1", "yes", "on"})
@@ -33,8 +36,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def named_path(name: str) -> Path:
     """The path that a value of a configuration names, `~` being the user's own folder.
 
-    The folder of a user that there is not stays as it is written: nothing lies there.
+    The folder of a user that there is not stays as it is written: nothing lies there. Where
+    GRPO_FILES_ROOT names a folder, an absolute path is looked for below it.
     """
+    path = home_path(name)
+    root = os.environ.get(ENV_FILES_ROOT)
+    return Path(root, *path.parts[1:]) if root and path.is_absolute() else path
+
+
+def home_path(name: str) -> Path:
+    """The same without regard to GRPO_FILES_ROOT: what the name means where it was written."""
     return Path(os.path.expanduser(name))
 
 

@@ -13,7 +13,14 @@ from pathlib import Path
 from platform import platform
 from typing import Any
 
-from grpo_core.config import FIELDS, MLXGRPOConfig, config_hash, named_path, resolved_dict
+from grpo_core.config import (
+    FIELDS,
+    MLXGRPOConfig,
+    config_hash,
+    home_path,
+    named_path,
+    resolved_dict,
+)
 from grpo_core.errors import ConfigError, Interrupted
 from grpo_core.run.atomic import put_back, read_json, read_whole_json, write_json
 from grpo_core.run.locks import Lock, acquire
@@ -179,6 +186,8 @@ def _settle(cfg: MLXGRPOConfig, path: Path, lock: Lock) -> RunFolder:
 
 
 def _with_folder(cfg: MLXGRPOConfig, path: Path) -> MLXGRPOConfig:
+    if path == named_path(cfg.output_dir):
+        path = home_path(cfg.output_dir)
     return cfg if path == Path(cfg.output_dir) else replace(cfg, output_dir=str(path))
 
 

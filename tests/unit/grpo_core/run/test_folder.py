@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_core.config import MLXGRPOConfig, config_hash
+from grpo_core.config import MLXGRPOConfig, config_hash, named_path
 from grpo_core.errors import ConfigError, Interrupted
 from grpo_core.run.atomic import write_json
 from grpo_core.run.folder import (
@@ -133,6 +133,18 @@ def test_changed_output_dir_is_in_the_configuration(tmp_path):
     assert second.cfg.output_dir == str(tmp_path / "out-2")
     held = json.loads((second.path / "config.resolved.json").read_text())
     assert held["output_dir"] == str(tmp_path / "out-2")
+
+
+def test_a_run_for_another_machine_is_called_as_it_is_there(tmp_path, monkeypatch):
+    """Its files lie below a folder of this machine, and its configuration says nothing of that."""
+    root = tmp_path / "files"
+    monkeypatch.setenv("GRPO_FILES_ROOT", str(root))
+    folder = take(config("/there/out"))
+    assert folder.path == root / "there/out"
+    held = json.loads((root / "there/out/config.resolved.json").read_text())
+    assert held["output_dir"] == folder.cfg.output_dir == "/there/out"
+    assert named_path("data/rows.jsonl") == Path("data/rows.jsonl")
+    assert named_path("~/rows.jsonl") == root.joinpath(*Path.home().parts[1:], "rows.jsonl")
 
 
 def test_strict_refuses_and_says_what_differs(tmp_path):
