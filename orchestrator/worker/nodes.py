@@ -60,7 +60,9 @@ class NodeFacts:
 class Input:
     """A file that the trainer reads: where the run's configuration expects it, and what it holds.
 
-    `path` is relative to the run's working folder, with `/`; `sha256` in hexadecimal.
+    `path` is as the configuration names it, seen from the run's working folder: relative, beginning
+    with `../`, `/` or `~/`. A node lays all such files out below a folder of its own. `sha256` in
+    hexadecimal.
     """
 
     path: str
@@ -77,6 +79,10 @@ class Order:
     """The run's name across queues: the same for each of its attempts."""
     n: int
     slot: str
+    cwd: str
+    """The folder from which the run was submitted, as the head names it: absolute, with `/`."""
+    output_dir: str
+    """As the configuration of the run has it."""
     config_text: str
     set: tuple[str, ...]
     """The overrides, as `--set` takes them, in order."""
@@ -107,6 +113,8 @@ class FileState:
     path: str
     """Relative to the output folder, with `/`; the attempt's own log is `ATTEMPT_LOG`."""
     size: int
+    version: int
+    """Another one where the file was replaced, not grown: then it is read from its start again."""
     whole: bool
     sha256: str | None = None
     """Of files that are whole; None while it only grows."""
@@ -124,6 +132,8 @@ class AttemptReport:
     """Why its trainer does not compute yet (another program holds the GPU's lock)."""
     age_s: float
     """How long the attempt has run, by the node's own clock (monotonic)."""
+    quiet_s: float
+    """How long neither the output of its trainer nor its training log has changed."""
     files: tuple[FileState, ...]
     """Those of its output folder, checkpoints only once they are whole."""
 
