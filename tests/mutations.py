@@ -357,7 +357,7 @@ MUTATIONS = (
         "the children of a trainer outlive it",
         LAUNCHER,
         "        processes.signal_group(self._process.pid, signal.SIGKILL)\n"
-        "        _end_children(*self._of)\n",
+        "        _end_children(self._tokens)\n",
         "",
         (WORKER,),
     ),
