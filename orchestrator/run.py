@@ -367,6 +367,10 @@ class Attempt:
     log: str
     changed: tuple[str, ...] = ()
     slot: str = FIRST_SLOT
+    token: str = ""
+    """Drawn when the run was claimed: a report of the attempt counts only with it."""
+    node: str | None = None
+    """The machine of a cluster that carries it out; None: this one."""
 
 
 @dataclass(frozen=True)

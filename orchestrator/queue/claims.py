@@ -1,10 +1,12 @@
 """The SQL by which the worker writes: claim, start, finish; each one transaction.
 
-What an outcome means for a run is decided in `next_state.py`.
+A claim draws the attempt's token, and a report counts only with it while the attempt is open: so
+whoever comes late changes nothing. What an outcome means for a run is decided in `next_state.py`.
 """
 
+import secrets
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.queue.connection import Connection
@@ -39,6 +41,8 @@ _NEXT = f"""
       AND sweep_id NOT IN ({HELD})
       AND NOT EXISTS ({HALTED})
       AND id NOT IN (SELECT value FROM json_each(:left_out))
+      AND sweep_id NOT IN (SELECT value FROM json_each(:left_sweeps))
+      AND kind NOT IN (SELECT value FROM json_each(:left_kinds))
     ORDER BY priority DESC, sweep_id, position LIMIT 1
 """
 
@@ -58,6 +62,19 @@ class Before:
     checkpoint: int
     result: str | None
     log: str
+
+
+@dataclass
+class LeftOut:
+    """What a slot does not take: single runs, whole sweeps, all runs of a kind."""
+
+    runs: set[int] = field(default_factory=set)
+    sweeps: set[int] = field(default_factory=set)
+    kinds: set[str] = field(default_factory=set)
+
+
+Fits = Callable[[Run], bool]
+"""Whether a slot takes a run; where it does not, that is among what it leaves out from then on."""
 
 
 class Claims:
@@ -82,62 +99,86 @@ class Claims:
         before: Callable[[Run], Before],
         slot: str = FIRST_SLOT,
         rather_not: Collection[int] = (),
+        node: str | None = None,
+        left_out: LeftOut | None = None,
+        fits: Fits | None = None,
     ) -> tuple[Run, Attempt] | None:
         """Take the next queued run for a slot and open its attempt; None if nothing can be taken.
 
         The order is priority, sweep, position; of the runs `rather_not` one is taken only where
-        there is no other. The attempt counts as a death until its end is explained, so that one
-        that takes the machine down with it is counted too. `before` looks at the output folder.
+        there is no other, and none of those `left_out`, to which `fits` may add. The attempt counts
+        as a death until its end is explained, so that one that takes the machine down with it is
+        counted too. `before` looks at the output folder. `node` is the machine of the slot, where
+        that is another one; `host` and `boot_id` are then its own.
         """
+        left_out = left_out or LeftOut()
         with self._db.write():
-            run = self._take(boot_id, slot, rather_not)
+            run = self._take(boot_id, slot, rather_not, node, left_out, fits)
             if run is None:
                 return None
-            attempt = self._open_attempt(run, host, boot_id, before(run), slot)
+            attempt = self._open_attempt(run, host, boot_id, before(run), slot, node)
             crashpoint("store.claiming")
         crashpoint("store.claimed")
         return run, attempt
 
-    def _take(self, boot_id: str, slot: str, rather_not: Collection[int]) -> Run | None:
-        for left_out in ([*rather_not], []) if rather_not else ([],):
-            claimed = self._db.read(_CLAIM, {**self._claimable(boot_id, left_out), "slot": slot})
-            if claimed:
+    def _take(
+        self,
+        boot_id: str,
+        slot: str,
+        rather_not: Collection[int],
+        node: str | None,
+        left_out: LeftOut,
+        fits: Fits | None,
+    ) -> Run | None:
+        for others in (rather_not, ()) if rather_not else ((),):
+            while fits and (run := self.coming(boot_id, others, left_out)) and not fits(run):
+                pass
+            asked = {**self._claimable(boot_id, others, left_out), "slot": slot, "node": node}
+            if claimed := self._db.read(_CLAIM, asked):
                 return self._queries.run(claimed[0]["id"])
         return None
 
-    def coming(self, boot_id: str, left_out: Collection[int] = ()) -> Run | None:
-        """The run that would be claimed next, were a slot free; those `left_out` are none."""
-        found = self._db.read(_NEXT, self._claimable(boot_id, left_out))
+    def coming(
+        self, boot_id: str, others: Collection[int] = (), left_out: LeftOut | None = None
+    ) -> Run | None:
+        """The run that would be claimed next, were a slot free; `others` and `left_out` are not."""
+        found = self._db.read(_NEXT, self._claimable(boot_id, others, left_out or LeftOut()))
         return self._queries.run(found[0]["id"]) if found else None
 
-    def _claimable(self, boot_id: str, left_out: Collection[int]) -> dict[str, str]:
+    def _claimable(
+        self, boot_id: str, others: Collection[int], left_out: LeftOut
+    ) -> dict[str, str | None]:
         # A clock that was set back must not make a back-off of seconds one of hours.
         horizon = stamp(self._history.now(), 2 * LONGEST_BACKOFF_S)
         return {
             **{"now": self._history.stamp(), "horizon": horizon, "boot_id": boot_id},
-            "left_out": dump([*left_out]),
+            "left_out": dump([*others, *left_out.runs]),
+            **{"left_sweeps": dump([*left_out.sweeps]), "left_kinds": dump([*left_out.kinds])},
         }
 
     def _open_attempt(
-        self, run: Run, host: str, boot_id: str, before: Before, slot: str
+        self, run: Run, host: str, boot_id: str, before: Before, slot: str, node: str | None
     ) -> Attempt:
         attempt_id = self._db.insert(
             "INSERT INTO attempts (run_id, n, host, boot_id, checkpoint, result_before, started,"
-            " log, slot) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " log, slot, token, node) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(run.id, run.attempt, host, boot_id),
                 *(before.checkpoint, before.result, self._history.stamp(), before.log, slot),
+                *(secrets.token_hex(16), node),
             ),
         )
-        self._history.add("started", f"attempt {run.attempt}", run.sweep_id, run.id)
+        on = f" on {slot}" if node else ""
+        self._history.add("started", f"attempt {run.attempt}{on}", run.sweep_id, run.id)
         return self._queries.attempt(attempt_id)
 
     def started(self, attempt: Attempt, pid: int | None, pid_started: float | None) -> Attempt:
         """Record the process of an attempt; None: it has none, or one that is not known yet."""
         with self._db.write():
             self._db.execute(
-                "UPDATE attempts SET pid = ?, pid_started = ? WHERE id = ?",
-                (pid, pid_started, attempt.id),
+                "UPDATE attempts SET pid = ?, pid_started = ?"
+                " WHERE id = ? AND token = ? AND ended IS NULL",
+                (pid, pid_started, attempt.id, attempt.token),
             )
         return replace(attempt, pid=pid, pid_started=pid_started)
 
@@ -167,8 +208,9 @@ class Claims:
         with self._db.write():
             self._db.execute(
                 "UPDATE attempts SET wall_s = ?, pid = coalesce(pid, ?),"
-                " pid_started = coalesce(pid_started, ?) WHERE id = ? AND ended IS NULL",
-                (wall_s, attempt.pid, attempt.pid_started, attempt.id),
+                " pid_started = coalesce(pid_started, ?)"
+                " WHERE id = ? AND token = ? AND ended IS NULL",
+                (wall_s, attempt.pid, attempt.pid_started, attempt.id, attempt.token),
             )
 
     def finish(
@@ -198,20 +240,27 @@ class Claims:
             self._leave_running(run, outcome, then, progress, wall_s, value)
             self._count_failures(sweep, run, outcome, then)
             if then.halt:
-                self._holds.halt(HoldCode.GPU_HANG, then.halt, attempt.boot_id)
+                self._halt(attempt, then.halt)
             self._history.add(str(then.state), then.reason or outcome.reason, run.sweep_id, run.id)
             ended = self._queries.run(attempt.run_id)
             crashpoint("store.finishing")
         crashpoint("store.finished")
         return ended
 
+    def _halt(self, attempt: Attempt, reason: str) -> None:
+        """Halt what has the GPU that hangs: the queue, or one node."""
+        if attempt.node is None:
+            self._holds.halt(HoldCode.GPU_HANG, reason, attempt.boot_id)
+        else:
+            self._holds.pause_node(attempt.node, reason, attempt.boot_id)
+
     def _close_attempt(self, attempt: Attempt, outcome: Outcome, wall_s: float) -> bool:
         changed = self._db.execute(
             "UPDATE attempts SET ended = ?, exit_code = ?, signal = ?, outcome = ?, reason = ?,"
-            " evidence = ?, wall_s = ? WHERE id = ? AND ended IS NULL",
+            " evidence = ?, wall_s = ? WHERE id = ? AND token = ? AND ended IS NULL",
             (
                 *(self._history.stamp(), outcome.exit_code, outcome.signal, str(outcome.verdict)),
-                *(outcome.reason, outcome.evidence, wall_s, attempt.id),
+                *(outcome.reason, outcome.evidence, wall_s, attempt.id, attempt.token),
             ),
         )
         return changed == 1

@@ -29,6 +29,22 @@ class Holds:
         )
         self._history.add("held", reason, sweep_id)
 
+    def pause_node(self, node: str, reason: str, boot_id: str) -> None:
+        """Let no slot of a node take a run as long as that machine runs, inside a transaction."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO paused_slots (slot, reason, at, boot_id) VALUES (?, ?, ?, ?)",
+            (node, reason, self._history.stamp(), boot_id),
+        )
+        self._history.add("paused", f"node {node}: {reason}", None)
+
+    def node_started(self, node: str, boot_id: str) -> None:
+        """Lift what held a node until its machine was started anew, if it was."""
+        with self._db.write():
+            if self._db.execute(
+                "DELETE FROM paused_slots WHERE slot = ? AND boot_id <> ?", (node, boot_id)
+            ):
+                self._history.add("resumed", f"node {node}", None)
+
     def halt(self, code: HoldCode, reason: str, boot_id: str | None) -> None:
         """Halt the queue, inside a transaction; with `boot_id` as long as the machine runs."""
         self._db.execute(

@@ -40,10 +40,10 @@ HELD = """
 # The halt of a GPU that hangs ends with the boot in which it hung.
 HALTED = "SELECT 1 FROM queue WHERE paused = 1 AND (boot_id IS NULL OR boot_id = :boot_id)"
 
-# A slot has one run at a time, and none while it is paused.
+# A slot has one run at a time, and none while it or its whole node is paused.
 TAKEN = """
     SELECT 1 FROM runs WHERE state = 'running' AND coalesce(slot, '0') = :slot
-    UNION ALL SELECT 1 FROM paused_slots WHERE slot = :slot
+    UNION ALL SELECT 1 FROM paused_slots WHERE slot = :slot OR slot = :node
 """
 
 
@@ -181,17 +181,31 @@ class Queries:
         return sorted(found, key=lambda run: slot_order(run.slot or FIRST_SLOT))
 
     def trainer_pids(self) -> list[int]:
-        """The pids of the trainers of all running runs, as far as they are recorded."""
+        """The pids of all trainers that run on this machine, as far as they are recorded."""
         rows = self._db.read(
             "SELECT a.pid FROM runs r JOIN attempts a ON a.run_id = r.id"
-            " WHERE r.state = 'running' AND a.ended IS NULL AND a.pid IS NOT NULL ORDER BY a.id"
+            " WHERE r.state = 'running' AND a.ended IS NULL AND a.pid IS NOT NULL"
+            " AND a.node IS NULL ORDER BY a.id"
         )
         return [row[0] for row in rows]
 
     def paused_slots(self) -> list[str]:
-        """The slots that a user has paused."""
+        """The slots that take no run until they are resumed; a node stands for all of its own."""
         rows = self._db.read("SELECT slot FROM paused_slots")
         return sorted((row[0] for row in rows), key=slot_order)
+
+    def open_attempts(self, node: str) -> list[Attempt]:
+        """The attempts that a node carries out, or is to."""
+        rows = self._db.read(
+            f"{ATTEMPT} WHERE node = ? AND ended IS NULL"
+            " AND run_id IN (SELECT id FROM runs WHERE state = 'running')",
+            (node,),
+        )
+        return [attempt_of(row) for row in rows]
+
+    def queue_name(self) -> str:
+        """What the queue is called on other machines."""
+        return str(self._db.read("SELECT name FROM queue")[0][0])
 
     def attempts(self, run_id: int) -> list[Attempt]:
         """Every attempt of the run, the first one first."""

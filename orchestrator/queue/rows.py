@@ -34,7 +34,8 @@ RUN = """
 
 ATTEMPT = (
     "SELECT id, run_id, n, host, boot_id, pid, pid_started, checkpoint, result_before, started,"
-    " ended, wall_s, exit_code, signal, outcome, reason, evidence, log, changed, slot FROM attempts"
+    " ended, wall_s, exit_code, signal, outcome, reason, evidence, log, changed, slot, token,"
+    " node FROM attempts"
 )
 
 

@@ -365,6 +365,25 @@ _SLOTS = (
     """,
 )
 
+# Another machine may carry out an attempt; its reports count only with the attempt's token, and the
+# queue has a name there. A machine whose GPU hangs takes no run until it was started anew.
+_NODES = (
+    "ALTER TABLE attempts ADD COLUMN token TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE attempts ADD COLUMN node TEXT",
+    "UPDATE attempts SET token = lower(hex(randomblob(16))) WHERE ended IS NULL",
+    "ALTER TABLE queue ADD COLUMN name TEXT NOT NULL DEFAULT ''",
+    "UPDATE queue SET name = lower(hex(randomblob(8)))",
+    "ALTER TABLE paused_slots ADD COLUMN boot_id TEXT",
+    "DROP VIEW attempts_view",
+    """
+    CREATE VIEW attempts_view AS
+    SELECT a.run_id AS run, s.name AS sweep, r.name, a.n, a.host, a.boot_id, a.pid, a.started,
+           a.ended, a.wall_s, a.exit_code, a.signal, a.outcome, a.reason, a.evidence, a.log, a.slot,
+           a.node
+    FROM attempts a JOIN runs r ON r.id = a.run_id JOIN sweeps s ON s.id = r.sweep_id
+    """,
+)
+
 # One entry a version: version N is reached by running the first N of them.
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("m001_initial", _INITIAL),
@@ -375,6 +394,7 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("m006_kinds", _KINDS),
     ("m007_stop_codes", _STOP_CODES),
     ("m008_slots", _SLOTS),
+    ("m009_nodes", _NODES),
 )
 VERSION = len(MIGRATIONS)
 

@@ -1,11 +1,12 @@
 """What a worker takes and records: the order, attempts, failures in a row, halts."""
 
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from orchestrator.queue.claims import _CLAIM
+from orchestrator.queue.claims import _CLAIM, LeftOut
 from orchestrator.queue.connection import connect
 from orchestrator.queue.store import Store
 from orchestrator.run import HoldCode, Limits, Outcome, Progress, Retry, Verdict, stamp
@@ -49,6 +50,7 @@ def test_claim_uses_its_index_and_sorts_nothing(tmp_path, store):
     """What a claim costs does not grow with what is finished."""
     db = connect(store.path)
     asked = {"now": "", "horizon": "", "boot_id": "", "left_out": "[1]", "slot": "0"}
+    asked |= {"left_sweeps": "[7]", "left_kinds": "[]", "node": None}
     plan = db.read(f"EXPLAIN QUERY PLAN {_CLAIM}", asked)
     steps = [row["detail"] for row in plan]
     db.close()
@@ -74,6 +76,62 @@ def test_attempt_is_finished_once(tmp_path, store):
     assert store.queries.run(1) == done
     assert (done.update, done.metrics, done.exit_code, done.wall_s) == (7, {"em": 0.5}, 0, 2.0)
     assert store.queries.attempts(1)[0].outcome == "completed"
+
+
+def test_a_report_counts_only_with_the_token_of_its_attempt(tmp_path, store):
+    """A node that comes back late, or holds an older attempt, changes nothing."""
+    submit(tmp_path, planned("a"), retry=Retry(max=9))
+    _, first = claim(store)
+    end(store, first, Outcome(Verdict.INTERRUPTED, "given away"))
+    _, second = claim(store)
+    assert first.token != second.token
+    for late in (first, replace(second, token=first.token), replace(second, token="")):
+        store.claims.started(late, 4711, 1.0)
+        store.claims.tick(late, 99.0)
+        assert end(store, late) is None
+    now = store.queries.attempts(1)[1]
+    assert (now.pid, now.wall_s, now.ended) == (None, 0.0, None)
+    assert end(store, second).state == "completed"
+
+
+def test_a_slot_leaves_out_what_does_not_fit_it(tmp_path, store):
+    """Single runs, a sweep, all of a kind: looked at once, and the others go on in their order."""
+    submit(tmp_path, planned("a"), planned("b", num_generations=8), planned("c"), name="s")
+    submit(tmp_path, planned("d"), planned("e"), name="t")
+    kinds = {run.name: run.kind for run in store.queries.runs()}
+    left_out, asked = LeftOut(runs={1}, kinds={kinds["b"]}), []
+
+    def fits(run):
+        asked.append(run.name)
+        if run.sweep == "t":
+            return True
+        left_out.sweeps.add(run.sweep_id)
+        return False
+
+    run, attempt = store.claims.claim(
+        *("there", "other boot", nothing_before, "mac/0"), node="mac", left_out=left_out, fits=fits
+    )
+    assert (run.name, asked) == ("d", ["c", "d"])
+    assert (attempt.host, attempt.boot_id) == ("there", "other boot")
+    assert (attempt.slot, attempt.node) == ("mac/0", "mac")
+    assert store.queries.open_attempts("mac") == [attempt]
+    assert claim(store)[0].name == "a"
+
+
+def test_a_gpu_that_hangs_halts_its_node_until_that_was_started_anew(tmp_path, store):
+    """All slots of the node, and nothing else: the queue goes on everywhere else."""
+    submit(tmp_path, *(planned(name) for name in "abc"), retry=Retry(max=9))
+    on_mac = (nothing_before, "mac/0", (), "mac")
+    _, attempt = store.claims.claim("there", "boot-1", *on_mac)
+    end(store, attempt, Outcome(Verdict.GPU_HANG, "the GPU hangs"))
+    assert store.queries.halted(BOOT) is None
+    assert store.queries.paused_slots() == ["mac"]
+    assert store.claims.claim("there", "boot-1", nothing_before, "mac/1", (), "mac") is None
+    store.holds.node_started("mac", "boot-1")
+    assert store.claims.claim("there", "boot-1", *on_mac) is None
+    assert claim(store) is not None
+    store.holds.node_started("mac", "boot-2")
+    assert store.claims.claim("there", "boot-2", *on_mac) is not None
 
 
 def test_time_trained_is_noted_until_the_end(tmp_path, store):
