@@ -27,6 +27,7 @@ ORDER = {
             "doctor",
             "starting",
             "trackers",
+            "cluster",
             "worker",
             "submit",
         ),

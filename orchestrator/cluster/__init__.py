@@ -1,0 +1,1 @@
+"""Other machines: what a node does, what a head sends it, and what carries both."""

@@ -1,0 +1,67 @@
+"""What we set of `distributed` before it is used: quiet, without web pages, with short waits.
+
+Follows the configuration reference of Dask (distributed.dask.org, "Configuration").
+"""
+
+import logging
+import warnings
+from collections.abc import Collection
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+import dask
+from distributed.security import Security
+
+from orchestrator.cluster.keys import ClusterKey
+
+# A node that was not heard of for so long is away, though its connection looks open.
+HEARD_WITHIN_S = 30.0
+CONNECT_S = 5.0
+
+_LOG_BYTES = 2**20
+_SETTINGS: dict[str, Any] = {
+    "distributed.comm.timeouts.connect": f"{CONNECT_S:.0f}s",
+    # A cable that is pulled: the connection is given up after so long without an answer.
+    "distributed.comm.timeouts.tcp": f"{HEARD_WITHIN_S:.0f}s",
+    # In its record of what was sent pieces of files would fill the memory.
+    "distributed.admin.low-level-log-length": 10,
+    "distributed.worker.profile.enabled": False,
+    # By its wall clock; `hub.py` looks at ours.
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.work-stealing": False,
+    "distributed.scheduler.active-memory-manager.start": False,
+}
+
+
+def set_up(log: Path | None = None) -> None:
+    """Our settings, over those of the user's Dask; what it reports goes to a file, or nowhere."""
+    dask.config.set(_SETTINGS)
+    warnings.filterwarnings("ignore", module="distributed")
+    handler: logging.Handler = logging.NullHandler()
+    if log is not None:
+        handler = RotatingFileHandler(log, maxBytes=_LOG_BYTES, backupCount=1, delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    for name in ("distributed", "tornado", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def security(key: ClusterKey | None) -> Security:
+    """Both ends show the key and take no other; without one nothing is encrypted."""
+    if key is None:
+        return Security(require_encryption=False)
+    halves = {}
+    for role in ("client", "scheduler", "worker"):
+        halves[f"tls_{role}_key"] = key.private
+        halves[f"tls_{role}_cert"] = key.certificate
+    return Security(require_encryption=True, tls_ca_file=key.certificate, **halves)
+
+
+def keep_only(handlers: dict[str, Any], kept: Collection[str]) -> None:
+    """Leave of Dask's calls those that we need: none that runs what somebody sends."""
+    for name in handlers.keys() - set(kept):
+        del handlers[name]

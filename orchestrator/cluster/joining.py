@@ -1,0 +1,140 @@
+"""A node's connection: a Dask worker without tasks that hands the head's calls to the agent.
+
+The agent outlives it: where the scheduler or the network is gone, a new connection is tried for
+ever, and what trains goes on. Only a key or a version that does not fit ends it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from distributed.worker import Worker
+
+from orchestrator.cluster import codec
+from orchestrator.cluster.address import Address
+from orchestrator.cluster.engine import CONNECT_S, keep_only, security
+from orchestrator.cluster.greeting import greet
+from orchestrator.cluster.keys import ClusterKey
+from orchestrator.errors import SweepError
+from orchestrator.worker.nodes import Node
+
+_LOG = logging.getLogger("distributed.grpo_sweep")
+_RETRY_S = 2.0
+# How many calls of the head a node answers at once.
+_THREADS = 8
+_KEPT_STREAM = ("close", "close-stream")
+
+
+class _Connection(Worker):
+    """One connection to the scheduler, until it ends."""
+
+    def __init__(
+        self, address: Address, key: ClusterKey | None, agent: Node, scratch: Path
+    ) -> None:
+        super().__init__(
+            address.uri,
+            name=agent.name,
+            nthreads=1,
+            memory_limit=0,
+            # Nothing has to reach it, so nothing can.
+            host="127.0.0.1",
+            security=security(key),
+            local_directory=str(scratch),
+            death_timeout=CONNECT_S * 2,
+            heartbeat_interval="5s",
+            preload=[],
+            extensions={},
+            deserialize=False,
+        )
+        keep_only(self.handlers, ())
+        keep_only(self.stream_handlers, _KEPT_STREAM)
+        self.stream_handlers["node-call"] = self._called
+        self._agent = agent
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="node-call")
+
+    def start_http_server(self, *_: Any, **__: Any) -> None:
+        """None: its pages would be open to everybody."""
+
+    def _called(self, number: int, call: str, arguments: Any) -> None:
+        self._ongoing_background_tasks.call_soon(self._answer, number, call, arguments)
+
+    async def _answer(self, number: int, call: str, arguments: Any) -> None:
+        loop = asyncio.get_running_loop()
+        answer = await loop.run_in_executor(self._threads, answer_of, self._agent, call, arguments)
+        self.batched_send({"op": "node-answer", "number": number, "answer": answer})
+
+
+def answer_of(agent: Node, call: str, arguments: Any) -> dict[str, Any]:
+    """What an agent answers to a call, or why it does not, as plain values."""
+    if call not in codec.CALLS:
+        return {"refused": f"no node knows the call {call!r}: it has another version"}
+    try:
+        given = getattr(agent, call)(*codec.read_arguments(call, arguments))
+        return {"answer": codec.plain(given)}
+    except SweepError as e:
+        return {"refused": str(e)}
+    except Exception as e:  # noqa: BLE001
+        # A fault of the agent is one call's, and the head must know of it.
+        _LOG.exception("%s", call)
+        return {"refused": f"{call} failed on the node: {type(e).__name__}: {e}"}
+
+
+class Membership:
+    """Keeps an agent connected to a cluster."""
+
+    def __init__(
+        self,
+        address: Address,
+        key: ClusterKey | None,
+        agent: Node,
+        scratch: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self._address = address
+        self._key = key
+        self._agent = agent
+        self._scratch = scratch
+        self._heard = say
+        self._said = ""
+
+    async def keep(self) -> None:
+        """Be a member until cancelled; UsageError for a wrong key, OtherVersion."""
+        while True:
+            why = await self._until_it_ends()
+            self._say(f"{why}; trying again until it is there; what trains goes on")
+            await asyncio.sleep(_RETRY_S)
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._heard(text)
+
+    async def _until_it_ends(self) -> str:
+        """Be connected as long as that lasts; why it does not."""
+        name = self._agent.name
+        found = await greet(self._address, self._key, name)
+        if found is None:
+            return f"no cluster answers at {self._address}"
+        if found["taken"]:
+            return (
+                f"a node called {name} is in the cluster already (or has just been); "
+                "if it is another machine, give this one another name with --name"
+            )
+        connection = _Connection(self._address, self._key, self._agent, self._scratch)
+        try:
+            # Raises where the scheduler has gone meanwhile, or another took the name.
+            await connection
+        except (OSError, TimeoutError, ValueError, RuntimeError) as e:
+            _LOG.info("not connected: %s", e)
+            return f"the cluster at {self._address} does not take this node"
+        try:
+            self._say(f"node {name} is in the cluster at {self._address}")
+            await connection.finished()  # type: ignore[no-untyped-call]
+        finally:
+            with suppress(TimeoutError):
+                await connection.close(timeout=CONNECT_S, reason="node-ends")
+        return f"the connection to the cluster at {self._address} has ended"

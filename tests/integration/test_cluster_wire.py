@@ -1,0 +1,220 @@
+"""What carries the calls of a head to its nodes: a real scheduler and real connections, no trainer.
+
+Trainers behind it are in test_cluster.py.
+"""
+
+import asyncio
+import threading
+
+import pytest
+from distributed.core import rpc
+
+from orchestrator.cluster import engine, greeting, hub, joining, reach
+from orchestrator.cluster.address import Address
+from orchestrator.cluster.keys import make_key
+from orchestrator.errors import UsageError
+from orchestrator.worker.nodes import Input, NodeAway, NodeRefused, Order, Wish
+from tests import cluster_kit
+from tests.cluster_kit import StandIn, free_port
+from tests.queue_kit import eventually
+
+
+@pytest.fixture
+def address():
+    """Of a scheduler on this machine."""
+    return Address("127.0.0.1", free_port())
+
+
+@pytest.fixture
+def key(tmp_path):
+    """The cluster's key."""
+    return make_key(tmp_path / "key.pem")
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch):
+    """What takes seconds in life."""
+    monkeypatch.setitem(engine._SETTINGS, "distributed.comm.timeouts.connect", "0.3s")
+    monkeypatch.setattr(joining, "_RETRY_S", 0.05)
+    monkeypatch.setattr(reach, "_REFRESH_S", 0.05)
+
+
+def names(nodes):
+    """Of the nodes that are there; none where the scheduler is away."""
+    try:
+        return [node.name for node in nodes]
+    except NodeAway:
+        return []
+
+
+def the_node(nodes):
+    """The first node, as soon as it is there."""
+    return eventually(lambda: names(nodes) and next(iter(nodes)))
+
+
+def test_calls_reach_the_node_and_come_back(address, key, tmp_path):
+    """Records, bytes, refusals, and faults of the agent, from several threads."""
+    agent, said = StandIn(), []
+    with (
+        cluster_kit.hub(address, key),
+        cluster_kit.member(address, key, agent, tmp_path, said),
+        reach.ClusterNodes(address, key, said.append) as nodes,
+    ):
+        node = the_node(nodes)
+        assert node is next(iter(nodes))
+        assert node.facts() == agent.facts()
+        assert node.read("t", "final/adapters.safetensors", 0, 4 * 2**20) == bytes(4 * 2**20)
+        order = Order("t", "q/1", 2, "0", "/w", "out", "seed = 1\n", ("a=1",), env={"A": "b"})
+        node.start(order)
+        node.forget("t")
+        assert agent.calls == [order, "t"]
+        file = Input("data/a.jsonl", "00", 3)
+        assert node.lacks([file, file]) == (file,)
+        with pytest.raises(NodeRefused, match="the disk is full"):
+            node.put(file, 0, b"\x00\xffa")
+        assert agent.calls[-1] == (file, 0, b"\x00\xffa")
+        with pytest.raises(NodeRefused, match=r"ask failed on the node.*a fault of ours"):
+            node.ask("t", Wish.KILL)
+        asking = [threading.Thread(target=node.held) for _ in range(6)]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join(10)
+        assert not any(thread.is_alive() for thread in asking)
+    assert said[0] == f"node a is in the cluster at {address}"
+
+
+def test_node_that_does_not_answer_is_away(address, key, tmp_path, monkeypatch):
+    """A call has its time; another node, and the same one later, answer as before."""
+    monkeypatch.setattr(reach, "ANSWER_S", 0.3)
+    agent = StandIn()
+    with (
+        cluster_kit.hub(address, key),
+        cluster_kit.member(address, key, agent, tmp_path, []),
+        reach.ClusterNodes(address, key, lambda text: None) as nodes,
+    ):
+        node = the_node(nodes)
+        slow = reach.RemoteNode("a", nodes)
+        monkeypatch.setattr(slow, "_ask", lambda *words: nodes.ask("a", *words[:1], words[1:], 0.3))
+        with pytest.raises(NodeAway, match="a is away: no answer within"):
+            slow.look("t")
+        agent.waits.set()
+        assert node.held() == ()
+        with pytest.raises(NodeAway, match="b is away: it is not connected"):
+            reach.RemoteNode("b", nodes).held()
+
+
+def test_node_that_falls_silent_is_dropped(address, key, tmp_path, monkeypatch):
+    """Its connection looks open: it is asleep, or a router has forgotten it."""
+    monkeypatch.setattr(hub, "HEARD_WITHIN_S", 0.0)
+    monkeypatch.setattr(hub, "_CHECK_S", 0.1)
+    said = []
+    with (
+        cluster_kit.hub(address, key),
+        cluster_kit.member(address, key, StandIn(), tmp_path, said),
+    ):
+        # And where it lives after all, it comes back.
+        eventually(lambda: said.count(f"node a is in the cluster at {address}") > 1)
+        assert any("has ended" in text for text in said)
+
+
+def test_scheduler_that_is_gone_is_said_once_and_found_again(address, key, tmp_path):
+    """By the node and by the head; both go on where another one listens there."""
+    said_by_node, said_by_head = [], []
+    with cluster_kit.hub(address, key):
+        member = cluster_kit.member(address, key, StandIn(), tmp_path, said_by_node)
+        member.__enter__()
+        nodes = reach.ClusterNodes(address, key, said_by_head.append).__enter__()
+        node = the_node(nodes)
+    try:
+        eventually(lambda: names(nodes) == [])
+        with pytest.raises(NodeAway):
+            node.held()
+        eventually(lambda: any("no cluster answers" in text for text in said_by_node))
+        with cluster_kit.hub(address, key):
+            assert the_node(nodes) is node
+            assert node.held() == ()
+            here = f"node a is in the cluster at {address}"
+            eventually(lambda: said_by_node.count(here) == 2)
+            nodes.__exit__()
+    finally:
+        member.__exit__(None, None, None)
+    ended, none = said_by_node[1:3]
+    assert "has ended; trying again" in ended
+    assert f"no cluster answers at {address}; trying again" in none
+    assert said_by_node == [here, ended, none, here]
+    assert len(said_by_head) == 2
+    assert said_by_head[1].endswith("answers again")
+
+
+def test_two_nodes_of_one_name(address, key, tmp_path):
+    """The first one stays, the second is told what to do, and takes its place when it is gone."""
+    said = []
+    with cluster_kit.hub(address, key):
+        first = cluster_kit.member(address, key, StandIn(slots=("0",)), tmp_path, said)
+        first.__enter__()
+        eventually(lambda: said)
+        with (
+            cluster_kit.member(address, key, StandIn(slots=("7",)), tmp_path, said),
+            reach.ClusterNodes(address, key, said.append) as nodes,
+        ):
+            eventually(lambda: any("--name" in text for text in said))
+            assert the_node(nodes).facts().slots == ("0",)
+            first.__exit__(None, None, None)
+            eventually(lambda: names(nodes) and seen_slots(nodes) == ("7",))
+
+
+def seen_slots(nodes):
+    """Of the first node; None while it is away."""
+    try:
+        return the_node(nodes).facts().slots
+    except NodeAway:
+        return None
+
+
+def test_wrong_key_is_said_at_once(address, key, tmp_path):
+    """To a node and to a head, and neither tries again."""
+    other = make_key(tmp_path / "other.pem")
+    with cluster_kit.hub(address, key):
+        with pytest.raises(UsageError, match="another key; copy its key file again"):
+            asyncio.run(joining.Membership(address, other, StandIn(), tmp_path, print).keep())
+        with (
+            pytest.raises(UsageError, match="another key"),
+            reach.ClusterNodes(address, other, print),
+        ):
+            pass
+        # Without any key nothing is said at all.
+        bare = Address("127.0.0.1", address.port, tls=False)
+        assert asyncio.run(greeting.greet(bare, None)) is None
+
+
+def test_other_version_is_said_at_once(address, key, tmp_path, monkeypatch):
+    """With both, and what to do."""
+    with cluster_kit.hub(address, key):
+        monkeypatch.setattr(hub, "versions", lambda: {**greeting.versions(), "distributed": "1.0"})
+        with pytest.raises(greeting.OtherVersion, match=r"has distributed 1\.0, this machine"):
+            asyncio.run(joining.Membership(address, key, StandIn(), tmp_path, print).keep())
+
+
+def test_nobody_can_send_a_program(address, key, tmp_path):
+    """Of Dask's own calls none is left that runs what it is sent: not even with the key."""
+    said = []
+    with (
+        cluster_kit.hub(address, key) as scheduler,
+        cluster_kit.member(address, key, StandIn(), tmp_path, said),
+    ):
+        eventually(lambda: said)
+        assert set(scheduler.handlers) == {
+            *("register-worker", "heartbeat_worker", "unregister"),
+            *("hello", "nodes", "ask-node"),
+        }
+        worker = next(iter(scheduler.workers))
+        assert asyncio.run(asked(worker, key, "run", function=b"")) is None
+        assert asyncio.run(asked(address.uri, key, "run_function", function=b"")) is None
+
+
+async def asked(uri, key, op, **words):
+    """What an end answers to one of Dask's calls."""
+    arguments = engine.security(key).get_connection_args("client")
+    async with rpc(uri, connection_args=arguments, deserialize=False) as end:
+        return await getattr(end, op)(**words)
