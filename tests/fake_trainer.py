@@ -10,6 +10,7 @@ Exits 99 if another trainer holds the GPU lock: no test may ever see that.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -38,7 +39,7 @@ def parse(argv):
 
 
 def write_json(path, document):
-    beside = path.with_name(f".tmp-{path.name}")
+    beside = path.with_name(f".grpo-tmp-{path.name}")
     beside.write_text(json.dumps(document))
     os.replace(beside, path)
 
@@ -50,17 +51,20 @@ def resume(folder):
     if log.exists():
         lines = [x for x in log.read_text().splitlines(True) if x.endswith("\n")]
         kept = [x for x in lines if json.loads(x)["update"] <= done]
-        beside = folder / ".tmp-log"
+        beside = folder / ".grpo-tmp-log"
         beside.write_text("".join(kept))
         os.replace(beside, log)
     return done
 
 
 def save(folder, update):
-    beside = folder / f".tmp-checkpoint-{update}"
+    beside = folder / f".grpo-tmp-checkpoint-{update}"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
-    (beside / "trainer_state.json").write_text(json.dumps({"update": update}))
+    state = json.dumps({"update": update}).encode()
+    (beside / "trainer_state.json").write_bytes(state)
+    sums = {"bytes": len(state), "sha256": hashlib.sha256(state).hexdigest()}
+    (beside / "manifest.json").write_text(json.dumps({"files": {"trainer_state.json": sums}}))
     if not (folder / f"checkpoint-{update}").exists():
         os.rename(beside, folder / f"checkpoint-{update}")
 

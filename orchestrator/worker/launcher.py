@@ -294,7 +294,7 @@ def launch(
             log.flush()
             halved = halvings(earlier, attempt.checkpoint)
             own = {**(slot_env or {}), ENV_ATTEMPT: attempt_token(attempt, home)}
-            env = environment(run, own, halved)
+            env = environment(run.id, own, halved)
             process = spawn(argv, run.cwd, log, lock, env)
     except OSError as e:
         lock.release()
@@ -324,14 +324,14 @@ def spawn(
     )
 
 
-def environment(run: Run, own: Mapping[str, str], halved: int) -> dict[str, str]:
+def environment(run_id: int | str, own: Mapping[str, str], halved: int) -> dict[str, str]:
     """What the trainer of a run finds in its environment, with `own` over it."""
     not_inherited = (ENV_CRASH, ENV_HALVINGS)
     env = {key: value for key, value in os.environ.items() if key not in not_inherited}
     if halved:
         env[ENV_HALVINGS] = str(halved)
     # Unbuffered, so that `logs -f` shows a line when it is written.
-    return {**env, ENV_RUN: str(run.id), "PYTHONUNBUFFERED": "1", **own}
+    return {**env, ENV_RUN: str(run_id), "PYTHONUNBUFFERED": "1", **own}
 
 
 def _launch_error(error: OSError, run: Run) -> SweepError:

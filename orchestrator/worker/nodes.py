@@ -128,6 +128,8 @@ class AttemptReport:
     pid: int | None
     exit_code: int | None
     signal: int | None
+    memory: str | None
+    """What shows, after its end, that the system there was out of memory."""
     waits: str | None
     """Why its trainer does not compute yet (another program holds the GPU's lock)."""
     age_s: float
@@ -135,7 +137,7 @@ class AttemptReport:
     quiet_s: float
     """How long neither the output of its trainer nor its training log has changed."""
     files: tuple[FileState, ...]
-    """Those of its output folder, checkpoints only once they are whole."""
+    """Those of its output folder, checkpoints only once they are whole; all after the end."""
 
 
 # The path under which an attempt's stdout and stderr travel, beside the files of its output folder.

@@ -148,7 +148,7 @@ class StandbySlot:
                 out.flush()
                 halved = halvings(earlier, RunPaths(run.folder).newest_checkpoint())
                 token = standby_token(run.id, run.attempt + 1, self._home)
-                env = environment(run, {**self._slot.env, ENV_ATTEMPT: token}, halved)
+                env = environment(run.id, {**self._slot.env, ENV_ATTEMPT: token}, halved)
                 process = spawn([*argv, PREWARM], run.cwd, out, lock, env, subprocess.PIPE)
         except OSError:
             lock.release()
