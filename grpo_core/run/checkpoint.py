@@ -23,9 +23,8 @@ from grpo_core.run.atomic import (
     remove,
     write_json,
 )
-from grpo_core.run.protocol import MANIFEST, checkpoint_name, checkpoints
+from grpo_core.run.protocol import MANIFEST, TRAINER_STATE, checkpoint_name, checkpoints
 
-STATE = "trainer_state.json"
 ARRAYS = "optimizer.safetensors"
 ROLLOUTS = "rollouts.json"
 
@@ -103,7 +102,7 @@ def save(
         # Through Python's file: MLX's own writer takes a full disk for success.
         with open(folder / ARRAYS, "wb") as file:
             mx.save_safetensors(file, arrays)
-        write_json(folder / STATE, asdict(state))
+        write_json(folder / TRAINER_STATE, asdict(state))
         if rollouts is not None:
             write_json(folder / ROLLOUTS, rollouts)
         write_manifest(folder)
@@ -174,7 +173,7 @@ def newest(output_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
 
 
 def _read(path: Path) -> Checkpoint:
-    known = read_whole_json(path / STATE) or {}
+    known = read_whole_json(path / TRAINER_STATE) or {}
     names = {f.name for f in fields(RunState)}
     state = RunState(**{name: value for name, value in known.items() if name in names})
     arrays = mx.load(str(path / ARRAYS))

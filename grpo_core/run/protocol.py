@@ -19,6 +19,8 @@ SAMPLES_FILE = "samples.jsonl"
 RESULT_FILE = "result.json"
 FINAL_FOLDER = "final"
 LOCK_FILE = ".lock"
+TRAINER_STATE = "trainer_state.json"
+"""In a checkpoint: where the run stood."""
 MANIFEST = "manifest.json"
 """Lists the files of a folder of weights, each with its size and its sum."""
 

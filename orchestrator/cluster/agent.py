@@ -10,14 +10,15 @@ import re
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 from grpo_core.run.atomic import TEMPORARY, read_json, remove
 from grpo_core.run.protocol import package_versions
-from orchestrator.cluster.attempt_here import AttemptHere, Place, make_place, order_of
+from orchestrator.cluster.attempt_here import AttemptHere, Place, make_place
+from orchestrator.cluster.codec import NotOurs, read
 from orchestrator.cluster.contents import KEEP_BYTES, Contents
 from orchestrator.cluster.hardware import Hardware, look_at_hardware
 from orchestrator.errors import QueueError, SweepError, WorkerBusy
@@ -218,6 +219,8 @@ class Agent:
             if other.running and (of.run == order.run or of.slot == order.slot):
                 words = f"attempt {of.n} of run {of.run} still runs in slot {of.slot}"
                 raise NodeRefused(f"{self.name}: {words}")
+        if difference := _other_version(order.packages):
+            raise NodeRefused(f"{self.name}: {difference}")
         if lacking := self._contents.lacks((*order.inputs, *order.files)):
             raise NodeRefused(f"{self.name}: lacks {lacking[0].path}, {len(lacking)} in all")
         return slot
@@ -246,7 +249,11 @@ class Agent:
             if document is None:
                 self._say(f"{place.order}: cannot be read; the attempt is left as it is")
                 continue
-            attempt = AttemptHere(place, order_of(document))
+            try:
+                attempt = AttemptHere(place, read(Order, document))
+            except NotOurs as e:
+                self._say(f"{place.order}: of another version ({e}); the attempt is left as it is")
+                continue
             attempt.adopt()
             self._held[folder.name] = attempt
 
@@ -266,6 +273,15 @@ class Agent:
         if text not in self._said:
             self._said.add(text)
             self._say(text)
+
+
+def _other_version(wanted: Mapping[str, str]) -> str:
+    """Which package is not as the run wants it; empty where all are."""
+    here = package_versions(wanted)
+    for name, version in wanted.items():
+        if here.get(name) != version:
+            return f"has {name} {here[name]}, not {version}" if name in here else f"lacks {name}"
+    return ""
 
 
 def _take(folder: Path) -> FileLock:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from grpo_core.config import ENV_FILES_ROOT
 from grpo_core.run import protocol
 from grpo_core.run.atomic import read_json, remove, write_json
 from grpo_core.run.locks import is_waiting
+from orchestrator.cluster.codec import plain
 from orchestrator.cluster.contents import Contents
 from orchestrator.cluster.files import AttemptFiles, FileLister
 from orchestrator.system import processes
@@ -32,7 +33,7 @@ from orchestrator.worker.launcher import (
     environment,
     spawn,
 )
-from orchestrator.worker.nodes import AttemptReport, Held, Input, NodeRefused, Order, Wish
+from orchestrator.worker.nodes import AttemptReport, Held, NodeRefused, Order, Wish
 
 # How long a trainer that was killed may take to be gone.
 _KILL_S = 5.0
@@ -97,12 +98,6 @@ class Place:
         return self.tree / os.path.normpath(f"/{path}").lstrip("/")
 
 
-def order_of(document: Mapping[str, Any]) -> Order:
-    """The order in a JSON object; TypeError or KeyError where it is none."""
-    files = {key: tuple(Input(**item) for item in document[key]) for key in ("inputs", "files")}
-    return Order(**{**document, **files, "set": tuple(document["set"])})
-
-
 class AttemptHere:
     """One attempt that this node holds."""
 
@@ -155,6 +150,9 @@ class AttemptHere:
             own = {**order.env, **slot_env, ENV_ATTEMPT: self._token}
             own[ENV_FILES_ROOT] = str(place.tree)
             env = environment(order.run.rpartition("/")[2], own, order.halvings)
+            folders = [str(place.input(order, name)) for name in order.python_path]
+            if path := os.pathsep.join(filter(None, (*folders, env.get("PYTHONPATH")))):
+                env["PYTHONPATH"] = path
             with open(place.log, "ab") as log:
                 title = f"{HEADER}attempt {order.n} of run {order.run}"
                 log.write(f"{title}: {shlex.join(argv)}\n".encode())
@@ -288,4 +286,4 @@ def make_place(folder: Path, order: Order, contents: Contents) -> None:
         target = place.output(order) / os.path.normpath(f"/{file.path}").lstrip("/")
         contents.lay(file, target, written=written)
     place.config.write_text(order.config_text, encoding="utf-8")
-    write_json(place.order, asdict(order))
+    write_json(place.order, plain(order))

@@ -24,12 +24,6 @@ _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, err
 KEEP_BYTES = 20 * 2**30
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal; OSError."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class Contents:
     """Files by their SHA-256, in a folder of their own."""
 
@@ -119,7 +113,7 @@ class Contents:
             return size
 
     def _check(self, part: Path, whole: Path, file: Input) -> None:
-        if (found := digest(part)) != file.sha256:
+        if (found := _sum(part)) != file.sha256:
             part.unlink()
             raise NodeRefused(
                 f"{file.path}: its sum is {found[:8]}, not {file.sha256[:8]}; it must be sent again"
@@ -135,3 +129,9 @@ class Contents:
 
     def _part(self, file: Input) -> Path:
         return self._path(file).with_suffix(_PART)
+
+
+def _sum(path: Path) -> str:
+    """As it is on the disk now, whatever was known of it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,21 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_core.run import protocol
-from grpo_core.run.atomic import TEMPORARY, read_json, remove
-from orchestrator.cluster.contents import digest
+from grpo_core.run.atomic import TEMPORARY, remove
+from orchestrator.system.sums import Stamp, digest, stamp, whole_weights
 from orchestrator.worker.nodes import ATTEMPT_LOG, FileState, NodeRefused
 
 # Written beside and renamed into place; everything else at the top only grows.
 _RENAMED = frozenset({protocol.CONFIG_FILE, protocol.RESULT_FILE})
 # A checkpoint that was read so lately is not let go for a newer one.
 _READS_S = 30.0
-
-_Stamp = tuple[int, int, int]
-
-
-def _stamp(path: Path) -> _Stamp:
-    stat = path.stat()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -44,10 +37,9 @@ class FileLister:
     def __init__(self, files: AttemptFiles, clock: Callable[[], float] = time.monotonic) -> None:
         self._files = files
         self._clock = clock
-        self._sums: dict[Path, tuple[_Stamp, str]] = {}
-        self._weights: dict[Path, tuple[_Stamp, list[FileState]]] = {}
+        self._weights: dict[Path, tuple[Stamp, list[FileState]]] = {}
         self._read_at = float("-inf")
-        self._signs: list[_Stamp | None] = []
+        self._signs: list[Stamp | None] = []
         self._spoke = clock()
 
     @property
@@ -84,7 +76,7 @@ class FileLister:
 
     def _listen(self) -> None:
         paths = (self._files.log, self._files.output / protocol.LOG_FILE)
-        signs = [_stamp(path) if path.exists() else None for path in paths]
+        signs = [stamp(path) if path.exists() else None for path in paths]
         if signs != self._signs:
             self._signs, self._spoke = signs, self._clock()
 
@@ -158,39 +150,26 @@ class FileLister:
             return
 
     def _state(self, path: Path, name: str, *, whole: bool) -> FileState:
-        stamp = _stamp(path)
-        sha256 = self._sum(path, stamp) if whole else None
-        return FileState(name, stamp[1], stamp[0], whole, sha256)
-
-    def _sum(self, path: Path, stamp: _Stamp) -> str:
-        known = self._sums.get(path)
-        if known is None or known[0] != stamp:
-            known = self._sums[path] = (stamp, digest(path))
-        return known[1]
+        number, size, _ = stamp(path)
+        return FileState(name, size, number, whole, digest(path) if whole else None)
 
     def _states_of_weights(self, folder: Path) -> list[FileState]:
         """The files of a folder of weights; none where it is not whole (any more)."""
         try:
-            stamp = _stamp(folder)
+            seen = stamp(folder)
             known = self._weights.get(folder)
-            if known is None or known[0] != stamp:
-                known = self._weights[folder] = (stamp, list(self._whole(folder)))
+            if known is None or known[0] != seen:
+                found = [
+                    FileState(
+                        path=f"{folder.name}/{file.name}",
+                        size=file.size,
+                        version=stamp(folder / file.name)[0],
+                        whole=True,
+                        sha256=file.sha256,
+                    )
+                    for file in whole_weights(folder)
+                ]
+                known = self._weights[folder] = (seen, found)
         except OSError:
             return []
         return known[1]
-
-    def _whole(self, folder: Path) -> Iterator[FileState]:
-        """The states of all its files, or none; OSError."""
-        manifest = read_json(folder / protocol.MANIFEST) or {}
-        listed = manifest.get("files")
-        if not isinstance(listed, dict):
-            return
-        found = [
-            self._state(folder / name, f"{folder.name}/{name}", whole=True)
-            for name in (*listed, protocol.MANIFEST)
-        ]
-        if all(
-            {"bytes": state.size, "sha256": state.sha256} == listed[name]
-            for name, state in zip(listed, found, strict=False)
-        ):
-            yield from found

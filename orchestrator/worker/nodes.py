@@ -92,6 +92,10 @@ class Order:
     files: tuple[Input, ...] = ()
     """What the output folder holds when the attempt begins (checkpoint, logs), put there before;
     a path is relative to the output folder."""
+    python_path: tuple[str, ...] = ()
+    """The folders from which rewards import; named as an input is."""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    """What the run is computed with, and the version of each: a node with others refuses it."""
     env: Mapping[str, str] = field(default_factory=dict)
 
 
