@@ -314,7 +314,7 @@ def device_finding(found: dict[str, Any], system: str) -> Finding:
         text = f"GPU{name}"
         if found["advised_bytes"]:
             room, advised = found["room_bytes"] / GB, found["advised_bytes"] / GB
-            text += f", {room:.1f} GB for training of the {advised:.1f} that it advises"
+            text += f", {room:.1f} GB for training of the {advised:.1f} that it offers"
         if found["name"] == _PASSED_ON:
             advice = "prove that it computes right with: grpo-sweep doctor --deep"
             return Finding("device", Severity.WARN, f"{text}: a virtual machine's", advice)

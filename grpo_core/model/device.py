@@ -84,7 +84,8 @@ def gpu_room_bytes() -> int:
 def room_bytes(info: Mapping[str, Any]) -> int:
     """What a run may take, by what MLX says of a device: 85% of what it advises.
 
-    70% on a machine with less than 24 GB; 0 where it advises nothing.
+    70% on a machine with less than 24 GB; 0 where it advises nothing. CUDA advises nothing and says
+    how much memory the GPU has: a run may take 85% of that.
     """
     is_small = int(info.get("memory_size", SMALL_BYTES)) < SMALL_BYTES
     return round((ADVISED_SHARE_SMALL if is_small else ADVISED_SHARE) * _advised(info))
@@ -97,7 +98,8 @@ def cache_bytes(info: Mapping[str, Any]) -> int:
 
 
 def _advised(info: Mapping[str, Any]) -> int:
-    return int(info.get("max_recommended_working_set_size", 0))
+    """What a run is to stay below, as Metal says; the whole memory of a CUDA GPU."""
+    return int(info.get("max_recommended_working_set_size", info.get("total_memory", 0)))
 
 
 def _gpu_info() -> Mapping[str, Any]:

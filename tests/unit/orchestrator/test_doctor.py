@@ -285,13 +285,13 @@ CPU = {"device": "cpu", "advised_bytes": 0, "room_bytes": 0, "said": ""}
     [
         (
             {**GPU, "name": "Apple M4"},
-            "darwin", "ok", "GPU (Apple M4), 8.4 GB for training of the 12.0 that it advises",
+            "darwin", "ok", "GPU (Apple M4), 8.4 GB for training of the 12.0 that it offers",
         ),
         # It has Metal (github.com/rajveer43/VeloxQuant-MLX, issue 395).
         (
             {**GPU, "name": "Apple Paravirtual device"},
             "darwin", "warn",
-            "GPU (Apple Paravirtual device), 8.4 GB for training of the 12.0 that it advises: "
+            "GPU (Apple Paravirtual device), 8.4 GB for training of the 12.0 that it offers: "
             "a virtual machine's",
         ),
         ({**CPU, "name": ""}, "darwin", "warn", "CPU: no GPU can be used here"),

@@ -121,6 +121,12 @@ def test_a_small_mac_keeps_more_for_others(memory_gib, advised_gb, room_gb):
     assert room_bytes(info) == room_gb * GB
 
 
+def test_a_cuda_gpu_has_room_by_its_memory():
+    """It advises nothing, and says how much there is: MLX's words on CUDA."""
+    info = {"device_name": "NVIDIA H100", "total_memory": 80 * GB, "free_memory": 79 * GB}
+    assert (room_bytes(info), cache_bytes(info)) == (68 * GB, 8 * GB)
+
+
 @pytest.mark.parametrize(
     ("advised_gb", "cache_gb"), [(3, 0.5), (5, 0.5), (12, 1.2), (40, 4), (80, 8), (150, 8)]
 )
