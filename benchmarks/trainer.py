@@ -182,7 +182,7 @@ class _Side:
         self.rss_bytes = max(self.rss_bytes, found["rss_bytes"])
         measured = found["steps"][PEER_WARM:]
         self.steps += measured
-        one = {n: statistics.median(step[n] for step in measured) for n in ("total_s", "cpu_s")}
+        one = peer_venv.medians(measured)
         one |= {"ratio": one["total_s"] / own["total_s"], "cpu_ratio": one["cpu_s"] / own["cpu_s"]}
         self.rounds.append(one)
         return one

@@ -10,8 +10,10 @@ from hypothesis import settings
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-# One GPU would be shared by as many processes as there are cores, and gives other bits.
-mx.set_default_device(mx.Device(mx.cpu))
+# One GPU would be shared by as many processes as there are cores, and gives other bits. To try the
+# trainer's tests on one all the same: GRPO_TEST_DEVICE=gpu.
+DEVICE = os.environ.get("GRPO_TEST_DEVICE", "cpu")
+mx.set_default_device(mx.Device(mx.gpu if DEVICE == "gpu" else mx.cpu))
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -27,7 +29,7 @@ def private_world(tmp_path_factory, monkeypatch):
         monkeypatch.setenv(name, str(world / name.lower()))
     monkeypatch.setenv("GRPO_GPU_LOCK", str(world / "gpu.lock"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("GRPO_DEVICE", "cpu")
+    monkeypatch.setenv("GRPO_DEVICE", DEVICE)
     for name in ("MLX_GRPO_CONFIG", "GRPO_SWEEP_CRASH_AT", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     return world

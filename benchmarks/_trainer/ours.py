@@ -52,10 +52,10 @@ def train(folder: Path, setting: Setting, updates: int, **fields: Any) -> Measur
     output = folder / "outputs" / str(time.time_ns())
     # No field ends a run after so many updates, but for the rows that it learns from.
     rows = {"max_train_samples": updates * setting.prompts, "output_dir": str(output)}
-    return _watch(_config(folder, setting.config(folder) | rows | fields), output, folder)
+    return watch(write_config(folder, setting.config(folder) | rows | fields), output, folder)
 
 
-def _config(folder: Path, fields: dict[str, Any]) -> Path:
+def write_config(folder: Path, fields: dict[str, Any]) -> Path:
     path = folder / "config.toml"
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in fields.items()]
     path.write_text("".join(lines), encoding="utf-8")
@@ -66,11 +66,11 @@ def start_up_s(folder: Path, setting: Setting) -> float:
     """Seconds from the start of the process to its first rollout, with all rows to be read."""
     output = folder / "outputs" / str(time.time_ns())
     fields = {"dataset": str(folder / "all.jsonl"), "output_dir": str(output)}
-    config = _config(folder, setting.config(folder) | fields)
-    return _watch(config, output, folder, stop_after=1).first_rollout_s
+    config = write_config(folder, setting.config(folder) | fields)
+    return watch(config, output, folder, stop_after=1).first_rollout_s
 
 
-def _watch(config: Path, output: Path, folder: Path, stop_after: int = 0) -> Measured:
+def watch(config: Path, output: Path, folder: Path, stop_after: int = 0) -> Measured:
     """Follow the log as it grows; what stands between two lines is one update.
 
     After `stop_after` lines the run is stopped; 0 lets it end by itself.
@@ -111,7 +111,7 @@ def new_lines(log: Path, known: int) -> list[dict[str, Any]]:
 def estimate_bytes(folder: Path, setting: Setting) -> int:
     """The peak that `--dry-run` foretells."""
     made = setting.config(folder) | {"output_dir": str(folder / "dry")}
-    argv = [sys.executable, "-m", "grpo_core", "--config", _config(folder, made), "--dry-run"]
+    argv = [sys.executable, "-m", "grpo_core", "--config", write_config(folder, made), "--dry-run"]
     said = Child(argv, environment(folder)).end().out
     found = re.search(r"# peak memory: about (\d+) MB", said)
     if found is None:

@@ -69,6 +69,11 @@ def better(found: list[dict[str, Any]], warm: int) -> dict[str, Any]:
     return min(found, key=lambda one: statistics.median(s["total_s"] for s in one["steps"][warm:]))
 
 
+def medians(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds of a step, by the wall's clock and the processor's."""
+    return {name: statistics.median(step[name] for step in steps) for name in ("total_s", "cpu_s")}
+
+
 # The peer's own script, behind the few lines with which our trainer begins as well.
 _WITH_OUR_BLAS = """
 import runpy, sys
