@@ -11,6 +11,7 @@ import click
 
 from orchestrator.cli.output import say
 from orchestrator.errors import UsageError
+from orchestrator.system.network import lan_names
 from orchestrator.system.paths import Home, home
 
 PORT = 8377
@@ -45,10 +46,10 @@ def ui(port: int | None, lan: bool, control: bool, to_open: bool) -> None:
 
     with _listen("0.0.0.0" if lan else _LOCAL, port) as listening:
         own_port = listening.getsockname()[1]
-        names = [_LOCAL, "localhost", *(_lan_names() if lan else [])]
+        names = [_LOCAL, "localhost", *(lan_names() if lan else [])]
         hosts = frozenset(f"{name.lower()}:{own_port}" for name in names)
         access = Access(hosts, own_port, control=control or not lan)
-        link = access.url(_lan_names()[0] if lan else _LOCAL)
+        link = access.url(lan_names()[0] if lan else _LOCAL)
         print(link, flush=True)
         _explain(link, lan, control)
         with _opened(home(), access.url(_LOCAL)) if to_open else contextlib.nullcontext():
@@ -65,20 +66,6 @@ def _listen(host: str, port: int | None) -> socket.socket:
             # Its own words name the address too, as Python writes a pair.
             fault = e.strerror if e.errno is None else os.strerror(e.errno)
     raise UsageError(f"port {ports[0]}: {fault}; name another with --port")
-
-
-def _lan_names() -> list[str]:
-    """This machine's address in the local network first, then its names there."""
-    name = socket.gethostname()
-    local = name if name.endswith(".local") else f"{name}.local"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            # Sends nothing: it only asks which of our addresses would be used.
-            probe.connect(("192.0.2.1", 9))
-            address = [probe.getsockname()[0]]
-        except OSError:
-            address = []
-    return [*address, local, name]
 
 
 def _explain(link: str, lan: bool, control: bool) -> None:

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from orchestrator.errors import SweepError, WorkerBusy
 from orchestrator.system import paths
@@ -44,18 +46,15 @@ def spawn_detached(
         raise WorkerBusy(busy_text(home))
     words = command(frozen=frozen, prewarm=prewarm, hours=hours, slots=slots)
     words += ["--until-empty"] if until_empty else []
-    with open(home.worker_log, "ab") as log:
-        process = subprocess.Popen(
-            words,
-            cwd=home.root,
-            env={**os.environ, paths.ENV_HOME: str(home.root)},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+    try:
+        return start_detached(
+            words, home, home.worker_log, "the worker", lambda pid: holder_pid(home) == pid, True
         )
-    _await_worker(process, home)
-    return process.pid
+    except SlowStart as e:
+        # On a full disk it cannot say that it serves; beside another it would have ended.
+        if serving_worker(home) == ServingWorker(None):
+            return e.pid
+        raise
 
 
 def command(
@@ -72,21 +71,49 @@ def command(
     return [*words, *(slots or Slots()).words(), *(hours or Hours()).words()]
 
 
-def _await_worker(process: "subprocess.Popen[bytes]", home: Home) -> None:
+class SlowStart(SweepError):
+    """A process that lives, but does not say that it works."""
+
+    def __init__(self, message: str, pid: int) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+def start_detached(
+    words: list[str],
+    home: Home,
+    log: Path,
+    who: str,
+    ready: Callable[[int], bool],
+    may_end: bool = False,
+) -> int:
+    """Start a process that outlives this terminal; its pid, once `ready` says that it works.
+
+    What it says is appended to `log`. SweepError when it ends at once, unless it `may_end` well,
+    and SlowStart when it takes too long.
+    """
+    with open(log, "ab") as said:
+        process = subprocess.Popen(
+            words,
+            cwd=home.root,
+            env={**os.environ, paths.ENV_HOME: str(home.root)},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     deadline = time.monotonic() + _DETACH_WAIT_S
     while time.monotonic() < deadline:
         code = process.poll()
-        # Exit code 0: it found nothing left to do.
-        if code == 0 or (code is None and holder_pid(home) == process.pid):
-            return
+        if code == 0 and may_end:
+            return process.pid
         if code is not None:
-            tail = read_tail(home.worker_log).strip().splitlines()[-1:]
-            raise SweepError(f"the worker ended at once: {''.join(tail)} (see {home.worker_log})")
+            tail = read_tail(log).strip().splitlines()[-1:]
+            raise SweepError(f"{who} ended at once: {''.join(tail)} (see {log})")
+        if ready(process.pid):
+            return process.pid
         time.sleep(0.02)
-    if serving_worker(home) == ServingWorker(None):
-        # On a full disk it cannot say that it serves; beside another it would have ended.
-        return
-    raise SweepError(f"the worker does not start; see {home.worker_log}")
+    raise SlowStart(f"{who} does not start; see {log}", process.pid)
 
 
 def ask_to_stop(pid: int, home: Home | None = None) -> None:

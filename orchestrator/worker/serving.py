@@ -5,20 +5,17 @@ loads.
 """
 
 import json
-import os
-import socket
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from grpo_core.run.atomic import read_json
 from orchestrator.errors import NothingAffected, SweepError, WorkerBusy
 from orchestrator.run import FIRST_SLOT
 from orchestrator.system import paths
+from orchestrator.system.holders import holder_of, living_pid, this_process
 from orchestrator.system.locks import FileLock, is_held, try_lock
 from orchestrator.system.paths import Home
-from orchestrator.system.processes import boot_id, is_process, is_stopped, start_time
+from orchestrator.system.processes import is_stopped
 
 # In the environment of a worker that the system's service manager starts.
 ENV_SERVICE = "GRPO_SWEEP_SERVICE"
@@ -50,8 +47,8 @@ def serving_worker(home: Home | None = None) -> ServingWorker | None:
     home = home or paths.home()
     if not is_served(home):
         return None
-    holder = _holder(home)
-    if (pid := _living_pid(holder)) is None:
+    holder = holder_of(home.worker_lock)
+    if (pid := living_pid(holder)) is None:
         return ServingWorker(None)
     waits, slots = holder.get("waits"), holder.get("slots")
     return ServingWorker(
@@ -70,7 +67,7 @@ def is_served(home: Home | None = None) -> bool:
 def worker_alive(home: Home | None = None) -> int | None:
     """The pid of the worker that serves the queue; None where none does, or none is known."""
     home = home or paths.home()
-    return _living_pid(_holder(home)) if is_served(home) else None
+    return living_pid(holder_of(home.worker_lock)) if is_served(home) else None
 
 
 def worker_to_stop(home: Home | None = None) -> int:
@@ -96,11 +93,7 @@ class Serving:
 
     def __init__(self, lock: FileLock, slots: Sequence[str] = (FIRST_SLOT,)) -> None:
         self._lock = lock
-        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._holder: dict[str, object] = {
-            **{"pid": os.getpid(), "pid_started": start_time(os.getpid()), "boot_id": boot_id()},
-            **{"host": socket.gethostname(), "started": started},
-        }
+        self._holder = this_process()
         if (*slots,) != (FIRST_SLOT,):
             self._holder["slots"] = [*slots]
         self._waits: str | None = None
@@ -147,24 +140,12 @@ def serve_alone(home: Home, slots: Sequence[str] = (FIRST_SLOT,)) -> Iterator[Se
 
 def holder_pid(home: Home) -> int | None:
     """The pid that the last worker wrote into its lock, dead or alive."""
-    pid = _holder(home).get("pid")
+    pid = holder_of(home.worker_lock).get("pid")
     return pid if isinstance(pid, int) else None
 
 
 def busy_text(home: Home) -> str:
     """Who serves the queue already."""
-    holder = _holder(home)
+    holder = holder_of(home.worker_lock)
     who = f"pid {holder.get('pid')}, since {holder.get('started')}" if holder else "another process"
     return f"a worker serves this queue already ({who}); see: grpo-sweep status"
-
-
-def _living_pid(holder: dict[str, object]) -> int | None:
-    """The pid of a holder that is still the process that wrote it."""
-    pid, started, boot = (holder.get(key) for key in ("pid", "pid_started", "boot_id"))
-    if isinstance(pid, int) and isinstance(started, float) and isinstance(boot, str):
-        return pid if is_process(pid, started, boot) else None
-    return None
-
-
-def _holder(home: Home) -> dict[str, object]:
-    return read_json(home.worker_lock) or {}
