@@ -17,6 +17,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("run", "Train one run now, as mlx-grpo would."),
         "work": ("work", "Train what is queued, one run after another."),
         "service": ("service", "Start the worker at login, and again after a crash."),
+        "cluster": ("cluster", "Let several machines train for one queue."),
+        "node": ("node", "Train for the queue of another machine."),
     },
     "Look": {
         "status": ("status", "What runs, what waits, what is done."),

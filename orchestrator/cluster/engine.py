@@ -20,6 +20,7 @@ HEARD_WITHIN_S = 30.0
 CONNECT_S = 5.0
 
 _LOG_BYTES = 2**20
+_LOGGERS = ("distributed", "tornado", "asyncio")
 _SETTINGS: dict[str, Any] = {
     "distributed.comm.timeouts.connect": f"{CONNECT_S:.0f}s",
     # A cable that is pulled: the connection is given up after so long without an answer.
@@ -43,7 +44,10 @@ def set_up(log: Path | None = None) -> None:
     if log is not None:
         handler = RotatingFileHandler(log, maxBytes=_LOG_BYTES, backupCount=1, delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    for name in ("distributed", "tornado", "asyncio"):
+    for name in tuple(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in _LOGGERS:
+            logging.getLogger(name).handlers.clear()
+    for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(logging.INFO)

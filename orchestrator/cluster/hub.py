@@ -7,7 +7,10 @@ nothing: after its death another one at the same address finds the nodes as they
 
 import asyncio
 import itertools
+import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +20,17 @@ from orchestrator.cluster.address import Address
 from orchestrator.cluster.engine import HEARD_WITHIN_S, keep_only, security
 from orchestrator.cluster.greeting import versions
 from orchestrator.cluster.keys import ClusterKey
+from orchestrator.cluster.signals import asked_to_end
+from orchestrator.errors import UsageError
 
 # Of Dask's calls, those that its workers make of a scheduler.
 _KEPT = ("register-worker", "heartbeat_worker", "unregister")
-_KEPT_STREAM = ("keep-alive", "log-event", "worker-status-change", "close-stream")
+_KEPT_STREAM = ("keep-alive", "log-event", "worker-status-change")
 _CHECK_S = 5.0
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Call:
     """A call that was passed on to a node, by its address."""
 
     address: str
@@ -53,7 +58,7 @@ class Hub(Scheduler):
         self.handlers["heartbeat_worker"] = self._heard
         self.stream_handlers["node-answer"] = self._answered
         self._numbers = itertools.count()
-        self._asked: dict[int, _Asked] = {}
+        self._calls: dict[int, _Call] = {}
         self._heard_at: dict[str, float] = {}
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
@@ -78,7 +83,7 @@ class Hub(Scheduler):
             return {"away": "it is not connected"}
         number = next(self._numbers)
         reply = asyncio.get_running_loop().create_future()
-        self._asked[number] = _Asked(address, reply)
+        self._calls[number] = _Call(address, reply)
         try:
             self.worker_send(
                 address,
@@ -88,14 +93,14 @@ class Hub(Scheduler):
         except TimeoutError:
             return {"away": f"no answer within {within_s:.0f} s"}
         finally:
-            del self._asked[number]
+            del self._calls[number]
 
     # --- what nodes send
 
     def _answered(self, worker: str, number: int, answer: dict[str, Any]) -> None:
-        asked = self._asked.get(number)
-        if asked is not None and asked.address == worker and not asked.reply.done():
-            asked.reply.set_result(answer)
+        found = self._calls.get(number)
+        if found is not None and found.address == worker and not found.reply.done():
+            found.reply.set_result(answer)
 
     def _heard(self, address: str, **more: Any) -> dict[str, Any]:
         self._heard_at[address] = time.monotonic()
@@ -103,9 +108,9 @@ class Hub(Scheduler):
 
     async def remove_worker(self, address: str, **more: Any) -> Any:
         """As Dask does it; who waits for that node is told at once."""
-        for asked in self._asked.values():
-            if asked.address == address and not asked.reply.done():
-                asked.reply.set_result({"away": "its connection has ended"})
+        for call in self._calls.values():
+            if call.address == address and not call.reply.done():
+                call.reply.set_result({"away": "its connection has ended"})
         self._heard_at.pop(address, None)
         return await super().remove_worker(address, **more)
 
@@ -117,3 +122,23 @@ class Hub(Scheduler):
             for address in tuple(self.workers):
                 if now - self._heard_at.setdefault(address, now) > HEARD_WITHIN_S:
                     await self.remove_worker(address, stimulus_id="not-heard")
+
+
+async def serve(address: Address, key: ClusterKey | None, ready: Callable[[], None]) -> None:
+    """Be the scheduler until SIGINT or SIGTERM; UsageError where it cannot listen there."""
+    asked, _ = asked_to_end()
+    scheduler = Hub(address, key)
+    try:
+        await scheduler
+    except RuntimeError as e:
+        if not isinstance(fault := e.__cause__, OSError):
+            raise
+        words = fault.strerror if fault.errno is None else os.strerror(fault.errno)
+        raise UsageError(f"{address}: {words}; name another with --host or --port") from None
+    ready()
+    watching = asyncio.create_task(scheduler.watch())
+    await asked.wait()
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+    await scheduler.close(reason="asked to end")

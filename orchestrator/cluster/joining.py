@@ -16,17 +16,22 @@ from distributed.worker import Worker
 
 from orchestrator.cluster import codec
 from orchestrator.cluster.address import Address
+from orchestrator.cluster.agent import Agent
 from orchestrator.cluster.engine import CONNECT_S, keep_only, security
 from orchestrator.cluster.greeting import greet
 from orchestrator.cluster.keys import ClusterKey
+from orchestrator.cluster.signals import asked_to_end
 from orchestrator.errors import SweepError
+from orchestrator.text import plural
 from orchestrator.worker.nodes import Node
 
 _LOG = logging.getLogger("distributed.grpo_sweep")
 _RETRY_S = 2.0
 # How many calls of the head a node answers at once.
 _THREADS = 8
-_KEPT_STREAM = ("close", "close-stream")
+_LEAVE_POLL_S = 0.1
+# Of what a Dask scheduler tells its workers, that which comes without tasks.
+_KEPT_STREAM = ("close", "remove-worker", "worker-status-change")
 
 
 class _Connection(Worker):
@@ -138,3 +143,34 @@ class Membership:
             with suppress(TimeoutError):
                 await connection.close(timeout=CONNECT_S, reason="node-ends")
         return f"the connection to the cluster at {self._address} has ended"
+
+
+async def serve(membership: Membership, agent: Agent, say: Callable[[str], None]) -> None:
+    """Be a node until asked to end; UsageError for a wrong key, OtherVersion.
+
+    Asked once, it takes nothing more, lets its trainers checkpoint, and waits until the head has
+    fetched their files. Asked twice it ends at once, and what trains goes on.
+    """
+    keeping = asyncio.create_task(membership.keep())
+    leaving = asyncio.create_task(_leave(agent, say))
+    done, _ = await asyncio.wait({keeping, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (keeping, leaving):
+        task.cancel()
+    await asyncio.gather(keeping, leaving, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def _leave(agent: Agent, say: Callable[[str], None]) -> None:
+    first, second = asked_to_end()
+    await first.wait()
+    await asyncio.to_thread(agent.drain)
+    if held := len(agent.held()):
+        say(
+            f"{plural(held, 'run')} of this node: the trainers checkpoint, and this waits until the"
+            " head has their files; Ctrl-C again does not wait, and leaves them to the next node"
+            " of this name"
+        )
+    while agent.held() and not second.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(second.wait(), _LEAVE_POLL_S)

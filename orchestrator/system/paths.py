@@ -47,6 +47,33 @@ class Home:
         """What the tools print that runs are reported to."""
         return self.root / "reports.log"
 
+    @property
+    def cluster_key(self) -> Path:
+        """What lets a machine into the cluster whose scheduler this home has started."""
+        return self.root / "cluster" / "key.pem"
+
+    @property
+    def cluster_lock(self) -> Path:
+        """Held (flock) by the one scheduler of this home; its text says where it listens."""
+        return self.root / "locks" / "cluster.lock"
+
+    @property
+    def cluster_log(self) -> Path:
+        """What a scheduler in the background says, and what its engine reports."""
+        return self.root / "cluster" / "scheduler.log"
+
+    def node_folder(self, name: str) -> Path:
+        """Where a node of that name keeps the files of its attempts."""
+        return self.root / "nodes" / name
+
+    def node_lock(self, name: str) -> Path:
+        """Held (flock) by the one process that is the node of that name."""
+        return self.root / "locks" / f"node-{name}.lock"
+
+    def node_log(self, name: str) -> Path:
+        """What a node in the background says, and what its engine reports."""
+        return self.root / "logs" / f"node-{name}.log"
+
     def frozen_config(self, sweep_id: int) -> Path:
         """The base config as it was at submit; the database holds the original."""
         return self.root / "configs" / f"sweep-{sweep_id}.toml"

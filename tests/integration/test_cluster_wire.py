@@ -142,7 +142,8 @@ def test_scheduler_that_is_gone_is_said_once_and_found_again(address, key, tmp_p
     ended, none = said_by_node[1:3]
     assert "has ended; trying again" in ended
     assert f"no cluster answers at {address}; trying again" in none
-    assert said_by_node == [here, ended, none, here]
+    # The fifth is that the second one has ended too, where the member was fast.
+    assert said_by_node[:4] == [here, ended, none, here]
     assert len(said_by_head) == 2
     assert said_by_head[1].endswith("answers again")
 
@@ -170,6 +171,21 @@ def seen_slots(nodes):
         return the_node(nodes).facts().slots
     except NodeAway:
         return None
+
+
+def test_node_that_leaves_takes_no_other_along(address, key, tmp_path):
+    """The others hear of it, and stay as they are."""
+    said = []
+    with (
+        cluster_kit.hub(address, key),
+        reach.ClusterNodes(address, key, print) as nodes,
+        cluster_kit.member(address, key, StandIn("stays"), tmp_path / "stays", said),
+    ):
+        with cluster_kit.member(address, key, StandIn("goes"), tmp_path / "goes", []):
+            eventually(lambda: names(nodes) == ["goes", "stays"])
+        eventually(lambda: names(nodes) == ["stays"])
+        assert the_node(nodes).held() == ()
+    assert said == [f"node stays is in the cluster at {address}"]
 
 
 def test_wrong_key_is_said_at_once(address, key, tmp_path):
