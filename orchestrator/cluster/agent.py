@@ -24,6 +24,7 @@ from orchestrator.cluster.hardware import Hardware, look_at_hardware
 from orchestrator.errors import QueueError, SweepError, WorkerBusy
 from orchestrator.run import stamp
 from orchestrator.system import processes
+from orchestrator.system.crashpoints import crashpoint
 from orchestrator.system.locks import FileLock, try_lock
 from orchestrator.worker.launcher import TRAINER
 from orchestrator.worker.nodes import (
@@ -131,6 +132,7 @@ class Agent:
                 return
             slot = self._may_start(order)
             attempt = self._make(order)
+            crashpoint("node.laid")
             try:
                 attempt.launch(self._trainer, slot.env)
             except (OSError, NodeRefused) as e:

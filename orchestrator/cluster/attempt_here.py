@@ -22,6 +22,7 @@ from orchestrator.cluster.codec import plain
 from orchestrator.cluster.contents import Contents
 from orchestrator.cluster.files import AttemptFiles, FileLister
 from orchestrator.system import processes
+from orchestrator.system.crashpoints import crashpoint
 from orchestrator.system.locks import try_lock
 from orchestrator.worker.attempt_log import HEADER, read_tail
 from orchestrator.worker.launcher import (
@@ -161,6 +162,7 @@ class AttemptHere:
         except OSError:
             lock.release()
             raise
+        crashpoint("node.spawned")
         self._follow(Launched(process, lock, (self._token,)))
         with suppress(OSError):  # Without it the next agent finds the trainer by what it carries.
             write_json(place.process, self._process(process.pid))
@@ -228,6 +230,7 @@ class AttemptHere:
             if self._gone or (self._written and not self._report.running):
                 return
             if self._trainer is not None and self._end is None and self._has_ended(self._trainer):
+                crashpoint("node.ended")
                 self._end = self._ending(self._trainer)
             self._report = self._look()
             if self._end is not None and not self._written:

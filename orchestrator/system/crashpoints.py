@@ -33,6 +33,13 @@ STANDBY_POINTS = (
     "worker.standby",  # the pid is recorded, the trainer has not got its go
 )
 
+# These on a node, which trains for another machine.
+NODE_POINTS = (
+    "node.laid",  # the attempt's files are there, no trainer yet
+    "node.spawned",  # the trainer runs, its pid is not noted
+    "node.ended",  # the trainer ended, how is not noted
+)
+
 _reached: dict[str, int] = {}
 
 

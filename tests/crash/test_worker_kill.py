@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.queue.store import Store
 from orchestrator.run import Retry
-from orchestrator.system.crashpoints import POINTS, SEARCH_POINTS, STANDBY_POINTS
+from orchestrator.system.crashpoints import NODE_POINTS, POINTS, SEARCH_POINTS, STANDBY_POINTS
 from tests.queue_kit import (
     TESTS,
     attempts,
@@ -276,5 +276,5 @@ def _text(path):
 def test_crash_table_names_every_point():
     """The published table and the points of the code are the same."""
     table = (TESTS.parent / "docs" / "crash-table.md").read_text()
-    points = (*POINTS, *SEARCH_POINTS, *STANDBY_POINTS)
+    points = (*POINTS, *SEARCH_POINTS, *STANDBY_POINTS, *NODE_POINTS)
     assert [point for point in points if f"`{point}`" not in table] == []

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,16 @@ from grpo_core.config import named_path
 for name in sys.argv[4:-3:2]:
     print(named_path(name).read_text())
 """
+
+
+def test_a_reward_finds_what_the_head_has_on_pythons_path(tmp_path, started):
+    """Its folder lies elsewhere here."""
+    code = "import mylib; print(mylib.X)"
+    agent = an_agent(tmp_path / "node", trainer=(sys.executable, "-P", "-c", code))
+    started(agent)
+    file = put(agent, "/opt/lib/mylib.py", b"X = 'found'\n")
+    agent.start(an_order(inputs=(file,), python_path=("/opt/lib",)))
+    assert fetched(agent, TOKEN, ended(agent))[ATTEMPT_LOG].endswith(b"\nfound\n")
 
 
 def test_an_attempt_goes_on_from_the_files_of_the_head(agent):
@@ -355,6 +366,41 @@ def test_how_it_ended_outlives_the_agent(tmp_path, started):
     report = agent.look(TOKEN)
     assert (before.exit_code, report.exit_code, report.running) == (9, 9, False)
     assert report.files == before.files
+
+
+@pytest.mark.parametrize(
+    ("point", "starts"), [("node.laid", 0), ("node.spawned", 1), ("node.ended", 1)]
+)
+def test_an_agent_that_is_killed_anywhere_starts_nothing_twice(tmp_path, started, point, starts):
+    """The head did not hear whether it was started, and asks again."""
+    words = ("updates=20", "update_s=0.01")
+    node = subprocess.run(
+        [sys.executable, "-c", _NODE, str(tmp_path / "node"), *words],
+        env={**os.environ, "GRPO_SWEEP_CRASH_AT": point},
+        stdout=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[4],
+    )
+    assert node.returncode == -signal.SIGKILL
+    agent = an_agent(tmp_path / "node")
+    started(agent)
+    agent.start(an_order(*words))
+    report = ended(agent)
+    assert (report.exit_code, report.signal) == (None, None)
+    files = fetched(agent, TOKEN, report)
+    assert files.get("starts", b"").count(b"\n") == starts
+    assert ("result.json" in files) == bool(starts)
+
+
+def test_a_node_with_another_version_of_what_computes_refuses(agent):
+    """Its numbers would be others."""
+    agent.start(an_order("updates=1", packages={"mlx": version("mlx")}))
+    ended(agent)
+    for packages, words in (
+        ({"mlx": "0.1"}, f"has mlx {version('mlx')}, not 0.1"),
+        ({"no-such-package": "1"}, "lacks no-such-package"),
+    ):
+        with pytest.raises(NodeRefused, match=words):
+            agent.start(an_order(token="other-token", run="q/2", packages=packages))
 
 
 def test_an_order_that_was_never_begun_is_swept_away(tmp_path, started):
