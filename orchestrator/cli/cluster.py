@@ -91,7 +91,7 @@ def status(address: str | None, key: Path | None) -> None:
     from orchestrator.cluster.reach import ClusterNodes
 
     set_up()
-    with ClusterNodes(where, own_key, lambda text: None) as nodes:
+    with ClusterNodes(where, own_key) as nodes:
         there = [(node.facts(), node.held()) for node in nodes]
     print(f"cluster  {where}")
     for facts, held in there:

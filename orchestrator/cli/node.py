@@ -30,7 +30,7 @@ def node(
     address: str | None,
     key: Path | None,
     name: str | None,
-    slots: Slots,
+    slots: Slots | None,
     detach: bool,
     stop: bool,
 ) -> None:
@@ -50,11 +50,12 @@ def node(
     if stop:
         _stop(home(), name)
         return
+    own_slots = slots or Slots()
     own_name = serving.check_name(name or serving.default_name(socket.gethostname()))
     where, own_key = cluster_of(address, key)
     here = home().make()
     if detach:
-        _start(here, own_name, where, key, slots)
+        _start(here, own_name, where, key, own_slots)
         return
     lock = here.node_lock(own_name)
     folder = here.node_folder(own_name)
@@ -70,7 +71,7 @@ def node(
         from orchestrator.cluster.joining import Membership, serve
 
         folder.parent.mkdir(mode=0o700, exist_ok=True)
-        with Agent(folder, own_name, slots.each(), say=say) as agent:
+        with Agent(folder, own_name, own_slots.each(), say=say) as agent:
             set_up(folder / "engine.log")
             membership = Membership(where, own_key, agent, folder / "engine", heard)
             asyncio.run(serve(membership, agent, say))

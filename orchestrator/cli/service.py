@@ -31,7 +31,9 @@ def service() -> None:
 @click.option("--frozen", is_flag=True, help="As work --frozen.")
 @click.option("--prewarm/--no-prewarm", default=None, help="As work --prewarm.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def install(hours: Hours, slots: Slots, frozen: bool, prewarm: bool | None, yes: bool) -> None:
+def install(
+    hours: Hours, slots: Slots | None, frozen: bool, prewarm: bool | None, yes: bool
+) -> None:
     """Show the file, write it after a yes, and start the worker.
 
     \b

@@ -12,11 +12,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def slots_options(command: F) -> F:
-    """`--slots`, `--devices`: one argument `slots`."""
+    """`--slots`, `--devices`: one argument `slots`, None where neither is given."""
 
     @functools.wraps(command)
     def with_slots(*args: Any, count: int | None, devices: str | None, **others: Any) -> Any:
-        return command(*args, slots=Slots.parse(count, devices), **others)
+        given = count is not None or devices is not None
+        return command(*args, slots=Slots.parse(count, devices) if given else None, **others)
 
     options = (
         click.option(

@@ -77,7 +77,7 @@ def work(
     no_notify: bool,
     report_to: tuple[str, ...],
     hours: Hours,
-    slots: Slots,
+    slots: Slots | None,
     stop: bool,
 ) -> int:
     """Train what is queued, one run after another, until stopped; with slots several at a time.

@@ -6,7 +6,7 @@ time, or whose connection breaks, is NodeAway; nothing is sent twice from here.
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
@@ -41,16 +41,13 @@ _WAY_S = 5.0
 class ClusterNodes:
     """The nodes that are in a cluster just now; see `Nodes`.
 
-    A context manager. Within it the list is refreshed all the time; while the scheduler cannot be
-    reached that is said once, and iterating raises NodeAway.
+    A context manager. Within it the list is refreshed all the time; iterating raises NodeAway while
+    the scheduler cannot be reached.
     """
 
-    def __init__(
-        self, address: Address, key: ClusterKey | None, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, address: Address, key: ClusterKey | None) -> None:
         self._address = address
         self._key = key
-        self._say = say
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="cluster", daemon=True)
         self._known: dict[str, RemoteNode] = {}
@@ -141,28 +138,21 @@ class ClusterNodes:
                 await self._refresh()
             except (UsageError, OtherVersion) as e:
                 # Another one listens there now; ours may come back.
-                self._gone(str(e))
+                self._why_none = str(e)
 
     async def _refresh(self) -> None:
         """Ask which nodes are there; before that, whether the scheduler is still one of ours."""
         new = self._why_none is not None or not self._known
         if new and await greet(self._address, self._key) is None:
-            self._gone(f"no cluster answers at {self._address}")
+            self._why_none = f"no cluster answers at {self._address}"
             return
         try:
             found = await self._send("nodes", {})
         except NodeAway as e:
-            self._gone(str(e))
+            self._why_none = str(e)
             return
         self._there = tuple(self._node(name) for name in found["nodes"])
-        if self._why_none is not None:
-            self._say(f"the cluster at {self._address} answers again")
         self._why_none = None
-
-    def _gone(self, why: str) -> None:
-        if self._why_none is None:
-            self._say(f"{why}; trying again until it does; what trains on its nodes goes on")
-        self._why_none = why
 
     def _node(self, name: str) -> "RemoteNode":
         return self._known.setdefault(name, RemoteNode(name, self))
