@@ -38,7 +38,12 @@ class _Connection(Worker):
     """One connection to the scheduler, until it ends."""
 
     def __init__(
-        self, address: Address, key: ClusterKey | None, agent: Node, scratch: Path
+        self,
+        address: Address,
+        key: ClusterKey | None,
+        agent: Node,
+        scratch: Path,
+        threads: ThreadPoolExecutor,
     ) -> None:
         super().__init__(
             address.uri,
@@ -59,7 +64,7 @@ class _Connection(Worker):
         keep_only(self.stream_handlers, _KEPT_STREAM)
         self.stream_handlers["node-call"] = self._called
         self._agent = agent
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="node-call")
+        self._threads = threads
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
         """None: its pages would be open to everybody."""
@@ -105,6 +110,7 @@ class Membership:
         self._scratch = scratch
         self._heard = say
         self._said = ""
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="node-call")
 
     async def keep(self) -> None:
         """Be a member until cancelled; UsageError for a wrong key, OtherVersion."""
@@ -129,7 +135,9 @@ class Membership:
                 f"a node called {name} is in the cluster already (or has just been); "
                 "if it is another machine, give this one another name with --name"
             )
-        connection = _Connection(self._address, self._key, self._agent, self._scratch)
+        connection = _Connection(
+            self._address, self._key, self._agent, self._scratch, self._threads
+        )
         try:
             # Raises where the scheduler has gone meanwhile, or another took the name.
             await connection

@@ -52,7 +52,7 @@ class ClusterNodes:
         self._thread = threading.Thread(target=self._serve, name="cluster", daemon=True)
         self._known: dict[str, RemoteNode] = {}
         self._there: tuple[RemoteNode, ...] = ()
-        self._why_none: str | None = None
+        self._why_none: str | None = f"the cluster at {address} was not asked yet"
         self._pool: ConnectionPool | None = None
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -142,8 +142,7 @@ class ClusterNodes:
 
     async def _refresh(self) -> None:
         """Ask which nodes are there; before that, whether the scheduler is still one of ours."""
-        new = self._why_none is not None or not self._known
-        if new and await greet(self._address, self._key) is None:
+        if self._why_none is not None and await greet(self._address, self._key) is None:
             self._why_none = f"no cluster answers at {self._address}"
             return
         try:

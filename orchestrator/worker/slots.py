@@ -62,7 +62,7 @@ class Slots:
         """The options of `work` that say the same."""
         if self.devices:
             return ["--devices", ",".join(self.devices)]
-        return [] if self.count == 1 else ["--slots", str(self.count)]
+        return ["--slots", str(self.count)]
 
     @property
     def names(self) -> tuple[str, ...]:
