@@ -203,6 +203,17 @@ class Queries:
         )
         return [attempt_of(row) for row in rows]
 
+    def peak_bytes(self, sweep_id: int, kind: str) -> int | None:
+        """The most memory that the last runs of a kind took; None where none has ended."""
+        rows = self._db.read(
+            "SELECT max(json_extract(metrics, '$.peak_bytes')) FROM (SELECT kind, metrics FROM runs"
+            " WHERE sweep_id = ? AND state = 'completed' ORDER BY position DESC LIMIT 50)"
+            " WHERE kind = ?",
+            (sweep_id, kind),
+        )
+        peak = rows[0][0]
+        return int(peak) if isinstance(peak, int | float) else None
+
     def queue_name(self) -> str:
         """What the queue is called on other machines."""
         return str(self._db.read("SELECT name FROM queue")[0][0])

@@ -5,7 +5,6 @@ written in `claims.py`, how processes are handled in `launcher.py`.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,17 +24,16 @@ from orchestrator.run import (
     Sweep,
     Verdict,
 )
-from orchestrator.system import processes
 from orchestrator.system.crashpoints import crashpoint
 from orchestrator.system.paths import RunPaths
 from orchestrator.worker.attempt_log import note, read_tail
 from orchestrator.worker.crew import Abandoned, Crew, How
 from orchestrator.worker.events import Event, EventKind
-from orchestrator.worker.launcher import Launched, LaunchError, Trainer, freeze_config, launch
-from orchestrator.worker.monitor import RunMonitor
-from orchestrator.worker.patience import TRY_S, Patience
+from orchestrator.worker.launcher import LaunchError, Trainer
+from orchestrator.worker.monitor import RunMonitor, Sight
+from orchestrator.worker.patience import Patience
+from orchestrator.worker.place import TrainingPlace
 from orchestrator.worker.slots import Slot
-from orchestrator.worker.standby import Standby, StandbySlot
 from orchestrator.worker.termination import Terminator
 from orchestrator.worker.verdict import Ending, judge
 
@@ -53,13 +51,11 @@ class AttemptRunner:
         crew: Crew,
         slot: Slot,
         patience: Patience,
-        standby: StandbySlot,
+        place: TrainingPlace,
         meanwhile: Callable[[Trainer, float | None], None],
     ) -> None:
         """`meanwhile` is done each time that a trainer was looked at; it gets the seconds left."""
         self._frozen = how.frozen
-        self._home = how.home
-        self._trainer = how.trainer
         self._store = store
         self._queries = store.queries
         self._claims = store.claims
@@ -68,9 +64,8 @@ class AttemptRunner:
         self._listen = crew.listen
         self._slot = slot
         self._patience = patience
-        self._standby = standby
+        self._place = place
         self._meanwhile = meanwhile
-        self._boot_id = processes.boot_id()
 
     def train(self, run: Run, attempt: Attempt) -> None:
         """Train what was claimed: launched, watched and recorded, or recorded as what failed."""
@@ -83,8 +78,9 @@ class AttemptRunner:
                 return
             if not self._is_as_submitted(run, attempt, sweep):
                 return
-            low_memory = processes.low_memory()
-            trainer, attempt = self._patience.insist(lambda: self._launch(run, attempt, sweep))
+            low_memory = self._place.low_memory()
+            launch = partial(self._place.launch, run, attempt, sweep)
+            trainer, attempt = self._patience.insist(launch)
         except LaunchError as e:
             words = f"cannot be started: {e}"
             self._record(run, attempt, Outcome(e.verdict, words), Progress(), 0.0)
@@ -94,16 +90,16 @@ class AttemptRunner:
             self._record(run, attempt, Outcome(Verdict.INTERRUPTED, words), Progress(), 0.0)
             return
         crashpoint("worker.started")
-        words = f"attempt {attempt.n}, pid {trainer.pid}"
+        words = f"attempt {attempt.n}, {self._place.where(trainer)}"
         self._report(EventKind.STARTED, "; ".join(filter(None, (words, low_memory))), run)
         self.follow(run, attempt, trainer, sweep)
 
     def follow(self, run: Run, attempt: Attempt, trainer: Trainer, sweep: Sweep) -> None:
         """Watch a trainer until it ends, then record how."""
+        sight = self._place.sight(run, attempt, trainer)
         watch = RunMonitor(
             *(run, attempt, sweep, self._store, self._listen, self._patience),
-            from_start=isinstance(trainer, Launched),
-            gate=self._crew.gate,
+            *(sight, self._crew.gate_of(self._slot)),
             alone=not self._crew.several,
         )
         terminator = Terminator(
@@ -116,42 +112,14 @@ class AttemptRunner:
                 self._meanwhile(trainer, watch.left_s)
             terminator.look()
         crashpoint("worker.ended")
-        ending = self._ending(run, attempt, trainer, terminator.asked, watch)
+        self._place.ended(run, trainer)
+        ending = self._ending(run, attempt, trainer, terminator.asked, watch, sight)
         result = ending.result if _is_fresh(run, attempt) else None
         wall_s = watch.trained.settled(result)
         try:
             self._record(run, attempt, judge(ending), read_progress(run.folder), wall_s)
         finally:
             trainer.close()
-
-    def _launch(self, run: Run, attempt: Attempt, sweep: Sweep) -> tuple[Launched, Attempt]:
-        """Let the standby go, else start one; the attempt knows its process."""
-        standby = self._standby.take(run, attempt, sweep)
-        if standby is not None:
-            # Before it goes: so there is no instant in which an unknown process trains.
-            attempt = self._record_standby(attempt, standby)
-            crashpoint("worker.standby")
-            trainer = standby.go(attempt)
-            if trainer is not None:
-                return trainer, attempt
-            # Or a next worker would look for it instead of the one that takes its place.
-            attempt = self._claims.started(attempt, None, None)
-        freeze_config(run, sweep, self._home)
-        earlier = self._queries.attempts(run.id)[:-1]
-        trainer = launch(run, attempt, self._home, self._trainer, earlier, self._slot.env)
-        started = processes.start_time(trainer.pid)
-        # Recorded later where it cannot be now: until then it is found by its environment.
-        with self._patience.skip(TRY_S):
-            self._claims.started(attempt, trainer.pid, started)
-        return trainer, replace(attempt, pid=trainer.pid, pid_started=started)
-
-    def _record_standby(self, attempt: Attempt, standby: Standby) -> Attempt:
-        started = processes.start_time(standby.pid)
-        try:
-            return self._claims.started(attempt, standby.pid, started)
-        except QueueBusy:
-            standby.dismiss()
-            raise
 
     def _is_as_submitted(self, run: Run, attempt: Attempt, sweep: Sweep) -> bool:
         """Say what has changed since the submit; False where that holds a frozen sweep."""
@@ -196,6 +164,7 @@ class AttemptRunner:
         trainer: Trainer,
         asked: StopRequest | None,
         watch: RunMonitor,
+        sight: Sight,
     ) -> Ending:
         # A finished folder is not trained again: exit code 0, and the result is an old one.
         known = _is_fresh(run, attempt) or trainer.exit_code == 0
@@ -205,9 +174,11 @@ class AttemptRunner:
             result=read_result(run.folder) if known else None,
             log_tail=read_tail(Path(attempt.log)),
             asked=asked,
-            same_boot=attempt.boot_id == self._boot_id,
-            memory=watch.memory.evidence(),
+            same_boot=attempt.boot_id == self._place.boot_id,
+            memory=sight.evidence(),
             because=watch.because,
+            excuse=trainer.excuse,
+            lost=trainer.lost,
         )
 
     def _record(

@@ -1,23 +1,30 @@
 """What the slots of one worker share: who trains, who decides, what was said.
 
-Each slot is served by a thread of its own; one slot alone by the main thread. What concerns the
-whole queue (which setting a search tries, who is promoted from a rung, which run comes next) one
-slot decides at a time, and writes in one transaction, as if there were only one.
+Each slot is served by a thread of its own; one slot alone by the main thread. With a cluster slots
+come while others are served, and the main thread looks who is there. What concerns the whole queue
+(which setting a search tries, who is promoted from a rung, which run comes next) one slot decides
+at a time, and writes in one transaction, as if there were only one.
 """
 
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import QueueBusy
+from orchestrator.run import Run
 from orchestrator.system.paths import Home
 from orchestrator.worker.events import Event, EventKind, Listener
+from orchestrator.worker.fleet import Fleet
 from orchestrator.worker.hours import Gate
 from orchestrator.worker.serving import Serving
 from orchestrator.worker.slots import Slot
 from orchestrator.worker.standby import StandbySlot
 from orchestrator.worker.termination import Stops
 from orchestrator.worker.wakefulness import Wakefulness
+
+# How often it is looked whether a slot came.
+_ARRIVALS_S = 0.2
 
 
 class Abandoned(Exception):
@@ -44,9 +51,14 @@ class Crew:
         stops: Stops,
         listen: Listener,
         gate: Gate,
+        fleet: Fleet | None = None,
     ) -> None:
-        """`busy` are those in which a worker before has left a run, by name."""
-        self.slots = tuple(slots)
+        """`busy` are those in which a worker before has left a run, by name.
+
+        With a `fleet` the slots of its nodes come on top.
+        """
+        self._slots = list(slots)
+        self.fleet = fleet
         self.stops = stops
         self.gate = gate
         self.deciding = threading.RLock()
@@ -61,9 +73,29 @@ class Crew:
         self._awake = Wakefulness(lambda text: self.listen(Event(EventKind.WAITING, text)))
 
     @property
+    def slots(self) -> tuple[Slot, ...]:
+        """All that there are by now."""
+        with self._lock:
+            return tuple(self._slots)
+
+    @property
     def several(self) -> bool:
         """Whether more than one run may train at once."""
-        return len(self.slots) > 1
+        return self.fleet is not None or len(self._slots) > 1
+
+    def newcomers(self) -> list[Slot]:
+        """The slots that nodes have brought since the last time."""
+        if self.fleet is None:
+            return []
+        with self._lock:
+            known = {slot.name for slot in self._slots}
+            new = [
+                Slot(name, node=name.partition("/")[0])
+                for name in self.fleet.slots()
+                if name not in known
+            ]
+            self._slots += new
+        return new
 
     def listen(self, event: Event) -> None:
         """Tell an event to whoever listens, one at a time."""
@@ -93,8 +125,11 @@ class Crew:
         return bool(self._busy)
 
     def all_paused(self, paused: Collection[str]) -> bool:
-        """Whether no slot may take a run."""
-        return all(slot.leaving or slot.name in paused for slot in self.slots)
+        """Whether no slot may take a run; those that nodes may still bring count as open."""
+        slots = self.slots
+        if self.fleet is not None and not slots:
+            return False
+        return all(slot.leaving or {slot.name, slot.node} & {*paused} for slot in slots)
 
     # --- standbys: each slot prepares another run
 
@@ -132,11 +167,17 @@ class Crew:
             if not self._awake_for:
                 self._awake.release()
 
-    def closed(self, serving: Serving) -> tuple[str | None, bool]:
-        """Why nothing may be trained now, if so, and whether that is new."""
+    def gate_of(self, slot: Slot) -> Callable[[], str | None]:
+        """Why nothing may be trained in a slot now, if so: asked again and again."""
+        return self.gate.closed if slot.node is None else self.gate.closed_elsewhere
+
+    def closed(self, slot: Slot, serving: Serving) -> tuple[str | None, bool]:
+        """Why nothing may be trained in a slot now, if so, and whether that is new."""
         with self._lock:
-            why = self.gate.closed()
-            return why, serving.waits(why)
+            why = self.gate_of(slot)()
+            # What keeps this machine from training is told by its own slots.
+            tells = slot.node is None or all(other.node for other in self._slots)
+            return why, tells and serving.waits(why)
 
     def keep(self, serving: Serving) -> str | None:
         """Stay the one worker, as `Serving.keep`; the slot that is first says it."""
@@ -152,6 +193,10 @@ class Crew:
             self._compared.add(sweep_id)
             return new
 
+    def say_waits(self, text: str, run: Run | None = None) -> None:
+        """Say what is waited for."""
+        self.listen(Event(EventKind.WAITING, text, run))
+
     def idle(self, words: str) -> None:
         """Say why nothing trains; not while another slot trains, and each thing once."""
         with self._lock:
@@ -160,12 +205,28 @@ class Crew:
                 self._heard(Event(EventKind.WAITING, words))
 
 
-def serve_each(slots: Sequence[Slot], stops: Stops, serve: Callable[[Slot], None]) -> None:
+@dataclass(frozen=True)
+class Arrivals:
+    """Slots that come while others are served."""
+
+    look: Callable[[], Sequence[Slot]]
+    """Those that came since; asked all the time."""
+    over: Callable[[], bool]
+    """Whether none is waited for any more."""
+
+
+def serve_each(
+    slots: Sequence[Slot],
+    stops: Stops,
+    serve: Callable[[Slot], None],
+    arrivals: Arrivals | None = None,
+) -> None:
     """Serve each slot in a thread of its own until all are done; raises what one of them raised.
 
-    An error in one ends all: the others leave their trainers to the next worker.
+    An error in one ends all: the others leave their trainers to the next worker. With `arrivals`
+    also those that come meanwhile.
     """
-    if len(slots) == 1:
+    if len(slots) == 1 and arrivals is None:
         serve(slots[0])
         return
     errors: list[BaseException] = []
@@ -179,17 +240,32 @@ def serve_each(slots: Sequence[Slot], stops: Stops, serve: Callable[[Slot], None
             # One that the user has stopped while it waited for the queue leaves the others alone.
             stops.abandoned |= not (stops.count and isinstance(e, QueueBusy))
 
+    threads = _start(run, slots)
+    try:
+        while arrivals is not None and not stops.abandoned:
+            threads += _start(run, arrivals.look())
+            if not any(thread.is_alive() for thread in threads) and arrivals.over():
+                break
+            time.sleep(_ARRIVALS_S)
+    except BaseException:
+        stops.abandoned = True
+        raise
+    finally:
+        for thread in threads:
+            thread.join()
+    # A wait that the user has ended must not hide another error.
+    for error in sorted(errors, key=lambda error: isinstance(error, QueueBusy)):
+        if not isinstance(error, Abandoned):
+            raise error
+
+
+def _start(run: Callable[[Slot], None], slots: Sequence[Slot]) -> list[threading.Thread]:
     threads = [
         threading.Thread(target=run, args=(slot,), name=f"slot-{slot.name}") for slot in slots
     ]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
-    # A wait that the user has ended must not hide another error.
-    for error in sorted(errors, key=lambda error: isinstance(error, QueueBusy)):
-        if not isinstance(error, Abandoned):
-            raise error
+    return threads
 
 
 def left_behind(slots: Sequence[Slot], busy: Collection[str]) -> list[Slot]:

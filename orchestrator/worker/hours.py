@@ -91,9 +91,8 @@ class Gate:
     def closed(self) -> str | None:
         """Why nothing may be trained now, and until when; None while it may."""
         hours, senses = self._hours, self._senses
-        window = hours.between
-        if window is not None and not window.holds(senses.now().time()):
-            return f"until {window.start:%H:%M} (--between {window})"
+        if (window := self.closed_elsewhere()) is not None:
+            return window
         if not hours.on_power and hours.idle_min is None:
             return None
         if senses.clock() - self._asked >= _LOOK_S:
@@ -101,6 +100,13 @@ class Gate:
             self._why = self._look()
             self._asked = senses.clock()
         return self._why
+
+    def closed_elsewhere(self) -> str | None:
+        """As `closed`, for other machines: battery and user of this one do not matter there."""
+        window = self._hours.between
+        if window is None or window.holds(self._senses.now().time()):
+            return None
+        return f"until {window.start:%H:%M} (--between {window})"
 
     def _look(self) -> str | None:
         if self._hours.on_power and self._senses.on_battery():

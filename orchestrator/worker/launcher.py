@@ -50,6 +50,10 @@ class Trainer(Protocol):
 
     exit_code: int | None
     signal: int | None
+    excuse: str | None
+    """Why it ended through no fault of its run's, where that is so."""
+    lost: str | None
+    """Why nobody knows how it ended, where there is more to say than that."""
 
     @property
     def pid(self) -> int | None:
@@ -124,6 +128,9 @@ def _end_children(tokens: Sequence[str]) -> None:
 class Launched:
     """A trainer that this process started."""
 
+    excuse: str | None = None
+    lost: str | None = None
+
     def __init__(
         self, process: "subprocess.Popen[bytes]", lock: FileLock, tokens: Sequence[str]
     ) -> None:
@@ -181,6 +188,9 @@ class Adopted:
 
     A lock that is free says nothing while the trainer lives: then somebody has removed the file.
     """
+
+    excuse: str | None = None
+    lost: str | None = None
 
     def __init__(self, left: Traces) -> None:
         self._tokens = left.tokens

@@ -1,23 +1,23 @@
 """What is looked at while a trainer runs: requests, limits, stop rules, progress, memory.
 
-Finds out and asks; the trainer is ended by `termination.py`, judged in `verdict.py`.
+Finds out and asks; the trainer is ended by `termination.py`, judged in `verdict.py`. What can be
+seen of the machine on which it runs is a `Sight`.
 """
 
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Protocol
 
 from grpo_core.run.locks import is_waiting
 from orchestrator.queue.limits import Used, breach
 from orchestrator.queue.store import Store
 from orchestrator.results.training_log import ProgressReader
 from orchestrator.run import Attempt, Progress, Run, StopRequest, Sweep
-from orchestrator.system import processes
 from orchestrator.system.files import folder_bytes
-from orchestrator.system.paths import RunPaths
 from orchestrator.text import duration
 from orchestrator.worker.attempt_log import read_tail
 from orchestrator.worker.events import Event, EventKind, Listener
-from orchestrator.worker.hours import Gate
 from orchestrator.worker.patience import Patience
 from orchestrator.worker.silence import SilenceWatch
 from orchestrator.worker.slowness import SlownessWatch
@@ -34,6 +34,34 @@ _NOTE_S = 5.0
 _MEASURE_S = 10.0
 
 
+class Sight(Protocol):
+    """What is seen of a trainer, and of the machine on which it runs."""
+
+    from_start: bool
+    """Whether it was seen from its start, without a gap."""
+
+    def waits(self) -> bool:
+        """Whether nobody can say that it trains: it is still to begin, or cannot be reached."""
+
+    def is_stopped(self) -> bool:
+        """Whether it is suspended."""
+
+    def signs(self) -> object:
+        """What changes whenever it says something."""
+
+    def look(self) -> None:
+        """Note how much memory is left there."""
+
+    def evidence(self) -> str | None:
+        """What shows that the system there was out of memory; None when nothing does."""
+
+    def others(self, ours: Collection[int]) -> str:
+        """Which programs beside `ours` keep the machine busy."""
+
+    def low_memory(self) -> str | None:
+        """Who holds the memory there, where little is left."""
+
+
 class RunMonitor:
     """What is looked at while a trainer runs: requests, limits, progress, memory."""
 
@@ -45,31 +73,32 @@ class RunMonitor:
         store: Store,
         listen: Listener,
         patience: Patience,
-        from_start: bool,
-        gate: Gate,
+        sight: Sight,
+        closed: Callable[[], str | None],
         alone: bool = True,
     ) -> None:
-        """`alone`: no other run trains meanwhile."""
+        """`closed` is why nothing may train now, `alone`: no other run trains meanwhile."""
         self._run = run
         self._attempt = attempt
         self._sweep = sweep
         self._store = store
         self._listen = listen
-        self._gate = gate
+        self._sight = sight
+        self._closed = closed
         self._reader = ProgressReader(run.folder)
         self._seen = Progress()
         self._lock_words = ""
         self._patience = patience
         self._sweep_bytes = 0
-        self.trained = TrainedTime(attempt.wall_s, from_start=from_start)
+        self.trained = TrainedTime(attempt.wall_s, from_start=sight.from_start)
         self._looked = self._noted = time.monotonic()
         self._measured = float("-inf")
-        self.memory = processes.MemoryWitness(attempt.pid)
         self._stop_monitor = StopMonitor(run, sweep, lambda: store.queries.runs(sweep.id), alone)
         self.because: Because | None = None
-        files = (Path(attempt.log), RunPaths(run.folder).log)
-        self._silence = SilenceWatch(sweep.limits.stall_s, files)
-        self._slowness = SlownessWatch(run.folder, self._trainers)
+        self._silence = SilenceWatch(sweep.limits.stall_s, sight.signs)
+        self._slowness = SlownessWatch(
+            run.folder, self._trainers, others=sight.others, memory=sight.low_memory
+        )
 
     @property
     def left_s(self) -> float | None:
@@ -82,8 +111,8 @@ class RunMonitor:
         if now - self._looked < _LOOK_S:
             return False
         self._looked = now
-        waits = self._waits()
-        self.trained.look(trains=not waits and not self._is_stopped())
+        waits = self._waits() or self._sight.waits()
+        self.trained.look(trains=not waits and not self._sight.is_stopped())
         self._end_stalled(terminator, waits)
         self._keep_hours(terminator)
         # Each by itself: one that finds the queue in others' hands must not keep the next back.
@@ -92,7 +121,7 @@ class RunMonitor:
                 part(terminator)
         self._show()
         self._say_slow()
-        self.memory.look()
+        self._sight.look()
         if now - self._noted >= _NOTE_S:
             self._noted = now
             with self._patience.skip():
@@ -157,7 +186,7 @@ class RunMonitor:
 
     def _keep_hours(self, terminator: Terminator) -> None:
         """Put the run back where the worker may train no longer."""
-        if terminator.asked is None and (closed := self._gate.closed()) is not None:
+        if terminator.asked is None and (closed := self._closed()) is not None:
             self.because = Because(f"waits {closed}")
             self._listen(Event(EventKind.STOPPING, f"checkpoints and waits {closed}", self._run))
             terminator.ask(StopRequest.STOP)
@@ -197,6 +226,3 @@ class RunMonitor:
                 self._listen(Event(EventKind.WAITING, words, self._run))
             return True
         return False
-
-    def _is_stopped(self) -> bool:
-        return self._attempt.pid is not None and processes.is_stopped(self._attempt.pid)

@@ -195,4 +195,21 @@ class Nodes(Protocol):
     """The machines that have joined, as the worker asks for them now and then."""
 
     def __iter__(self) -> Iterator[Node]:
-        """Those that are there just now; one that went away is no longer among them."""
+        """Those that are there just now; one that went away is no longer among them.
+
+        NodeAway where that cannot be told: then none is.
+        """
+
+
+AWAY_S = 600.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The machines beside its own on which a worker trains, and what it was told about them."""
+
+    nodes: Nodes
+    away_s: float = AWAY_S
+    """How long a node may not answer until its run is given to another slot."""
+    other_gpu: bool = False
+    """Let a run go on on a CUDA GPU that began on a Mac's, and the other way round: bits differ."""

@@ -6,7 +6,7 @@ and the night passes. What counts is that one of its files changes: its output o
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 # So many times the longest update or evaluation so far may pass in silence.
@@ -18,20 +18,20 @@ _GAP_S = 10.0
 
 
 class SilenceWatch:
-    """Adds up the time between looks at which no file had changed."""
+    """Adds up the time between looks at which it had said nothing."""
 
     def __init__(
         self,
         stall_s: float,
-        files: Sequence[Path],
+        signs: Callable[[], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`stall_s` is the least silence that may end a trainer."""
+        """`stall_s` is the least silence that may end a trainer; `signs` change when it speaks."""
         self._stall_s = stall_s
-        self._files = files
+        self._signs = signs
         self._clock = clock
         self._looked = clock()
-        self._seen = self._signs()
+        self._seen = signs()
         self._silent_s = 0.0
 
     def look(self, longest_s: float | None, *, waits: bool) -> float | None:
@@ -54,8 +54,10 @@ class SilenceWatch:
             return _TIMES_FIRST * self._stall_s
         return max(self._stall_s, _TIMES_LONGEST * longest_s)
 
-    def _signs(self) -> list[tuple[int, int]]:
-        return [_sign(path) for path in self._files]
+
+def file_signs(*files: Path) -> Callable[[], object]:
+    """What changes when one of these files does."""
+    return lambda: [_sign(path) for path in files]
 
 
 def _sign(path: Path) -> tuple[int, int]:

@@ -5,7 +5,6 @@ it wrote. Nothing here rests on clocks or heartbeats, so a machine may sleep at 
 attempt is carried out is in `attempt_runner.py`.
 """
 
-import socket
 import time
 
 from orchestrator.errors import QueueBusy, QueueError
@@ -19,8 +18,9 @@ from orchestrator.system.paths import RunPaths
 from orchestrator.worker.attempt_runner import AttemptRunner
 from orchestrator.worker.crew import Crew, How
 from orchestrator.worker.events import Event, EventKind
-from orchestrator.worker.launcher import Adopted, Trainer, traces
+from orchestrator.worker.launcher import Trainer
 from orchestrator.worker.patience import Patience
+from orchestrator.worker.place import Here, OnNode, TrainingPlace
 from orchestrator.worker.searching import promote_from_rungs, suggest_next
 from orchestrator.worker.serving import Serving
 from orchestrator.worker.slots import Slot
@@ -33,6 +33,15 @@ _IDLE_S = 0.2
 _HEAD_START_S = 60.0
 
 
+def has_work(store: Store, crew: Crew) -> bool:
+    """Whether a run can be claimed, now or after its back-off, or a search has more to try."""
+    queries = store.queries
+    if crew.all_paused(queries.paused_slots()):
+        return False
+    ready = queries.waiting(processes.boot_id()).ready_at is not None
+    return ready or bool(queries.awaiting_suggestion() or queries.at_rung())
+
+
 class SlotWorker:
     """What serves one slot."""
 
@@ -41,15 +50,13 @@ class SlotWorker:
         self._slot = slot
         self._standby = StandbySlot(how.home, how.trainer, slot)
         crew.standby(slot, self._standby)
-        self._prepares = how.prepares
+        self._prepares = how.prepares and slot.node is None
         self._home = how.home
         self._store = store
         self._queries = store.queries
         self._claims = store.claims
         self._stops = crew.stops
         self._listen = crew.listen
-        self._host = socket.gethostname()
-        self._boot_id = processes.boot_id()
         self._serving: Serving | None = None
         self._lock_fault = ""
         self._patience = Patience(
@@ -57,9 +64,17 @@ class SlotWorker:
             crew.stops,
             lambda text: self._report(EventKind.WAITING, crew.name(slot, text)),
         )
+        self._place = self._place_of(how, store)
         self._runner = AttemptRunner(
-            *(how, store, crew, slot, self._patience, self._standby, self._while_training)
+            *(how, store, crew, slot, self._patience, self._place, self._while_training)
         )
+
+    def _place_of(self, how: How, store: Store) -> TrainingPlace:
+        if self._slot.node is None:
+            return Here(how, store, self._slot, self._patience, self._standby)
+        assert self._crew.fleet is not None
+        of = (store, self._slot, self._crew, self._crew.fleet, self._patience)
+        return OnNode(*of, self._slot.node)
 
     def serve(self, until_empty: bool, serving: Serving) -> None:
         """Train what is queued, one run after another."""
@@ -75,7 +90,7 @@ class SlotWorker:
     def _serve(self, until_empty: bool, serving: Serving) -> None:
         while not self._stops.over:
             self._keep_locks()
-            closed, news = self._crew.closed(serving)
+            closed, news = self._crew.closed(self._slot, serving)
             try:
                 if closed is None:
                     goes_on = self._serve_next(until_empty)
@@ -108,14 +123,12 @@ class SlotWorker:
 
     def _decide(self) -> tuple[bool, tuple[Run, Attempt] | None]:
         """Whether a search has chosen a setting, and the run that trains next in this slot."""
-        if self._slot.name in self._queries.paused_slots():
+        if not self._place.open or self._is_paused():
             return False, None
         promote_from_rungs(self._store, self._listen)
         suggested = suggest_next(self._store, self._listen)
-        claimed = self._claims.claim(
-            *(self._host, self._boot_id, self._before),
-            *(self._slot.name, self._crew.prepared_elsewhere(self._slot)),
-        )
+        prepared = self._crew.prepared_elsewhere(self._slot)
+        claimed = self._place.claim(self._before, prepared)
         if claimed is not None:
             self._crew.begins(self._slot)
             self._crew.dismiss_elsewhere(self._slot, claimed[0].id)
@@ -132,20 +145,13 @@ class SlotWorker:
         time.sleep(_IDLE_S)
         return True
 
-    def has_work(self) -> bool:
-        """Whether a run can be claimed, now or after its back-off, or a search has more to try."""
-        return self._patience.insist(self._has_work)
-
     def _goes_on(self) -> bool:
         """Whether something is left for this slot: what trains in another may bring it more."""
         with self._crew.deciding:
-            return self._crew.busy or self._has_work()
+            return self._crew.busy or has_work(self._store, self._crew)
 
-    def _has_work(self) -> bool:
-        if self._crew.all_paused(self._queries.paused_slots()):
-            return False
-        ready = self._queries.waiting(self._boot_id).ready_at is not None
-        return ready or bool(self._queries.awaiting_suggestion() or self._queries.at_rung())
+    def _is_paused(self) -> bool:
+        return bool({self._slot.name, self._slot.node} & {*self._queries.paused_slots()})
 
     def tidy(self) -> None:
         """Settle a running run that has ended, or that is asked to end."""
@@ -153,7 +159,7 @@ class SlotWorker:
         if left is None:
             return
         run, attempt, sweep = left
-        trainer = Adopted(traces(attempt, self._home))
+        trainer = self._place.adopt(run, attempt)
         if trainer.wait(0) or run.request is not None:
             self._runner.follow(run, attempt, trainer, sweep)
 
@@ -169,10 +175,11 @@ class SlotWorker:
             if left is None:
                 return
             run, attempt, sweep = left
-            trainer = Adopted(traces(attempt, self._home))
+            trainer = self._place.adopt(run, attempt)
             if not trainer.wait(0):
                 self._crew.hold_awake(self._slot)
-                self._report(EventKind.ADOPTED, f"trains on (pid {trainer.pid})", run)
+                words = f"trains on ({self._place.where(trainer)})"
+                self._report(EventKind.ADOPTED, words, run)
             self._runner.follow(run, attempt, trainer, sweep)
         finally:
             self._crew.ends(self._slot)
@@ -202,7 +209,7 @@ class SlotWorker:
             self._crew.deciding.release()
 
     def _prepare_next(self) -> None:
-        run = self._claims.coming(self._boot_id, self._crew.prepared_elsewhere(self._slot))
+        run = self._claims.coming(self._place.boot_id, self._crew.prepared_elsewhere(self._slot))
         if self._standby.holds(run):
             return
         self._standby.clear()
@@ -233,8 +240,8 @@ class SlotWorker:
         self._lock_fault = said or ""
 
     def _idle(self) -> None:
-        waiting = self._queries.waiting(self._boot_id)
-        paused = self._slot.name in self._queries.paused_slots()
+        waiting = self._queries.waiting(processes.boot_id())
+        paused = self._is_paused()
         # Left is what waits for its back-off; what is held or paused may stay so for days.
         if waiting.ready_at is not None and not paused:
             self._crew.hold_awake(self._slot)

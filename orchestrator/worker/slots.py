@@ -30,6 +30,8 @@ class Slot:
 
     name: str = FIRST_SLOT
     env: Mapping[str, str] = field(default_factory=dict)
+    node: str | None = None
+    """The machine of a cluster on which they run; None: this one."""
     leaving: bool = False
     """It only follows the trainer that a worker before has left there, and takes no other run."""
 

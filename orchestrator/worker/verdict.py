@@ -72,7 +72,8 @@ class Ending:
     `exit_code` and `signal` are None when nobody could collect them (the worker had died too);
     `result` is a result.json that this attempt wrote; `log_tail` the end of the attempt's log;
     `memory` a sentence that proves that the system was out of memory; `because` why the worker
-    asked for it, where there is more to say than that.
+    asked for it, where there is more to say than that; `excuse` why it ended through no fault of
+    the run's, and `lost` why nobody knows how.
     """
 
     exit_code: int | None = None
@@ -83,6 +84,8 @@ class Ending:
     same_boot: bool = True
     memory: str | None = None
     because: Because | None = None
+    excuse: str | None = None
+    lost: str | None = None
 
 
 def judge(end: Ending) -> Outcome:
@@ -92,6 +95,8 @@ def judge(end: Ending) -> Outcome:
     code = end.exit_code
     if code is None and end.result is not None:
         code = _int(end.result.get("exit_code"))
+    if code is None and end.asked is None and end.excuse is not None:
+        return Outcome(Verdict.INTERRUPTED, end.excuse)
     if code is None:
         return _lost(end) if end.asked is None else _stopped(end, None)
     return _by_code(end, code)
@@ -168,6 +173,8 @@ def _stopped(end: Ending, code: int | None, name: str | None = None) -> Outcome:
 
 
 def _lost(end: Ending) -> Outcome:
+    if end.lost is not None:
+        return Outcome(Verdict.LOST, end.lost, _last_line(end))
     if not end.same_boot:
         words = "the machine restarted while it ran"
         return Outcome(Verdict.LOST, words, "the boot id has changed since it was started")

@@ -13,13 +13,15 @@ from orchestrator.queue.store import Store
 from orchestrator.run import FIRST_SLOT
 from orchestrator.system import paths
 from orchestrator.system.paths import Home
-from orchestrator.worker.crew import Crew, How, left_behind, serve_each
+from orchestrator.worker.crew import Arrivals, Crew, How, left_behind, serve_each
 from orchestrator.worker.events import Event, EventKind, Listener
+from orchestrator.worker.fleet import Fleet
 from orchestrator.worker.hours import Gate
 from orchestrator.worker.launcher import TRAINER
+from orchestrator.worker.nodes import Cluster
 from orchestrator.worker.patience import TRY_S, Patience
 from orchestrator.worker.serving import Serving, serve_alone
-from orchestrator.worker.slot_worker import SlotWorker
+from orchestrator.worker.slot_worker import SlotWorker, has_work
 from orchestrator.worker.slots import Slot, Slots
 from orchestrator.worker.standby import affordable
 from orchestrator.worker.termination import Stops, stop_signals
@@ -35,29 +37,32 @@ def work(
     prewarm: bool | None = None,
     gate: Gate | None = None,
     slots: Slots | None = None,
+    cluster: Cluster | None = None,
 ) -> int:
     """Serve the queue until stopped, or until nothing is left that could run.
 
     With `frozen` a sweep is held where something has changed since its submit. With `prewarm` the
     next trainer is prepared while one trains; None: where the machine has memory for it. While the
-    `gate` is closed nothing is trained. In each of the `slots` one run trains at a time; None: one.
+    `gate` is closed nothing is trained. In each of the `slots` one run trains at a time; None: one,
+    or with a `cluster` none but those of its nodes, which come and go.
 
     Returns 0, or 75 when a signal stopped it. Raises WorkerBusy when another worker serves this
     queue, and QueueError when the queue cannot be used.
     """
     home = (home or paths.home()).make()
     listen = on_event or (lambda event: None)
-    own = (slots or Slots()).each()
+    own = () if slots is None and cluster else (slots or Slots()).each()
+    fleet = Fleet(cluster, listen) if cluster else None
     prepares = affordable(len(own)) if prewarm is None else prewarm
     how = How(home, trainer, frozen, prepares)
     with Store.open(home.db) as store, stop_signals() as stops, store.patience(TRY_S):
         try:
             while True:
                 with serve_alone(home, [slot.name for slot in own]) as serving:
-                    crew = _crew(store, own, stops, listen, gate or Gate())
+                    crew = _crew(store, own, stops, listen, gate or Gate(), fleet)
                     _serve(how, crew, store, until_empty, serving)
                 # A sweep that came while we let go of the lock has seen that a worker is there.
-                if stops.count or not SlotWorker(how, store, crew, own[0]).has_work():
+                if stops.count or not _has_work(store, crew):
                     break
         except QueueBusy:
             # A stop ends also the wait for a queue that others hold.
@@ -82,13 +87,44 @@ def tidy(home: Home | None = None) -> None:
         return
 
 
-def _crew(store: Store, own: Sequence[Slot], stops: Stops, listen: Listener, gate: Gate) -> Crew:
-    """The worker's own slots, and those in which a worker before has left a run."""
-    running = Patience(store, stops, lambda text: listen(Event(EventKind.WAITING, text))).insist(
-        store.queries.running
-    )
-    left = [run.slot or FIRST_SLOT for run in running]
-    return Crew((*own, *left_behind(own, left)), left, stops, listen, gate)
+def _crew(
+    store: Store,
+    own: Sequence[Slot],
+    stops: Stops,
+    listen: Listener,
+    gate: Gate,
+    fleet: Fleet | None = None,
+) -> Crew:
+    """The worker's own slots, and those in which a worker before has left a run.
+
+    What trains on a node is left to a worker with a cluster.
+    """
+    patience = Patience(store, stops, lambda text: listen(Event(EventKind.WAITING, text)))
+    here, away = patience.insist(lambda: _running_slots(store))
+    crew = Crew((*own, *left_behind(own, here)), here, stops, listen, gate, fleet)
+    if fleet is not None:
+        fleet.expect(away)
+        for name in away:
+            crew.begins(Slot(name))
+    elif away:
+        where = ", ".join(away)
+        crew.say_waits(f"a run trains on {where}: grpo-sweep work --cluster follows it")
+    return crew
+
+
+def _running_slots(store: Store) -> tuple[list[str], list[str]]:
+    """The slots in which runs run: of this machine, and of nodes."""
+    here: list[str] = []
+    away: list[str] = []
+    for run in store.queries.running():
+        slots = here if store.queries.attempts(run.id)[-1].node is None else away
+        slots.append(run.slot or FIRST_SLOT)
+    return here, away
+
+
+def _has_work(store: Store, crew: Crew) -> bool:
+    patience = Patience(store, crew.stops, crew.say_waits)
+    return patience.insist(lambda: has_work(store, crew))
 
 
 def _serve(how: How, crew: Crew, store: Store, until_empty: bool, serving: Serving) -> None:
@@ -98,10 +134,26 @@ def _serve(how: How, crew: Crew, store: Store, until_empty: bool, serving: Servi
         with _own_store(how, crew, store) as own, own.patience(TRY_S):
             SlotWorker(how, own, crew, slot).serve(until_empty, serving)
 
-    Patience(store, crew.stops, lambda text: crew.listen(Event(EventKind.WAITING, text))).insist(
-        store.duplicates.read_values
-    )
-    serve_each(crew.slots, crew.stops, serve)
+    patience = Patience(store, crew.stops, crew.say_waits)
+    patience.insist(store.duplicates.read_values)
+    serve_each(crew.slots, crew.stops, serve, _arrivals(crew, store, until_empty, serving))
+
+
+def _arrivals(crew: Crew, store: Store, until_empty: bool, serving: Serving) -> Arrivals | None:
+    """The slots that nodes bring while the worker serves."""
+    fleet = crew.fleet
+    if fleet is None:
+        return None
+
+    def look() -> Sequence[Slot]:
+        if fleet.look(store):
+            crew.keep(serving)
+        return crew.newcomers()
+
+    def over() -> bool:
+        return crew.stops.over or (until_empty and not _has_work(store, crew))
+
+    return Arrivals(look, over)
 
 
 def _tidy(how: How, crew: Crew, store: Store, slot: Slot) -> None:

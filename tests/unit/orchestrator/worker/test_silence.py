@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from orchestrator.worker.silence import SilenceWatch
+from orchestrator.worker.silence import SilenceWatch, file_signs
 
 
 class Night:
@@ -14,7 +14,7 @@ class Night:
         self.now = 0.0
         self.output, self.log = folder / "1.log", folder / "training_log.jsonl"
         self.output.touch()
-        self.watch = SilenceWatch(900.0, [self.output, self.log], lambda: self.now)
+        self.watch = SilenceWatch(900.0, file_signs(self.output, self.log), lambda: self.now)
 
     def pass_(self, seconds, longest_s=1.0, waits=False):
         """So much time; the silence that was found too long at its end, if it was."""
