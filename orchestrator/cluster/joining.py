@@ -26,6 +26,7 @@ from orchestrator.text import plural
 from orchestrator.worker.nodes import Node
 
 _LOG = logging.getLogger("distributed.grpo_sweep")
+HEARTBEAT_S = 5.0
 _RETRY_S = 2.0
 # How many calls of the head a node answers at once.
 _THREADS = 8
@@ -55,7 +56,7 @@ class _Connection(Worker):
             security=security(key),
             local_directory=str(scratch),
             death_timeout=CONNECT_S * 2,
-            heartbeat_interval="5s",
+            heartbeat_interval=f"{HEARTBEAT_S}s",
             preload=[],
             extensions={},
             deserialize=False,

@@ -16,6 +16,7 @@ from orchestrator.errors import UsageError
 from orchestrator.worker.nodes import Input, NodeAway, NodeRefused, Order, Wish
 from tests import cluster_kit
 from tests.cluster_kit import StandIn, free_port
+from tests.proxy_kit import Proxy
 from tests.queue_kit import eventually
 
 
@@ -146,6 +147,35 @@ def test_scheduler_that_is_gone_is_said_once_and_found_again(address, key, tmp_p
     assert f"no cluster answers at {address}; trying again" in none
     # The fifth is that the second one has ended too, where the member was fast.
     assert said_by_node[:4] == [here, ended, none, here]
+
+
+def test_connection_that_is_cut_or_falls_silent_comes_back(address, key, tmp_path, monkeypatch):
+    """Between a node and the scheduler, while the head reaches the scheduler all the time."""
+    monkeypatch.setattr(hub, "HEARD_WITHIN_S", 1.0)
+    monkeypatch.setattr(hub, "_CHECK_S", 0.1)
+    monkeypatch.setattr(joining, "HEARTBEAT_S", 0.2)
+    said = []
+    with (
+        cluster_kit.hub(address, key),
+        Proxy(address.port) as proxy,
+        cluster_kit.member(Address("127.0.0.1", proxy.port), key, StandIn(), tmp_path, said),
+        reach.ClusterNodes(address, key) as nodes,
+    ):
+        node = the_node(nodes)
+        proxy.cut()
+        eventually(lambda: names(nodes) == [])
+        with pytest.raises(NodeAway, match="a is away: it is not connected"):
+            node.held()
+        proxy.mend()
+        assert the_node(nodes) is node
+        assert node.held() == ()
+        proxy.freeze()
+        with pytest.raises(NodeAway, match="a is away"):
+            nodes.ask("a", "held", (), 0.2)
+        eventually(lambda: names(nodes) == [])
+        proxy.mend()
+        assert eventually(lambda: names(nodes)) == ["a"]
+        assert node.held() == ()
 
 
 def test_two_nodes_of_one_name(address, key, tmp_path):
