@@ -23,10 +23,12 @@ import tomli
 
 from grpo_core.model import tiny
 from orchestrator.cli import main
+from orchestrator.cluster import serving
 from orchestrator.queue.store import Store
 from orchestrator.run import Outcome, Run, RunState, Verdict
 from orchestrator.system.paths import Home
 from orchestrator.worker.serving import worker_alive
+from tests.cluster_kit import free_port
 from tests.doc_blocks import ROOT, is_spec
 from tests.queue_kit import eventually
 from tests.sweep_kit import add_sweep, finish_next, planned_run, write_run
@@ -230,6 +232,9 @@ def _any_queued() -> bool:
 
 def settle(world: World) -> None:
     """Stop the worker and forget what waits: the next block finds the queue as it was."""
+    ours = (world.home.cluster_lock, *map(world.home.node_lock, serving.local_nodes(world.home)))
+    for lock in filter(serving.running, ours):
+        serving.stop(lock, lock.stem)
     pid = worker_alive(world.home)
     for number in (signal.SIGTERM, signal.SIGTERM) if pid else ():
         with suppress(ProcessLookupError):
@@ -280,7 +285,12 @@ def typed(block: Block) -> tuple[str, ...]:
 
 
 def _until_it_speaks(line: str) -> str:
-    """A command without an end, ended by Ctrl-C after its first line."""
+    """A command without an end, ended by Ctrl-C after its first line.
+
+    A scheduler listens on a port that is free, whoever else runs the documents here.
+    """
+    if line.startswith("grpo-sweep cluster up"):
+        return f"{line.partition('#')[0]} --host 127.0.0.1 --port {free_port()}"
     if not _ENDLESS.match(line):
         return line
     return f"{sys.executable} -m tests.doc_runner {line}"

@@ -4,6 +4,7 @@ import os
 
 import click
 
+from orchestrator.cli.cluster_options import ClusterChoice, cluster_options
 from orchestrator.cli.hours import hours_options
 from orchestrator.cli.output import say
 from orchestrator.cli.slots import slots_options
@@ -28,11 +29,17 @@ def service() -> None:
 @service.command()
 @hours_options
 @slots_options
+@cluster_options
 @click.option("--frozen", is_flag=True, help="As work --frozen.")
 @click.option("--prewarm/--no-prewarm", default=None, help="As work --prewarm.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def install(
-    hours: Hours, slots: Slots | None, frozen: bool, prewarm: bool | None, yes: bool
+    hours: Hours,
+    slots: Slots | None,
+    cluster: ClusterChoice | None,
+    frozen: bool,
+    prewarm: bool | None,
+    yes: bool,
 ) -> None:
     """Show the file, write it after a yes, and start the worker.
 
@@ -40,7 +47,13 @@ def install(
     Example:
       grpo-sweep service install --between 22:00-08:00 --on-power
     """
-    words = command(frozen=frozen, prewarm=prewarm, hours=hours, slots=slots)
+    words = command(
+        frozen=frozen,
+        prewarm=prewarm,
+        hours=hours,
+        slots=slots,
+        cluster=cluster.words() if cluster else (),
+    )
     found = services.describe(words, home().make())
     print(found.text)
     if not yes:

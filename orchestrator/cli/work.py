@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 import click
 
 from grpo_core.errors import ExitCode
+from orchestrator.cli.cluster_options import ClusterChoice, cluster_options
 from orchestrator.cli.hours import hours_options
 from orchestrator.cli.output import console, say
 from orchestrator.cli.slots import slots_options
@@ -66,6 +67,7 @@ for submit --start; set but empty, it is the same as --no-notify.
     help=f"Send what runs log to {', '.join(NAMES)}, while they train; repeat for more.",
 )
 @slots_options
+@cluster_options
 @hours_options
 @click.option("--stop", is_flag=True, help="End the worker that runs, once it has checkpointed.")
 def work(
@@ -78,6 +80,7 @@ def work(
     report_to: tuple[str, ...],
     hours: Hours,
     slots: Slots | None,
+    cluster: ClusterChoice | None,
     stop: bool,
 ) -> int:
     """Train what is queued, one run after another, until stopped; with slots several at a time.
@@ -89,6 +92,7 @@ def work(
       grpo-sweep work --detach --between 22:00-08:00 --on-power
       grpo-sweep work --detach --report-to tensorboard=runs --report-to wandb=my-project
       grpo-sweep work --devices 0,1,2,3
+      grpo-sweep work --cluster
       grpo-sweep work --stop
       grpo-sweep work --notify 'sh -c "curl -d \\"$GRPO_SWEEP_TEXT\\" ntfy.sh/my-topic"'
 
@@ -97,6 +101,9 @@ def work(
 
     With --between, --on-power or --when-idle a run that trains outside of them is checkpointed and
     put back, and the worker waits.
+
+    With --cluster it trains on the nodes of a cluster, and on this machine only in the slots that
+    --slots or --devices give it (docs/cluster.md).
     """
     if stop:
         return _stop()
@@ -104,9 +111,16 @@ def work(
     if report_to:
         live.leave_in_environment(parse_targets(report_to))
     live.check(live.targets_of_environment())
+    if cluster is not None:
+        cluster.check()
     if detach:
         pid = spawn_detached(
-            until_empty=until_empty, frozen=frozen, prewarm=prewarm, hours=hours, slots=slots
+            until_empty=until_empty,
+            frozen=frozen,
+            prewarm=prewarm,
+            hours=hours,
+            slots=slots,
+            cluster=cluster.words() if cluster else (),
         )
         say(f"started a worker in the background (pid {pid}); what it says: {home().worker_log}")
         return 0
@@ -120,6 +134,7 @@ def work(
 
     # The view ends first: what is said about notices comes below it.
     with (
+        cluster.join() if cluster else nullcontext() as joined,
         _notifier() as notice,
         _reports() as report,
         worker_view(home(), console(stderr=True)) as listen,
@@ -131,6 +146,7 @@ def work(
             prewarm=prewarm,
             gate=Gate(hours),
             slots=slots,
+            cluster=joined,
         )
     # A service that was asked to stop has not failed: it must not be started again.
     return 0 if code == ExitCode.INTERRUPTED and os.environ.get(ENV_SERVICE) else code

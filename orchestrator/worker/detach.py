@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestrator.errors import SweepError, WorkerBusy
@@ -35,6 +35,7 @@ def spawn_detached(
     prewarm: bool | None = None,
     hours: Hours | None = None,
     slots: Slots | None = None,
+    cluster: Sequence[str] = (),
 ) -> int:
     """Start a worker that outlives this terminal; its pid, once it serves the queue.
 
@@ -44,7 +45,7 @@ def spawn_detached(
     home = (home or paths.home()).make()
     if is_served(home):
         raise WorkerBusy(busy_text(home))
-    words = command(frozen=frozen, prewarm=prewarm, hours=hours, slots=slots)
+    words = command(frozen=frozen, prewarm=prewarm, hours=hours, slots=slots, cluster=cluster)
     words += ["--until-empty"] if until_empty else []
     try:
         return start_detached(
@@ -63,12 +64,14 @@ def command(
     prewarm: bool | None = None,
     hours: Hours | None = None,
     slots: Slots | None = None,
+    cluster: Sequence[str] = (),
 ) -> list[str]:
-    """The command of a worker that starts without a terminal."""
+    """The command of a worker that starts without a terminal; `cluster`: options that name one."""
     words = [sys.executable, "-P", "-m", "orchestrator", "work"]
     words += ["--frozen"] if frozen else []
     words += {None: [], True: ["--prewarm"], False: ["--no-prewarm"]}[prewarm]
-    return [*words, *(slots or Slots()).words(), *(hours or Hours()).words()]
+    words += slots.words() if slots else []
+    return [*words, *(hours or Hours()).words(), *cluster]
 
 
 class SlowStart(SweepError):
