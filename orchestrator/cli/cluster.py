@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -19,7 +18,7 @@ from orchestrator.system.network import lan_names
 from orchestrator.system.paths import Home, home
 from orchestrator.text import plural, size
 from orchestrator.worker.detach import start_detached
-from orchestrator.worker.nodes import Held, NodeFacts
+from orchestrator.worker.nodes import Node, NodeAway
 
 _EVERYWHERE = "0.0.0.0"
 _WHAT = "the cluster of this home"
@@ -92,16 +91,21 @@ def status(address: str | None, key: Path | None) -> None:
 
     set_up()
     with ClusterNodes(where, own_key) as nodes:
-        there = [(node.facts(), node.held()) for node in nodes]
+        lines = [_line(node) for node in nodes]
     print(f"cluster  {where}")
-    for facts, held in there:
-        print(f"node     {_line(facts, held)}")
-    if not there:
+    for line in lines:
+        print(f"node     {line}")
+    if not lines:
         print("node     none; see: grpo-sweep node --help")
 
 
-def _line(facts: NodeFacts, held: Sequence[Held]) -> str:
+def _line(node: Node) -> str:
     """A node in a line."""
+    try:
+        facts, held = node.facts(), node.held()
+    except NodeAway as e:
+        # It says which node.
+        return str(e).removeprefix("node ")
     running = sum(attempt.running for attempt in held)
     return (
         f"{facts.name}: {plural(len(facts.slots), 'slot')}, {facts.backend}, "

@@ -17,7 +17,7 @@ from grpo_core.run.atomic import TEMPORARY, sync
 from orchestrator.errors import UsageError
 
 _NAME = "grpo-sweep cluster"
-_FROM = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
+_FROM = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 # RFC 5280, 4.1.2.5: a certificate that has no end.
 _UNTIL = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 _FILE = re.compile(
