@@ -1,6 +1,8 @@
 """The first word to a scheduler: whether it is one of ours, with our key and our versions."""
 
 import asyncio
+import ssl
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -12,6 +14,8 @@ from orchestrator.cluster.engine import CONNECT_S, security
 from orchestrator.cluster.keys import ClusterKey
 from orchestrator.errors import SweepError, UsageError
 
+# The connection ended before both ends had shown their keys: that says nothing of them.
+_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 _ALIKE = ("grpo-sweep", "distributed")
 
 
@@ -45,13 +49,23 @@ async def greet(
             rpc(address.uri, connection_args=arguments, deserialize=False) as scheduler,
         ):
             found = await scheduler.hello(name=name)
-    except FatalCommClosedError:
+    except FatalCommClosedError as e:
+        if any(isinstance(cause, _CUT) for cause in _causes(e)):
+            return None
         raise UsageError(
             f"the cluster at {address} has another key; copy its key file again"
         ) from None
-    except (OSError, TimeoutError):
+    except (OSError, TimeoutError, ValueError):
+        # tornado's ValueError: the connection was closed before it could be encrypted.
         return None
     if not isinstance(found, dict) or not isinstance(found.get("versions"), dict):
         raise OtherVersion(f"what answers at {address} is no cluster of grpo-sweep")
     check_versions(found["versions"], str(address))
     return found
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__

@@ -128,7 +128,8 @@ class ClusterNodes:
         assert self._pool is not None
         try:
             return await getattr(self._pool(self._address.uri), op)(**words)
-        except OSError:
+        except (OSError, ValueError):
+            # tornado's ValueError: the connection was closed before it could be encrypted.
             raise NodeAway(f"the cluster at {self._address} cannot be reached") from None
 
     async def _keep_fresh(self) -> None:

@@ -264,3 +264,20 @@ async def asked(uri, key, op, **words):
     arguments = engine.security(key).get_connection_args("client")
     async with rpc(uri, connection_args=arguments, deserialize=False) as end:
         return await getattr(end, op)(**words)
+
+
+@pytest.mark.parametrize("hears", [False, True])
+def test_a_connection_that_is_cut_at_its_first_word_says_nothing_of_the_key(address, key, hears):
+    """A node that took it for another key would end, and its runs with it."""
+
+    async def cut(reader, writer):
+        if hears:
+            await reader.read(1)
+        writer.close()
+
+    async def greeted():
+        async with await asyncio.start_server(cut, address.host, address.port):
+            return await greeting.greet(address, key)
+
+    engine.set_up()
+    assert asyncio.run(greeted()) is None
