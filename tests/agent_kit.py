@@ -11,7 +11,7 @@ from tests.queue_kit import FAKE, eventually
 
 CWD = "/home/someone/project"
 ONE_SLOT = (Slot(),)
-MACHINE = Hardware("cpu", 2**30)
+HARDWARE = Hardware("cpu", 2**30)
 
 
 def an_order(*words, **fields):
@@ -44,7 +44,7 @@ def put(node, path, content):
 
 def an_agent(folder, trainer=FAKE, name="node", slots=ONE_SLOT, **more):
     """An agent in this process."""
-    return Agent(folder, name, slots, trainer, machine=MACHINE, **more)
+    return Agent(folder, name, slots, trainer, hardware=HARDWARE, **more)
 
 
 def ended(node, token="token-of-attempt-1"):

@@ -53,14 +53,14 @@ class Agent:
         slots: Sequence[Slot] = (Slot(),),
         trainer: Sequence[str] = TRAINER,
         *,
-        machine: Hardware | None = None,
+        hardware: Hardware | None = None,
         keep_bytes: int = KEEP_BYTES,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Take the folder, and over what an agent before has left in it.
 
-        Without `machine` it is looked at. Raises WorkerBusy where another agent has the folder, and
-        QueueError where the folder cannot be used.
+        Without `hardware` it is looked for. Raises WorkerBusy where another agent has the folder,
+        and QueueError where the folder cannot be used.
         """
         self.name = name
         self._slots = {slot.name: slot for slot in slots}
@@ -76,7 +76,7 @@ class Agent:
         self._folder_lock = _take(folder)
         try:
             first = slots[0].env if slots else {}
-            self._machine = machine or look_at_hardware(len(slots), {**os.environ, **first})
+            self._hardware = hardware or look_at_hardware(len(slots), {**os.environ, **first})
             self._contents = Contents(folder / "contents", keep_bytes)
             self._attempts = folder / "attempts"
             self._attempts.mkdir(mode=0o700, exist_ok=True)
@@ -102,10 +102,10 @@ class Agent:
             slots=() if self._leaving else tuple(self._slots),
             version=versions.get("grpo-sweep", ""),
             mlx=versions.get("mlx", ""),
-            backend=self._machine.backend,
+            backend=self._hardware.backend,
             host=socket.gethostname(),
             boot_id=processes.boot_id(),
-            memory_bytes=self._machine.memory_bytes,
+            memory_bytes=self._hardware.memory_bytes,
             disk_free_bytes=shutil.disk_usage(self._folder).free,
             clock=stamp(datetime.now(UTC)),
         )

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.errors import WorkerBusy
 from orchestrator.worker.nodes import ATTEMPT_LOG, Held, NodeRefused, Wish
 from orchestrator.worker.slots import Slot
-from tests.agent_kit import MACHINE, an_agent, an_input, an_order, ended, fetched, put
+from tests.agent_kit import HARDWARE, an_agent, an_input, an_order, ended, fetched, put
 from tests.queue_kit import eventually, is_alive
 
 TOKEN = "token-of-attempt-1"
@@ -415,5 +415,5 @@ def test_an_order_that_was_never_begun_is_swept_away(tmp_path, started):
 def test_the_facts_are_those_of_this_machine(agent):
     """What the head compares with its own."""
     facts = agent.facts()
-    assert (facts.name, facts.backend, facts.memory_bytes) == ("node", "cpu", MACHINE.memory_bytes)
+    assert (facts.name, facts.backend, facts.memory_bytes) == ("node", "cpu", HARDWARE.memory_bytes)
     assert facts.version and facts.mlx and facts.disk_free_bytes > 0
