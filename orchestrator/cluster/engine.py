@@ -17,6 +17,7 @@ from orchestrator.cluster.keys import ClusterKey
 
 # A node that was not heard of for so long is away, though its connection looks open.
 HEARD_WITHIN_S = 30.0
+HEARTBEAT_S = 5.0
 CONNECT_S = 5.0
 
 _LOG_BYTES = 2**20
@@ -28,6 +29,10 @@ _SETTINGS: dict[str, Any] = {
     # In its record of what was sent pieces of files would fill the memory.
     "distributed.admin.low-level-log-length": 10,
     "distributed.worker.profile.enabled": False,
+    # It looks at itself fifty times a second: that keeps a laptop from resting.
+    "distributed.admin.tick.interval": "2s",
+    "distributed.admin.tick.limit": "60s",
+    "distributed.admin.system-monitor.interval": "60s",
     # By its wall clock; `hub.py` looks at ours.
     "distributed.scheduler.worker-ttl": None,
     "distributed.scheduler.allowed-failures": 0,

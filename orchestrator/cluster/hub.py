@@ -17,7 +17,7 @@ from typing import Any
 from distributed.scheduler import Scheduler
 
 from orchestrator.cluster.address import Address
-from orchestrator.cluster.engine import HEARD_WITHIN_S, keep_only, security
+from orchestrator.cluster.engine import HEARD_WITHIN_S, HEARTBEAT_S, keep_only, security
 from orchestrator.cluster.greeting import versions
 from orchestrator.cluster.keys import ClusterKey
 from orchestrator.cluster.signals import asked_to_end
@@ -104,7 +104,8 @@ class Hub(Scheduler):
 
     def _heard(self, address: str, **more: Any) -> dict[str, Any]:
         self._heard_at[address] = time.monotonic()
-        return self.heartbeat_worker(address=address, **more)
+        found = self.heartbeat_worker(address=address, **more)
+        return {**found, "heartbeat-interval": HEARTBEAT_S}
 
     async def remove_worker(self, address: str, **more: Any) -> Any:
         """As Dask does it; who waits for that node is told at once."""

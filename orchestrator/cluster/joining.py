@@ -17,7 +17,7 @@ from distributed.worker import Worker
 from orchestrator.cluster import codec
 from orchestrator.cluster.address import Address
 from orchestrator.cluster.agent import Agent
-from orchestrator.cluster.engine import CONNECT_S, keep_only, security
+from orchestrator.cluster.engine import CONNECT_S, HEARTBEAT_S, keep_only, security
 from orchestrator.cluster.greeting import greet
 from orchestrator.cluster.keys import ClusterKey
 from orchestrator.cluster.signals import asked_to_end
@@ -26,7 +26,6 @@ from orchestrator.text import plural
 from orchestrator.worker.nodes import Node
 
 _LOG = logging.getLogger("distributed.grpo_sweep")
-HEARTBEAT_S = 5.0
 _RETRY_S = 2.0
 # How many calls of the head a node answers at once.
 _THREADS = 8

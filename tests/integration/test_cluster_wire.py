@@ -153,7 +153,8 @@ def test_connection_that_is_cut_or_falls_silent_comes_back(address, key, tmp_pat
     """Between a node and the scheduler, while the head reaches the scheduler all the time."""
     monkeypatch.setattr(hub, "HEARD_WITHIN_S", 1.0)
     monkeypatch.setattr(hub, "_CHECK_S", 0.1)
-    monkeypatch.setattr(joining, "HEARTBEAT_S", 0.2)
+    for end in (hub, joining):
+        monkeypatch.setattr(end, "HEARTBEAT_S", 0.2)
     said = []
     with (
         cluster_kit.hub(address, key),
