@@ -15,8 +15,8 @@ from typing import Protocol
 
 from orchestrator.errors import SweepError
 
-# The largest piece of a file that one call carries.
-PIECE_BYTES = 4 * 2**20
+# The largest piece of a file that one call carries: over a slow line other calls wait behind it.
+PIECE_BYTES = 2**20
 
 
 class NodeAway(SweepError):
