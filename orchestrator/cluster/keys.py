@@ -9,6 +9,7 @@ lock somebody out one makes a new key.
 import datetime
 import os
 import re
+import ssl
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,10 @@ def read_key(path: Path) -> ClusterKey:
             f"type: chmod 600 {path}"
         )
     found = _FILE.fullmatch(text)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(path)
+    except ssl.SSLError:
+        found = None
     if found is None:
         raise UsageError(f"{path}: is no key of a cluster; copy the whole file again")
     return ClusterKey(found[1], found[2])

@@ -57,6 +57,10 @@ def test_missing_and_torn_keys_are_said(tmp_path):
     path.write_text(path.read_text()[:300])
     with pytest.raises(UsageError, match="copy the whole file"):
         read_key(path)
+    halves = [make_key(tmp_path / name) for name in ("a", "b")]
+    path.write_text(halves[0].private + halves[1].certificate)
+    with pytest.raises(UsageError, match="copy the whole file"):
+        read_key(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="cannot be read"):
         read_key(path)
