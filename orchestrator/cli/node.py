@@ -44,8 +44,8 @@ def node(
       grpo-sweep node --stop
 
     Nothing has to reach this machine: it calls the cluster, and calls again until it is there.
-    Ctrl-C lets what trains checkpoint, and waits until the worker has fetched it; a second one
-    leaves it to train on, and the next node of that name takes it over.
+    Ctrl-C, or --stop, lets what trains checkpoint, and waits until the worker has fetched it; a
+    second one leaves it to train on, and the next node of that name takes it over.
     """
     if stop:
         _stop(home(), name)
@@ -83,6 +83,11 @@ def _stop(here: Home, name: str | None) -> None:
     if not names:
         raise NothingAffected("no node runs here")
     for each in names:
+        if serving.running(here.node_lock(each)) is not None:
+            say(
+                f"node {each} ends once the worker has fetched what it trained; typed again, "
+                "--stop does not wait, and its trainers train on"
+            )
         serving.stop(here.node_lock(each), f"node {each}")
         say(f"node {each} has ended")
 
