@@ -212,7 +212,7 @@ class Arrivals:
     look: Callable[[], Sequence[Slot]]
     """Those that came since; asked all the time."""
     over: Callable[[], bool]
-    """Whether none is waited for any more."""
+    """Whether none is waited for any more, where there was none yet."""
 
 
 def serve_each(
@@ -244,7 +244,7 @@ def serve_each(
     try:
         while arrivals is not None and not stops.abandoned:
             threads += _start(run, arrivals.look())
-            if not any(thread.is_alive() for thread in threads) and arrivals.over():
+            if not any(thread.is_alive() for thread in threads) and (threads or arrivals.over()):
                 break
             time.sleep(_ARRIVALS_S)
     except BaseException:

@@ -52,7 +52,7 @@ class Member:
     unfit: str | None = None
     """Why it gets no run, whatever it is."""
     away_since: str | None = None
-    said: set[str] = field(default_factory=set)
+    said: set[object] = field(default_factory=set)
 
 
 @dataclass
@@ -165,12 +165,12 @@ class Fleet:
                 if node == name and now < known.until
             }
 
-    def say_once(self, name: str, words: str) -> None:
-        """Say something of a node, unless it was said before."""
+    def say_once(self, name: str, words: str, about: object = None) -> None:
+        """Say something of a node, unless that or something `about` the same was said before."""
         with self._lock:
             said = self._member(name).said
-            new = words not in said
-            said.add(words)
+            new = (about or words) not in said
+            said.add(about or words)
         if new:
             self._tell(words)
 

@@ -213,7 +213,7 @@ class Mirror:
 def _check(path: str) -> None:
     """NodeRefused for what is no name in an output folder."""
     parts = PurePosixPath(path).parts
-    plain = "/".join(parts) == path and not {".", "..", "/"} & {*parts}
+    plain = path and "/".join(parts) == path and not {".", "..", "/"} & {*parts}
     hidden = any(protocol.is_temporary(part) for part in parts) or path == protocol.LOCK_FILE
     if not plain or hidden or "\0" in path or "\\" in path:
         raise NodeRefused(f"{path!r}: no file of an output folder")

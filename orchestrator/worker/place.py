@@ -20,6 +20,7 @@ from orchestrator.run import Attempt, Run, Sweep, Verdict
 from orchestrator.system import load, processes
 from orchestrator.system.crashpoints import crashpoint
 from orchestrator.system.paths import RunPaths
+from orchestrator.text import size
 from orchestrator.worker.crew import Crew, How
 from orchestrator.worker.fleet import Fleet
 from orchestrator.worker.launcher import (
@@ -221,44 +222,41 @@ class OnNode:
         left_out = LeftOut(sweeps=self._fleet.refused(self.node))
 
         def fits(run: Run) -> bool:
-            why = self._too_large(run, facts, left_out) or self._elsewhere(run, facts, left_out)
-            if why:
-                self._fleet.say_once(self.node, f"node {self.node} gets no {why}")
-            return not why
+            return self._has_memory(run, facts, left_out) and self._goes_on(run, facts, left_out)
 
         return self._store.claims.claim(
             *(facts.host, facts.boot_id, before, self._slot.name, rather_not),
             *(self.node, left_out, fits),
         )
 
-    def _too_large(self, run: Run, facts: NodeFacts, left_out: LeftOut) -> str:
-        """Why a run does not fit its memory, by what runs of its kind took; then none of them."""
+    def _has_memory(self, run: Run, facts: NodeFacts, left_out: LeftOut) -> bool:
+        """Whether a slot there has what runs of this kind took; else it takes none of them."""
         key = (run.sweep_id, run.kind)
         if self._needs.get(key) is None:
             self._needs[key] = self._store.queries.peak_bytes(*key)
         needs = self._needs[key]
         if needs is None or needs <= facts.memory_bytes:
-            return ""
+            return True
         left_out.kinds.add(run.kind)
-        return (
-            f"run like {run.id} ({run.name}): such runs took {needs / 2**30:.1f} GB, "
-            f"and a slot there has {facts.memory_bytes / 2**30:.1f}"
-        )
+        words = f"such runs took {size(needs)}, and a slot there has {size(facts.memory_bytes)}"
+        self._say_of(run, f"gets no run like {run.id} ({run.name}): {words}", key)
+        return False
 
-    def _elsewhere(self, run: Run, facts: NodeFacts, left_out: LeftOut) -> str:
-        """Why a run cannot go on there from its checkpoint, if so."""
+    def _goes_on(self, run: Run, facts: NodeFacts, left_out: LeftOut) -> bool:
+        """Whether a run may go on there from its checkpoint, which another device has made."""
         began = _began_on(run) if run.attempt else None
         if began in (None, facts.backend):
-            return ""
-        gpus = CPU not in (began, facts.backend)
-        if gpus and self._fleet.cluster.other_gpu:
-            self._fleet.say_once(
-                self.node,
-                f"run {run.id} goes on on {facts.backend}, and began on {began}: bits differ",
-            )
-            return ""
+            return True
+        where = f"run {run.id} ({run.name}), which began on {began}, on {facts.backend}"
+        if CPU not in (began, facts.backend) and self._fleet.cluster.other_gpu:
+            self._say_of(run, f"goes on with {where}: bits differ", run.id)
+            return True
         left_out.runs.add(run.id)
-        return f"run {run.id} ({run.name}): it began on {began}, and the node has {facts.backend}"
+        self._say_of(run, f"does not go on with {where}", run.id)
+        return False
+
+    def _say_of(self, run: Run, words: str, about: object) -> None:
+        self._fleet.say_once(self.node, f"node {self.node} {words}", about)
 
     def launch(self, run: Run, attempt: Attempt, sweep: Sweep) -> tuple[Trainer, Attempt]:
         """See TrainingPlace: the files that it lacks go there while the trainer is followed."""
