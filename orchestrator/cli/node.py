@@ -82,13 +82,13 @@ def _stop(here: Home, name: str | None) -> None:
     names = [serving.check_name(name)] if name else serving.local_nodes(here)
     if not names:
         raise NothingAffected("no node runs here")
-    for each in names:
-        if serving.running(here.node_lock(each)) is not None:
-            say(
-                f"node {each} ends once the worker has fetched what it trained; typed again, "
-                "--stop does not wait, and its trainers train on"
-            )
-        serving.stop(here.node_lock(each), f"node {each}")
+    asked = {each: serving.ask_to_end(here.node_lock(each), f"node {each}") for each in names}
+    say(
+        f"{', '.join(names)}: ends once the worker has fetched what it trained; typed again, "
+        "--stop does not wait, and the trainers train on"
+    )
+    for each, found in asked.items():
+        serving.await_end(here.node_lock(each), found)
         say(f"node {each} has ended")
 
 

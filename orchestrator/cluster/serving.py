@@ -76,8 +76,8 @@ def hold(lock: Path, what: str) -> Iterator[Holding]:
         yield Holding(held)
 
 
-def stop(lock: Path, what: str) -> None:
-    """Ask what holds the lock to end, and wait until it has; NothingAffected, SweepError."""
+def ask_to_end(lock: Path, what: str) -> Running:
+    """Ask what holds the lock to end; NothingAffected, SweepError."""
     found = running(lock)
     if found is None:
         raise NothingAffected(f"{what} does not run here")
@@ -86,6 +86,16 @@ def stop(lock: Path, what: str) -> None:
     signal_process(found.pid, signal.SIGTERM)
     # A suspended one hears nothing.
     signal_process(found.pid, signal.SIGCONT)
+    return found
+
+
+def stop(lock: Path, what: str) -> None:
+    """Ask what holds the lock to end, and wait until it has; NothingAffected, SweepError."""
+    await_end(lock, ask_to_end(lock, what))
+
+
+def await_end(lock: Path, found: Running) -> None:
+    """Wait until it has ended."""
     while (now := running(lock)) is not None and now.pid == found.pid:
         time.sleep(_POLL_S)
 

@@ -4,6 +4,8 @@ Trainers behind it are in test_cluster.py.
 """
 
 import asyncio
+import os
+import signal
 import threading
 
 import pytest
@@ -177,6 +179,62 @@ def test_connection_that_is_cut_or_falls_silent_comes_back(address, key, tmp_pat
         proxy.mend()
         assert eventually(lambda: names(nodes)) == ["a"]
         assert node.held() == ()
+
+
+class Trains(StandIn):
+    """A node with an attempt whose files nobody has fetched."""
+
+    drained = False
+
+    def held(self):
+        """One attempt, until it is let go."""
+        return () if self.waits.is_set() else ("attempt",)
+
+    def drain(self):
+        """Remembers it."""
+        self.drained = True
+
+
+@pytest.mark.parametrize("fetched", [True, False])
+def test_node_that_is_asked_to_end_waits_for_its_files(fetched):
+    """Until the head has them, or it is asked once more."""
+    agent, said = Trains(), []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def not_yet(number, frame):
+        """What would end this process does not, before the node listens."""
+
+    async def scene():
+        node = asyncio.create_task(joining.serve(Quiet(), agent, said.append))
+        while signal.getsignal(signal.SIGTERM) is not_yet:
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not said:
+            await asyncio.sleep(0.01)
+        assert agent.drained
+        assert (await asyncio.wait({node}, timeout=0.3))[1] == {node}
+        if fetched:
+            agent.waits.set()
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(node, 10)
+
+    signal.signal(signal.SIGTERM, not_yet)
+    try:
+        asyncio.run(scene())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    (text,) = said
+    assert "1 run of this node" in text and "Ctrl-C again does not wait" in text
+
+
+class Quiet:
+    """A membership that goes on."""
+
+    async def keep(self):
+        """For ever."""
+        await asyncio.Event().wait()
 
 
 def test_two_nodes_of_one_name(address, key, tmp_path):
