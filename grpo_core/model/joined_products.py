@@ -1,7 +1,7 @@
 """Linear layers of one input as one product: q, k and v; gate and up.
 
-Only where nothing is learnt meanwhile, only plain layers in fp32 (an adapter adds to its own
-layer's output), and only in small models, since the joined weights are a copy.
+Only where nothing is learnt meanwhile, only layers in fp32, and only in small models, since the
+joined weights are a copy. Under adapters it is their bases that are joined.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx_lm.tuner.lora import LoRALinear
 
 # Layers that mlx-lm's models apply to one input, one after the other.
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -41,9 +42,13 @@ def _sibling_layers(model: nn.Module) -> Iterator[list[nn.Linear]]:
     """Plain linear layers in fp32 that stand side by side."""
     for module in model.modules():
         for names in SIBLINGS:
-            layers = [module.get(name) for name in names]
+            layers = [_base(module.get(name)) for name in names]
             if all(type(layer) is nn.Linear for layer in layers) and _can_join(layers):
                 yield layers
+
+
+def _base(layer: Any) -> Any:
+    return layer.linear if type(layer) is LoRALinear else layer
 
 
 def _can_join(layers: list[nn.Linear]) -> bool:

@@ -1,10 +1,11 @@
-"""When mlx-lm's models compute with few operations a layer: on MLX's CPU backend, in fp32.
+"""When mlx-lm's models compute with few operations a layer.
 
-On a GPU attention, norm and rotary embedding are one kernel each of `mx.fast`. On the CPU each
-falls apart into up to thirty small operations at some microseconds each, and its exponentials are
-slow (see `cpu`). Within `lean_operations` the models get those of `lean_kernels` instead; tables
-and masks are made once a step and not in each layer. What is unusual (16 bits, sinks, partly
-rotated heads) goes to MLX's own. Nothing is changed on a GPU, nor where `exp` is fast.
+On every device, while nothing is learnt, the adapters of a block are joined (`joined_adapters`).
+The rest is for MLX's CPU backend, in fp32: on a GPU attention, norm and rotary embedding are one
+kernel each of `mx.fast`; on the CPU each falls apart into up to thirty small operations at some
+microseconds each, and its exponentials are slow (see `cpu`). Within `lean_operations` the models
+get those of `lean_kernels` instead; tables and masks are made once a step and not in each layer.
+What is unusual (16 bits, sinks, partly rotated heads) goes to MLX's own.
 """
 
 import sys
@@ -15,8 +16,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import activations
+from mlx_lm.tuner.lora import LoRALinear
 
 from grpo_core.model.cpu import has_slow_exp
+from grpo_core.model.joined_adapters import joined_adapters
 from grpo_core.model.joined_products import joined_call
 from grpo_core.model.lean_kernels import (
     angles,
@@ -49,12 +52,14 @@ def lean_operations(model: nn.Module, gradient: bool) -> Iterator[None]:
 
     Without a `gradient` the weights must stay as they are: some of them are joined.
     """
-    if not has_slow_exp():
-        yield
-        return
-    changes = [*_of_mlx(gradient), *_of_swiglu(model, gradient)]
+    changes: list[Change] = []
     if not gradient:
-        changes.append((nn.Linear, "__call__", joined_call(model, nn.Linear.__call__)))
+        joined = joined_adapters(model, LoRALinear.__call__)
+        changes.append((LoRALinear, "__call__", joined))
+    if has_slow_exp():
+        changes += [*_of_mlx(gradient), *_of_swiglu(model, gradient)]
+        if not gradient:
+            changes.append((nn.Linear, "__call__", joined_call(model, nn.Linear.__call__)))
     with _changed(changes):
         yield
 

@@ -190,8 +190,8 @@ def test_siblings_share_a_product():
     assert len(products) == len(model.layers) * 2
 
 
-def test_adapters_and_large_models_keep_their_products(monkeypatch):
-    """An adapter adds to its own layer's output; and joined weights are a copy."""
+def test_large_models_keep_their_products(monkeypatch):
+    """As joined weights are a copy. Under adapters the bases are joined as well."""
 
     def is_joined(model):
         with joined(model) as products:
@@ -199,15 +199,18 @@ def test_adapters_and_large_models_keep_their_products(monkeypatch):
         return bool(products)
 
     assert is_joined(toy_policy("full").model)
-    assert not is_joined(toy_policy("lora").model)
+    assert is_joined(toy_policy("lora").model)
     monkeypatch.setattr(joined_products, "JOINED_BYTES", 100)
     assert not is_joined(toy_policy("full").model)
+    assert not is_joined(toy_policy("lora").model)
 
 
+@pytest.mark.parametrize("train_type", ["full", "lora"])
 @pytest.mark.parametrize("gradient", [False, True])
-def test_a_model_computes_the_same_within(gradient, lean):
+def test_a_model_computes_the_same_within(train_type, gradient, lean):
     """Logits of a batch, and all that was put in its place is MLX's again afterwards."""
-    model, ids = toy_policy("full").model, mx.array([[1, 2, 3, 4], [5, 6, 7, 8]])
+    model, ids = toy_policy(train_type).model, mx.array([[1, 2, 3, 4], [5, 6, 7, 8]])
+    model.eval()
     functions = mx.fast.rope, mx.fast.rms_norm, qwen2.swiglu, nn.Linear.__call__
     expected = model(ids)
     with lean_operations.lean_operations(model, gradient=gradient):
