@@ -26,7 +26,10 @@ def end_tokens(tokenizer: Any, cfg: MLXGRPOConfig) -> EndTokens:
     closing = _closing_token(tokenizer)
     if closing is not None and closing not in own:
         text = tokenizer.convert_ids_to_tokens(closing)
-        known = ", ".join(sorted(tokenizer.convert_ids_to_tokens(list(own)))) or "none"
+        # A config.json may name an end token that the tokenizer does not have.
+        known = (
+            ", ".join(sorted(tokenizer.convert_ids_to_tokens(i) or str(i) for i in own)) or "none"
+        )
         said = (
             f"[model] the chat template closes a turn with {text}, the model's end token: {known}"
         )

@@ -41,6 +41,13 @@ def test_the_token_that_closes_a_turn_ends_a_completion_and_is_said():
     assert "<s>" in line and "</s>" in line and "stop_at_turn_end" in line
 
 
+def test_an_end_token_that_the_tokenizer_does_not_have_is_said_by_its_number():
+    """As in a config.json that was written for a larger vocabulary."""
+    found = ends(TURN.replace("END", "'<s>'"), eos=9_999)
+    assert found.ids == {9_999, START}
+    assert "end token: 9999" in found.notes[0]
+
+
 def test_the_token_that_closes_a_turn_can_be_refused():
     """Then the model's own end tokens count alone."""
     found = ends(TURN.replace("END", "'<s>'"), stop_at_turn_end=False)
