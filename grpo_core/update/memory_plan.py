@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.errors import ModelError
-from grpo_core.model.device import GB, gpu_room_bytes
+from grpo_core.model.device import GB, planned_bytes
 from grpo_core.model.gradient_checkpointing import keeps_gradient
 from grpo_core.model.policy import Policy
 from grpo_core.rollout.generate import MAX_ROWS
@@ -182,6 +182,6 @@ def budget_bytes(cfg: MLXGRPOConfig) -> int:
     """The memory that a run may take: as configured, as the GPU advises, or a share of the RAM."""
     if cfg.memory_limit_gb > 0:
         return round(cfg.memory_limit_gb * GB)
-    if room := gpu_room_bytes():
+    if room := planned_bytes():
         return room
     return round(RAM_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
