@@ -13,6 +13,8 @@ settings.load_profile("unhurried")
 # One GPU would be shared by as many processes as there are cores, and gives other bits. To try the
 # trainer's tests on one all the same: GRPO_TEST_DEVICE=gpu.
 DEVICE = os.environ.get("GRPO_TEST_DEVICE", "cpu")
+# Before the first product: fp32 is then fp32 on a GPU too, and not the 19 bits of TF32.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
 mx.set_default_device(mx.Device(mx.gpu if DEVICE == "gpu" else mx.cpu))
 
 
