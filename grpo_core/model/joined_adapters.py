@@ -84,12 +84,11 @@ class Adapters:
         self._down = mx.concatenate([layer.lora_a for layer in layers], axis=1)
         ups = [layer.scale * layer.lora_b for layer in layers]
         ends = np.cumsum([up.shape[1] for up in ups]).tolist()
-        self._up = mx.concatenate(
-            [
-                mx.pad(up, ((0, 0), (end - up.shape[1], ends[-1] - end)))
-                for up, end in zip(ups, ends, strict=True)
-            ]
-        )
+        blocks = [
+            mx.pad(up, [(0, 0), (end - up.shape[1], ends[-1] - end)])
+            for up, end in zip(ups, ends, strict=True)
+        ]
+        self._up = mx.concatenate(blocks)
         mx.eval(self._down, self._up)
         self._cuts = ends[:-1]
         self._input: mx.array | None = None
@@ -99,7 +98,8 @@ class Adapters:
         """What the adapter of layer `number` adds for `x`, in the type of `x`."""
         if x is not self._input:
             added = ((x @ self._down) @ self._up).astype(x.dtype)
-            self._input, self._parts = x, mx.split(added, self._cuts, axis=-1)
+            parts: Any = mx.split(added, self._cuts, axis=-1)
+            self._input, self._parts = x, parts
         found = self._parts[number]
         if number == len(self._cuts):
             self._input, self._parts = None, []
