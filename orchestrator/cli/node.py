@@ -3,11 +3,13 @@
 import asyncio
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from orchestrator.cli.cluster_options import cluster_of
+from orchestrator.cli.hours import hours_options
 from orchestrator.cli.output import say
 from orchestrator.cli.slots import slots_options
 from orchestrator.cluster import serving
@@ -16,6 +18,7 @@ from orchestrator.errors import NothingAffected, UsageError
 from orchestrator.system.holders import holder_of
 from orchestrator.system.paths import Home, home
 from orchestrator.worker.detach import start_detached
+from orchestrator.worker.hours import Gate, Hours
 from orchestrator.worker.slots import Slots
 
 
@@ -24,6 +27,7 @@ from orchestrator.worker.slots import Slots
 @click.option("--key", type=click.Path(path_type=Path), help="The cluster's key file.")
 @click.option("--name", help="What the node is called.  [default: as the machine]")
 @slots_options
+@hours_options
 @click.option("--detach", is_flag=True, help="Run in the background, also after logout.")
 @click.option("--stop", is_flag=True, help="End the nodes of this machine, or the one of --name.")
 def node(
@@ -31,6 +35,7 @@ def node(
     key: Path | None,
     name: str | None,
     slots: Slots | None,
+    hours: Hours,
     detach: bool,
     stop: bool,
 ) -> None:
@@ -41,11 +46,13 @@ def node(
       grpo-sweep node                               the cluster that this machine started
       grpo-sweep node 192.168.1.5:8786 --key cluster-key.pem
       grpo-sweep node mini.local --key cluster-key.pem --devices 0,1,2,3
+      grpo-sweep node 192.168.1.5:8786 --key cluster-key.pem --between 19:00-08:00
       grpo-sweep node --stop
 
     Nothing has to reach this machine: it calls the cluster, and calls again until it is there.
     Ctrl-C, or --stop, lets what trains checkpoint, and waits until the worker has fetched it; a
-    second one leaves it to train on, and the next node of that name takes it over.
+    second one leaves it to train on, and the next node of that name takes it over. Outside of
+    --between, --on-power and --when-idle what trains checkpoints and goes on elsewhere.
     """
     if stop:
         _stop(home(), name)
@@ -55,7 +62,7 @@ def node(
     where, own_key = cluster_of(address, key)
     here = home().make()
     if detach:
-        _start(here, own_name, where, key, own_slots)
+        _start(here, own_name, where, key, [*own_slots.words(), *hours.words()])
         return
     lock = here.node_lock(own_name)
     folder = here.node_folder(own_name)
@@ -74,7 +81,7 @@ def node(
         with Agent(folder, own_name, own_slots.each(), say=say) as agent:
             set_up(folder / "engine.log")
             membership = Membership(where, own_key, agent, folder / "engine", heard)
-            asyncio.run(serve(membership, agent, say))
+            asyncio.run(serve(membership, agent, say, Gate(hours)))
     say(f"node {own_name} has ended")
 
 
@@ -92,7 +99,7 @@ def _stop(here: Home, name: str | None) -> None:
         say(f"node {each} has ended")
 
 
-def _start(here: Home, name: str, where: Address, key: Path | None, slots: Slots) -> None:
+def _start(here: Home, name: str, where: Address, key: Path | None, more: Sequence[str]) -> None:
     """Start it in the background, and say what it said first."""
     lock, log = here.node_lock(name), here.node_log(name)
     if (found := serving.running(lock)) is not None:
@@ -104,6 +111,6 @@ def _start(here: Home, name: str, where: Address, key: Path | None, slots: Slots
         holder = holder_of(lock)
         return holder.get("pid") == pid and "heard" in holder
 
-    pid = start_detached([*words, *slots.words()], here, log, f"node {name}", speaks)
+    pid = start_detached([*words, *more], here, log, f"node {name}", speaks)
     say(f"started node {name} in the background (pid {pid}); what it says: {log}")
     say(str(holder_of(lock).get("heard")))

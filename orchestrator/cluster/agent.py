@@ -183,6 +183,10 @@ class Agent:
         for attempt in held:
             attempt.ask(Wish.INTERRUPT)
 
+    def offer(self) -> None:
+        """Take orders again, after `drain`."""
+        self._leaving = False
+
     def close(self) -> None:
         """Leave everything to the next agent in this folder; the trainers train on."""
         self._over.set()
@@ -209,7 +213,9 @@ class Agent:
     def _may_start(self, order: Order) -> Slot:
         """The slot of an order that may be carried out; NodeRefused."""
         if self._leaving:
-            raise NodeRefused(f"{self.name}: leaves the cluster, and takes nothing more")
+            raise NodeRefused(
+                f"{self.name}: takes no run now: it leaves the cluster, or these are not its hours"
+            )
         slot = self._slots.get(order.slot)
         if slot is None:
             raise NodeRefused(f"{self.name}: has no slot {order.slot}; it has {[*self._slots]}")

@@ -23,6 +23,7 @@ from orchestrator.cluster.keys import ClusterKey
 from orchestrator.cluster.signals import asked_to_end
 from orchestrator.errors import SweepError
 from orchestrator.text import plural
+from orchestrator.worker.hours import Gate
 from orchestrator.worker.nodes import Node
 
 _LOG = logging.getLogger("distributed.grpo_sweep")
@@ -30,6 +31,7 @@ _RETRY_S = 2.0
 # How many calls of the head a node answers at once.
 _THREADS = 8
 _LEAVE_POLL_S = 0.1
+_GATE_POLL_S = 5.0
 # Of what a Dask scheduler tells its workers, that which comes without tasks.
 _KEPT_STREAM = ("close", "remove-worker", "worker-status-change")
 
@@ -153,24 +155,45 @@ class Membership:
         return f"the connection to the cluster at {self._address} has ended"
 
 
-async def serve(membership: Membership, agent: Agent, say: Callable[[str], None]) -> None:
+async def serve(
+    membership: Membership, agent: Agent, say: Callable[[str], None], gate: Gate | None = None
+) -> None:
     """Be a node until asked to end; UsageError for a wrong key, OtherVersion.
 
     Asked once, it takes nothing more, lets its trainers checkpoint, and waits until the head has
-    fetched their files. Asked twice it ends at once, and what trains goes on.
+    fetched their files. Asked twice it ends at once, and what trains goes on. While the gate is
+    closed it takes nothing either.
     """
-    keeping = asyncio.create_task(membership.keep())
-    leaving = asyncio.create_task(_leave(agent, say))
-    done, _ = await asyncio.wait({keeping, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (keeping, leaving):
+    first, second = asked_to_end()
+    tasks = [
+        asyncio.create_task(membership.keep()),
+        asyncio.create_task(_obey(gate or Gate(), agent, say, first)),
+        asyncio.create_task(_leave(agent, say, first, second)),
+    ]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(keeping, leaving, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
 
 
-async def _leave(agent: Agent, say: Callable[[str], None]) -> None:
-    first, second = asked_to_end()
+async def _obey(gate: Gate, agent: Agent, say: Callable[[str], None], over: asyncio.Event) -> None:
+    """Offer the slots while the gate is open, for ever; not once this node is about to end."""
+    before: str | None = None
+    while True:
+        # It may start a program to look at the battery.
+        why = await asyncio.to_thread(gate.closed)
+        if not over.is_set() and (why is None) != (before is None):
+            await asyncio.to_thread(agent.offer if why is None else agent.drain)
+            say("takes runs again" if why is None else f"takes no run {why}")
+            before = why
+        await asyncio.sleep(_GATE_POLL_S)
+
+
+async def _leave(
+    agent: Agent, say: Callable[[str], None], first: asyncio.Event, second: asyncio.Event
+) -> None:
     await first.wait()
     await asyncio.to_thread(agent.drain)
     if held := len(agent.held()):

@@ -229,6 +229,36 @@ def test_node_that_is_asked_to_end_waits_for_its_files(fetched):
     assert "1 run of this node" in text and "Ctrl-C again does not wait" in text
 
 
+def test_node_takes_runs_in_its_hours_alone(monkeypatch):
+    """What trains there at their end goes on elsewhere; once it ends it offers nothing again."""
+    monkeypatch.setattr(joining, "_GATE_POLL_S", 0.02)
+    agent, said, closed = Trains(), [], ["until 19:00"]
+    agent.waits.set()
+    agent.offer = lambda: setattr(agent, "drained", False)
+
+    class Hours:
+        def closed(self):
+            return closed[0]
+
+    async def scene():
+        node = asyncio.create_task(joining.serve(Quiet(), agent, said.append, Hours()))
+        while not agent.drained:
+            await asyncio.sleep(0.01)
+        closed[0] = None
+        while agent.drained:
+            await asyncio.sleep(0.01)
+        assert not node.done()
+        node.cancel()
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        asyncio.run(asyncio.wait_for(scene(), 20))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert said == ["takes no run until 19:00", "takes runs again"]
+
+
 class Quiet:
     """A membership that goes on."""
 

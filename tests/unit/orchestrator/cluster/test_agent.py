@@ -247,8 +247,12 @@ def test_a_node_that_leaves_lets_its_trainers_checkpoint(agent):
     assert ended(agent).exit_code == 75
     assert agent.facts().slots == ()
     assert [held.token for held in agent.held()] == [TOKEN]
-    with pytest.raises(NodeRefused, match="leaves the cluster"):
+    with pytest.raises(NodeRefused, match="takes no run now"):
         agent.start(an_order(token="other-token", run="q/2"))
+    agent.offer()
+    assert agent.facts().slots == ("0",)
+    agent.start(an_order(token="other-token", run="q/2"))
+    assert ended(agent, "other-token").exit_code == 0
 
 
 def test_a_checkpoint_that_the_head_reads_outlives_its_removal(agent, tmp_path):
