@@ -256,6 +256,10 @@ FIRST_SLOT = "0"
 """The slot of a worker that trains one run at a time."""
 
 
+ASKED = "asked for"
+"""Why a slot is paused where a user has done so."""
+
+
 def slot_order(name: str) -> tuple[int, str]:
     """Orders the names of slots: numbers as such, then what has a longer name."""
     return (len(name), name)

@@ -17,7 +17,9 @@ from orchestrator.worker.serving import serving_worker
 _POLL_S = 0.2
 
 _slot_option = click.option(
-    "--slot", metavar="SLOT", help="A slot of the worker, as status names it; the others go on."
+    "--slot",
+    metavar="SLOT",
+    help="A slot of the worker, or a whole node, as status names it; the others go on.",
 )
 _refs = click.argument("refs", nargs=-1, required=True, metavar="REF...", type=Ref(runs=True))
 _some_refs = click.argument("refs", nargs=-1, metavar="[REF]...", type=Ref(runs=True))
@@ -81,7 +83,7 @@ def pause(refs: tuple[str, ...], whole: bool, slot: str | None) -> None:
     with open_queue() as store:
         if slot is not None:
             worker = serving_worker()
-            changed = store.control.pause_slot(slot, worker.slots if worker else ())
+            changed = store.control.pause_slot(slot, worker.pausable if worker else ())
             say(f"slot {slot}: paused; go on with: grpo-sweep resume --slot {slot}")
         elif whole:
             changed = store.control.pause_queue()

@@ -63,7 +63,6 @@ def status(
     if metric is not None:
         raise UsageError("--metric goes with --by")
     worker = serving_worker()
-    slots = worker.slots if worker else ()
     with Store.open(readonly=True) as store, busy("reading the queue"):
         sweeps = [store.queries.sweep(sweep)] if sweep else store.queries.sweeps(all=show_all)
         # Programs get every run; a person one screen, or a page of the sweep that is named.
@@ -71,15 +70,15 @@ def status(
             # Not at the top: a status for people comes sooner.
             from orchestrator.views.json_shapes import recorded_shape, status_shape
 
-            view = read_overview(store, sweeps, 0, slots=slots)
+            view = read_overview(store, sweeps, 0, worker=worker)
             documents = [
                 d for one in sweeps for d in store.status.run_documents(one.id, recorded_shape)
             ]
         elif sweep and show_all:
-            view = read_overview(store, sweeps, None, slots=slots)
+            view = read_overview(store, sweeps, None, worker=worker)
         else:
             rows = rows_for(sweeps, _RUNS_OF_ONE if sweep else _RUNS_SHOWN)
-            view = read_overview(store, sweeps, 0, rows, slots=slots)
+            view = read_overview(store, sweeps, 0, rows, worker=worker)
     if as_json:
         warnings = [
             (run.id, warning)

@@ -15,6 +15,7 @@ from orchestrator.queue.limits import lift
 from orchestrator.queue.queries import Queries
 from orchestrator.queue.rows import dump
 from orchestrator.run import (
+    ASKED,
     END_STATES,
     TRANSITIONS,
     HoldCode,
@@ -166,8 +167,9 @@ class Control:
     def pause_slot(self, slot: str, slots: Collection[str]) -> list[Run]:
         """Start no more runs in this slot; what runs there checkpoints and is free for another.
 
-        That run, if there is one. `slots` are those of the worker. Raises NothingAffected if the
-        slot was paused, or is none of them and trains nothing: a mistake would stay for long.
+        Those runs. A node stands for all of its slots. `slots` are the slots and nodes of the
+        worker. Raises NothingAffected if the slot was paused, or is none of them and trains
+        nothing: a mistake would stay for long.
         """
         with self._db.write():
             known = {*slots, *(run.slot for run in self._queries.running() if run.slot)}
@@ -179,11 +181,13 @@ class Control:
             if slot in self._queries.paused_slots():
                 raise NothingAffected(f"slot {slot} is paused already")
             self._db.execute(
-                "INSERT INTO paused_slots (slot, reason, at) VALUES (?, 'asked for', ?)",
-                (slot, self._history.stamp()),
+                "INSERT INTO paused_slots (slot, reason, at) VALUES (?, ?, ?)",
+                (slot, ASKED, self._history.stamp()),
             )
             self._history.add("paused", f"slot {slot}", None)
-            return self._stop([run for run in self._queries.running() if run.slot == slot])
+            return self._stop(
+                [run for run in self._queries.running() if f"{run.slot}/".startswith(f"{slot}/")]
+            )
 
     def resume_slot(self, slot: str) -> None:
         """Let a slot take runs again. Raises NothingAffected if it was not paused."""

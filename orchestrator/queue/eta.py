@@ -6,7 +6,8 @@ of run i, r the relative spread of equal runs and N the number of measured ones,
 r * sqrt(sum e_i^2) for the runs themselves and by r * sum e_i / sqrt(N) for the mean: the range is
 two standard deviations of both. Several slots share the runs, each run in the slot that is free
 first: there the first term is r * sqrt(sum e_i^2 / slots), and the second that of the time until
-all are done. Nothing like it measured: unknown (None), never a guess.
+all are done; a slot of a faster machine takes more of them. Nothing like it measured: unknown
+(None), never a guess.
 """
 
 import heapq
@@ -22,6 +23,9 @@ _SPREAD = 0.25
 _DEVIATIONS = 2.0
 # After so many rounds of equal runs each slot is as far ahead of the others as after the next.
 _ROUNDS = 8
+
+# A share that is whole may come out a little less.
+_ROUNDING = 1e-9
 
 _BOUNDS = ("low_s", "likely_s", "high_s")
 
@@ -88,10 +92,13 @@ class Parts:
 
 
 class Timeline:
-    """Sweeps one after the other on so many slots, each run in the slot that is free first."""
+    """Sweeps one after the other, each run in the slot that is free first.
 
-    def __init__(self, slots: int = 1) -> None:
-        self._slots = {name: [0.0] * slots for name in _BOUNDS}
+    A slot's speed is against the mean of those by which costs were measured.
+    """
+
+    def __init__(self, speeds: Sequence[float] = (1.0,)) -> None:
+        self._slots = {name: [(0.0, speed) for speed in speeds] for name in _BOUNDS}
         self._until = NOTHING
         self._until_raw = NOTHING
         self._known = True
@@ -102,7 +109,8 @@ class Timeline:
             self._known = False
             return None
         slots = len(self._slots["likely_s"])
-        own = parts.span if slots == 1 else self._shared(parts)
+        one = slots == 1 and self._slots["likely_s"][0][1] == 1.0
+        own = parts.span if one else self._shared(parts)
         off = parts.off(own.likely_s, slots)
         self._until += Span(max(0.0, own.low_s - off), own.likely_s, own.high_s + off)
         return self._until
@@ -113,19 +121,25 @@ class Timeline:
         for name, free in self._slots.items():
             for n, cost in parts.parts:
                 _fill(free, n, getattr(cost, name))
-            ends[name] = max(free)
+            ends[name] = max(at for at, _ in free)
         before, self._until_raw = self._until_raw, Span(**ends)
         return Span(*(getattr(self._until_raw, name) - getattr(before, name) for name in _BOUNDS))
 
 
-def _fill(free: list[float], n: int, cost_s: float) -> None:
-    """Put n runs of a cost into the slots, a heap of the times at which they are free."""
-    # All but the last rounds of very many runs are the same in each slot.
-    rounds = max(0, n // len(free) - _ROUNDS)
-    free[:] = [at + rounds * cost_s for at in free]
+def _fill(free: list[tuple[float, float]], n: int, cost_s: float) -> None:
+    """Put n runs of a cost into the slots, a heap of when each is free, with its speed."""
+    # All but the last rounds of very many runs are shared out by speed.
+    bulk = max(0, n // len(free) - _ROUNDS) * len(free)
+    all_speeds = math.fsum(speed for _, speed in free)
+    shares = [int(bulk * speed / all_speeds + _ROUNDING) for _, speed in free]
+    free[:] = [
+        (at + share * cost_s / speed, speed)
+        for share, (at, speed) in zip(shares, free, strict=True)
+    ]
     heapq.heapify(free)
-    for _ in range(n - rounds * len(free)):
-        heapq.heapreplace(free, free[0] + cost_s)
+    for _ in range(n - sum(shares)):
+        at, speed = free[0]
+        heapq.heapreplace(free, (at + cost_s / speed, speed))
 
 
 def parts_of(work: Work, progress: Mapping[int, Progress]) -> Parts | None:

@@ -189,10 +189,13 @@ class Queries:
         )
         return [row[0] for row in rows]
 
-    def paused_slots(self) -> list[str]:
-        """The slots that take no run until they are resumed; a node stands for all of its own."""
-        rows = self._db.read("SELECT slot FROM paused_slots")
-        return sorted((row[0] for row in rows), key=slot_order)
+    def paused_slots(self) -> dict[str, str]:
+        """The slots that take no run until they are resumed, and why.
+
+        A node stands for all of its own.
+        """
+        rows = self._db.read("SELECT slot, reason FROM paused_slots")
+        return dict(sorted(map(tuple, rows), key=lambda row: slot_order(row[0])))
 
     def open_attempts(self, node: str) -> list[Attempt]:
         """The attempts that a node carries out, or is to."""

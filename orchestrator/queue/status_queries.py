@@ -19,6 +19,9 @@ from orchestrator.run import HoldCode, Run, RunState, Share, Sweep, stamp
 # So many of the latest ended runs show how much the times of equal runs differ.
 _SAMPLE = 64
 
+# So many of the latest ones show how fast each machine is.
+_TIMED = 300
+
 _ENDED_WELL = (RunState.COMPLETED, RunState.PRUNED, RunState.CANCELLED)
 
 # Each by itself: the type of what is no JSON is an error. Another program may have written it.
@@ -46,6 +49,31 @@ class StatusQueries:
             (sweep_id, _SAMPLE),
         )
         return [(row[0], row[1]) for row in rows if row[1] > 0]
+
+    def speeds(self) -> dict[str | None, float]:
+        """How fast each node is, and this machine (None), against the mean: 2.0 is twice as fast.
+
+        By the latest runs that were trained in one go, each against those of its kind; empty where
+        no kind was trained in two places.
+        """
+        rows = self._db.read(
+            "SELECT r.kind, a.node, count(*), sum(r.wall_s) FROM (SELECT run_id, node FROM attempts"
+            " WHERE outcome = 'completed' AND n = 1 ORDER BY id DESC LIMIT ?) a"
+            " JOIN runs r ON r.id = a.run_id WHERE r.wall_s > 0 GROUP BY 1, 2",
+            (_TIMED,),
+        )
+        kinds: dict[str, list[tuple[str | None, int, float]]] = {}
+        for kind, node, n, wall_s in rows:
+            kinds.setdefault(kind, []).append((node, n, wall_s))
+        found: dict[str | None, tuple[int, float]] = {}
+        for places in kinds.values():
+            if len(places) < 2:
+                continue
+            mean_s = sum(wall_s for _, _, wall_s in places) / sum(n for _, n, _ in places)
+            for node, n, wall_s in places:
+                before, ratios = found.get(node, (0, 0.0))
+                found[node] = (before + n, ratios + n * mean_s / (wall_s / n))
+        return {node: ratios / n for node, (n, ratios) in found.items()}
 
     def similar_runs(self, sweep: Sweep) -> list[Share]:
         """The completed runs of other sweeps over the same base config, counted by kind."""

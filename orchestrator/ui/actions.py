@@ -77,7 +77,7 @@ def change_slot(home: Home, slot: str, action: str) -> str:
             store.control.resume_slot(slot)
             return f"Slot {slot} goes on."
         worker = serving_worker(home)
-        running = store.control.pause_slot(slot, worker.slots if worker else ())
+        running = store.control.pause_slot(slot, worker.pausable if worker else ())
     if running:
         _tidy(home)
     return f"Slot {slot} is paused; what it trained goes on in another."

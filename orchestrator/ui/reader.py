@@ -84,10 +84,9 @@ class Reader:
         """What the head of the page shows now; QueueError."""
         at = datetime.now(UTC)
         worker = serving_worker(self.home)
-        slots = worker.slots if worker else ()
         with self._open() as store:
             sweeps = store.queries.sweeps(latest=_SWEEPS)
-            view = read_overview(store, sweeps, 0, read=self._progress_of, slots=slots)
+            view = read_overview(store, sweeps, 0, read=self._progress_of, worker=worker)
             first = next(iter(view.running), None)
             swept = () if first is None else store.status.swept(first.sweep_id)
             failures = [

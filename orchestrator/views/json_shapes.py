@@ -45,6 +45,15 @@ def status_shape(
         "slots": [
             {"slot": slot.name, "paused": slot.paused, "run": slot.run} for slot in view.slots
         ],
+        "nodes": [
+            {
+                **{"node": node.name, "host": node.host, "backend": node.backend},
+                **{"memory_bytes": node.memory_bytes, "slots": node.slots},
+                **{"speed": view.speeds.get(node.name), "away_since": node.away_since},
+                "refused": node.unfit,
+            }
+            for node in (worker.nodes if worker else ())
+        ],
         "queue": {
             "halted": view.halted,
             "suspended": next(iter(view.suspended.values()), None),

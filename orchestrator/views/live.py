@@ -239,7 +239,7 @@ def _queue_line(home: Home) -> Text:
         open_sweeps = [
             s for s in store.queries.sweeps(latest=0) if s.state in ("queued", "running")
         ]
-        view = read_overview(store, open_sweeps, slots=worker.slots if worker else ())
+        view = read_overview(store, open_sweeps, worker=worker)
     line = Text(overflow="ellipsis", no_wrap=True)
     line.append(_sweep_text(open_sweeps))
     if open_sweeps and view.whole is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from orchestrator.results.training_log import held_out_metric
-from orchestrator.run import Progress, Run, Sweep
+from orchestrator.run import ASKED, Progress, Run, Sweep
 from orchestrator.system.paths import Home
 from orchestrator.text import (
     bar,
@@ -19,12 +19,14 @@ from orchestrator.text import (
     duration,
     metric,
     number,
+    plural,
     size,
     span,
+    time_of_day,
 )
 from orchestrator.views.learning_curves import LearningCurves
-from orchestrator.views.overview import UNFINISHED, Overview, SlotStatus, updates_text
-from orchestrator.worker.serving import ServingWorker
+from orchestrator.views.overview import UNFINISHED, Overview, updates_text
+from orchestrator.worker.serving import NodeStatus, ServingWorker
 
 # Wider than this a bar and a line are harder to read, not easier.
 MOST_WIDTH = 100
@@ -161,17 +163,38 @@ def worker_line(worker: ServingWorker) -> Text:
         return Text(f"{words}kill -CONT {worker.pid}", style="yellow")
     if worker.waits:
         return Text(f"worker waits ({worker.who}): {worker.waits}", style="yellow")
-    slots = f", {len(worker.slots)} slots" if len(worker.slots) > 1 else ""
+    several = len(worker.slots) > 1 or worker.nodes
+    slots = f", {plural(len(worker.slots), 'slot')}" if several else ""
     return Text(f"worker runs ({worker.who}){slots}", style="dim")
 
 
-def paused_line(slots: Sequence[SlotStatus]) -> Text | None:
-    """The slots that a user has paused."""
-    names = [slot.name for slot in slots if slot.paused]
-    if not names:
+def node_lines(
+    nodes: Sequence[NodeStatus], speeds: Mapping[str | None, float], now: datetime
+) -> list[Text]:
+    """What each node of the cluster has, how fast it is, and which one is away since when."""
+    width = max((len(node.name) for node in nodes), default=0)
+    return [_cut(_node_line(node, speeds.get(node.name), now, width)) for node in nodes]
+
+
+def _node_line(node: NodeStatus, speed: float | None, now: datetime, width: int) -> Text:
+    line = Text.assemble(("node ", "dim"), f"{node.name:<{width}}  ")
+    if node.away_since is not None:
+        since = time_of_day(datetime.fromisoformat(node.away_since).astimezone(), now.astimezone())
+        return line.append(f"away since {since}", style="yellow")
+    if node.unfit is not None:
+        return line.append(f"gets no run: {node.unfit}", style="yellow")
+    has = f"{plural(node.slots, 'slot')}, {node.backend}, {size(node.memory_bytes)} each"
+    pace = "" if speed is None else f", {speed:.1f} times the mean speed"
+    return line.append(f"{has}{pace}", style="dim")
+
+
+def paused_line(paused: Mapping[str, str]) -> Text | None:
+    """The slots and nodes that take no run, with what there is to say beyond that a user asked."""
+    if not paused:
         return None
+    names = [name if why == ASKED else f"{name} ({why})" for name, why in paused.items()]
     words = f"{'slot' if len(names) == 1 else 'slots'} {', '.join(names)} paused; go on with: "
-    words += "; ".join(f"grpo-sweep resume --slot {name}" for name in names)
+    words += "; ".join(f"grpo-sweep resume --slot {name}" for name in paused)
     return Text(words, style="yellow")
 
 

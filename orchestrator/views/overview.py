@@ -4,8 +4,8 @@ Reads the store's records and the training logs; writes nothing. How it looks is
 `tables.py`, `now.py` and `live.py`, what programs get in `json_shapes.py`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.queue.eta import NOTHING, Span, Timeline, Work, parts_of
@@ -14,6 +14,7 @@ from orchestrator.results.training_log import ProgressReader, read_progress
 from orchestrator.run import FIRST_SLOT, Progress, Run, RunState, Sweep, slot_order
 from orchestrator.system.processes import boot_id, is_process, is_stopped
 from orchestrator.text import UNKNOWN
+from orchestrator.worker.serving import ServingWorker
 
 UNFINISHED = ("queued", "running", "paused")
 
@@ -80,6 +81,8 @@ class SlotStatus:
     name: str
     paused: bool = False
     run: int | None = None
+    speed: float = 1.0
+    """Against the mean of all machines."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ class Overview:
 
     `left` is the time until a sweep is done, with those before it; None where it is unknown, or
     where it is held or over. `whole` is the time until the queue is done; held sweeps left out.
-    `suspended` are the pids of trainers that are stopped, as by Ctrl-Z, by run.
+    `suspended` are the pids of trainers that are stopped, as by Ctrl-Z, by run; `paused` the slots
+    and nodes that take no run, with the reason; `speeds` how fast nodes are against the mean.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -104,6 +108,8 @@ class Overview:
     halted: str | None = None
     suspended: Mapping[int, int] = field(default_factory=dict)
     slots: tuple[SlotStatus, ...] = ()
+    paused: Mapping[str, str] = field(default_factory=dict)
+    speeds: Mapping[str | None, float] = field(default_factory=dict)
 
     def slot_of(self, run: Run) -> str | None:
         """The slot that trains a run, where there are several."""
@@ -116,19 +122,21 @@ def read_overview(
     most: int | None = 0,
     rows: Mapping[int, int | None] | None = None,
     read: Callable[[Run], Progress] = progress_of,
-    slots: Sequence[str] = (),
+    worker: ServingWorker | None = None,
 ) -> Overview:
     """An overview with at most `most` runs of each sweep (None: all): what runs or failed first.
 
-    `rows` says so for single sweeps; `read` gives the progress of a run; `slots` are those of the
-    worker. Reads no more runs than it shows, and those that have begun: a queue may hold very many.
+    `rows` says so for single sweeps; `read` gives the progress of a run; `worker` is the one
+    that serves the queue. Reads no more runs than it shows, and those that have begun: a queue may
+    hold very many.
     """
     boot = boot_id()
     statuses = [_status_of(store, sweep, (rows or {}).get(sweep.id, most)) for sweep in sweeps]
     shown = {sweep.id for sweep in sweeps}
     others = [_status_of(store, s, 0) for s in store.queries.sweeps(latest=0) if s.id not in shown]
-    running = store.queries.running()
-    return overview(
+    running, paused = store.queries.running(), store.queries.paused_slots()
+    speeds = store.status.speeds() if worker is not None and worker.nodes else {}
+    seen = overview(
         statuses,
         others,
         running,
@@ -136,8 +144,9 @@ def read_overview(
         store.queries.halted(boot),
         read,
         _suspended(store, running),
-        _slots(slots, running, store.queries.paused_slots()),
+        _slots(worker, running, paused, speeds),
     )
+    return replace(seen, paused=paused, speeds=speeds)
 
 
 def _suspended(store: Store, running: Sequence[Run]) -> dict[int, int]:
@@ -152,11 +161,23 @@ def _suspended(store: Store, running: Sequence[Run]) -> dict[int, int]:
     return found
 
 
-def _slots(known: Sequence[str], running: Sequence[Run], paused: Sequence[str]) -> list[SlotStatus]:
+def _slots(
+    worker: ServingWorker | None,
+    running: Sequence[Run],
+    paused: Collection[str],
+    speeds: Mapping[str | None, float],
+) -> list[SlotStatus]:
     """The slots of the worker, and any other in which a run trains or which is paused."""
     runs = {run.slot or FIRST_SLOT: run.id for run in running}
-    names = sorted({*known, *runs, *paused}, key=slot_order)
-    return [SlotStatus(name, name in paused, runs.get(name)) for name in names]
+    known = worker.slots if worker else ()
+    nodes = {node.name for node in worker.nodes} if worker else set()
+    found = []
+    for name in sorted({*known, *runs, *paused} - nodes, key=slot_order):
+        head = name.partition("/")[0]
+        node = head if head in nodes else None
+        is_paused = name in paused or node in paused
+        found.append(SlotStatus(name, is_paused, runs.get(name), speeds.get(node, 1.0)))
+    return found
 
 
 def _status_of(store: Store, sweep: Sweep, most: int | None) -> SweepStatus:
@@ -203,8 +224,8 @@ def overview(
     known = {run.id: run for of in every for run in (*of.runs, *of.work.begun)}
     known |= {run.id: run for run in running}
     progress = {run_id: read(run) for run_id, run in known.items()}
-    open_slots = sum(not slot.paused for slot in slots)
-    until, whole = _until(every, progress, max(1, open_slots), halted=halted is not None)
+    speeds = [slot.speed for slot in slots if not slot.paused] or [1.0]
+    until, whole = _until(every, progress, speeds, halted=halted is not None)
     return Overview(
         sweeps=tuple(of.sweep for of in statuses),
         runs={of.sweep.id: tuple(of.runs) for of in statuses},
@@ -223,17 +244,21 @@ def overview(
 
 
 def _until(
-    statuses: Sequence[SweepStatus], progress: Mapping[int, Progress], slots: int, *, halted: bool
+    statuses: Sequence[SweepStatus],
+    progress: Mapping[int, Progress],
+    speeds: Sequence[float],
+    *,
+    halted: bool,
 ) -> tuple[dict[int, Span | None], Span | None]:
     """The time until each sweep is done, one after the other, and until all of them are.
 
-    So many `slots` share the runs.
+    Slots of these `speeds` share the runs.
 
     Nobody knows when a queue that stands still goes on.
     """
     if halted:
         return {of.sweep.id: None for of in statuses}, None
-    line = Timeline(slots)
+    line = Timeline(speeds)
     ahead: Span | None = NOTHING
     until: dict[int, Span | None] = {of.sweep.id: None for of in statuses}
     for of in sorted(statuses, key=lambda of: (-of.sweep.priority, of.sweep.id)):

@@ -13,7 +13,15 @@ from orchestrator.results.illnesses import Illness
 from orchestrator.run import Run, Sweep, stamp
 from orchestrator.text import run_ids
 from orchestrator.views.learning_curves import CurveCache
-from orchestrator.views.now import flow, next_line, paused_line, run_lines, whole_line, worker_line
+from orchestrator.views.now import (
+    flow,
+    next_line,
+    node_lines,
+    paused_line,
+    run_lines,
+    whole_line,
+    worker_line,
+)
 from orchestrator.views.overview import UNFINISHED, Overview
 from orchestrator.views.tables import best_line, left_out_line, runs_table, sweep_text, with_room
 from orchestrator.worker.serving import ServingWorker
@@ -84,12 +92,13 @@ def _now(
     lines: list[RenderableType] = []
     if worker is not None:
         lines.append(worker_line(worker))
+        lines += node_lines(worker.nodes, view.speeds, now)
     elif any(sweep.state in UNFINISHED for sweep in view.sweeps):
         lines.append(Text("no worker runs; start one with: grpo-sweep work", style="yellow"))
     if view.halted:
         words = f"the queue stands still: {view.halted}; go on with: grpo-sweep resume --queue"
         lines.append(Text(words, style="yellow"))
-    paused = paused_line(view.slots)
+    paused = paused_line(view.paused)
     lines += [paused] if paused is not None else []
     for run in view.running:
         progress = view.progress[run.id]

@@ -61,8 +61,7 @@ class StatusReader:
                 else store.queries.sweeps(latest=2)
             )
             rows = rows_for(sweeps, _rows(lines, len(sweeps)))
-            slots = worker.slots if worker else ()
-            view = read_overview(store, sweeps, 0, rows, self._readers.of, slots)
+            view = read_overview(store, sweeps, 0, rows, self._readers.of, worker)
         return Snapshot(self._home, view, worker, self._cache)
 
 
@@ -108,7 +107,7 @@ class Snapshot:
         """Differs from that of another snapshot where what changed is worth printing."""
         view = self._view
         counts = [(s.id, s.state, sorted(s.counts.items()), s.to_ask) for s in view.sweeps]
-        paused = [slot.name for slot in view.slots if slot.paused]
+        paused = [*view.paused]
         return (self._worker, view.halted, paused, counts, [*map(self._step, view.running)])
 
     def _step(self, run: Run) -> tuple[int, int, int]:

@@ -184,6 +184,14 @@ class Crew:
         with self._lock:
             return serving.keep()
 
+    def offer(self, serving: Serving) -> None:
+        """Say which slots and nodes there are."""
+        if self.fleet is None:
+            return
+        with self._lock:
+            own = [slot.name for slot in self._slots if slot.node is None and not slot.leaving]
+            serving.offer([*own, *self.fleet.offered()], self.fleet.statuses())
+
     # --- what is said once
 
     def first_of_sweep(self, sweep_id: int) -> bool:

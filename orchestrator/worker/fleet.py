@@ -27,6 +27,7 @@ from orchestrator.worker.nodes import (
     NodeFacts,
     NodeRefused,
 )
+from orchestrator.worker.serving import NodeStatus
 
 _LOOK_S = 1.0
 # A clock that is off by more is worth a line; nothing is decided by it.
@@ -111,6 +112,22 @@ class Fleet:
         """All of them, by name."""
         with self._lock:
             return [self._members[name] for name in sorted(self._members)]
+
+    def offered(self) -> list[str]:
+        """The slots that take runs now."""
+        return [slot for member in self.members() for slot in member.offers]
+
+    def statuses(self) -> list[NodeStatus]:
+        """All nodes, as people are told of them."""
+        return [
+            NodeStatus(
+                member.name,
+                *((facts.host, facts.backend, facts.memory_bytes) if facts else ("", "", 0)),
+                *(len(member.offers), member.away_since, member.unfit),
+            )
+            for member in self.members()
+            for facts in [member.facts]
+        ]
 
     def slots(self) -> list[str]:
         """Every slot that was ever offered, or in which a run was left."""

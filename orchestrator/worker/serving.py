@@ -7,7 +7,7 @@ loads.
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from orchestrator.errors import NothingAffected, SweepError, WorkerBusy
 from orchestrator.run import FIRST_SLOT
@@ -25,6 +25,23 @@ _LOCK_WAIT_S = 1.0
 
 
 @dataclass(frozen=True)
+class NodeStatus:
+    """A node of the cluster, as the worker last knew it."""
+
+    name: str
+    host: str = ""
+    backend: str = ""
+    memory_bytes: int = 0
+    """What a trainer may use in one of its slots."""
+    slots: int = 0
+    """How many it offers."""
+    away_since: str | None = None
+    """Since when it does not answer (ISO 8601 in UTC, by the clock of the worker)."""
+    unfit: str | None = None
+    """Why it gets no run."""
+
+
+@dataclass(frozen=True)
 class ServingWorker:
     """The worker that serves the queue; `waits` is why it starts nothing now, and until when."""
 
@@ -34,7 +51,13 @@ class ServingWorker:
     """Suspended, as by Ctrl-Z."""
     waits: str | None = None
     slots: tuple[str, ...] = (FIRST_SLOT,)
-    """The names of its slots."""
+    """The names of its slots, those of the nodes that are there included."""
+    nodes: tuple[NodeStatus, ...] = ()
+
+    @property
+    def pausable(self) -> tuple[str, ...]:
+        """What `pause --slot` may name: a slot, or a node with all of its own."""
+        return (*self.slots, *(node.name for node in self.nodes))
 
     @property
     def who(self) -> str:
@@ -50,12 +73,13 @@ def serving_worker(home: Home | None = None) -> ServingWorker | None:
     holder = holder_of(home.worker_lock)
     if (pid := living_pid(holder)) is None:
         return ServingWorker(None)
-    waits, slots = holder.get("waits"), holder.get("slots")
+    waits, slots, nodes = (holder.get(key) for key in ("waits", "slots", "nodes"))
     return ServingWorker(
         pid,
         is_stopped(pid),
         waits if isinstance(waits, str) else None,
-        tuple(map(str, slots)) if isinstance(slots, list) and slots else (FIRST_SLOT,),
+        tuple(map(str, slots)) if isinstance(slots, list) else (FIRST_SLOT,),
+        tuple(NodeStatus(**node) for node in nodes) if isinstance(nodes, list) else (),
     )
 
 
@@ -106,6 +130,13 @@ class Serving:
         self._waits = why
         self._write()
         return True
+
+    def offer(self, slots: Sequence[str], nodes: Sequence[NodeStatus]) -> None:
+        """Say which slots there are by now, and which nodes."""
+        now = {"slots": [*slots], "nodes": [asdict(node) for node in nodes]}
+        if any(self._holder.get(key) != value for key, value in now.items()):
+            self._holder |= now
+            self._write()
 
     def keep(self) -> str | None:
         """Stay the one worker though the lock's file was removed or replaced; what to say of it.

@@ -148,6 +148,7 @@ def _arrivals(crew: Crew, store: Store, until_empty: bool, serving: Serving) -> 
     def look() -> Sequence[Slot]:
         if fleet.look(store):
             crew.keep(serving)
+            crew.offer(serving)
         return crew.newcomers()
 
     def over() -> bool:

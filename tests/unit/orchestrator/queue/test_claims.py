@@ -125,7 +125,7 @@ def test_a_gpu_that_hangs_halts_its_node_until_that_was_started_anew(tmp_path, s
     _, attempt = store.claims.claim("there", "boot-1", *on_mac)
     end(store, attempt, Outcome(Verdict.GPU_HANG, "the GPU hangs"))
     assert store.queries.halted(BOOT) is None
-    assert store.queries.paused_slots() == ["mac"]
+    assert store.queries.paused_slots() == {"mac": "the GPU hangs"}
     assert store.claims.claim("there", "boot-1", nothing_before, "mac/1", (), "mac") is None
     store.holds.node_started("mac", "boot-1")
     assert store.claims.claim("there", "boot-1", *on_mac) is None

@@ -166,7 +166,7 @@ def test_pausing_a_slot_asks_its_run_alone(tmp_path, store):
     (first, _), (second, _) = claim(store, "0"), claim(store, "3")
     assert [run.id for run in store.control.pause_slot("3", ())] == [second.id]
     assert [store.queries.request(run.id) for run in (first, second)] == [None, "stop"]
-    assert store.queries.paused_slots() == ["3"]
+    assert store.queries.paused_slots() == {"3": "asked for"}
     for slot, words in (
         ("3", "slot 3 is paused already"),
         ("1", "slot 1: no such slot; there are 0, 3"),
@@ -176,6 +176,15 @@ def test_pausing_a_slot_asks_its_run_alone(tmp_path, store):
     store.control.resume_slot("3")
     with pytest.raises(NothingAffected, match="slot 3 is not paused"):
         store.control.resume_slot("3")
+
+
+def test_pausing_a_node_asks_what_runs_in_all_its_slots(tmp_path, store):
+    """One name for all; a slot of another node that begins alike goes on."""
+    submit(tmp_path, *map(planned, "abcd"))
+    slots = ("mac/0", "mac/1", "mac2/0", "0")
+    ours = [claim(store, slot)[0].id for slot in slots][:2]
+    assert [run.id for run in store.control.pause_slot("mac", ("mac",))] == ours
+    assert [store.queries.request(n) for n in (1, 2, 3, 4)] == ["stop", "stop", None, None]
 
 
 def test_pausing_the_queue_asks_what_runs_in_every_slot(tmp_path, store):

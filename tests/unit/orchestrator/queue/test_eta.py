@@ -144,21 +144,30 @@ def alike(n, cost_s, spread=0.0):
 )
 def test_slots_share_equal_runs_in_rounds(slots, n, rounds):
     """Of five runs in two slots the last one trains alone; however many, it is counted at once."""
-    assert Timeline(slots).after(alike(n, 10.0)).likely_s == pytest.approx(10.0 * rounds)
+    assert Timeline([1.0] * slots).after(alike(n, 10.0)).likely_s == pytest.approx(10.0 * rounds)
 
 
 def test_each_run_goes_to_the_slot_that_is_free_first():
     """By hand: 30, 10, 10, 25 in two slots end at 30 and 45; the next sweep's 20 at 50."""
     costs = tuple((1, Span(c, c, c)) for c in (30.0, 10.0, 10.0, 25.0))
-    line = Timeline(2)
+    line = Timeline([1.0, 1.0])
     assert line.after(Parts(costs, 0.0, 1)).likely_s == pytest.approx(45.0)
     assert line.after(alike(1, 20.0)).likely_s == pytest.approx(50.0)
     assert line.after(None) is None
     assert line.after(alike(1, 20.0)) is None
 
 
+@pytest.mark.parametrize(
+    ("speeds", "n", "seconds"), [([2.0, 1.0], 3, 10.0), ([3.0, 1.0], 40_000, 100_000.0)]
+)
+def test_a_faster_slot_takes_more_of_the_runs(speeds, n, seconds):
+    """Three runs of 10 s, by hand: two of them one after the other in the slot of twice the speed;
+    40,000 at four runs in 10 s."""
+    assert Timeline(speeds).after(alike(n, 10.0)).likely_s == pytest.approx(seconds, rel=1e-3)
+
+
 def test_what_one_run_may_be_off_matters_less_where_many_share_the_time():
     """By hand: r = 0.1; 16 runs of 10 s in 4 slots are 40 s, off by 2 * 0.1 * sqrt(400 + 1600)."""
-    span = Timeline(4).after(alike(16, 10.0, spread=0.1))
+    span = Timeline([1.0] * 4).after(alike(16, 10.0, spread=0.1))
     off = 0.2 * math.sqrt(16 * 100 / 4 + 40**2)
     assert (span.low_s, span.high_s) == (pytest.approx(40 - off), pytest.approx(40 + off))

@@ -42,6 +42,18 @@ def test_telling_runs_are_those_that_a_person_looks_for(tmp_path):
         assert [run.id for run in look.queries.begun(1)] == [5]
 
 
+def test_the_speed_of_a_node_is_that_of_runs_of_the_same_kind(tmp_path):
+    """By hand: of one kind 10 s, 30 s and 20 s, in the mean 20; the other kind says nothing."""
+    kinds = (8, 8, 2, 8)
+    submit(tmp_path, *(planned(f"r{n}", batch_size=size) for n, size in enumerate(kinds)))
+    with Store.open() as store:
+        for node, wall_s in ((None, 10.0), ("mac", 30.0), ("mac", 500.0), ("box", 20.0)):
+            _, attempt = store.claims.claim("h", "b", nothing_before, "0", (), node)
+            done = {"newer_checkpoint": False, "progress": Progress(), "wall_s": wall_s}
+            store.claims.finish(attempt, DONE, **done)
+        assert store.status.speeds() == {None: 2.0, "mac": 20 / 30, "box": 1.0}
+
+
 def test_the_documents_of_sqlite_are_those_of_python(tmp_path):
     """Key by key in one order, for runs in every kind of state, whatever their names hold."""
     odd = replace(planned("r'\"\\ü\u2028"), overrides={"a": [1, None, True], "b.c": 1e-300})

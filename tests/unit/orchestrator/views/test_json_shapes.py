@@ -23,7 +23,7 @@ from orchestrator.views.json_shapes import (
 )
 from orchestrator.views.overview import overview, progress_of
 from orchestrator.views.run_details import RunDetails
-from orchestrator.worker.serving import ServingWorker
+from orchestrator.worker.serving import NodeStatus, ServingWorker
 from tests.records import an_attempt
 from tests.view_kit import RUN, SWEEP, status_of
 
@@ -47,7 +47,7 @@ def test_status_json_is_as_the_design_says():
     recorded = [(RUN.id, json.dumps(run_shape(RUN, progress_of(RUN))))]
     shape = status_shape(None, view, recorded)
     shape["runs"] = [json.loads(run.text) for run in shape["runs"]]
-    assert list(shape) == ["worker", "slots", "queue", "sweeps", "runs", "warnings"]
+    assert list(shape) == ["worker", "slots", "nodes", "queue", "sweeps", "runs", "warnings"]
     assert list(shape["queue"]) == ["halted", "suspended", "next", "eta_s", "eta_range_s"]
     assert shape["worker"] == {
         "alive": False,
@@ -61,6 +61,14 @@ def test_status_json_is_as_the_design_says():
         "stopped": True,
         "waits": "until 22:00",
     }
+    worker = ServingWorker(7, nodes=(NodeStatus("mac", "mini", "metal", 2**34, 2),))
+    view = replace(view, speeds={"mac": 1.5})
+    assert status_shape(worker, view, [])["nodes"] == [
+        {
+            **{"node": "mac", "host": "mini", "backend": "metal", "memory_bytes": 2**34},
+            **{"slots": 2, "speed": 1.5, "away_since": None, "refused": None},
+        }
+    ]
     assert list(shape["sweeps"][0]) == [
         "id", "name", "state", "counts", "to_ask", "waits_for", "eta_s", "eta_range_s",
     ]  # fmt: skip

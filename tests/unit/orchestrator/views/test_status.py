@@ -9,7 +9,7 @@ from orchestrator.run import RunState
 from orchestrator.views.learning_curves import CurveCache
 from orchestrator.views.overview import SlotStatus, overview
 from orchestrator.views.status import rows_for, status_picture
-from orchestrator.worker.serving import ServingWorker
+from orchestrator.worker.serving import NodeStatus, ServingWorker
 from tests.view_kit import RUN, SWEEP, drawn, logged, status_of
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -170,13 +170,35 @@ def test_several_runs_are_told_by_their_slots():
     ]
     slots = [SlotStatus("0", run=2), SlotStatus("1", run=3), SlotStatus("2", paused=True)]
     worker = ServingWorker(7, slots=("0", "1", "2"))
-    text = drawn(status_picture(overview([], (), running, slots=slots), worker, 80, AT), 80)
+    view = replace(overview([], (), running, slots=slots), paused={"2": "asked for"})
+    text = drawn(status_picture(view, worker, 80, AT), 80)
     assert "worker runs (pid 7), 3 slots" in text
     assert "▶ 2 r2 of s  slot 0" in text
     assert "▶ 3 r3 of s  slot 1" in text
     assert "slot 2 paused; go on with: grpo-sweep resume --slot 2" in text
     alone = overview([], (), running[:1], slots=slots[:1])
     assert "slot" not in drawn(status_picture(alone, ServingWorker(7), 80, AT), 80)
+
+
+def test_nodes_are_told_with_what_they_have_and_which_is_away():
+    """One line each; why one gets no run, and why a node is paused that nobody has paused."""
+    nodes = (
+        NodeStatus("mac", "mini", "metal", 16_000_000_000, 1),
+        NodeStatus("gpubox", "box", "cuda", 80_000_000_000, 4, away_since="2026-01-02T03:00:00Z"),
+        NodeStatus("old", "old", "cpu", 1, 0, unfit="it has mlx 0.1, and here it is 0.2"),
+    )
+    worker = ServingWorker(7, slots=("mac/0",), nodes=nodes)
+    view = replace(overview([]), speeds={"mac": 1.26}, paused={"mac": "the GPU hangs"})
+    now = datetime(2026, 1, 2, 4, tzinfo=UTC)
+    lines = drawn(status_picture(view, worker, 100, now), 100).splitlines()
+    at = datetime(2026, 1, 2, 3, tzinfo=UTC).astimezone().strftime("%H:%M")
+    assert [line.strip() for line in lines[:5]] == [
+        "worker runs (pid 7), 1 slot",
+        "node mac     1 slot, metal, 16.0 GB each, 1.3 times the mean speed",
+        f"node gpubox  away since {at}",
+        "node old     gets no run: it has mlx 0.1, and here it is 0.2",
+        "slot mac (the GPU hangs) paused; go on with: grpo-sweep resume --slot mac",
+    ]
 
 
 def test_two_slots_are_done_in_half_the_time():

@@ -16,6 +16,7 @@ from orchestrator.system.paths import Home
 from orchestrator.system.processes import boot_id, start_time
 from orchestrator.ui.actions import stop_worker
 from orchestrator.worker.serving import (
+    NodeStatus,
     ServingWorker,
     is_served,
     serve_alone,
@@ -49,6 +50,17 @@ def test_the_worker_is_known_while_it_serves(own):
     assert (serving_worker(own), worker_alive(own)) == (None, None)
     with pytest.raises(NothingAffected, match="no worker runs"):
         worker_to_stop(own)
+
+
+def test_the_nodes_of_a_worker_are_told_as_they_come(own):
+    """With the slots that they bring; a status of another process reads them."""
+    nodes = (NodeStatus("mac", "mini", "metal", 2**34, 1), NodeStatus("box", away_since="2026"))
+    with serve_alone(own, []) as serving:
+        assert serving_worker(own).slots == ()
+        serving.offer(["mac/0"], nodes)
+        worker = serving_worker(own)
+    assert (worker.slots, worker.nodes) == (("mac/0",), nodes)
+    assert worker.pausable == ("mac/0", "mac", "box")
 
 
 @pytest.mark.parametrize("changed", [{"pid_started": 1.0}, {"boot_id": "another"}])
