@@ -108,7 +108,9 @@ class ClusterNodes:
         try:
             return future.result()
         except TimeoutError:
-            raise NodeAway(f"no answer within {within_s:.0f} s") from None
+            raise NodeAway(
+                f"the cluster at {self._address} gave no answer within {within_s:.0f} s"
+            ) from None
 
     async def _open(self) -> None:
         arguments = security(self._key).get_connection_args("client")
@@ -124,13 +126,20 @@ class ClusterNodes:
         if self._pool is not None:
             await self._pool.close()
 
-    async def _send(self, op: str, words: dict[str, Any]) -> Any:
+    async def _send(self, op: str, words: dict[str, Any]) -> dict[str, Any]:
+        """What the scheduler answers; NodeAway whatever is wrong with it, as it may be mended."""
         assert self._pool is not None
         try:
-            return await getattr(self._pool(self._address.uri), op)(**words)
+            found = await getattr(self._pool(self._address.uri), op)(**words)
         except (OSError, ValueError):
             # tornado's ValueError: the connection was closed before it could be encrypted.
             raise NodeAway(f"the cluster at {self._address} cannot be reached") from None
+        except Exception as e:  # noqa: BLE001
+            # As `distributed` raises what was raised there.
+            raise NodeAway(f"the cluster at {self._address} is at fault: {e}") from None
+        if not isinstance(found, dict):
+            raise NodeAway(f"what answers at {self._address} is no cluster of grpo-sweep")
+        return found
 
     async def _keep_fresh(self) -> None:
         while True:

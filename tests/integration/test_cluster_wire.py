@@ -6,6 +6,8 @@ Trainers behind it are in test_cluster.py.
 import asyncio
 import os
 import signal
+import socket
+import ssl
 import threading
 
 import pytest
@@ -318,9 +320,23 @@ def test_wrong_key_is_said_at_once(address, key, tmp_path):
             reach.ClusterNodes(address, other),
         ):
             pass
-        # Without any key nothing is said at all.
+        # Without any key nothing is said at all, encrypted or not.
         bare = Address("127.0.0.1", address.port, tls=False)
         assert asyncio.run(greeting.greet(bare, None)) is None
+        with pytest.raises(ssl.SSLError, match="certificate required"):
+            first_words(address)
+
+
+def first_words(address):
+    """What a scheduler says to somebody who takes its certificate and shows none."""
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anybody.check_hostname = False
+    anybody.verify_mode = ssl.CERT_NONE
+    with (
+        socket.create_connection((address.host, address.port), 10) as plain,
+        anybody.wrap_socket(plain) as encrypted,
+    ):
+        return encrypted.recv(1)
 
 
 def test_other_version_is_said_at_once(address, key, tmp_path, monkeypatch):
@@ -329,6 +345,31 @@ def test_other_version_is_said_at_once(address, key, tmp_path, monkeypatch):
         monkeypatch.setattr(hub, "versions", lambda: {**greeting.versions(), "distributed": "1.0"})
         with pytest.raises(greeting.OtherVersion, match=r"has distributed 1\.0, this machine"):
             asyncio.run(joining.Membership(address, key, StandIn(), tmp_path, print).keep())
+
+
+def test_fault_of_the_scheduler_ends_no_worker(address, key):
+    """It is away as long as that lasts: one may start it anew, or mend it."""
+    with cluster_kit.hub(address, key) as scheduler, reach.ClusterNodes(address, key) as nodes:
+        eventually(lambda: list(nodes) == [])
+        whole = dict(scheduler.handlers)
+        scheduler.handlers["nodes"] = scheduler.handlers["ask-node"] = lambda **words: 1 / 0
+        eventually(lambda: "is at fault" in (why_away(nodes) or ""))
+        with pytest.raises(NodeAway, match="division by zero"):
+            nodes.ask("a", "held", (), 5)
+        # As of a scheduler that knows no such call.
+        del scheduler.handlers["nodes"], scheduler.handlers["ask-node"]
+        with pytest.raises(NodeAway, match="is no cluster of grpo-sweep"):
+            nodes.ask("a", "held", (), 5)
+        scheduler.handlers.update(whole)
+        eventually(lambda: why_away(nodes) is None)
+
+
+def why_away(nodes):
+    """Why no list of nodes can be had; None where it can."""
+    try:
+        iter(nodes)
+    except NodeAway as e:
+        return str(e)
 
 
 def test_nobody_can_send_a_program(address, key, tmp_path):
