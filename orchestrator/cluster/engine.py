@@ -3,9 +3,10 @@
 Follows the configuration reference of Dask (distributed.dask.org, "Configuration").
 """
 
+import functools
 import logging
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,20 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
+class _LogFile(RotatingFileHandler):
+    """What the engine reports; where the disk is full that is lost, and nothing else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Without the traceback that Python would print for each line."""
+
+
 def set_up(log: Path | None = None) -> None:
     """Our settings, over those of the user's Dask; what it reports goes to a file, or nowhere."""
     dask.config.set(_SETTINGS)
     warnings.filterwarnings("ignore", module="distributed")
     handler: logging.Handler = logging.NullHandler()
     if log is not None:
-        handler = RotatingFileHandler(log, maxBytes=_LOG_BYTES, backupCount=1, delay=True)
+        handler = _LogFile(log, maxBytes=_LOG_BYTES, backupCount=1, delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     for name in tuple(logging.root.manager.loggerDict):
         if name.partition(".")[0] in _LOGGERS:
@@ -59,15 +67,38 @@ def set_up(log: Path | None = None) -> None:
         logger.propagate = False
 
 
+class _Prepared(Security):
+    """What connections are encrypted by, made once: the key's file may be gone later."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)  # type: ignore[no-untyped-call]
+        self._made: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def get_connection_args(self, role: str) -> dict[str, Any]:
+        """For who connects."""
+        return dict(self._once(("connect", role), super().get_connection_args))
+
+    def get_listen_args(self, role: str) -> dict[str, Any]:
+        """For who listens."""
+        return dict(self._once(("listen", role), super().get_listen_args))
+
+    def _once(self, kind: tuple[str, str], make: Callable[[str], Any]) -> dict[str, Any]:
+        if kind not in self._made:
+            self._made[kind] = make(kind[1])
+        return self._made[kind]
+
+
+@functools.cache
 def security(key: ClusterKey | None) -> Security:
     """Both ends show the key and take no other; without one nothing is encrypted."""
     if key is None:
         return Security(require_encryption=False)
     halves = {}
     for role in ("client", "scheduler", "worker"):
-        halves[f"tls_{role}_key"] = key.private
-        halves[f"tls_{role}_cert"] = key.certificate
-    return Security(require_encryption=True, tls_ca_file=key.certificate, **halves)
+        # By its file: of a text Dask makes a temporary one, for which a full disk has no room, and
+        # which a process that is killed leaves behind.
+        halves[f"tls_{role}_key"] = halves[f"tls_{role}_cert"] = str(key.path)
+    return _Prepared(require_encryption=True, tls_ca_file=key.certificate, **halves)
 
 
 def keep_only(handlers: dict[str, Any], kept: Collection[str]) -> None:

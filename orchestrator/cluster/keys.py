@@ -29,10 +29,11 @@ _FILE = re.compile(
 
 @dataclass(frozen=True)
 class ClusterKey:
-    """The two halves of a key file, each as PEM."""
+    """The two halves of a key file, each as PEM, and where the file lies."""
 
     private: str = field(repr=False)
     certificate: str = field(repr=False)
+    path: Path = field(compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -47,7 +48,7 @@ class ClusterKey:
 
 def make_key(path: Path) -> ClusterKey:
     """A new key, written where only its owner may read it."""
-    key = _new_key()
+    key = _new_key(path)
     beside = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     beside.unlink(missing_ok=True)
     # Private from its first byte on.
@@ -83,10 +84,10 @@ def read_key(path: Path) -> ClusterKey:
         found = None
     if found is None:
         raise UsageError(f"{path}: is no key of a cluster; copy the whole file again")
-    return ClusterKey(found[1], found[2])
+    return ClusterKey(found[1], found[2], path)
 
 
-def _new_key() -> ClusterKey:
+def _new_key(path: Path) -> ClusterKey:
     # Not at the top: only a cluster needs it, and it is optional.
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -113,4 +114,5 @@ def _new_key() -> ClusterKey:
             serialization.NoEncryption(),
         ).decode(),
         certificate.public_bytes(serialization.Encoding.PEM).decode(),
+        path,
     )

@@ -4,6 +4,7 @@ Trainers behind it are in test_cluster.py.
 """
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -411,3 +412,15 @@ def test_a_connection_that_is_cut_at_its_first_word_says_nothing_of_the_key(addr
 
     engine.set_up()
     assert asyncio.run(greeted()) is None
+
+
+def test_a_connection_needs_no_room_on_the_disk_and_its_key_only_once(key, monkeypatch):
+    """Dask would write the key to a temporary file: a full disk would end a node."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", full)
+    first = engine.security(key).get_connection_args("worker")
+    key.path.unlink()
+    assert engine.security(key).get_connection_args("worker") == first
