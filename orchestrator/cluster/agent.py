@@ -11,6 +11,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -264,6 +265,7 @@ class Agent:
                 continue
             attempt.adopt()
             self._held[folder.name] = attempt
+            self._look_after(attempt)
 
     def _tend(self) -> None:
         """Look after what runs, whether the head asks or not."""
@@ -271,11 +273,14 @@ class Agent:
             with self._lock:
                 held = list(self._held.values())
             for attempt in held:
-                try:
-                    attempt.tend()
-                except (OSError, QueueError) as e:
-                    # A full disk, maybe: it is tried again.
-                    self._say_once(f"attempt {attempt.order.n} of run {attempt.order.run}: {e}")
+                self._look_after(attempt)
+
+    def _look_after(self, attempt: AttemptHere) -> None:
+        try:
+            attempt.tend()
+        except (OSError, QueueError) as e:
+            # A full disk, maybe: it is tried again.
+            self._say_once(f"attempt {attempt.order.n} of run {attempt.order.run}: {e}")
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
@@ -301,5 +306,6 @@ def _take(folder: Path) -> FileLock:
     lock = try_lock(folder / "agent.lock")
     if lock is None:
         raise WorkerBusy(f"{folder}: another node of this name runs on this machine")
-    lock.write(f"pid {os.getpid()}\n")
+    with suppress(OSError):  # It is for people: a full disk is no reason to end.
+        lock.write(f"pid {os.getpid()}\n")
     return lock

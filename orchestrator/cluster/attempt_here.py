@@ -169,7 +169,10 @@ class AttemptHere:
         self.tend()
 
     def adopt(self) -> None:
-        """Take over what an agent before has left: a trainer that lives, or how it ended."""
+        """Take over what an agent before has left: a trainer that lives, or how it ended.
+
+        How it stands is known after the next look.
+        """
         known = read_json(self.place.process) or {}
         if known.get("boot_id") == processes.boot_id():
             # The clock counts from the start of the machine.
@@ -180,7 +183,6 @@ class AttemptHere:
             self._follow(Adopted(Traces(self.place.lock, (self._token,), *of)))
         else:
             self._written = True
-        self.tend()
 
     def _follow(self, trainer: Trainer) -> None:
         self._trainer = trainer

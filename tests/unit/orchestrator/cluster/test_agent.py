@@ -1,6 +1,7 @@
 """A node in this process, with real trainers: orders, files, refusals, adoption."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from grpo_core.run.atomic import write_json
 from orchestrator.errors import WorkerBusy
 from orchestrator.worker.nodes import ATTEMPT_LOG, Held, NodeRefused, Wish
 from orchestrator.worker.slots import Slot
@@ -356,6 +358,27 @@ def test_what_ended_while_no_agent_was_there_is_told(tmp_path, started):
         report = ended(agent)
     assert (report.exit_code, report.signal) == (None, None)
     assert b'"exit_code": 75' in fetched(agent, TOKEN, report)["result.json"]
+
+
+def test_a_full_disk_keeps_no_agent_from_what_it_holds(tmp_path, started, monkeypatch):
+    """It says so once, tells how the attempt ended, and notes it when there is room again."""
+    said, room = [], []
+
+    def write(path, document):
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_json(path, document)
+
+    with killed_agent(tmp_path / "node", *LONG) as pid:
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: not is_alive(pid))
+        monkeypatch.setattr("orchestrator.cluster.attempt_here.write_json", write)
+        agent = an_agent(tmp_path / "node", say=said.append)
+        started(agent)
+        assert not ended(agent).running
+    assert said == ["attempt 1 of run q/1: [Errno 28] No space left on device"]
+    room.append(True)
+    eventually(lambda: list((tmp_path / "node").glob("attempts/*/ended.json")))
 
 
 def test_how_it_ended_outlives_the_agent(tmp_path, started):
