@@ -50,7 +50,9 @@ def resume(folder):
     log = folder / "training_log.jsonl"
     if log.exists():
         lines = [x for x in log.read_text().splitlines(True) if x.endswith("\n")]
-        kept = [x for x in lines if json.loads(x)["update"] <= done]
+        # The evaluation at the end is no update's: it is logged again.
+        rows = [(x, json.loads(x)) for x in lines]
+        kept = [x for x, row in rows if row["update"] <= done and "split" not in row]
         beside = folder / ".grpo-tmp-log"
         beside.write_text("".join(kept))
         os.replace(beside, log)
