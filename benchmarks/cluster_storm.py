@@ -3,13 +3,14 @@
     python benchmarks/cluster_storm.py [--events 200] [--runs 30] [--seed 1] [--real] [--json]
 
 A scheduler, three nodes and the head's worker, each a process of its own, talk over TLS; each node
-reaches the scheduler through a small proxy. At random moments somebody kills trainers, a node's
-agent, a node with all that it trains, the scheduler or the head; suspends a node, the scheduler or
-the head, as a machine that sleeps; cuts a node's connection, or lets it hang as a cable that is
-pulled. What was killed comes back after a moment, and a node that was away for too long finds that
-its run was given away. Then the storm ends, the queue is worked off in peace, and every row, log,
-checkpoint and process is looked at: each run is compared with one that was never disturbed. Exits 1
-if anything is wrong. The trainer is tests/fake_trainer.py, or with --real the embedded model.
+reaches the scheduler through a small proxy, and has another clock. At random moments somebody kills
+trainers, a node's agent, a node with all that it trains, the scheduler or the head; suspends a
+node, the scheduler or the head, as a machine that sleeps; cuts a node's connection, or lets it hang
+as a cable that is pulled; fills a node's disk (imitated, under Linux only). What was killed comes
+back after a moment, and a node that was away for too long finds that its run was given away. Then
+the storm ends, the queue is worked off in peace, and every row, log, checkpoint and process is
+looked at: each run is compared with one that was never disturbed. Exits 1 if anything is wrong. The
+trainer is tests/fake_trainer.py, or with --real the embedded model.
 """
 
 import argparse
@@ -24,7 +25,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -36,6 +36,7 @@ from orchestrator.queue.store import Store
 from orchestrator.run import Limits, Plan, PlannedRun, Retry
 from orchestrator.system.paths import ENV_HOME
 from orchestrator.worker.launcher import ENV_ATTEMPT, TRAINER
+from tests.proxy_kit import Proxy
 
 ROOT = Path(__file__).parents[1]
 FAKE = (sys.executable, str(ROOT / "tests" / "fake_trainer.py"))
@@ -43,6 +44,8 @@ NODES = ("a", "b", "c")
 PEACE_S = 1800.0
 # A node that is away for longer loses its run; a call that is not answered for so long is given up.
 AWAY_S, ANSWER_S = 4.0, 2.0
+# Each node's clock is off by up to so much.
+CLOCK_S = 5 * 86_400.0
 
 FAKE_CONFIG = "seed = 1\n"
 REAL = {
@@ -54,8 +57,11 @@ REAL = {
 }
 
 NODE = """
-import asyncio, sys
+import asyncio, functools, sys, time
+from datetime import datetime
 from pathlib import Path
+from grpo_core.run.surroundings import settle_streams
+from orchestrator.cluster import agent as agents
 from orchestrator.cluster.address import Address
 from orchestrator.cluster.agent import Agent
 from orchestrator.cluster.engine import set_up
@@ -64,12 +70,23 @@ from orchestrator.cluster.joining import Membership, serve
 from orchestrator.cluster.keys import read_key
 from orchestrator.worker.slots import Slot
 
-folder, name, address, key, *trainer = sys.argv[1:]
+off, folder, name, address, key, *trainer = sys.argv[1:]
 folder = Path(folder)
-with Agent(folder, name, (Slot(),), trainer, hardware=Hardware("cpu", 2**34), say=print) as agent:
+really = time.time
+time.time = lambda: really() + float(off)
+
+class Shifted(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.fromtimestamp(time.time(), tz)
+
+agents.datetime = Shifted
+settle_streams()
+say = functools.partial(print, file=sys.stderr)
+with Agent(folder, name, (Slot(),), trainer, hardware=Hardware("cpu", 2**34), say=say) as agent:
     set_up(folder / "engine.log")
-    member = Membership(Address.parse(address), read_key(Path(key)), agent, folder / "e", print)
-    asyncio.run(serve(member, agent, print))
+    member = Membership(Address.parse(address), read_key(Path(key)), agent, folder / "e", say)
+    asyncio.run(serve(member, agent, say))
 """
 
 HUB = """
@@ -108,85 +125,14 @@ with reach.ClusterNodes(Address.parse(address), read_key(Path(key))) as nodes:
 """
 
 
-class Proxy:
-    """Between a node and the scheduler: it can be cut, and it can hang."""
-
-    def __init__(self, port):
-        self._target = port
-        self._lock = threading.Lock()
-        self._open = []
-        self._flows = threading.Event()
-        self._flows.set()
-        self.is_cut = False
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self):
-        """Both ends see their connections end, and no new one is to be had."""
-        self.is_cut = True
-        self._drop()
-
-    def hang(self):
-        """Nothing arrives any more, and nobody is told."""
-        self._flows.clear()
-
-    def heal(self):
-        """As if nothing had been; what hung for long is gone all the same."""
-        self.is_cut = False
-        self._flows.set()
-
-    def close(self):
-        """The end."""
-        self.cut()
-        self.heal()
-        self._listener.close()
-
-    def _drop(self):
-        with self._lock:
-            ends, self._open = self._open, []
-        for end in ends:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def _accept(self):
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                if self.is_cut:
-                    raise ConnectionRefusedError
-                far = socket.create_connection(("127.0.0.1", self._target), 5)
-            except OSError:
-                near.close()
-                continue
-            far.settimeout(None)
-            with self._lock:
-                self._open += (near, far)
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
-
-    def _pump(self, source, target):
-        try:
-            while data := source.recv(65536):
-                self._flows.wait()
-                target.sendall(data)
-        except OSError:
-            pass  # The other end, or somebody here, has closed it: so is this one.
-        for end in (source, target):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-
 class Member:
     """One of the processes: it can be started again, killed, and suspended."""
 
     def __init__(self, argv, log, env):
         self._argv = argv
-        self._log = open(log, "ab")  # noqa: SIM115  (closed with the process)
+        # Through a pipe: what it says is heard though its disk be full.
+        with open(log, "ab") as file:
+            self._log = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
         self._env = env
         self._killed = False
         self.process = None
@@ -203,7 +149,7 @@ class Member:
             self.look()
             self._killed = False
             self.process = subprocess.Popen(
-                self._argv, stdout=self._log, stderr=self._log, env=self._env,
+                self._argv, stdout=self._log.stdin, stderr=self._log.stdin, env=self._env,
                 start_new_session=True,
             )  # fmt: skip
 
@@ -224,6 +170,12 @@ class Member:
             self._killed = True
             self.process.kill()
             self.process.wait()
+
+    def close(self):
+        """End it, and what keeps its log."""
+        self.kill()
+        self._log.stdin.close()
+        self._log.wait()
 
 
 class ClusterStorm:
@@ -252,7 +204,8 @@ class ClusterStorm:
             [sys.executable, "-c", HUB, f"127.0.0.1:{port}", str(self.key)],
             folder / "hub.log", self.env("hub"),
         )  # fmt: skip
-        self.proxies = {name: Proxy(port) for name in NODES}
+        self.opened = contextlib.ExitStack()
+        self.proxies = {name: self.opened.enter_context(Proxy(port)) for name in NODES}
         self.nodes = {name: self.node(name) for name in NODES}
         self.head = self.head_until("stopped", port)
         self.calm_head = self.head_until("until-empty", port)
@@ -293,7 +246,9 @@ class ClusterStorm:
     def node(self, name):
         """A node behind its proxy."""
         address = f"127.0.0.1:{self.proxies[name].port}"
-        words = [str(self.folder / f"node-{name}"), name, address, str(self.key), *self.trainer]
+        off = str(self.draw.uniform(-CLOCK_S, CLOCK_S))
+        folder = str(self.folder / f"node-{name}")
+        words = [off, folder, name, address, str(self.key), *self.trainer]
         argv = [sys.executable, "-c", NODE, *words]
         return Member(argv, self.folder / f"{name}.log", self.env(name))
 
@@ -326,6 +281,7 @@ class ClusterStorm:
             *(self.kill_trainer, self.kill_trainer, self.kill_trainer, self.kill_trainer),
             *(self.kill_agent, self.kill_agent, self.kill_agent, self.kill_node, self.kill_node),
             *(self.sleep_node, self.sleep_node, self.cut, self.cut, self.hang),
+            *((self.fill_node,) if sys.platform == "linux" else ()),
             *(self.kill_scheduler, self.kill_head, self.sleep_scheduler, self.sleep_head),
         )
         for _ in range(events):
@@ -423,13 +379,30 @@ class ClusterStorm:
         """A connection ends, and comes back."""
         proxy = self.proxies[self.some_node()]
         proxy.cut()
-        return proxy.heal, self.late()
+        return proxy.mend, self.late()
 
     def hang(self):
         """A cable is pulled, and plugged in."""
         proxy = self.proxies[self.some_node()]
-        proxy.hang()
-        return proxy.heal, self.late()
+        proxy.freeze()
+        return proxy.mend, self.late()
+
+    def fill_node(self):
+        """As a disk that takes no more, for whatever starts there as well."""
+        import resource
+
+        node, limit = self.nodes[self.some_node()], resource.RLIMIT_FSIZE
+        if not node.lives:
+            return (lambda: None), 0.0
+        process = node.process
+        hard = resource.prlimit(process.pid, limit)[1]
+        resource.prlimit(process.pid, limit, (64, hard))
+
+        def empty():
+            if process.poll() is None:
+                resource.prlimit(process.pid, limit, (hard, hard))
+
+        return empty, self.late()
 
     # --- afterwards
 
@@ -456,12 +429,11 @@ class ClusterStorm:
     def close(self):
         """End all processes."""
         for member in (self.head, self.calm_head, self.hub, *self.nodes.values()):
-            member.kill()
+            member.close()
         for process in self.trainers():
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        for proxy in self.proxies.values():
-            proxy.close()
+        self.opened.close()
 
     def undisturbed(self, run):
         """The folder of a run that nobody disturbed, trained here."""
