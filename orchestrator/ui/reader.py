@@ -37,6 +37,7 @@ from orchestrator.ui.shapes import (
     Shape,
     asked,
     is_news,
+    nodes_that_train_nothing,
     queue_shape,
     sweep_shape,
 )
@@ -96,7 +97,8 @@ class Reader:
                 if is_news(run, sweep, at)
             ]
         now = Now() if first is None else self._now(first)
-        machine = Machine(worker, tuple(self._warnings(sweeps)))
+        warnings = [*self._warnings(sweeps), *nodes_that_train_nothing(worker, at)]
+        machine = Machine(worker, tuple(warnings))
         failures.sort(key=lambda run: run.ended or "", reverse=True)
         return queue_shape(view, machine, replace(now, swept=swept), failures[:_FAILURES], at)
 

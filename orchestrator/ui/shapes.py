@@ -37,6 +37,7 @@ from orchestrator.text import (
     percent,
     size,
     span,
+    time_of_day,
 )
 from orchestrator.views.json_shapes import interval_shape
 from orchestrator.views.overview import UNFINISHED, Overview, updates_text
@@ -94,6 +95,18 @@ def queue_shape(
             for sweep in view.sweeps
         ],
     }
+
+
+def nodes_that_train_nothing(worker: ServingWorker | None, at: datetime) -> list[str]:
+    """Which nodes are away, and which get no run."""
+    found = []
+    for node in worker.nodes if worker else ():
+        if node.away_since is not None:
+            since = datetime.fromisoformat(node.away_since).astimezone()
+            found.append(f"Node {node.name} is away since {time_of_day(since, at.astimezone())}.")
+        elif node.unfit is not None:
+            found.append(f"Node {node.name} gets no run: {node.unfit}.")
+    return found
 
 
 def is_news(run: Run, sweep: Sweep, now: datetime) -> bool:

@@ -154,7 +154,7 @@ def show_shape(details: RunDetails, warnings: Sequence[Slowdown | Illness] = ())
 def attempt_shape(attempt: Attempt) -> Shape:
     """An attempt in `show --json`."""
     names = (
-        *("n", "host", "pid", "started", "ended", "exit_code", "signal", "outcome"),
+        *("n", "host", "node", "slot", "pid", "started", "ended", "exit_code", "signal", "outcome"),
         *("reason", "evidence", "log"),
     )
     return {name: getattr(attempt, name) for name in names}

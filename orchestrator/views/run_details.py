@@ -141,8 +141,9 @@ def _beside(details: RunDetails, key: str) -> str:
 def _attempt(attempt: Attempt, details: RunDetails) -> list[str]:
     end = f"to {clock(attempt.ended)}: {attempt.outcome}" if attempt.ended else "and not ended"
     pid = f" (pid {attempt.pid})" if details.lives and not attempt.ended else ""
+    where = f" on {attempt.slot}" if attempt.node else ""
     after = f", from checkpoint {attempt.checkpoint}" if attempt.checkpoint > 0 else ""
-    lines = [f"  attempt {attempt.n}  {clock(attempt.started)} {end}{pid}{after}"]
+    lines = [f"  attempt {attempt.n}  {clock(attempt.started)}{where} {end}{pid}{after}"]
     lines += [f"    changed   {line}" for line in attempt.changed]
     for name in ("reason", "evidence", "log"):
         if value := getattr(attempt, name):

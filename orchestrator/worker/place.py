@@ -263,7 +263,13 @@ class OnNode:
         earlier = self._store.queries.attempts(run.id)[:-1]
         try:
             outgoing = prepare(run, attempt, sweep, self._queue, earlier)
-        except (CannotTravel, ConfigError) as e:
+        except CannotTravel as e:
+            # A slot of this machine may still train it.
+            self._fleet.note_refusal(self.node, run.sweep_id)
+            here = any(slot.node is None and not slot.leaving for slot in self._crew.slots)
+            verdict = Verdict.INTERRUPTED if here else Verdict.CONFIG
+            raise LaunchError(str(e), verdict) from None
+        except ConfigError as e:
             raise LaunchError(str(e), Verdict.CONFIG) from None
         except OSError as e:
             raise LaunchError(f"{e.filename}: {e.strerror}", Verdict.DATA) from None

@@ -1,5 +1,6 @@
 """A worker that trains on nodes: real agents in this process, real (fake) trainers on them."""
 
+import json
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -298,6 +299,25 @@ def test_a_run_that_a_node_refuses_waits_for_another(tmp_path, lab, monkeypatch)
         lab.add("box")
     assert outcomes() == [("interrupted", "mac"), ("completed", "box")]
     assert "leaves the cluster" in attempts()[0].reason
+
+
+def test_a_run_goes_on_on_the_kind_of_device_on_which_it_began(tmp_path, lab):
+    """A checkpoint of a GPU is left to a GPU; that of a CPU goes on here, and new runs too."""
+    lab.add("mac")
+    submit(tmp_path, *(planned(name) for name in "abc"), retry=Retry(max=9))
+    for name, device in (("a", "gpu (NVIDIA H100)"), ("b", "cpu")):
+        folder = tmp_path / "out" / name / "checkpoint-1"
+        folder.mkdir(parents=True)
+        state = {"update": 1, "versions": {"device": device, "platform": "Linux-6"}}
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+    with Store.open() as store, store._db.write():
+        store._db.execute("UPDATE runs SET attempt = 1 WHERE id < 3")
+    words = "node mac does not go on with run 1 (a), which began on cuda, on cpu"
+    with lab.worker():
+        eventually(lambda: states()[1:] == ["completed"] * 2 and words in lab.text())
+        with Store.open() as store:
+            store.control.cancel([1])
+    assert outcomes(1) == []
 
 
 def test_runs_go_where_there_is_memory_for_them(tmp_path, lab):

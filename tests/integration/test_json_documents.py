@@ -10,6 +10,7 @@ from orchestrator.cli import main
 from orchestrator.queue.store import Store
 from orchestrator.run import Outcome, Verdict
 from orchestrator.system.paths import home
+from orchestrator.worker.serving import NodeStatus, serve_alone
 from tests.doc_blocks import ROOT
 from tests.queue_kit import nothing_before
 from tests.sweep_kit import (
@@ -189,7 +190,10 @@ def test_the_page_tells_every_field_that_is_printed(ask, heading):
     kinds = documented(heading)
     seen = set()
     for line in COMMANDS[heading]:
-        for path, value in printed(ask(line), kinds):
+        with serve_alone(home()) as serving:
+            serving.offer(["mac/0"], [NodeStatus("mac", "mini", "metal", 2**34, 1)])
+            document = ask(line)
+        for path, value in printed(document, kinds):
             where = path if path in kinds else f"{path}[]" if value == [] else path
             inner = any(key.startswith((f"{path}.", f"{path}[")) for key in kinds)
             assert where in kinds or inner, f"{line}: {path} is not in docs/json.md"

@@ -102,7 +102,8 @@ def test_show_json_is_a_run_with_its_command_and_attempts():
     assert [shape[key] for key in keys[1:4]] == [["x"], {"learning_rate": 1e-6}, ["python"]]
     assert shape["history"] == [{"at": "t", "kind": "paused", "text": "asked for"}]
     assert shape["attempts"] == [
-        {"n": 1, "host": "h", "pid": 5, "started": "t", "ended": None, "exit_code": None,
+        {"n": 1, "host": "h", "node": None, "slot": "0", "pid": 5, "started": "t",
+         "ended": None, "exit_code": None,
          "signal": None, "outcome": None, "reason": None, "evidence": None, "log": "/l"}
     ]  # fmt: skip
 

@@ -199,3 +199,13 @@ def test_unseen_ending_without_result_is_lost():
     """And a reboot is named as what it was."""
     assert judge(Ending()).verdict is Verdict.LOST
     assert "restarted" in judge(Ending(same_boot=False)).reason
+
+
+def test_what_a_node_could_not_help_is_no_fault_of_the_run():
+    """Unless somebody had asked for the end: then that stands. One that was lost is a death."""
+    away = judge(Ending(excuse="node mac is away"))
+    assert (away.verdict, away.reason) == (Verdict.INTERRUPTED, "node mac is away")
+    pruned = judge(Ending(excuse="node mac is away", asked=StopRequest.PRUNE))
+    assert pruned.verdict is Verdict.PRUNED
+    lost = judge(Ending(lost="node mac knows of no such attempt"))
+    assert (lost.verdict, lost.reason) == (Verdict.LOST, "node mac knows of no such attempt")
