@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,9 +43,13 @@ class ClusterChoice:
         words += ["--away", str(self.away_s / 60)] if self.away_s != AWAY_S else []
         return words + (["--other-gpu"] if self.other_gpu else [])
 
-    def check(self) -> None:
-        """Raise UsageError where the address or the key cannot be used."""
-        cluster_of(self.address, self.key)
+    def settled(self) -> "ClusterChoice":
+        """The same by its address, which stays though the scheduler ends for a while; UsageError.
+
+        So a worker that is started after it waits for it.
+        """
+        where, _ = cluster_of(self.address, self.key)
+        return replace(self, address=str(where))
 
     @contextmanager
     def join(self) -> Iterator[Cluster]:

@@ -52,7 +52,7 @@ def install(
         prewarm=prewarm,
         hours=hours,
         slots=slots,
-        cluster=cluster.words() if cluster else (),
+        cluster=cluster.settled().words() if cluster else (),
     )
     found = services.describe(words, home().make())
     print(found.text)

@@ -112,7 +112,7 @@ def work(
         live.leave_in_environment(parse_targets(report_to))
     live.check(live.targets_of_environment())
     if cluster is not None:
-        cluster.check()
+        cluster = cluster.settled()
     if detach:
         pid = spawn_detached(
             until_empty=until_empty,

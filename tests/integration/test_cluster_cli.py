@@ -7,8 +7,10 @@ import signal
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.cluster import serving
+from orchestrator.cli.cluster_options import ClusterChoice
+from orchestrator.cluster import engine, serving
 from orchestrator.system.paths import home
+from orchestrator.worker.nodes import NodeAway
 from tests.cluster_kit import free_port
 from tests.queue_kit import eventually
 
@@ -81,6 +83,18 @@ def test_node_in_the_background_says_why_it_ended(port, capsys, monkeypatch):
     )
     assert "Address already in use; name another with --host or --port" in taken
     monkeypatch.setenv("GRPO_SWEEP_HOME", str(first.root))
+
+
+def test_worker_in_the_background_waits_for_its_scheduler(port, capsys, monkeypatch):
+    """It is told the address, not "the one that runs here": that one may be gone for a while."""
+    monkeypatch.setitem(engine._SETTINGS, "distributed.comm.timeouts.connect", "0.3s")
+    assert "no cluster runs here" in said(capsys, "work", "--detach", "--cluster", code=2)
+    said(capsys, "cluster", "up", "--detach", "--port", port)
+    chosen = ClusterChoice("").settled()
+    assert chosen == ClusterChoice(f"127.0.0.1:{port}")
+    said(capsys, "cluster", "down")
+    with chosen.join() as joined, pytest.raises(NodeAway, match=f"127.0.0.1:{port}"):
+        iter(joined.nodes)
 
 
 @pytest.mark.parametrize(
