@@ -6,7 +6,8 @@ Prints a Markdown table (`--json`: a line a size as it comes); the picture needs
 size gets a queue of its own: one sweep of N runs, of which all but 100 are finished (by SQL), so
 that claim and finish are measured beside N finished runs. `status` is the whole command in a
 process of its own, Python's start included; what a bare interpreter takes is beside it, and
-`status_cpu_s` is the processor's time for it, which other programs disturb less. Last, eight
+`status_cpu_s` is the processor's time for it, which other programs disturb less; then the same with
+`--json`, and as a table by a parameter (`--by`). Last, eight
 processes claim and finish as fast as they can from one queue.
 """
 
@@ -114,6 +115,8 @@ def measure(n):
             times["db_bytes"] = store.path.stat().st_size
         status = [sys.executable, "-m", "orchestrator", "status"]
         times["status_s"], times["status_cpu_s"] = cost(status, home)
+        times["status_json_s"], _ = cost([*status, "--json"], home)
+        times["status_by_s"], _ = cost([*status, "s", "--by", "num_generations"], home)
         times["python_s"], _ = cost([sys.executable, "-c", "pass"], home)
     return times
 
@@ -153,7 +156,8 @@ def contend(runs, processes):
 
 # --- shown
 
-COLUMNS = ("submit_s", "claim_s", "finish_s", "status_s", "status_cpu_s", "python_s")
+COLUMNS = ("submit_s", "claim_s", "finish_s", "status_s", "status_cpu_s", "status_json_s",
+           "status_by_s", "python_s")  # fmt: skip
 
 
 def table(rows):
