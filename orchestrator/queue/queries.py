@@ -197,14 +197,23 @@ class Queries:
         rows = self._db.read("SELECT slot, reason FROM paused_slots")
         return dict(sorted(map(tuple, rows), key=lambda row: slot_order(row[0])))
 
-    def open_attempts(self, node: str) -> list[Attempt]:
-        """The attempts that a node carries out, or is to."""
+    def is_wanted(self, run_id: int, n: int, token: str) -> bool | None:
+        """Whether this queue still waits for an attempt that a node holds.
+
+        None where it is none of this queue: then the database was copied, and somebody else serves
+        the copy.
+        """
         rows = self._db.read(
-            f"{ATTEMPT} WHERE node = ? AND ended IS NULL"
-            " AND run_id IN (SELECT id FROM runs WHERE state = 'running')",
-            (node,),
+            "SELECT token = ?, ended IS NULL FROM attempts WHERE run_id = ? AND n = ?",
+            (token, run_id, n),
         )
-        return [attempt_of(row) for row in rows]
+        if rows:
+            return bool(rows[0][1]) if rows[0][0] else None
+        # A run that was removed has left its number behind.
+        highest = self._db.read("SELECT seq FROM sqlite_sequence WHERE name = 'runs'")
+        was_here = bool(highest) and run_id <= highest[0][0]
+        still = self._db.read("SELECT 1 FROM runs WHERE id = ?", (run_id,))
+        return False if was_here and not still else None
 
     def peak_bytes(self, sweep_id: int, kind: str) -> int | None:
         """The most memory that the last runs of a kind took; None where none has ended."""

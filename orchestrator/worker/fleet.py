@@ -238,13 +238,16 @@ class Fleet:
             self._tell(f"node {member.name} is away")
 
     def _forget_unwanted(self, store: Store, node: Node, held: Sequence[Held]) -> None:
-        own = f"{store.queries.queue_name()}/"
-        ours = [each for each in held if each.run.startswith(own)]
-        if not ours:
-            return
-        wanted = {attempt.token for attempt in store.queries.open_attempts(node.name)}
-        for each in ours:
-            if each.token not in wanted:
+        own = store.queries.queue_name()
+        for each in held:
+            queue, _, run_id = each.run.partition("/")
+            if queue != own or not run_id.isdecimal():
+                continue
+            wanted = store.queries.is_wanted(int(run_id), each.n, each.token)
+            if wanted is None:
+                words = "trains for a copy of this queue: two workers serve what was one"
+                self.say_once(node.name, f"node {node.name} {words}")
+            elif not wanted:
                 with suppress(NodeAway, NodeRefused):
                     node.forget(each.token)
 

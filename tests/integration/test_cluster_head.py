@@ -10,6 +10,7 @@ import pytest
 from orchestrator.queue.store import Store
 from orchestrator.run import Retry, StopRequest
 from orchestrator.worker import fleet, remote, termination
+from orchestrator.worker.launcher import TRAINER
 from orchestrator.worker.nodes import Cluster, NodeAway
 from orchestrator.worker.slots import Slot, Slots
 from orchestrator.worker.worker import work
@@ -26,6 +27,7 @@ from tests.queue_kit import (
     submit,
     updates_logged,
 )
+from tests.trainer_kit import FAST, assert_equal_runs
 
 
 @pytest.fixture(autouse=True)
@@ -72,13 +74,13 @@ class Lab:
         self.stack = ExitStack()
         self.said = []
 
-    def add(self, name, slots="0"):
+    def add(self, name, slots="0", trainer=FAKE):
         """A node, each of its slots with a device of its own."""
         own = [
             Slot(slot, {"GRPO_GPU_LOCK": str(self.folder / f"gpu-{name}-{slot}.lock")})
             for slot in slots
         ]
-        agent = an_agent(self.folder / "nodes" / name, name=name, slots=own)
+        agent = an_agent(self.folder / "nodes" / name, trainer, name=name, slots=own)
         self.lines[name] = Line(self.stack.enter_context(agent))
         return self.lines[name]
 
@@ -277,6 +279,19 @@ def test_another_queue_on_the_same_node_is_left_alone(tmp_path, lab):
     kill_group(mac.agent.look(order.token).pid)
 
 
+def test_what_a_copy_of_the_queue_trains_is_left_alone(tmp_path, lab):
+    """Its worker waits for it; that there are two is said once."""
+    mac = lab.add("mac", "01")
+    submit(tmp_path, planned("a"))
+    with Store.open() as store:
+        queue = store.queries.queue_name()
+    mac.agent.start(an_order("updates=10000", "update_s=0.05", run=f"{queue}/7"))
+    assert lab.work() == 0
+    assert [each.run for each in held(mac)] == [f"{queue}/7"]
+    assert lab.text().count("trains for a copy of this queue") == 1
+    kill_group(mac.agent.look("token-of-attempt-1").pid)
+
+
 def test_a_node_of_another_version_gets_no_run(tmp_path, lab):
     """Said once; the others train."""
     lab.add("old").says = {"version": "0.0.1"}
@@ -335,3 +350,27 @@ def test_runs_go_where_there_is_memory_for_them(tmp_path, lab):
         lab.add("large").says = {"memory_bytes": 2**33}
     assert {outcomes(n)[0] for n in (2, 3)} == {("completed", "large")}
     assert lab.text().count("node small gets no") == 1
+
+
+@pytest.mark.slow
+def test_a_real_run_that_is_given_away_is_the_run_that_was_left_alone(tmp_path, lab, monkeypatch):
+    """Begun on one node, gone on with on another from the head's checkpoint: equal to the bit."""
+    monkeypatch.setenv("GRPO_THREADS", "1")
+    settings = {**FAST, "max_train_samples": 8, "save_steps": 1}
+    mac = lab.add("mac", trainer=TRAINER)
+    for name in ("cluster", "here"):
+        (tmp_path / name).mkdir()
+    submit(tmp_path / "cluster", planned("r", **settings), name="cluster")
+    with lab.worker(away_s=0.3):
+        eventually(lambda: list((tmp_path / "cluster/out/r").glob("checkpoint-*")))
+        mac.is_cut = True
+        lab.add("box", trainer=TRAINER)
+    assert outcomes() == [("interrupted", "mac"), ("completed", "box")]
+    assert attempts()[1].checkpoint > 0
+    submit(tmp_path / "here", planned("r", **settings), name="here")
+    # By its own folder: equal settings share a result otherwise.
+    with Store.open() as store, store._db.write():
+        store._db.execute("UPDATE runs SET identity = NULL, same_as = NULL")
+    assert work(until_empty=True, trainer=TRAINER) == 0
+    assert states() == ["completed"] * 2
+    assert_equal_runs(tmp_path / "cluster/out/r", tmp_path / "here/out/r")

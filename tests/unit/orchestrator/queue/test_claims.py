@@ -114,8 +114,21 @@ def test_a_slot_leaves_out_what_does_not_fit_it(tmp_path, store):
     assert (run.name, asked) == ("d", ["c", "d"])
     assert (attempt.host, attempt.boot_id) == ("there", "other boot")
     assert (attempt.slot, attempt.node) == ("mac/0", "mac")
-    assert store.queries.open_attempts("mac") == [attempt]
     assert claim(store)[0].name == "a"
+
+
+def test_a_queue_knows_which_attempts_it_waits_for(tmp_path, store):
+    """Not for one that has ended, or whose run was removed; those of a copy are not its own."""
+    submit(tmp_path, planned("a"), planned("b"), retry=Retry(max=9))
+    _, first = claim(store)
+    assert store.queries.is_wanted(1, 1, first.token) is True
+    assert store.queries.is_wanted(1, 1, "drawn by another") is None
+    assert store.queries.is_wanted(1, 2, "drawn by another") is None
+    assert store.queries.is_wanted(3, 1, "drawn by another") is None
+    end(store, first)
+    assert store.queries.is_wanted(1, 1, first.token) is False
+    store.control.remove([1])
+    assert store.queries.is_wanted(1, 1, first.token) is False
 
 
 def test_a_gpu_that_hangs_halts_its_node_until_that_was_started_anew(tmp_path, store):
