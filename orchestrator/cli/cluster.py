@@ -81,7 +81,7 @@ def down() -> None:
 
 @cluster.command()
 @click.argument("address", metavar="[ADDRESS]", required=False)
-@click.option("--key", type=click.Path(path_type=Path), help="The cluster's key file.")
+@click.option("--key", metavar="FILE", type=click.Path(path_type=Path), help="The cluster's key.")
 def status(address: str | None, key: Path | None) -> None:
     """Which nodes are there, what they have, and what they do."""
     where, own_key = cluster_of(address, key)
@@ -157,6 +157,6 @@ def _explain(here: Home, address: Address) -> None:
     say("a node on this machine:  grpo-sweep node")
     say("a node on another one:")
     say(f"  scp {here.cluster_key} OTHER:cluster-key.pem")
-    say(f"  ssh OTHER grpo-sweep node {place} --key cluster-key.pem")
+    say(f"  ssh OTHER grpo-sweep node {place} --key cluster-key.pem --detach")
     say("the queue's worker:      grpo-sweep work --cluster")
     say("whoever has the key may run programs on every node")

@@ -24,7 +24,7 @@ from orchestrator.worker.slots import Slots
 
 @click.command()
 @click.argument("address", metavar="[ADDRESS]", required=False)
-@click.option("--key", type=click.Path(path_type=Path), help="The cluster's key file.")
+@click.option("--key", metavar="FILE", type=click.Path(path_type=Path), help="The cluster's key.")
 @click.option("--name", help="What the node is called.  [default: as the machine]")
 @slots_options
 @hours_options

@@ -9,6 +9,7 @@ import pytest
 from orchestrator.cli import main
 from orchestrator.cli.cluster_options import ClusterChoice
 from orchestrator.cluster import engine, serving
+from orchestrator.cluster.keys import make_key
 from orchestrator.system.paths import home
 from orchestrator.worker.nodes import NodeAway
 from tests.cluster_kit import free_port
@@ -71,18 +72,17 @@ def test_cluster_from_up_to_down(port, capsys):
 
 
 def test_node_in_the_background_says_why_it_ended(port, capsys, monkeypatch):
-    """A key that does not fit, at its first word."""
+    """A key that does not fit, at its first word; and a port that is taken."""
     said(capsys, "cluster", "up", "--detach", "--port", port)
     first = home()
-    monkeypatch.setenv("GRPO_SWEEP_HOME", str(first.root / "other"))
-    said(capsys, "cluster", "up", "--detach", "--port", free_port())
-    words = ("node", f"127.0.0.1:{port}", "--detach", "--name", "a")
-    assert "has another key; copy its key file again" in said(capsys, *words, code=1)
-    taken = said(capsys, "cluster", "down") and said(
-        capsys, "cluster", "up", "--port", port, code=2
-    )
-    assert "Address already in use; name another with --host or --port" in taken
-    monkeypatch.setenv("GRPO_SWEEP_HOME", str(first.root))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("GRPO_SWEEP_HOME", str(first.root / "other"))
+        home().make().cluster_key.parent.mkdir()
+        make_key(home().cluster_key)
+        words = ("node", f"127.0.0.1:{port}", "--detach", "--name", "a")
+        assert "has another key; copy its key file again" in said(capsys, *words, code=1)
+        taken = said(capsys, "cluster", "up", "--port", port, code=2)
+        assert "Address already in use; name another with --host or --port" in taken
 
 
 def test_worker_in_the_background_waits_for_its_scheduler(port, capsys, monkeypatch):
