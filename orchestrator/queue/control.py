@@ -193,6 +193,10 @@ class Control:
         """Let a slot take runs again. Raises NothingAffected if it was not paused."""
         with self._db.write():
             if not self._db.execute("DELETE FROM paused_slots WHERE slot = ?", (slot,)):
+                node = slot.partition("/")[0]
+                if node != slot and node in self._queries.paused_slots():
+                    words = f"slot {slot} is paused with its node: resume --slot {node}"
+                    raise NothingAffected(words)
                 raise NothingAffected(f"slot {slot} is not paused")
             self._history.add("resumed", f"slot {slot}", None)
 

@@ -121,7 +121,7 @@ def _routes(site: Site) -> list[Route]:
         Route("/api/runs/{id:int}", _answer(lambda request: reader.run(_id(request)))),
         Route("/api/runs/{id:int}/curves", _answer(partial(_run_curves, reader))),
         Route("/api/runs/{id:int}/{action}", partial(_change_run, site), methods=["POST"]),
-        Route("/api/slots/{slot}/{action}", partial(_change_slot, site), methods=["POST"]),
+        Route("/api/slots/{slot:path}/{action}", partial(_change_slot, site), methods=["POST"]),
         Route("/api/queue/pause", _button(site, actions.pause_queue), methods=["POST"]),
         Route("/api/queue/resume", _button(site, actions.resume_queue), methods=["POST"]),
         Route("/api/worker/start", _button(site, actions.start_worker), methods=["POST"]),

@@ -245,6 +245,9 @@ def test_what_each_slot_trains_is_told_and_a_slot_can_be_paused(server):
     assert [one["paused"] for one in server.get("/api/queue")["slots"]] == [False, True]
     assert server.post("/api/slots/1/resume") == (200, {"message": "Slot 1 goes on."})
     assert server.post("/api/slots/1/resume")[0] == 409
+    with Store.open() as store:
+        store.control.pause_slot("mac/0", ("mac/0",))
+    assert server.post("/api/slots/mac%2F0/resume") == (200, {"message": "Slot mac/0 goes on."})
 
 
 def test_a_run_that_is_ill_or_slow_says_so_everywhere(tmp_path):

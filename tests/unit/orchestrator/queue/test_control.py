@@ -185,6 +185,8 @@ def test_pausing_a_node_asks_what_runs_in_all_its_slots(tmp_path, store):
     ours = [claim(store, slot)[0].id for slot in slots][:2]
     assert [run.id for run in store.control.pause_slot("mac", ("mac",))] == ours
     assert [store.queries.request(n) for n in (1, 2, 3, 4)] == ["stop", "stop", None, None]
+    with pytest.raises(NothingAffected, match="slot mac/0 is paused with its node: resume --slot"):
+        store.control.resume_slot("mac/0")
 
 
 def test_pausing_the_queue_asks_what_runs_in_every_slot(tmp_path, store):
