@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import click
 
 from orchestrator.cli.options import json_option, metric_option
-from orchestrator.cli.output import WIDE, busy, console, print_json
+from orchestrator.cli.output import WIDE, busy, console, print_json, uncollected
 from orchestrator.cli.references import Ref, complete_swept
 from orchestrator.errors import UsageError
 from orchestrator.queue.store import Store
@@ -36,6 +36,7 @@ _RUNS_OF_ONE = 40
 )
 @metric_option
 @json_option
+@uncollected()
 def status(
     sweep: str | None = None,
     show_all: bool = False,

@@ -77,7 +77,8 @@ def binned(
     """
     found = list(runs)
     for key in keys:
-        values = {_values(run, (key,), base)[0] for run in found if not _is_list(run, key, base)}
+        all_values = (_values(run, (key,), base)[0] for run in found)
+        values = {value for value in all_values if not isinstance(value, list | dict)}
         numbers = sorted(v for v in values if order(v)[0] == 0)
         if key == "seed" or len(numbers) <= _VALUES_UP_TO:
             continue
@@ -99,10 +100,6 @@ class Bin:
     def __str__(self) -> str:
         low, high = (short_number(three_digits(float(value))) for value in (self.low, self.high))
         return f"{low} … {high}"
-
-
-def _is_list(run: Judged | Run, key: str, base: Mapping[str, Any]) -> bool:
-    return isinstance(_values(run, (key,), base)[0], list | dict)
 
 
 def _with(
