@@ -90,10 +90,25 @@ def lab(tmp_path, address):
         node.end(signal.SIGKILL)
 
 
-def test_three_nodes_train_what_is_queued_and_one_is_killed(tmp_path, address, lab):
-    """Each run once; what trained on the killed node trained on, and its next agent has it."""
-    submit(tmp_path, *(planned(name, updates=6, update_s=0.2) for name in "abcd"))
+def test_three_nodes_of_which_one_is_killed_and_one_is_stopped(tmp_path, address, lab):
+    """In one go, as three processes take their time to start."""
     set_up()
+    with ClusterNodes(address, read_key(home().cluster_key)) as nodes:
+        eventually(lambda: len(list(nodes)) == 3)
+        submit(tmp_path, *(planned(name, updates=6, update_s=0.1) for name in "abcd"))
+        killed_while_they_train(nodes, lab)
+        eventually(lambda: len(list(nodes)) == 3)
+        assert [node.held() for node in nodes] == [(), (), ()]
+        submit(tmp_path, planned("long", updates=12, update_s=0.2, save_steps=1))
+        stopped = stopped_while_it_trains(nodes, lab)
+    assert stopped.process.wait(30) == 0
+    for node in lab:
+        assert node is stopped or node.end(signal.SIGTERM) == 0
+        assert f"node {node.name} has ended" in node.text
+
+
+def killed_while_they_train(nodes, lab):
+    """Each run once; what trained on the killed node trained on, and its next agent has it."""
     killed = []
 
     def heard(event):
@@ -103,32 +118,22 @@ def test_three_nodes_train_what_is_queued_and_one_is_killed(tmp_path, address, l
             lab[0].end(signal.SIGKILL)
             lab[0].start()
 
-    key = read_key(home().cluster_key)
-    with ClusterNodes(address, key) as nodes:
-        eventually(lambda: len(list(nodes)) == 3)
-        assert work(until_empty=True, on_event=heard, cluster=Cluster(nodes)) == 0
-        assert states() == ["completed"] * 4
-        assert [len(attempts(run.id)) for run in runs()] == [1] * 4
-        assert killed
-        assert [updates(run) for run in runs()] == [[*range(1, 7)]] * 4
-        by_node = Counter(attempts(run.id)[0].node for run in runs())
-        assert set(by_node) == {"box", "mac", "mini"}
-        eventually(lambda: len(list(nodes)) == 3)
-        assert [node.held() for node in nodes] == [(), (), ()]
-    for node in lab:
-        assert node.end(signal.SIGTERM) == 0
-        assert f"node {node.name} has ended" in node.text
+    assert work(until_empty=True, on_event=heard, cluster=Cluster(nodes)) == 0
+    assert killed
+    assert states() == ["completed"] * 4
+    assert [len(attempts(run.id)) for run in runs()] == [1] * 4
+    assert [updates(run) for run in runs()] == [[*range(1, 7)]] * 4
+    by_node = Counter(attempts(run.id)[0].node for run in runs())
+    assert set(by_node) == {"box", "mac", "mini"}
 
 
-def test_node_that_is_stopped_hands_its_run_over(tmp_path, address, lab):
+def stopped_while_it_trains(nodes, lab):
     """It checkpoints, the head fetches that, and another node goes on from there."""
-    submit(tmp_path, planned("long", updates=12, update_s=0.2, save_steps=1))
-    set_up()
+    run = runs()[-1]
     asked = []
 
     def stop_it():
         """As soon as an update of it is known here."""
-        (run,) = runs()
         log = run.folder / "training_log.jsonl"
         eventually(lambda: log.exists() and log.stat().st_size)
         (node,) = (each for each in lab if each.name == attempts(run.id)[0].node)
@@ -137,15 +142,12 @@ def test_node_that_is_stopped_hands_its_run_over(tmp_path, address, lab):
 
     stopping = threading.Thread(target=stop_it)
     stopping.start()
-    with ClusterNodes(address, read_key(home().cluster_key)) as nodes:
-        eventually(lambda: len(list(nodes)) == 3)
-        assert work(until_empty=True, cluster=Cluster(nodes)) == 0
+    assert work(until_empty=True, cluster=Cluster(nodes)) == 0
     stopping.join()
-    (run,) = runs()
     first, second = attempts(run.id)
     assert first.node == asked[0].name != second.node
     assert first.outcome == "interrupted"
     assert second.checkpoint > 0
     assert updates(run) == [*range(1, 13)]
-    assert asked[0].process.wait(30) == 0
-    assert run.deaths == 0
+    assert runs()[-1].deaths == 0
+    return asked[0]
