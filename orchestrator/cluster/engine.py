@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import distributed.protocol.core
 from distributed.security import Security
 
 from orchestrator.cluster.keys import ClusterKey
@@ -49,9 +50,28 @@ class _LogFile(RotatingFileHandler):
         """Without the traceback that Python would print for each line."""
 
 
+class _Pickle:
+    """In the place of Dask's own `pickle` where it reads a message: reads nothing.
+
+    A message may say that a part of it is pickled, and Dask then runs that, whatever it was told of
+    deserialising. None of ours is.
+    """
+
+    @staticmethod
+    def loads(*_: Any, **__: Any) -> None:
+        """ValueError, so that the connection ends."""
+        raise ValueError("a part of the message is pickled, and may be a program: it is not read")
+
+    @staticmethod
+    def dumps(value: object, **_: Any) -> bytes:
+        """TypeError: nothing is sent in this way."""
+        raise TypeError(f"{type(value).__name__}: only plain values are sent")
+
+
 def set_up(log: Path | None = None) -> None:
     """Our settings, over those of the user's Dask; what it reports goes to a file, or nowhere."""
     dask.config.set(_SETTINGS)
+    setattr(distributed.protocol.core, "pickle", _Pickle)  # noqa: B010
     warnings.filterwarnings("ignore", module="distributed")
     handler: logging.Handler = logging.NullHandler()
     if log is not None:

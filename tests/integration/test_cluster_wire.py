@@ -7,14 +7,17 @@ import asyncio
 import errno
 import gc
 import os
+import pickle
 import signal
 import socket
 import ssl
 import threading
 import warnings
+from functools import partial
 
 import pytest
 from distributed.core import rpc
+from distributed.protocol import ToPickle
 
 from orchestrator.cluster import engine, greeting, hub, joining, reach
 from orchestrator.cluster.address import Address
@@ -390,6 +393,33 @@ def test_nobody_can_send_a_program(address, key, tmp_path):
         worker = next(iter(scheduler.workers))
         assert asyncio.run(asked(worker, key, "run", function=b"")) is None
         assert asyncio.run(asked(address.uri, key, "run_function", function=b"")) is None
+
+
+class Program:
+    """What runs when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_message_is_no_program_either(address, key, tmp_path, monkeypatch):
+    """Dask unpickles what a message says is pickled, whatever its receiver is told to."""
+    ran = tmp_path / "ran"
+    with cluster_kit.hub(address, key) as scheduler:
+        # As who does not keep to our settings would send it.
+        monkeypatch.setattr(engine._Pickle, "dumps", partial(pickle.dumps, protocol=5))
+        with pytest.raises(Exception, match="pickled"):
+            asyncio.run(asked(address.uri, key, "hello", name=ToPickle(Program(ran))))
+        assert not ran.exists()
+        # Nor does a head, or a node, whatever has become of the scheduler.
+        scheduler.handlers["nodes"] = lambda: {"nodes": ToPickle(Program(ran))}
+        assert asyncio.run(asked(address.uri, key, "hello"))["taken"] is False
+        with pytest.raises(ValueError, match="pickled"):
+            asyncio.run(asked(address.uri, key, "nodes"))
+        assert not ran.exists()
 
 
 async def asked(uri, key, op, **words):
