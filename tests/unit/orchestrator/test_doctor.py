@@ -177,7 +177,7 @@ def test_a_version_is_its_leading_numbers():
     assert numbers("unknown") == ()
 
 
-SITE = Path("/Users/me/Documents/work/.venv/lib/python3.13/site-packages")
+SITE = Path("/Users/me/Documents/lessons/.venv/lib/python3.13/site-packages")
 
 
 @pytest.mark.parametrize(

@@ -108,11 +108,11 @@ def test_low_memory_is_the_kernels_warning(monkeypatch):
 @pytest.mark.parametrize(
     ("folder", "synced"),
     [
-        ("Library/Mobile Documents/com~apple~CloudDocs/work/.venv", True),
-        ("Library/CloudStorage/Dropbox/work/venv", True),
-        ("Documents/work/.venv", True),
+        ("Library/Mobile Documents/com~apple~CloudDocs/lessons/.venv", True),
+        ("Library/CloudStorage/Dropbox/lessons/venv", True),
+        ("Documents/lessons/.venv", True),
         # Not among what iCloud Drive shows: the user keeps it on this Mac alone.
-        ("Desktop/work/.venv", False),
+        ("Desktop/lessons/.venv", False),
         ("work/.venv", False),
         ("Documents-of-old/.venv", False),
     ],
