@@ -36,6 +36,8 @@ PASSES, TRAINER = "grpo_core/update/group_passes.py", "grpo_core/training_loop.p
 WORKER = "tests/integration/test_worker.py"
 CONTROL = "tests/integration/test_control.py"
 PREWARM = "tests/integration/test_prewarm.py"
+CLUSTER = "tests/integration/test_cluster_head.py"
+TOKENS = "tests/unit/orchestrator/queue/test_claims.py"
 WORKER_KILL = "tests/crash/test_worker_kill.py"
 CLAIMS, LAUNCHER = "orchestrator/queue/claims.py", "orchestrator/worker/launcher.py"
 STANDBY = "orchestrator/worker/standby.py"
@@ -388,6 +390,35 @@ MUTATIONS = (
         " or standby.read != stamps(sweep.provenance, sweep.cwd)",
         "",
         (PREWARM,),
+    ),
+    # -- nodes of a cluster
+    Mutation(
+        "a node's late report ends the attempt that came after it",
+        CLAIMS,
+        "wall_s = ? WHERE id = ? AND token = ? AND ended IS NULL",
+        "wall_s = ? WHERE id = ? AND ? IS NOT NULL AND ended IS NULL",
+        (TOKENS,),
+    ),
+    Mutation(
+        "a node that is away counts as a death of its run",
+        "orchestrator/worker/verdict.py",
+        "return Outcome(Verdict.INTERRUPTED, end.excuse)",
+        "return Outcome(Verdict.CRASH, end.excuse)",
+        (CLUSTER,),
+    ),
+    Mutation(
+        "a node takes what began on another kind of device",
+        "orchestrator/worker/place.py",
+        "if began in (None, facts.backend):",
+        "if began or facts:",
+        (CLUSTER,),
+    ),
+    Mutation(
+        "a head ends on nodes what a copy of its queue trains",
+        "orchestrator/queue/queries.py",
+        "return bool(rows[0][1]) if rows[0][0] else None",
+        "return bool(rows[0][1]) if rows[0][0] else False",
+        (TOKENS,),
     ),
 )
 
