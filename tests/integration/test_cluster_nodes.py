@@ -90,6 +90,7 @@ def lab(tmp_path, address):
         node.end(signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_three_nodes_of_which_one_is_killed_and_one_is_stopped(tmp_path, address, lab):
     """In one go, as three processes take their time to start."""
     set_up()
