@@ -56,7 +56,7 @@ class Mirror:
         for state in states.values():
             if "/" in state.path:
                 folders.setdefault(_top(state.path), []).append(state)
-        for name in sorted(folders, key=_number, reverse=True):
+        for name in sorted(folders, key=self._rank, reverse=True):
             yield from self._take_folder(name, folders[name], read)
         self._drop_old(folders)
         if result is None:
@@ -185,8 +185,19 @@ class Mirror:
         remove(old)
         self._same.update({state.path: _sum_of(state) for state in states})
 
+    def _rank(self, name: str) -> tuple[bool, int]:
+        """What is here in part comes first, or over a slow line none would ever be whole."""
+        return (self._folder / (TEMPORARY + name)).exists(), _number(name)
+
     def _drop_old(self, there: Collection[str]) -> None:
-        """Delete the checkpoints that the trainer has deleted, where it has made a newer one."""
+        """Delete the checkpoints that the trainer has deleted, where it has made a newer one.
+
+        Those that came in part in any case.
+        """
+        for part in self._folder.glob(f"{TEMPORARY}*"):
+            name = part.name.removeprefix(TEMPORARY)
+            if protocol.is_weights_folder(name) and name not in there:
+                remove(part)
         newest = max(map(_number, there), default=-1)
         for update, path in protocol.checkpoints(self._folder):
             if path.name in self._weights and path.name not in there and update < newest:

@@ -33,6 +33,8 @@ _RETRY_S = 1.0
 _GAP_S = 60.0
 # A node that refuses so often in a row has lost the attempt.
 _REFUSALS = 5
+# What a system may say of a process, each below that.
+_BELOW = {"pid": 2**31, "exit_code": 256, "signal": 128}
 # Two times by the node's clock that are no further apart are the same.
 _SAME_S = 1.0
 
@@ -242,7 +244,12 @@ class RemoteTrainer:
 
     def _look(self, node: Node) -> None:
         self._looked = time.monotonic()
-        report = self._report = node.look(self._token)
+        report = node.look(self._token)
+        _check(report, self._reach.name)
+        self._report = report
+        if report.running:
+            # It is known there: a file that cannot be read may have been deleted meanwhile.
+            self._refusals = 0
         self.pid = report.pid
         if report.pid is not None and not self._recorded:
             self._recorded = self._reach.started(report.pid)
@@ -301,3 +308,11 @@ class RemoteTrainer:
         if text != self._fault:
             self._fault = text
             self._reach.tell(text)
+
+
+def _check(report: AttemptReport, name: str) -> None:
+    """NodeRefused for what no system says of a process: the database may be unable to hold it."""
+    for what, below in _BELOW.items():
+        value = getattr(report, what)
+        if value is not None and not 0 <= value < below:
+            raise NodeRefused(f"{name} says {what} {value}: that is none")

@@ -123,6 +123,29 @@ def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path, near, far):
     assert far.reads == []
 
 
+def test_a_checkpoint_that_is_here_in_part_comes_before_a_newer_one(near, far):
+    """Or over a slow line none would ever be whole."""
+    far.files["checkpoint-2/a"] = bytes(range(25))
+    far.fails_at = 2
+    with pytest.raises(NodeAway):
+        bring(near, far)
+    far.files["checkpoint-4/a"] = b"four"
+    far.reads.clear()
+    bring(near, far)
+    assert far.reads == [("checkpoint-2/a", 20), ("checkpoint-4/a", 0)]
+
+
+def test_of_a_checkpoint_that_went_before_it_was_whole_nothing_stays(tmp_path, near, far):
+    """Each would cost as much room as a whole one."""
+    far.files["checkpoint-2/a"] = bytes(range(25))
+    far.fails_at = 2
+    with pytest.raises(NodeAway):
+        bring(near, far)
+    del far.files["checkpoint-2/a"]
+    bring(near, far)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_a_file_that_came_torn_is_refused_and_read_again(tmp_path, near, far):
     """By its sum; nothing of it is taken for the checkpoint."""
     far.files["checkpoint-2/a"] = b"right"

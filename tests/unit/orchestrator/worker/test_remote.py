@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+from dataclasses import replace
 
 import pytest
 
@@ -201,6 +202,34 @@ def test_one_refusal_among_answers_is_nothing(node, going):
     node.exit_code = 75
     assert going.trainer.wait(60.0)
     assert (going.trainer.lost, going.trainer.exit_code) == (None, 75)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_file_that_cannot_be_read_ends_no_trainer_that_runs(node, going, monkeypatch, ends):
+    """A checkpoint goes while a slow line brings it, again and again; after the end none goes."""
+
+    def copy(*_):
+        yield
+        raise NodeRefused("checkpoint-2/a: cannot be read: No such file or directory")
+
+    monkeypatch.setattr(going.trainer._mirror, "copy", copy)
+    node.exit_code = 0 if ends else None
+    assert going.trainer.wait(60.0) == ends
+    assert going.trainer.lost == (
+        "checkpoint-2/a: cannot be read: No such file or directory" if ends else None
+    )
+
+
+@pytest.mark.parametrize("value", [2**63, -1])
+@pytest.mark.parametrize("what", ["pid", "exit_code", "signal"])
+def test_what_no_trainer_can_say_is_not_recorded(node, tmp_path, clock, monkeypatch, what, value):
+    """The database could not hold it, and the worker would end by that."""
+    trainer = Following(node, tmp_path, None, begun=True).trainer
+    told = AttemptReport(False, 7, 0, None, None, None, 1, 0, ())
+    monkeypatch.setattr(node, "look", lambda token: replace(told, **{what: value}))
+    assert trainer.wait(60.0)
+    assert f"node mac says {what} {value}" in trainer.lost
+    assert (trainer.pid, trainer.exit_code, trainer.signal) == (None, None, None)
 
 
 def test_a_full_disk_here_is_waited_for(node, going, monkeypatch):
