@@ -41,6 +41,9 @@ TOKENS = "tests/unit/orchestrator/queue/test_claims.py"
 WORKER_KILL = "tests/crash/test_worker_kill.py"
 CLAIMS, LAUNCHER = "orchestrator/queue/claims.py", "orchestrator/worker/launcher.py"
 STANDBY = "orchestrator/worker/standby.py"
+AGENT, AGENT_CODE = "tests/unit/orchestrator/cluster/test_agent.py", "orchestrator/cluster/agent.py"
+CONTENTS = "tests/unit/orchestrator/cluster/test_contents.py"
+NODE_FILES = "tests/unit/orchestrator/cluster/test_files.py"
 
 
 @dataclass(frozen=True)
@@ -419,6 +422,48 @@ MUTATIONS = (
         "return bool(rows[0][1]) if rows[0][0] else None",
         "return bool(rows[0][1]) if rows[0][0] else False",
         (TOKENS,),
+    ),
+    Mutation(
+        "a node takes an older attempt of a run",
+        AGENT_CODE,
+        "            if of.run == order.run and of.n > order.n:\n",
+        "            if of.run == order.run and of.n > order.n and False:\n",
+        (AGENT,),
+    ),
+    Mutation(
+        "a node starts an attempt twice",
+        AGENT_CODE,
+        "            if order.token in self._held:\n                return\n",
+        "",
+        (AGENT,),
+    ),
+    Mutation(
+        "an agent does not take over what it finds",
+        AGENT_CODE,
+        "            attempt.adopt()\n",
+        "",
+        (AGENT,),
+    ),
+    Mutation(
+        "a node trains by the files of its own paths",
+        "orchestrator/cluster/attempt_here.py",
+        "            own[ENV_FILES_ROOT] = str(place.tree)\n",
+        "",
+        (AGENT,),
+    ),
+    Mutation(
+        "a node keeps a file that came torn",
+        "orchestrator/cluster/contents.py",
+        "if (found := _sum(part)) != file.sha256:",
+        "if (found := file.sha256) != file.sha256:",
+        (CONTENTS,),
+    ),
+    Mutation(
+        "a node lets a checkpoint go while it is read",
+        "orchestrator/cluster/files.py",
+        "        if kept and self._clock() - self._read_at < _READS_S:\n            return\n",
+        "",
+        (NODE_FILES,),
     ),
 )
 
