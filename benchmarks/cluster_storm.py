@@ -1,6 +1,6 @@
 """An attack on a cluster of three nodes, and what is left of it: nothing lost, nothing doubled.
 
-    python benchmarks/cluster_storm.py [--events 200] [--runs 30] [--seed 1] [--real] [--json]
+    python benchmarks/cluster_storm.py [--events 200] [--runs 30] [--seed 1] [--gap 1] [--real]
 
 A scheduler, three nodes and the head's worker, each a process of its own, talk over TLS; each node
 reaches the scheduler through a small proxy, and has another clock. At random moments somebody kills
@@ -273,7 +273,7 @@ class ClusterStorm:
 
     # --- attacks; each says what mends it, and after how long
 
-    def rage(self, events):
+    def rage(self, events, gap_s=1.0):
         """One attack after another, until there were so many, or nothing is left to do."""
         for member in (self.hub, *self.nodes.values(), self.head):
             member.start()
@@ -285,7 +285,7 @@ class ClusterStorm:
             *(self.kill_scheduler, self.kill_head, self.sleep_scheduler, self.sleep_head),
         )
         for _ in range(events):
-            self.pass_time(self.draw.uniform(0.1, 1.9))
+            self.pass_time(self.draw.uniform(0.1, 2 * gap_s))
             attack = self.draw.choice(attacks)
             mend, after_s = attack()
             self.later.append((time.monotonic() + after_s, mend))
@@ -534,6 +534,7 @@ def main():
     parser.add_argument("--events", type=int, default=200)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--gap", type=float, default=1.0, help="seconds from event to event")
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--updates", type=int, default=120)
     parser.add_argument("--keep", action="store_true", help="leave the folder to be looked at")
@@ -543,7 +544,7 @@ def main():
     storm = ClusterStorm(folder, args.seed, args.runs, args.real, args.updates)
     began = time.monotonic()
     try:
-        storm.rage(args.events)
+        storm.rage(args.events, args.gap)
         raged_s = time.monotonic() - began
         storm.calm()
         took_s = time.monotonic() - began
