@@ -57,7 +57,14 @@ REAL = {
 }
 
 NODE = """
-import asyncio, functools, sys, time
+import sys, time
+
+off, folder, name, address, key, *trainer = sys.argv[1:]
+really = time.time
+# Before anything else is loaded: it is one clock for all.
+time.time = lambda: really() + float(off)
+
+import asyncio, functools
 from datetime import datetime
 from pathlib import Path
 from grpo_core.run.surroundings import settle_streams
@@ -70,11 +77,6 @@ from orchestrator.cluster.joining import Membership, serve
 from orchestrator.cluster.keys import read_key
 from orchestrator.worker.slots import Slot
 
-off, folder, name, address, key, *trainer = sys.argv[1:]
-folder = Path(folder)
-really = time.time
-time.time = lambda: really() + float(off)
-
 class Shifted(datetime):
     @classmethod
     def now(cls, tz=None):
@@ -83,6 +85,7 @@ class Shifted(datetime):
 agents.datetime = Shifted
 settle_streams()
 say = functools.partial(print, file=sys.stderr)
+folder = Path(folder)
 with Agent(folder, name, (Slot(),), trainer, hardware=Hardware("cpu", 2**34), say=say) as agent:
     set_up(folder / "engine.log")
     member = Membership(Address.parse(address), read_key(Path(key)), agent, folder / "e", say)
