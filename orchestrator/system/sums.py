@@ -41,15 +41,25 @@ def _digest(path: Path, _: Stamp) -> str:
 
 
 def whole_weights(folder: Path) -> list[Summed]:
-    """The files of a folder of weights; none where it is not as its manifest says. OSError."""
+    """The files of a folder of weights; none where it is not as its manifest says. OSError.
+
+    What a manifest lists outside of its folder is never read: it may come from another machine.
+    """
     listed = (read_json(folder / protocol.MANIFEST) or {}).get("files")
-    if not isinstance(listed, dict):
+    if not isinstance(listed, dict) or not all(map(_is_plain, listed)):
         return []
-    found = [_summed(folder, name) for name in (*listed, protocol.MANIFEST)]
+    try:
+        found = [_summed(folder, name) for name in (*listed, protocol.MANIFEST)]
+    except FileNotFoundError:
+        return []
     for file in found[:-1]:
         if {"bytes": file.size, "sha256": file.sha256} != listed[file.name]:
             return []
     return found
+
+
+def _is_plain(name: str) -> bool:
+    return "\0" not in name and not {"", ".", ".."} & {*name.split("/")}
 
 
 def _summed(folder: Path, name: str) -> Summed:

@@ -114,6 +114,20 @@ def checkpoint(folder, update, best=None, torn=False):
         write(path / "trainer_state.json", state.replace("u", "x"))
 
 
+@pytest.mark.parametrize("listed", ["trainer_state.json", "gone", "../outside", "/dev/zero"])
+def test_a_checkpoint_whose_manifest_lists_what_is_not_there_is_passed_over(project, listed):
+    """A manifest may come from a node: what it lists lies in its folder, or it is not whole."""
+    folder = project / "out/a"
+    checkpoint(folder, 2, best=2)
+    checkpoint(folder, 4, best=2)
+    sums = {"bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
+    write(folder / "outside", "x")
+    write(folder / "checkpoint-4/manifest.json", json.dumps({"files": {listed: sums}}))
+    assert {name.partition("/")[0] for name in names(outgoing(project).order.files)} == {
+        "checkpoint-2"
+    }
+
+
 def test_a_run_goes_on_from_its_logs_its_newest_whole_checkpoint_and_the_best(project):
     """What is torn is passed over, as a trainer would; nothing else of the folder goes."""
     folder = project / "out/a"
