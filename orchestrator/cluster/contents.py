@@ -68,6 +68,11 @@ class Contents:
                 try:
                     os.link(source, target)
                     return
+                except FileExistsError:
+                    # One file by two names that are one, such as `a` and `./a`.
+                    if not os.path.samefile(source, target):
+                        raise
+                    return
                 except OSError as e:
                     if e.errno not in _NO_LINK:
                         raise
@@ -92,7 +97,7 @@ class Contents:
     def _unused(self) -> Iterator[tuple[int, int, Path]]:
         for path in self._folder.iterdir():
             stat = path.stat()
-            if stat.st_nlink == 1 and path.suffix != _PART:
+            if stat.st_nlink == 1:
                 yield stat.st_mtime_ns, stat.st_size, path
 
     def _append(self, part: Path, offset: int, data: bytes, file: Input) -> int:

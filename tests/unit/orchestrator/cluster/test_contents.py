@@ -79,6 +79,24 @@ def test_what_is_written_to_is_a_copy(contents, tmp_path):
     assert (tmp_path / "other").read_bytes() == b"abc"
 
 
+def test_a_file_by_two_names_that_are_one_is_laid_once(contents, tmp_path):
+    """A configuration may say `data/a` here and `./data/a` there; another file is another thing."""
+    file, other = put(contents, "a", b"abc"), put(contents, "b", b"def")
+    contents.lay(file, tmp_path / "x", written=False)
+    contents.lay(file, tmp_path / "x", written=False)
+    assert (tmp_path / "x").read_bytes() == b"abc"
+    with pytest.raises(FileExistsError):
+        contents.lay(other, tmp_path / "x", written=False)
+
+
+def test_what_came_in_part_makes_room_too(tmp_path):
+    """Its head may never come back."""
+    contents = Contents(tmp_path / "contents", keep_bytes=4)
+    contents.put(an_input("a", b"abcdefgh"), 0, b"abcde")
+    contents.trim()
+    assert list((tmp_path / "contents").iterdir()) == []
+
+
 def test_what_no_tree_holds_makes_room_the_longest_unused_first(tmp_path):
     """What a tree still holds costs nothing and stays."""
     contents = Contents(tmp_path / "contents", keep_bytes=4)
