@@ -134,14 +134,15 @@ class Agent:
             slot = self._may_start(order)
             attempt = self._make(order)
             crashpoint("node.laid")
-            try:
-                attempt.launch(self._trainer, slot.env)
-            except (OSError, NodeRefused) as e:
-                attempt.remove()
-                words = e.strerror if isinstance(e, OSError) else e
-                raise NodeRefused(f"{self.name}: no trainer can be started: {words}") from None
+            # Held before there is a trainer: what goes wrong, none lives that nobody can end.
             with self._lock:
                 self._held[order.token] = attempt
+            try:
+                attempt.launch(self._trainer, slot.env)
+            except (OSError, SweepError) as e:
+                self._drop(attempt)
+                words = e.strerror if isinstance(e, OSError) else e
+                raise NodeRefused(f"{self.name}: no trainer can be started: {words}") from None
             # What only this attempt goes on from.
             self._contents.drop(order.files)
 
@@ -166,9 +167,7 @@ class Agent:
             attempt = self._held.get(token)
             if attempt is None:
                 return
-            attempt.remove()
-            with self._lock:
-                del self._held[token]
+            self._drop(attempt)
         self._contents.trim()
 
     # --- for the process in which it runs
@@ -179,7 +178,8 @@ class Agent:
         It may end once `held` says nothing.
         """
         self._leaving = True
-        with self._lock:
+        # After the start that goes on just now, if one does.
+        with self._changing, self._lock:
             held = list(self._held.values())
         for attempt in held:
             attempt.ask(Wish.INTERRUPT)
@@ -210,6 +210,12 @@ class Agent:
         if attempt is None:
             raise NodeRefused(f"{self.name}: knows of no such attempt")
         return attempt
+
+    def _drop(self, attempt: AttemptHere) -> None:
+        """End it and hold it no longer; OSError or NodeRefused: it is still held."""
+        attempt.remove()
+        with self._lock:
+            del self._held[attempt.order.token]
 
     def _may_start(self, order: Order) -> Slot:
         """The slot of an order that may be carried out; NodeRefused."""

@@ -9,13 +9,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from grpo_core.run.atomic import write_json
-from orchestrator.errors import WorkerBusy
+from orchestrator.cluster import agent as agent_module
+from orchestrator.cluster import attempt_here
+from orchestrator.errors import QueueError, WorkerBusy
 from orchestrator.worker.nodes import ATTEMPT_LOG, Held, NodeRefused, Wish
 from orchestrator.worker.slots import Slot
 from tests.agent_kit import HARDWARE, an_agent, an_input, an_order, ended, fetched, put
@@ -185,6 +188,53 @@ def test_a_trainer_that_cannot_be_started_leaves_nothing(tmp_path, started):
         agent.start(an_order())
     assert agent.held() == []
     assert list((tmp_path / "node/attempts").iterdir()) == []
+
+
+@pytest.mark.parametrize("at", ["try_lock", "AttemptHere.tend"])
+def test_a_start_that_fails_at_a_lock_leaves_no_trainer(tmp_path, agent, monkeypatch, at):
+    """One that nobody holds could not be ended by anybody."""
+
+    def fails(*_):
+        raise QueueError("run.lock: Stale file handle")
+
+    pids = []
+    spawn = attempt_here.spawn
+
+    def noting(*words):
+        pids.append(spawn(*words))
+        return pids[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(attempt_here, "spawn", noting)
+        patched.setattr(f"orchestrator.cluster.attempt_here.{at}", fails)
+        with pytest.raises(NodeRefused, match=r"no trainer can be started: run\.lock"):
+            agent.start(an_order(*LONG))
+    assert agent.held() == []
+    assert list((tmp_path / "node/attempts").iterdir()) == []
+    assert not any(is_alive(process.pid) for process in pids)
+
+
+def test_a_node_that_leaves_while_a_start_goes_on_ends_that_too(agent, monkeypatch):
+    """It would train to its end, and the node wait for it."""
+    laying, go_on = threading.Event(), threading.Event()
+    lay = agent_module.make_place
+
+    def slow(*words):
+        laying.set()
+        go_on.wait(30)
+        lay(*words)
+
+    monkeypatch.setattr(agent_module, "make_place", slow)
+    starting = threading.Thread(target=agent.start, args=(an_order(*LONG),))
+    leaving = threading.Thread(target=agent.drain)
+    starting.start()
+    laying.wait(30)
+    leaving.start()
+    eventually(lambda: agent.facts().slots == ())
+    go_on.set()
+    starting.join(30)
+    leaving.join(30)
+    assert not ended(agent).running
 
 
 @pytest.mark.parametrize(
