@@ -28,6 +28,7 @@ from orchestrator.worker.nodes import (
     NodeRefused,
 )
 from orchestrator.worker.serving import NodeStatus
+from orchestrator.worker.slots import MOST_SLOTS
 
 _LOOK_S = 1.0
 # A clock that is off by more is worth a line; nothing is decided by it.
@@ -35,6 +36,8 @@ _CLOCK_S = 120.0
 # How long a node gets no run of a sweep after it has refused one; doubled each time.
 _FIRST_S, _MOST_S = 10.0, 600.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# A device, or its id, as `nvidia-smi -L` lists it.
+_SLOT = re.compile(r"[A-Za-z0-9][\w./:-]{0,127}")
 
 
 @dataclass
@@ -53,6 +56,8 @@ class Member:
     unfit: str | None = None
     """Why it gets no run, whatever it is."""
     away_since: str | None = None
+    boot_id: str | None = None
+    """That of which the queue was told."""
     said: set[object] = field(default_factory=set)
 
 
@@ -172,6 +177,11 @@ class Fleet:
             wait_s = _FIRST_S if known is None else min(2 * known.wait_s, _MOST_S)
             self._refusals[name, sweep_id] = _Refusals(wait_s, time.monotonic() + wait_s)
 
+    def note_success(self, name: str, sweep_id: int) -> None:
+        """A node has trained a run of a sweep: what it refused before says nothing any more."""
+        with self._lock:
+            self._refusals.pop((name, sweep_id), None)
+
     def refused(self, name: str) -> set[int]:
         """The sweeps of which a node gets no run just now."""
         now = time.monotonic()
@@ -210,7 +220,6 @@ class Fleet:
         with self._lock:
             member = self._member(name)
             came = member.node is None
-            started = member.facts is None or member.facts.boot_id != facts.boot_id
             member.node, member.facts, member.held = node, facts, held
             member.away_since = None
             member.unfit = self._unfit(facts)
@@ -222,8 +231,9 @@ class Fleet:
         with suppress(QueueBusy):
             # Read after what it holds: so none of them was claimed meanwhile.
             self._forget_unwanted(store, node, held)
-            if started:
+            if member.boot_id != facts.boot_id:
                 store.holds.node_started(name, facts.boot_id)
+                member.boot_id = facts.boot_id
 
     def _miss(self, member: Member) -> None:
         with self._lock:
@@ -253,6 +263,8 @@ class Fleet:
 
     def _unfit(self, facts: NodeFacts) -> str | None:
         """Why a node gets no run at all."""
+        if not _are_slots(facts.slots):
+            return f"its slots have no plain names, each its own, or are more than {MOST_SLOTS}"
         for package, theirs in (("grpo-sweep", facts.version), ("mlx", facts.mlx)):
             ours = self._ours.get(package, "")
             if theirs != ours:
@@ -279,6 +291,12 @@ class Fleet:
 
     def _tell(self, words: str) -> None:
         self._listen(Event(EventKind.WAITING, words))
+
+
+def _are_slots(names: Sequence[str]) -> bool:
+    """Whether a node's slots may be called so: each costs a thread here, and is typed by people."""
+    plain = all(map(_SLOT.fullmatch, names))
+    return plain and len({*names}) == len(names) <= MOST_SLOTS
 
 
 def _clock_off(clock: str) -> float | None:

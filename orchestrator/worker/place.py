@@ -318,8 +318,11 @@ class OnNode:
 
     def ended(self, run: Run, trainer: Trainer) -> None:
         """See TrainingPlace."""
-        if isinstance(trainer, RemoteTrainer) and trainer.refused:
+        assert isinstance(trainer, RemoteTrainer)
+        if trainer.refused:
             self._fleet.note_refusal(self.node, run.sweep_id)
+        elif trainer.pid is not None:
+            self._fleet.note_success(self.node, run.sweep_id)
 
 
 def _began_on(run: Run) -> str | None:

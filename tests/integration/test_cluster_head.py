@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.errors import QueueBusy
 from orchestrator.queue.store import Store
 from orchestrator.run import Retry, StopRequest
 from orchestrator.worker import fleet, remote, termination
@@ -301,6 +302,54 @@ def test_a_node_of_another_version_gets_no_run(tmp_path, lab):
     assert {outcomes(n)[0] for n in (1, 2)} == {("completed", "mac")}
     assert lab.text().count("node old gets no run: it has grpo-sweep 0.0.1") == 1
     assert lab.text().count("node mac: its clock is") == 1
+
+
+@pytest.mark.parametrize("slots", [("0", "0"), ("a\nb",), ("",), tuple(map(str, range(65)))])
+def test_a_node_whose_slots_cannot_be_gets_no_run(tmp_path, lab, slots):
+    """Each slot costs this worker a thread, and its name is told and typed."""
+    lab.add("odd").says = {"slots": slots}
+    lab.add("mac")
+    submit(tmp_path, planned("a"))
+    assert lab.work() == 0
+    assert outcomes() == [("completed", "mac")]
+    assert lab.text().count("node odd gets no run: its slots") == 1
+
+
+def test_a_node_that_has_trained_a_run_is_forgiven_its_refusals():
+    """Or two queues that often want one slot would soon wait ten minutes for it."""
+    known = fleet.Fleet(Cluster(()), lambda event: None)
+    for _ in range(5):
+        known.note_refusal("mac", 1)
+    known.note_success("mac", 1)
+    assert known.refused("mac") == set()
+    known.note_refusal("mac", 1)
+    assert known._refusals["mac", 1].wait_s == fleet._FIRST_S
+
+
+def test_a_node_that_was_started_anew_is_told_once_the_queue_can_be_had(lab):
+    """It would stay paused until the worker ends."""
+
+    class BusyOnce:
+        """A store that others hold at the first try."""
+
+        def __init__(self):
+            self.holds = self.queries = self
+            self.tries = []
+
+        def queue_name(self):
+            return "q"
+
+        def node_started(self, *words):
+            self.tries.append(words)
+            if len(self.tries) == 1:
+                raise QueueBusy("locked")
+
+    mac, store = lab.add("mac"), BusyOnce()
+    known = fleet.Fleet(Cluster(lab), lambda event: None)
+    for _ in range(3):
+        known._looked = float("-inf")
+        known.look(store)
+    assert store.tries == [("mac", mac.facts().boot_id)] * 2
 
 
 def test_a_run_that_a_node_refuses_waits_for_another(tmp_path, lab, monkeypatch):
