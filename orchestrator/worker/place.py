@@ -21,6 +21,7 @@ from orchestrator.system import load, processes
 from orchestrator.system.crashpoints import crashpoint
 from orchestrator.system.paths import RunPaths
 from orchestrator.text import size
+from orchestrator.worker.attempt_log import PASSING
 from orchestrator.worker.crew import Crew, How
 from orchestrator.worker.fleet import Fleet
 from orchestrator.worker.launcher import (
@@ -272,7 +273,10 @@ class OnNode:
         except ConfigError as e:
             raise LaunchError(str(e), Verdict.CONFIG) from None
         except OSError as e:
-            raise LaunchError(f"{e.filename}: {e.strerror}", Verdict.DATA) from None
+            words = f"{e.filename or run.cwd}: {e.strerror}"
+            if e.errno in PASSING:
+                raise QueueBusy(words) from None
+            raise LaunchError(words, Verdict.DATA) from None
         sent = [file.path for file in outgoing.order.files]
         mirror = Mirror(run.folder, Path(attempt.log), sent)
         reach = self._reach(run, attempt)

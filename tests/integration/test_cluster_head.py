@@ -1,5 +1,6 @@
 """A worker that trains on nodes: real agents in this process, real (fake) trainers on them."""
 
+import errno
 import json
 import threading
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,7 @@ import pytest
 from orchestrator.errors import QueueBusy
 from orchestrator.queue.store import Store
 from orchestrator.run import Retry, StopRequest
-from orchestrator.worker import fleet, remote, termination
+from orchestrator.worker import fleet, place, remote, termination
 from orchestrator.worker.launcher import TRAINER
 from orchestrator.worker.nodes import Cluster, NodeAway
 from orchestrator.worker.slots import Slot, Slots
@@ -350,6 +351,23 @@ def test_a_node_that_was_started_anew_is_told_once_the_queue_can_be_had(lab):
         known._looked = float("-inf")
         known.look(store)
     assert store.tries == [("mac", mac.facts().boot_id)] * 2
+
+
+def test_what_this_machine_lacks_for_a_while_is_no_fault_of_the_run(tmp_path, lab, monkeypatch):
+    """As where a trainer is started here."""
+    lab.add("mac")
+    submit(tmp_path, planned("a"))
+    prepare, lacks = place.prepare, [OSError(errno.EMFILE, "Too many open files")]
+
+    def at_the_second_try(*words):
+        if lacks:
+            raise lacks.pop()
+        return prepare(*words)
+
+    monkeypatch.setattr(place, "prepare", at_the_second_try)
+    assert lab.work() == 0
+    assert outcomes() == [("completed", "mac")]
+    assert "Too many open files" in lab.text()
 
 
 def test_a_run_that_a_node_refuses_waits_for_another(tmp_path, lab, monkeypatch):
