@@ -18,7 +18,7 @@ from orchestrator.system.network import lan_names
 from orchestrator.system.paths import Home, home
 from orchestrator.text import plural, size
 from orchestrator.worker.detach import start_detached
-from orchestrator.worker.nodes import Node, NodeAway
+from orchestrator.worker.nodes import Node, NodeAway, NodeRefused
 
 _EVERYWHERE = "0.0.0.0"
 _WHAT = "the cluster of this home"
@@ -106,6 +106,8 @@ def _line(node: Node) -> str:
     except NodeAway as e:
         # It says which node.
         return str(e).removeprefix("node ")
+    except NodeRefused as e:
+        return f"{node.name}: {e}"
     running = sum(attempt.running for attempt in held)
     return (
         f"{facts.name}: {plural(len(facts.slots), 'slot')}, {facts.backend}, "

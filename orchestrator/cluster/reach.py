@@ -149,6 +149,9 @@ class ClusterNodes:
             except (UsageError, OtherVersion) as e:
                 # Another one listens there now; ours may come back.
                 self._why_none = str(e)
+            except Exception as e:  # noqa: BLE001
+                # Whatever it is: who stops asking would not see the nodes that come.
+                self._why_none = f"the cluster at {self._address} is at fault: {e!r}"
 
     async def _refresh(self) -> None:
         """Ask which nodes are there; before that, whether the scheduler is still one of ours."""

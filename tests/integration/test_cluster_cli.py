@@ -7,12 +7,13 @@ import signal
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.cli.cluster import _line
 from orchestrator.cli.cluster_options import ClusterChoice
 from orchestrator.cluster import engine, serving
 from orchestrator.cluster.keys import make_key
 from orchestrator.system.paths import home
-from orchestrator.worker.nodes import NodeAway
-from tests.cluster_kit import free_port
+from orchestrator.worker.nodes import NodeAway, NodeRefused
+from tests.cluster_kit import StandIn, free_port
 from tests.queue_kit import eventually
 
 
@@ -118,3 +119,14 @@ def test_what_is_not_installed_is_named(capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for words in (("cluster", "up"), ("node", "127.0.0.1")):
         assert "pip install 'grpo-sweep[cluster]'" in said(capsys, *words, code=2)
+
+
+def test_a_node_that_refuses_is_a_line_of_the_status():
+    """The others are shown all the same."""
+
+    class Refuses(StandIn):
+        def facts(self):
+            """Its folder is gone."""
+            raise NodeRefused("facts failed on the node: FileNotFoundError")
+
+    assert _line(Refuses("mac")) == "mac: facts failed on the node: FileNotFoundError"

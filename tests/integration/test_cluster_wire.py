@@ -366,6 +366,8 @@ def test_fault_of_the_scheduler_ends_no_worker(address, key):
         del scheduler.handlers["nodes"], scheduler.handlers["ask-node"]
         with pytest.raises(NodeAway, match="is no cluster of grpo-sweep"):
             nodes.ask("a", "held", (), 5)
+        scheduler.handlers["nodes"] = lambda: {"others": []}
+        eventually(lambda: "KeyError" in (why_away(nodes) or ""))
         scheduler.handlers.update(whole)
         eventually(lambda: why_away(nodes) is None)
 
