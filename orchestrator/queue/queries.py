@@ -40,6 +40,9 @@ HELD = """
 # The halt of a GPU that hangs ends with the boot in which it hung.
 HALTED = "SELECT 1 FROM queue WHERE paused = 1 AND (boot_id IS NULL OR boot_id = :boot_id)"
 
+# What SQLite holds as a whole number is less; another machine may say anything.
+_BEYOND = 2**63
+
 # A slot has one run at a time, and none while it or its whole node is paused.
 TAKEN = """
     SELECT 1 FROM runs WHERE state = 'running' AND coalesce(slot, '0') = :slot
@@ -203,6 +206,8 @@ class Queries:
         None where it is none of this queue: then the database was copied, and somebody else serves
         the copy.
         """
+        if max(run_id, n) >= _BEYOND:
+            return None
         rows = self._db.read(
             "SELECT token = ?, ended IS NULL FROM attempts WHERE run_id = ? AND n = ?",
             (token, run_id, n),

@@ -125,6 +125,8 @@ def test_a_queue_knows_which_attempts_it_waits_for(tmp_path, store):
     assert store.queries.is_wanted(1, 1, "drawn by another") is None
     assert store.queries.is_wanted(1, 2, "drawn by another") is None
     assert store.queries.is_wanted(3, 1, "drawn by another") is None
+    assert store.queries.is_wanted(2**70, 1, "drawn by another") is None
+    assert store.queries.is_wanted(1, 2**63, "drawn by another") is None
     end(store, first)
     assert store.queries.is_wanted(1, 1, first.token) is False
     store.control.remove([1])
