@@ -98,9 +98,8 @@ class Crew:
         return new
 
     def listen(self, event: Event) -> None:
-        """Tell an event to whoever listens, one at a time."""
-        with self._lock:
-            self._heard(event)
+        """Tell an event to whoever listens."""
+        self._heard(event)
 
     def name(self, slot: Slot, text: str) -> str:
         """A message of a slot; it says which, where there are several."""

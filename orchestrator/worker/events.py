@@ -1,5 +1,6 @@
 """What a worker reports as it goes, to whoever listens."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -35,3 +36,14 @@ class Event:
 
 
 Listener = Callable[[Event], None]
+
+
+def one_at_a_time(listen: Listener) -> Listener:
+    """The same listener for several threads: it hears one event after the other."""
+    lock = threading.RLock()
+
+    def tell(event: Event) -> None:
+        with lock:
+            listen(event)
+
+    return tell

@@ -14,7 +14,7 @@ from orchestrator.run import FIRST_SLOT
 from orchestrator.system import paths
 from orchestrator.system.paths import Home
 from orchestrator.worker.crew import Arrivals, Crew, How, left_behind, serve_each
-from orchestrator.worker.events import Event, EventKind, Listener
+from orchestrator.worker.events import Event, EventKind, Listener, one_at_a_time
 from orchestrator.worker.fleet import Fleet
 from orchestrator.worker.hours import Gate
 from orchestrator.worker.launcher import TRAINER
@@ -50,7 +50,7 @@ def work(
     queue, and QueueError when the queue cannot be used.
     """
     home = (home or paths.home()).make()
-    listen = on_event or (lambda event: None)
+    listen = one_at_a_time(on_event or (lambda event: None))
     own = () if slots is None and cluster else (slots or Slots()).each()
     fleet = Fleet(cluster, listen) if cluster else None
     prepares = affordable(len(own)) if prewarm is None else prewarm
