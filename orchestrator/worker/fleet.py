@@ -36,6 +36,7 @@ _CLOCK_S = 120.0
 # How long a node gets no run of a sweep after it has refused one; doubled each time.
 _FIRST_S, _MOST_S = 10.0, 600.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RUN_ID = re.compile(r"[0-9]{1,19}")
 # A device, or its id, as `nvidia-smi -L` lists it.
 _SLOT = re.compile(r"[A-Za-z0-9][\w./:-]{0,127}")
 
@@ -182,6 +183,11 @@ class Fleet:
         with self._lock:
             self._refusals.pop((name, sweep_id), None)
 
+    def doubt(self, name: str) -> None:
+        """Give a node no run until it was looked at again: it may be about to leave."""
+        with self._lock:
+            self._member(name).offers = ()
+
     def refused(self, name: str) -> set[int]:
         """The sweeps of which a node gets no run just now."""
         now = time.monotonic()
@@ -251,7 +257,7 @@ class Fleet:
         own = store.queries.queue_name()
         for each in held:
             queue, _, run_id = each.run.partition("/")
-            if queue != own or not run_id.isdecimal():
+            if queue != own or not _RUN_ID.fullmatch(run_id):
                 continue
             wanted = store.queries.is_wanted(int(run_id), each.n, each.token)
             if wanted is None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from grpo_core.errors import ConfigError
+from grpo_core.errors import ConfigError, ExitCode
 from grpo_core.run import protocol
 from grpo_core.run.atomic import read_json
 from grpo_core.run.device_choice import CPU
@@ -323,6 +323,8 @@ class OnNode:
     def ended(self, run: Run, trainer: Trainer) -> None:
         """See TrainingPlace."""
         assert isinstance(trainer, RemoteTrainer)
+        if trainer.exit_code == ExitCode.INTERRUPTED:
+            self._fleet.doubt(self.node)
         if trainer.refused:
             self._fleet.note_refusal(self.node, run.sweep_id)
         elif trainer.pid is not None:

@@ -370,6 +370,19 @@ def test_what_this_machine_lacks_for_a_while_is_no_fault_of_the_run(tmp_path, la
     assert "Too many open files" in lab.text()
 
 
+def test_a_node_that_hands_its_run_over_is_not_asked_again_at_once(tmp_path, lab, monkeypatch):
+    """It leaves: what was known of its slots before says nothing."""
+    mac = lab.add("mac")
+    submit(tmp_path, long("a"))
+    with lab.worker():
+        training()
+        lab.add("box")
+        eventually(lambda: "node box is there" in lab.text())
+        monkeypatch.setattr(fleet, "_LOOK_S", 1.0)
+        mac.agent.drain()
+    assert outcomes() == [("interrupted", "mac"), ("completed", "box")]
+
+
 def test_a_run_that_a_node_refuses_waits_for_another(tmp_path, lab, monkeypatch):
     """It is no fault of the run, and that node is asked no more for a while."""
     refuses = lab.add("mac")
