@@ -138,8 +138,12 @@ async def serve(address: Address, key: ClusterKey | None, ready: Callable[[], No
         raise UsageError(f"{address}: {words}; name another with --host or --port") from None
     ready()
     watching = asyncio.create_task(scheduler.watch())
+    # Who watches no more would keep nodes that are long gone: rather end, and say why.
+    watching.add_done_callback(lambda _: asked.set())
     await asked.wait()
     watching.cancel()
-    with suppress(asyncio.CancelledError):
-        await watching
-    await scheduler.close(reason="asked to end")
+    try:
+        with suppress(asyncio.CancelledError):
+            await watching
+    finally:
+        await scheduler.close(reason="asked to end")

@@ -129,6 +129,18 @@ def test_node_that_falls_silent_is_dropped(address, key, tmp_path, monkeypatch):
         assert any("has ended" in text for text in said)
 
 
+def test_scheduler_that_cannot_watch_its_nodes_ends(address, key, monkeypatch):
+    """And says why: else a node that is long gone would stay in its list."""
+
+    async def breaks(self):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(hub.Hub, "watch", breaks)
+    engine.set_up()
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        asyncio.run(asyncio.wait_for(hub.serve(address, key, lambda: None), 10))
+
+
 def test_scheduler_that_is_gone_is_said_once_and_found_again(address, key, tmp_path):
     """By the node and by the head; both go on where another one listens there."""
     said_by_node = []
