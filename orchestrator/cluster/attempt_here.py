@@ -163,7 +163,8 @@ class AttemptHere:
             lock.release()
             raise
         crashpoint("node.spawned")
-        self._follow(Launched(process, lock, (self._token,)))
+        with self._lock:
+            self._follow(Launched(process, lock, (self._token,)))
         with suppress(OSError):  # Without it the next agent finds the trainer by what it carries.
             write_json(place.process, self._process(process.pid))
         self.tend()
