@@ -30,9 +30,14 @@ class Holds:
         self._history.add("held", reason, sweep_id)
 
     def pause_node(self, node: str, reason: str, boot_id: str) -> None:
-        """Let no slot of a node take a run as long as that machine runs, inside a transaction."""
+        """Let no slot of a node take a run as long as that machine runs, inside a transaction.
+
+        One that the user has paused stays so beyond that.
+        """
         self._db.execute(
-            "INSERT OR REPLACE INTO paused_slots (slot, reason, at, boot_id) VALUES (?, ?, ?, ?)",
+            "INSERT INTO paused_slots (slot, reason, at, boot_id) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (slot) DO UPDATE SET reason = excluded.reason, at = excluded.at,"
+            " boot_id = excluded.boot_id WHERE boot_id IS NOT NULL",
             (node, reason, self._history.stamp(), boot_id),
         )
         self._history.add("paused", f"node {node}: {reason}", None)

@@ -149,6 +149,16 @@ def test_a_gpu_that_hangs_halts_its_node_until_that_was_started_anew(tmp_path, s
     assert store.claims.claim("there", "boot-2", *on_mac) is not None
 
 
+def test_a_pause_of_the_user_outlives_the_gpu_that_hung(tmp_path, store):
+    """Who paused the node wants it for himself, whatever was wrong with it besides."""
+    submit(tmp_path, planned("a"), planned("b"), retry=Retry(max=9))
+    _, attempt = store.claims.claim("there", "boot-1", nothing_before, "mac/0", (), "mac")
+    store.control.pause_slot("mac", ["mac", "mac/0"])
+    end(store, attempt, Outcome(Verdict.GPU_HANG, "the GPU hangs"))
+    store.holds.node_started("mac", "boot-2")
+    assert list(store.queries.paused_slots()) == ["mac"]
+
+
 def test_time_trained_is_noted_until_the_end(tmp_path, store):
     """A note that comes late does not change what was recorded."""
     submit(tmp_path, planned("a"))
