@@ -79,8 +79,16 @@ def serving_worker(home: Home | None = None) -> ServingWorker | None:
         is_stopped(pid),
         waits if isinstance(waits, str) else None,
         tuple(map(str, slots)) if isinstance(slots, list) else (FIRST_SLOT,),
-        tuple(NodeStatus(**node) for node in nodes) if isinstance(nodes, list) else (),
+        _nodes(nodes),
     )
+
+
+def _nodes(said: object) -> tuple[NodeStatus, ...]:
+    """The nodes as the worker says them; none where it is of another version."""
+    try:
+        return tuple(NodeStatus(**node) for node in said) if isinstance(said, list) else ()
+    except TypeError:
+        return ()
 
 
 def is_served(home: Home | None = None) -> bool:

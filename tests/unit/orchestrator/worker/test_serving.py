@@ -63,6 +63,15 @@ def test_the_nodes_of_a_worker_are_told_as_they_come(own):
     assert worker.pausable == ("mac/0", "mac", "box")
 
 
+def test_a_worker_of_another_version_is_known_without_its_nodes(own):
+    """Two installations may share a queue: a status says what it can read."""
+    with serve_alone(own, ["0"]):
+        text = json.loads(own.worker_lock.read_text())
+        own.worker_lock.write_text(json.dumps(text | {"nodes": [{"name": "mac", "hue": "red"}]}))
+        worker = serving_worker(own)
+    assert (worker.pid, worker.slots, worker.nodes) == (os.getpid(), ("0",), ())
+
+
 @pytest.mark.parametrize("changed", [{"pid_started": 1.0}, {"boot_id": "another"}])
 def test_a_pid_that_is_another_process_by_now_gets_no_signal(own, stranger, changed):
     """A dead worker's text, while its successor has the lock and has not written yet."""
