@@ -287,6 +287,11 @@ class Agent:
         except (OSError, QueueError) as e:
             # A full disk, maybe: it is tried again.
             self._say_once(f"attempt {attempt.order.n} of run {attempt.order.run}: {e}")
+        # Whatever it is: the thread that looks after all attempts goes on, or each of them would
+        # seem lost to the head while its trainer trains.
+        except Exception as e:  # noqa: BLE001
+            kind = type(e).__name__
+            self._say_once(f"attempt {attempt.order.n} of run {attempt.order.run}: {kind}: {e}")
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:

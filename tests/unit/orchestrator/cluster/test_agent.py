@@ -431,6 +431,25 @@ def test_a_full_disk_keeps_no_agent_from_what_it_holds(tmp_path, started, monkey
     eventually(lambda: list((tmp_path / "node").glob("attempts/*/ended.json")))
 
 
+def test_an_error_that_nobody_thought_of_ends_no_look_at_the_others(tmp_path, monkeypatch):
+    """It is said once, and how the attempt ended is told as soon as it is gone."""
+    said, good = [], []
+    tend = attempt_here.AttemptHere.tend
+
+    def fails(attempt):
+        if not good:
+            raise ValueError("nobody thought of it")
+        tend(attempt)
+
+    with an_agent(tmp_path / "node", say=said.append) as agent:
+        agent.start(an_order())
+        monkeypatch.setattr(attempt_here.AttemptHere, "tend", fails)
+        eventually(lambda: said)
+        good.append(True)
+        assert not ended(agent).running
+    assert said == ["attempt 1 of run q/1: ValueError: nobody thought of it"]
+
+
 def test_how_it_ended_outlives_the_agent(tmp_path, started):
     """A code that was collected is told by the next agent as well."""
     first = an_agent(tmp_path / "node")
