@@ -19,11 +19,11 @@ from orchestrator.system.holders import holder_of, living_pid, this_process
 from orchestrator.system.locks import FileLock, is_held, try_lock
 from orchestrator.system.paths import Home
 from orchestrator.system.processes import signal_process
+from orchestrator.worker.nodes import NODE_NAME
 
 # A command that asks "is it held?" holds the lock for an instant.
 _LOCK_WAIT_S = 1.0
 _POLL_S = 0.05
-_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,10 @@ def local_cluster(home: Home) -> Address:
 
 def check_name(name: str) -> str:
     """The name of a node; UsageError where it cannot be one."""
-    if not _NODE_NAME.fullmatch(name):
+    if not NODE_NAME.fullmatch(name):
         raise UsageError(
-            f"--name {name}: letters, digits, dot, dash and underscore, at most 64 of them"
+            f"--name {name}: letters, digits, dot, dash and underscore, at most 64 of them, and no"
+            " number, which is a slot of the head itself"
         )
     return name
 
@@ -122,7 +123,7 @@ def check_name(name: str) -> str:
 def default_name(host: str) -> str:
     """A node's name, made of what its machine is called."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", host.partition(".")[0]).strip("-_")[:64]
-    return name or "node"
+    return name if NODE_NAME.fullmatch(name) else f"node{name[:60]}"
 
 
 def local_nodes(home: Home) -> list[str]:

@@ -20,6 +20,7 @@ from orchestrator.run import stamp
 from orchestrator.text import duration, size
 from orchestrator.worker.events import Event, EventKind, Listener
 from orchestrator.worker.nodes import (
+    NODE_NAME,
     Cluster,
     Held,
     Node,
@@ -35,7 +36,6 @@ _LOOK_S = 1.0
 _CLOCK_S = 120.0
 # How long a node gets no run of a sweep after it has refused one; doubled each time.
 _FIRST_S, _MOST_S = 10.0, 600.0
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RUN_ID = re.compile(r"[0-9]{1,19}")
 # A device, or its id, as `nvidia-smi -L` lists it.
 _SLOT = re.compile(r"[A-Za-z0-9][\w./:-]{0,127}")
@@ -101,7 +101,7 @@ class Fleet:
             self._say_of_none(str(e))
             there = {}
         for name, node in there.items():
-            if _NAME.fullmatch(name):
+            if NODE_NAME.fullmatch(name):
                 self._see(store, name, node)
         with self._lock:
             gone = [member for name, member in self._members.items() if name not in there]

@@ -8,12 +8,16 @@ node that still holds an older attempt of the run is told to end it.
 Nothing is decided by a node's clock: it says durations, and the head stamps what it receives.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from orchestrator.errors import SweepError
+
+# What a node may be called. A number alone is a slot of the head's own machine.
+NODE_NAME = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 # The largest piece of a file that one call carries: over a slow line other calls wait behind it.
 PIECE_BYTES = 2**20
