@@ -34,7 +34,7 @@ def test_an_empty_queue_is_no_error(say):
         "eta_range_s": [0.0, 0.0],
     }
     worker = {"alive": False, "pid": None, "stopped": False, "waits": None}
-    lists = {key: [] for key in ("slots", "sweeps", "runs", "warnings")}
+    lists = {key: [] for key in ("slots", "nodes", "sweeps", "runs", "warnings")}
     assert shape == {"worker": worker, "queue": nothing, **lists}
     assert not home().root.exists()
 

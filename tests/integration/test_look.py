@@ -337,7 +337,7 @@ def test_json_of_very_many_runs_is_the_same_json(say, folder):
     out = say("status", "--json")[1]
     found = json.loads(out)
     assert [run["id"] for run in found["runs"]] == list(range(1, 1501))
-    assert list(found) == ["worker", "slots", "queue", "sweeps", "runs", "warnings"]
+    assert list(found) == ["worker", "slots", "nodes", "queue", "sweeps", "runs", "warnings"]
     assert len(out.splitlines()) < 1600
     assert "… 1,488 more: grpo-sweep status s" in say("status")[1]
     assert "… 1,460 more: grpo-sweep status s --all" in say("status", "s")[1]
