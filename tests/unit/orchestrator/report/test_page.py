@@ -92,6 +92,8 @@ def test_json_in_a_script_cannot_end_it():
     assert json.loads(text) == value
 
 
+# Half a minute: 200 logs of 1,000 lines are read.
+@pytest.mark.slow
 def test_200_runs_of_1000_updates_fit_into_15_megabytes(tmp_path):
     """67 settings of five parameters in three seeds; logs as long as the trainer's."""
     values = [
