@@ -32,6 +32,7 @@ from pathlib import Path
 import psutil
 
 from orchestrator.cluster.keys import make_key
+from orchestrator.errors import QueueBusy
 from orchestrator.queue.store import Store
 from orchestrator.run import Limits, Plan, PlannedRun, Retry
 from orchestrator.system.paths import ENV_HOME
@@ -293,9 +294,17 @@ class ClusterStorm:
             mend, after_s = attack()
             self.later.append((time.monotonic() + after_s, mend))
             self.counts[attack.__name__] += 1
-            with self.store() as store:
-                if not store.queries.runs(states=["queued", "running", "paused"], limit=1):
-                    return
+            if self.is_over():
+                return
+
+    def is_over(self):
+        """Whether nothing is left to do; a head that sleeps may hold the queue till it wakes."""
+        with (
+            contextlib.suppress(QueueBusy),
+            Store.open(self.home / "queue.db", timeout_s=0.5) as store,
+        ):
+            return not store.queries.runs(states=["queued", "running", "paused"], limit=1)
+        return False
 
     def pass_time(self, wait_s):
         """Mend what is due meanwhile."""
