@@ -134,6 +134,14 @@ def new_folder(target: Path) -> Iterator[Path]:
         if isinstance(e, OSError) and e.filename is None and e.errno is not None:
             raise OSError(e.errno, e.strerror, str(target)) from None
         raise
+    replace_folder(beside, target)
+
+
+def replace_folder(beside: Path, target: Path) -> None:
+    """Rename a folder that is whole and on the disk to `target`, whatever stood there before.
+
+    `put_back` mends a death between the two renames.
+    """
     aside = target.with_name(REPLACED + target.name)
     remove(aside)
     if target.exists():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from grpo_core.run import protocol
-from grpo_core.run.atomic import REPLACED, TEMPORARY, remove, sync, sync_folder
+from grpo_core.run.atomic import TEMPORARY, remove, replace_folder, sync, sync_folder
 from orchestrator.worker.attempt_log import HEADER
 from orchestrator.worker.nodes import (
     ATTEMPT_LOG,
@@ -168,7 +168,7 @@ class Mirror:
         if all(map(self._is_here, states)):
             return
         target = self._folder / name
-        beside, old = (target.with_name(mark + name) for mark in (TEMPORARY, REPLACED))
+        beside = target.with_name(TEMPORARY + name)
         wanted = {beside / _below(state.path): state for state in states}
         for path in sorted(beside.rglob("*")):
             if path.is_file() and path not in wanted:
@@ -177,12 +177,7 @@ class Mirror:
             path.parent.mkdir(parents=True, exist_ok=True)
             if _size(path) != state.size or _digest(path, 0) != _sum_of(state):
                 yield from self._fetch(state, path, read)
-        remove(old)
-        if target.exists():
-            os.rename(target, old)
-        os.rename(beside, target)
-        sync_folder(self._folder)
-        remove(old)
+        replace_folder(beside, target)
         self._same.update({state.path: _sum_of(state) for state in states})
 
     def _rank(self, name: str) -> tuple[bool, int]:
