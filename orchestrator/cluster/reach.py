@@ -61,6 +61,7 @@ class ClusterNodes:
         self._thread.start()
         try:
             self._do(self._open(), ANSWER_S * 2)
+        # Also at Ctrl-C: nobody else ends the thread.
         except BaseException:
             self.__exit__()
             raise

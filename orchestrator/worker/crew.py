@@ -254,6 +254,7 @@ def serve_each(
             if not any(thread.is_alive() for thread in threads) and (threads or arrivals.over()):
                 break
             time.sleep(_ARRIVALS_S)
+    # Whatever ends the look for new slots ends the worker: its threads must not serve on alone.
     except BaseException:
         stops.abandoned = True
         raise
