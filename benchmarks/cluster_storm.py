@@ -31,6 +31,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks._storm_table import table
 from orchestrator.cluster.keys import make_key
 from orchestrator.errors import QueueBusy
 from orchestrator.queue.store import Store
@@ -573,28 +574,22 @@ def main():
         **{"events": dict(sorted(storm.counts.items())), "attempts": dict(storm.outcomes)},
         **{"faults": faults},
     }
-    print(json.dumps(figures) if args.json else table(figures))
+    print(json.dumps(figures) if args.json else shown(figures))
     if args.keep:
         for (outcome, reason), n in storm.causes.most_common():
             print(f"{n:4} {outcome}: {reason}")
     return 1 if faults else 0
 
 
-def table(figures):
+def shown(figures):
     """The figures as Markdown."""
-    lines = [
+    first = (
         f"seed {figures['seed']}, {figures['runs']} runs, {sum(figures['events'].values())} events"
         f" in {figures['storm_s']:.0f} s, all done after {figures['all_s']:.0f} s; "
-        f"{figures['moved']} runs changed their node",
-        "",
-    ]
-    for title, counts in (("event", figures["events"]), ("attempts ended", figures["attempts"])):
-        lines += [f"| {title} | times |", "|---|---:|"]
-        lines += [f"| {name} | {n} |" for name, n in counts.items()]
-        lines += [f"| all | {sum(counts.values())} |", ""]
-    wrong = figures["faults"]
-    lines += [f"{len(wrong)} faults", *wrong] if wrong else ["nothing lost, nothing doubled"]
-    return "\n".join(lines)
+        f"{figures['moved']} runs changed their node"
+    )
+    counted = {"event": figures["events"], "attempts ended": figures["attempts"]}
+    return table(first, counted, figures["faults"])
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks._storm_table import table
 from orchestrator.errors import SweepError
 from orchestrator.queue.store import Store
 from orchestrator.run import Limits, Plan, PlannedRun, Retry
@@ -305,24 +306,18 @@ def main():
         "attempts": dict(sorted(storm.outcomes.items())),
         "faults": faults,
     }
-    print(json.dumps(figures) if args.json else table(figures))
+    print(json.dumps(figures) if args.json else shown(figures))
     return 1 if faults else 0
 
 
-def table(figures):
+def shown(figures):
     """The figures as Markdown."""
-    lines = [
+    first = (
         f"seed {figures['seed']}, {figures['minutes']} minutes, {figures['runs']} runs, "
-        f"{figures['signals']} signals",
-        "",
-    ]
-    for title, counts in (("attack", figures["attacks"]), ("attempts ended", figures["attempts"])):
-        lines += [f"| {title} | times |", "|---|---:|"]
-        lines += [f"| {name} | {n} |" for name, n in counts.items()]
-        lines += [f"| all | {sum(counts.values())} |", ""]
-    wrong = figures["faults"]
-    lines += [f"{len(wrong)} faults", *wrong] if wrong else ["nothing lost, nothing doubled"]
-    return "\n".join(lines)
+        f"{figures['signals']} signals"
+    )
+    counted = {"attack": figures["attacks"], "attempts ended": figures["attempts"]}
+    return table(first, counted, figures["faults"])
 
 
 if __name__ == "__main__":
