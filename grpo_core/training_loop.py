@@ -125,13 +125,12 @@ class TrainingLoop:
         if found is None:
             return
         try:
-            masters = self.learner.optimizer.restore(found.arrays, self.state.optimizer_steps)
+            self.learner.restore(found.arrays, self.state.optimizer_steps)
             if self.cfg.sync_ref_model and (held := self.policy.reference_weights) is not None:
                 kept = {name: found.arrays[f"{_REFERENCE}{name}"] for name in held}
                 self.policy.reference_weights = kept
         except KeyError as error:
             raise ModelError(f"{found.path} does not fit the model: no {error} in it") from None
-        self.policy.set_trainable(masters)
         if found.rollouts is not None:
             self.rollouts = from_json(found.rollouts)
         # Else the checkpoint's arrays stay alive beside those that training makes of them.
@@ -362,7 +361,7 @@ class TrainingLoop:
         path = checkpoint.save(
             self.path,
             state,
-            self.learner.optimizer.arrays() | self._reference_arrays(),
+            self.learner.arrays() | self._reference_arrays(),
             None if following.draws or self.rollouts is None else to_json(self.rollouts),
             lambda folder: self.policy.save(folder, cfg),
         )

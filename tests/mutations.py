@@ -247,8 +247,8 @@ MUTATIONS = (
     Mutation(
         "gradient not clipped",
         "grpo_core/update/learner.py",
-        "clip(found.grads, norm, self.cfg.max_grad_norm)",
-        "found.grads",
+        "clip(grads, norm, self.cfg.max_grad_norm)",
+        "grads",
         (RUN,),
     ),
     Mutation(
@@ -317,16 +317,16 @@ MUTATIONS = (
     ),
     Mutation(
         "a resumed run keeps its first weights",
-        TRAINER,
-        "        self.policy.set_trainable(masters)\n",
+        "grpo_core/update/learner.py",
+        "        self.policy.set_trainable(parts[MASTERS])\n",
         "",
         (KILL,),
     ),
     Mutation(
         "a resumed run forgets Adam's step",
         TRAINER,
-        "self.learner.optimizer.restore(found.arrays, self.state.optimizer_steps)",
-        "self.learner.optimizer.restore(found.arrays, 0)",
+        "self.learner.restore(found.arrays, self.state.optimizer_steps)",
+        "self.learner.restore(found.arrays, 0)",
         (KILL,),
     ),
     Mutation(

@@ -7,14 +7,14 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 from mlx_lm.utils import save_model
 
 from grpo_core.config.fields import MLXGRPOConfig
@@ -45,6 +45,7 @@ from grpo_core.model.base_model import (
 )
 from grpo_core.model.load_probe import Findings, examine, must_give_numbers, must_learn
 from grpo_core.model.precision import cast, precision
+from grpo_core.model.trained_weights import TrainedWeights
 from grpo_core.model.trunk_head import Params, SplitModel
 from grpo_core.model.turn_end import end_tokens
 
@@ -74,6 +75,7 @@ class Policy:
     can_mix_lengths: bool = True  # prompts of several lengths in one batch of decoding
     prefix_difference: float = 0.0  # log-probs behind a shared prompt from plain ones, nats
     notes: tuple[str, ...] = ()  # lines for the user about what was loaded
+    _trained: TrainedWeights | None = field(default=None, init=False)
 
     @property
     def parameter_count(self) -> int:
@@ -81,9 +83,16 @@ class Policy:
         arrays: dict[str, mx.array] = dict(tree_flatten(self.model.parameters()))
         return sum(array.size for array in arrays.values())
 
+    @property
+    def trained(self) -> TrainedWeights:
+        """Where the model keeps what is trained; found when it is first asked for."""
+        if self._trained is None:
+            self._trained = TrainedWeights(self.model)
+        return self._trained
+
     def trainable(self) -> Params:
         """What is trained, by flat name, in the model's own dtype."""
-        return dict(tree_flatten(self.model.trainable_parameters()))
+        return self.trained.arrays()
 
     def set_trainable(self, params: Params) -> None:
         """Puts weights in, cast to the model's dtype. Raises ModelError if they do not fit."""
@@ -96,8 +105,7 @@ class Policy:
                 raise ModelError(
                     f"weights do not fit the model: {name} is {value.shape}, not {held[name].shape}"
                 )
-        cast = [(name, value.astype(held[name].dtype)) for name, value in params.items()]
-        self.model.update(tree_unflatten(cast))
+        self.trained.put({name: a.astype(held[name].dtype) for name, a in params.items()})
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_unflatten
 
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.errors import Interrupted
@@ -70,7 +69,7 @@ def gradient(
                     mx.eval(total, parts, pulls)
                     add_sums(sums, parts)
     finally:
-        policy.model.update(tree_unflatten(list(weights.items())))
+        policy.trained.put(weights)
         policy.model.eval()
     return Gradient(total or _zeros(weights), sums)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 
 from grpo_core.config.fields import MLXGRPOConfig
 from grpo_core.model.policy import Policy
@@ -137,7 +137,7 @@ class GroupPasses:
         return Share(grads, sums, list(pulls))
 
     def _put(self, weights: Params) -> None:
-        self.policy.model.update(tree_unflatten(list(weights.items())))
+        self.policy.trained.put(weights)
 
     def _shared(self, prompt: mx.array, rows: Rows) -> mx.array:
         prefix, last = run_prefix(self.split, prompt)

@@ -21,10 +21,11 @@ from grpo_core.model.finite import all_finite
 from grpo_core.model.policy import Policy
 from grpo_core.run.exceptions import can_shrink
 from grpo_core.run.signals import ShouldStop
+from grpo_core.update.bundles import Bundles
 from grpo_core.update.gradient import Gradient, gradient, score
 from grpo_core.update.memory_plan import MemoryPlan
 from grpo_core.update.micro_batches import Groups, Sample
-from grpo_core.update.optimizer import AdamW, clip, global_norm
+from grpo_core.update.optimizer import MASTERS, AdamW, Arrays, clip, global_norm
 from grpo_core.update.rollout_batch import RolloutBatch
 from grpo_core.update.schedule import Position
 
@@ -54,7 +55,9 @@ class Learner:
         self.policy = policy
         self.cfg = cfg
         self.plan = plan
-        self.optimizer = AdamW(cfg, policy.trainable())
+        trained = policy.trainable()
+        self._bundles = Bundles(trained)
+        self.optimizer = AdamW(cfg, self._bundles.join(trained))
         self._check = check
         self._say = say
 
@@ -114,27 +117,40 @@ class Learner:
                 should_stop=stop,
             )
         )
-        norm = global_norm(found.grads)
+        grads = self._bundles.join(found.grads)
+        norm = global_norm(grads)
         figures = _figures(found, norm)
         if not (math.isfinite(norm) and math.isfinite(found.stats["loss"])):
             return Step(figures, moved=False, finite=False)
         if norm == 0:
             return Step(figures, moved=False)
-        clipped = clip(found.grads, norm, self.cfg.max_grad_norm)
-        self.policy.set_trainable(self.optimizer.step(clipped, lr))
-        self._must_be_finite(update, lr)
+        clipped = clip(grads, norm, self.cfg.max_grad_norm)
+        vectors = self._bundles.cast(self.optimizer.step(clipped, lr))
+        weights = self._bundles.part(vectors)
+        mx.eval(weights)
+        self.policy.set_trainable(weights)
+        if not all_finite(vectors):
+            raise _not_finite(weights, update, lr)
         return Step(figures, moved=True)
 
-    def _must_be_finite(self, update: int, lr: float) -> None:
-        """Weights that are not finite stay so: Diverged, with the first of them."""
-        weights = self.policy.trainable()
-        if all_finite(weights):
-            return
-        broken = next(name for name, array in weights.items() if not all_finite({name: array}))
-        raise Diverged(
-            f"update {update} at rate {lr!r} left {broken} ({weights[broken].dtype}) without "
-            "finite numbers; lower learning_rate"
-        )
+    def arrays(self) -> Arrays:
+        """Moments and masters of every trained array by its name, for a checkpoint."""
+        parts = self.optimizer.parts().items()
+        return {
+            f"{part}/{name}": array
+            for part, vectors in parts
+            for name, array in self._bundles.part(vectors).items()
+        }
+
+    def restore(self, arrays: Arrays, steps: int) -> None:
+        """Take what `arrays` gave, and put the weights into the policy.
+
+        Raises KeyError where one lacks, ModelError where one does not fit.
+        """
+        parts = {part: _under(f"{part}/", arrays) for part in self.optimizer.parts()}
+        vectors = {part: self._bundles.join(held) for part, held in parts.items()}
+        self.policy.set_trainable(parts[MASTERS])
+        self.optimizer.restore(vectors, steps)
 
     def _has_signal(self, groups: Groups) -> bool:
         """Whether the gradient can be anything but 0."""
@@ -156,6 +172,20 @@ class Learner:
             # Outside of the handler: the traceback keeps the failed step's arrays alive.
             gc.collect()
             mx.clear_cache()
+
+
+def _under(start: str, arrays: Arrays) -> Arrays:
+    """Those whose names begin so, by what follows."""
+    return {name.removeprefix(start): a for name, a in arrays.items() if name.startswith(start)}
+
+
+def _not_finite(weights: Arrays, update: int, lr: float) -> Diverged:
+    """Weights that are not finite stay so; with the first of them."""
+    broken = next(name for name, array in weights.items() if not all_finite({name: array}))
+    return Diverged(
+        f"update {update} at rate {lr!r} left {broken} ({weights[broken].dtype}) without "
+        "finite numbers; lower learning_rate"
+    )
 
 
 _NO_FIGURES: dict[str, float | None] = {

@@ -14,6 +14,9 @@ from grpo_core.config import MLXGRPOConfig
 
 Arrays = dict[str, mx.array]
 
+# What the checkpoint calls the weights in fp32.
+MASTERS = "master"
+
 
 class AdamW:
     """Moments and masters of the trainable arrays, all in float32.
@@ -50,18 +53,14 @@ class AdamW:
         self._m[name], self._v[name] = m, v
         self.masters[name] = p - lr * (update + self.weight_decay * p)
 
-    def arrays(self) -> Arrays:
-        """Everything that a step changes, by name, for a checkpoint; `steps` goes beside it."""
-        parts = (("master", self.masters), ("m", self._m), ("v", self._v))
-        return {f"{part}/{k}": a for part, arrays in parts for k, a in arrays.items()}
+    def parts(self) -> dict[str, Arrays]:
+        """All that a step changes, for a checkpoint; `steps` goes beside it."""
+        return {MASTERS: self.masters, "m": self._m, "v": self._v}
 
-    def restore(self, arrays: Arrays, steps: int) -> Arrays:
-        """Take what `arrays` gave; returns the masters. KeyError where a name is missing."""
+    def restore(self, parts: dict[str, Arrays], steps: int) -> None:
+        """Take what `parts` gave."""
         self.steps = steps
-        for part, mine in (("master", self.masters), ("m", self._m), ("v", self._v)):
-            for name in mine:
-                mine[name] = arrays[f"{part}/{name}"]
-        return self.masters
+        self.masters, self._m, self._v = parts[MASTERS], parts["m"], parts["v"]
 
 
 def global_norm(gradients: Arrays) -> float:

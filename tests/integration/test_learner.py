@@ -82,7 +82,7 @@ class Scene:
 
     def snapshot(self):
         """Weights and optimizer state, to the last bit."""
-        arrays = {**self.policy.trainable(), **self.learner.optimizer.arrays()}
+        arrays = {**self.policy.trainable(), **self.learner.arrays()}
         return {name: np.array(a) for name, a in arrays.items()}, self.learner.optimizer.steps
 
 

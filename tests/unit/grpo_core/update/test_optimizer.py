@@ -57,24 +57,17 @@ def test_low_precision_weights_do_not_swallow_small_steps():
     np.testing.assert_allclose(np.array(masters["w"]), start - 1e-4, rtol=1e-4)
 
 
-def test_restored_optimizer_goes_on_to_the_last_bit(tmp_path):
-    """Through a file: the same steps as one that was never stopped."""
+def test_restored_optimizer_goes_on_to_the_last_bit():
+    """The same steps as one that was never stopped."""
     start, *gradients = [mx.array(d.astype(np.float32)) for d in draws(7)]
     whole, first, second = (AdamW(CFG, {"w": start}) for _ in range(3))
     for g in gradients[:3]:
         whole.step({"w": g}, 1e-3)
         first.step({"w": g}, 1e-3)
-    mx.save_safetensors(str(tmp_path / "a.safetensors"), first.arrays())
-    second.restore(dict(mx.load(str(tmp_path / "a.safetensors"))), first.steps)
+    second.restore(first.parts(), first.steps)
     for g in gradients[3:]:
         a, b = whole.step({"w": g}, 1e-3), second.step({"w": g}, 1e-3)
     assert mx.array_equal(a["w"], b["w"]).item()
-
-
-def test_restore_wants_every_array():
-    """A state of another model is refused, not half taken."""
-    with pytest.raises(KeyError):
-        AdamW(CFG, {"w": mx.zeros(2)}).restore({"master/w": mx.zeros(2)}, 1)
 
 
 def test_norm_and_clip_by_hand():
