@@ -306,6 +306,13 @@ class MLXGRPOConfig:
         min=0,
     )
     num_iterations: int = _f(1, "objective", "updates from each batch of rollouts", min=1)
+    old_logprobs: str = _f(
+        "recomputed",
+        "objective",
+        "what later updates from a batch of rollouts compare with: log-probs computed once more "
+        "before the first of them, or those that were there when the tokens were sampled",
+        choices=("recomputed", "sampled"),
+    )
     mask_truncated: bool = _f(
         False, "objective", "leave completions that hit the limit out of the loss"
     )

@@ -99,7 +99,7 @@ VOID_RULES = (
         "max_completion_length is smaller, and the smaller of the two counts",
     ),
     VoidRule(
-        (*CLIP, "off_policy_mask_threshold"),
+        (*CLIP, "off_policy_mask_threshold", "old_logprobs"),
         lambda cfg: cfg.num_iterations == cfg.updates_per_generation == 1,
         "num_iterations = 1: the policy that learns is the one that sampled, its ratio is 1 and is "
         "never clipped",

@@ -65,10 +65,11 @@ class Learner:
         """The samples with the log-probs that later steps compare with.
 
         Of the reference with kl_coeff > 0; of the policy as it is where further steps follow, since
-        only the first is taken by the policy that sampled.
+        only the first is taken by the policy that sampled; `old_logprobs` = "sampled" has them.
         """
         groups: Groups = rollouts.groups
-        if self.cfg.num_iterations * self.cfg.updates_per_generation > 1:
+        follows = self.cfg.num_iterations * self.cfg.updates_per_generation > 1
+        if follows and self.cfg.old_logprobs == "recomputed":
             old = self._logprobs(groups)
             groups = [
                 [replace(s, old_logprobs=own) for s, own in zip(group, given, strict=True)]

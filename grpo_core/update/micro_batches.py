@@ -20,7 +20,8 @@ from grpo_core.update.loss import Batch
 class Sample:
     """One completion to learn from. Log-probs are float32 [T], one for each of its T tokens.
 
-    `old_logprobs`: of the policy that sampled; None while the policy is still that one.
+    `old_logprobs`: of the policy that sampled; None where it is not compared with, as by the policy
+    that still is that one.
     `ref_logprobs`: of the reference, with kl_coeff > 0. `sampling_logprobs`: of the distribution
     that the tokens were drawn from, after top_p and its like. `group`: the prompt's number within
     the batch of rollouts.

@@ -77,7 +77,7 @@ def draw_batch(
     figures = rollout_figures(draws.sample, rewards.names) | _costs(draws, at_first, final, cfg)
     if cfg.overlong_buffer:
         figures["reward/overlong"] = float(np.mean([overlong(j.group, cfg) for j in draws.sample]))
-    groups = [_samples(j, learnt[p], weights[p], p) for p, j in enumerate(final)]
+    groups = [_samples(j, learnt[p], weights[p], p, cfg) for p, j in enumerate(final)]
     counts = [_counts(judged, cfg) for judged in final]
     shown = _spread_out(weights[0], learnt[0], len(final[0].total))
     return RolloutBatch(
@@ -138,6 +138,7 @@ def _samples(
     places: Sequence[int],
     weights: np.ndarray,
     number: int,
+    cfg: MLXGRPOConfig,
 ) -> list[Sample]:
     group = judged.group
     sampling = group.sampling_logprobs or group.logprobs
@@ -146,6 +147,7 @@ def _samples(
             prompt_ids=group.prompt_ids,
             completion_ids=group.completions[s],
             advantage=float(weight),
+            old_logprobs=group.logprobs[s] if cfg.old_logprobs == "sampled" else None,
             sampling_logprobs=sampling[s],
             truncated=not group.finished[s],
             group=number,

@@ -43,7 +43,10 @@ KINDS = {
     },
     # 160 completions, of which 128 decode together: some come in as others end.
     "waiting": {"num_generations": 40, "batch_size": 4, "max_new_tokens": 32, "num_epochs": 1},
-    "minibatches": {"steps_per_generation": 4, "num_iterations": 2, "batch_size": 1},
+    "minibatches": {
+        **{"steps_per_generation": 4, "num_iterations": 2, "batch_size": 1},
+        "old_logprobs": "sampled",
+    },
 }
 SHORT = {"num_epochs": 1, "eval_samples": 4, "eval_subset_size": 4, "max_new_tokens": 16}
 LONG = sorted({*KINDS} - {"lora", "full"})

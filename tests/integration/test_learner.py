@@ -265,6 +265,34 @@ def test_later_iterations_compare_with_the_policy_that_sampled():
     assert second.figures["clip_frac"] > 0.2
 
 
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.7, "temperature": 0.8}])
+def test_log_probs_of_the_sampler_are_those_of_the_policy_that_sampled(filters):
+    """Before any filter: what `recomputed` finds by a pass of its own, and the step is the same."""
+    fields = {"num_iterations": 2, "rollout_is": "token_truncate", **filters}
+    fresh, kept = (
+        Scene(by_length, old_logprobs=which, **fields) for which in ("recomputed", "sampled")
+    )
+    pairs = zip(fresh.rollouts.groups, kept.rollouts.groups, strict=True)
+    for own, other in ((a, b) for pair in pairs for a, b in zip(*pair, strict=True)):
+        np.testing.assert_allclose(other.old_logprobs, own.old_logprobs, atol=2e-5)
+    norms = []
+    for scene in (fresh, kept):
+        scene.step(1, 0)
+        norms.append(scene.step(2, 1).figures["grad_norm"])
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)
+
+
+def test_log_probs_of_the_sampler_cost_no_pass(monkeypatch):
+    """The model runs over the completions once more only where they are computed again."""
+    passes = []
+    real = learner.score
+    monkeypatch.setattr(learner, "score", lambda *args: passes.append(1) or real(*args))
+    Scene(by_length, num_iterations=2, old_logprobs="sampled")
+    assert not passes
+    Scene(by_length, num_iterations=2)
+    assert passes
+
+
 def test_updates_are_cut_as_the_plan_says():
     """The plan's size is what `gradient` gets."""
     scene = Scene(by_length)

@@ -35,6 +35,7 @@ CASES = [
         {"loss_type": "sapo", "num_iterations": 2},
     ),
     ("off_policy_mask_threshold", {}, {"steps_per_generation": 8}),
+    ("old_logprobs", {}, {"num_iterations": 2}),
     ("scale_rewards", {"multi_objective_aggregation": "normalize_then_sum"}, {}),
     ("kl_estimator", {}, {"kl_coeff": 0.1}),
     ("sync_ref_model", {}, {"kl_coeff": 0.1}),
