@@ -93,7 +93,7 @@ def peers(task: Task, peer: Peer, seed: int) -> list[dict[str, Any]]:
         with _talk(evaluator, environment(folder)) as judge:
             work = judge.read()
             outside = {n: v for n, v in environment(folder).items() if n != "PYTHONPATH"}
-            driver = peer.argv(PEER_DRIVER, [folder, seed, task.every])
+            driver = peer.argv(PEER_DRIVER, [folder, seed, task.updates_between()])
             with _talk(driver, outside) as trainer:
                 points = list(_train_peer(task, trainer, judge, work["rewards"]))
     return [asdict(point) for point in points]

@@ -21,6 +21,7 @@ from grpo_core.config import format_value
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "tiny.toml"
+BATCH_SIZE = 4  # of that file
 
 # A fifth of the demo's rate, by which four updates would do; it stays as it is, so that it does not
 # depend on how long a run may be. Nothing is saved.
@@ -40,7 +41,8 @@ COMMON: dict[str, Any] = {
 class Task:
     """Rows and rewards, the held-out scores that count, and how long a run may try.
 
-    `scores` ascend, and a run ends with the last one. `every`: updates between two evaluations.
+    `scores` ascend, and a run ends with the last one. `every`: prompts learnt from between two
+    evaluations, the same for large updates and small ones, as many looks find a lucky one sooner.
     `budget_s`: the processor's seconds of training after which a run ends as one that has not
     reached the score. `rows`: by split, where they are not built in; then the model is
     `three_digits`'.
@@ -58,9 +60,14 @@ class Task:
         """The score with which a run ends."""
         return self.scores[-1]
 
+    def updates_between(self, batch_size: int = BATCH_SIZE) -> int:
+        """Updates between two evaluations, where one learns from so many prompts."""
+        return self.every // batch_size
+
     def config(self, folder: Path, more: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of one run beside those of the configuration file."""
-        made = COMMON | {"eval_steps": self.every} | dict(self.fields)
+        every = self.updates_between(more.get("batch_size", BATCH_SIZE))
+        made = COMMON | {"eval_steps": every} | dict(self.fields)
         if self.rows is not None:
             files = {"dataset": "train.jsonl", "eval_dataset": "test.jsonl"}
             made |= {name: str(folder / file) for name, file in files.items()}
@@ -92,14 +99,14 @@ def three_digits_model() -> Path:
 
 
 TASKS = (
-    Task("two digits", {}, scores=(0.6, 0.7), every=4, budget_s=30.0),
+    Task("two digits", {}, scores=(0.6, 0.7), every=16, budget_s=30.0),
     Task(
         "three digits",
         # Few rows, so that they come again within a run; by the demo's rate.
         {"rewards": ["correctness"], "learning_rate": 1e-3, "max_train_samples": 64},
         # The rise, and where it flattens.
         scores=(0.4, 0.5),
-        every=8,
+        every=32,
         budget_s=60.0,
         rows=three_digits.rows,
     ),
