@@ -247,8 +247,8 @@ MUTATIONS = (
     Mutation(
         "large arrays joined as well",
         "grpo_core/update/bundles.py",
-        "if size > SMALL:",
-        "if False:",
+        "if size % ALIGNED or not 0 < size <= SMALL:",
+        "if size % ALIGNED:",
         ("tests/unit/grpo_core/update/test_bundles.py",),
     ),
     Mutation(
@@ -346,7 +346,7 @@ MUTATIONS = (
     Mutation(
         "a resumed run keeps its first weights",
         "grpo_core/update/learner.py",
-        "        self.policy.set_trainable(parts[MASTERS])\n",
+        "        self._put(vectors[MASTERS])\n",
         "",
         (KILL,),
     ),

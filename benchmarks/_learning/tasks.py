@@ -62,7 +62,7 @@ class Task:
 
     def updates_between(self, batch_size: int = BATCH_SIZE) -> int:
         """Updates between two evaluations, where one learns from so many prompts."""
-        return self.every // batch_size
+        return max(1, self.every // batch_size)
 
     def config(self, folder: Path, more: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of one run beside those of the configuration file."""

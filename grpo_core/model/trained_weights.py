@@ -2,7 +2,7 @@
 
 mlx walks over all modules for each look and each change, a millisecond in the smallest model, some
 times an update. Layers may be exchanged meanwhile (`Policy.reference`), as long as the same ones
-are put back.
+are put back; one that is wrapped for good is found only by a new walk.
 """
 
 from typing import Any

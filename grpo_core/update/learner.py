@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from grpo_core.config import MLXGRPOConfig
-from grpo_core.errors import Diverged
+from grpo_core.errors import Diverged, ModelError
 from grpo_core.model.finite import all_finite
 from grpo_core.model.policy import Policy
 from grpo_core.run.exceptions import can_shrink
@@ -119,23 +119,34 @@ class Learner:
             )
         )
         grads = self._bundles.join(found.grads)
+        found.grads.clear()  # each is in a vector, or the vector
         norm = global_norm(grads)
         figures = _figures(found, norm)
+        if self.cfg.old_logprobs == "sampled" and not at.draws:
+            figures["sampling_logp_difference"] = None  # from itself
         if not (math.isfinite(norm) and math.isfinite(found.stats["loss"])):
             return Step(figures, moved=False, finite=False)
         if norm == 0:
             return Step(figures, moved=False)
         clipped = clip(grads, norm, self.cfg.max_grad_norm)
-        vectors = self._bundles.cast(self.optimizer.step(clipped, lr))
+        vectors = self._put(self.optimizer.step(clipped, lr))
+        if not all_finite(vectors):
+            raise _not_finite(self.policy.trainable(), update, lr)
+        return Step(figures, moved=True)
+
+    def _put(self, masters: Arrays) -> Arrays:
+        """The weights into the policy, as its numbers; returns their vectors."""
+        vectors = self._bundles.cast(masters)
         weights = self._bundles.part(vectors)
         mx.eval(weights)
         self.policy.set_trainable(weights)
-        if not all_finite(vectors):
-            raise _not_finite(weights, update, lr)
-        return Step(figures, moved=True)
+        return vectors
 
     def arrays(self) -> Arrays:
-        """Moments and masters of every trained array by its name, for a checkpoint."""
+        """Moments and masters of every trained array by its name, for a checkpoint.
+
+        Those that are joined are parts of their vectors, and copied when they are written.
+        """
         parts = self.optimizer.parts().items()
         return {
             f"{part}/{name}": array
@@ -148,10 +159,21 @@ class Learner:
 
         Raises KeyError where one lacks, ModelError where one does not fit.
         """
-        parts = {part: _under(f"{part}/", arrays) for part in self.optimizer.parts()}
-        vectors = {part: self._bundles.join(held) for part, held in parts.items()}
-        self.policy.set_trainable(parts[MASTERS])
+        held = {part: self._of_part(part, arrays) for part in self.optimizer.parts()}
+        vectors = {part: self._bundles.join(of_part) for part, of_part in held.items()}
         self.optimizer.restore(vectors, steps)
+        self._put(vectors[MASTERS])
+
+    def _of_part(self, part: str, arrays: Arrays) -> Arrays:
+        found = {}
+        for name, shape in self._bundles.shapes.items():
+            found[name] = array = arrays[f"{part}/{name}"]
+            if array.shape != shape:
+                raise ModelError(
+                    f"the checkpoint does not fit the model: {part}/{name} is {array.shape}, not "
+                    f"{shape}"
+                )
+        return found
 
     def _has_signal(self, groups: Groups) -> bool:
         """Whether the gradient can be anything but 0."""
@@ -173,11 +195,6 @@ class Learner:
             # Outside of the handler: the traceback keeps the failed step's arrays alive.
             gc.collect()
             mx.clear_cache()
-
-
-def _under(start: str, arrays: Arrays) -> Arrays:
-    """Those whose names begin so, by what follows."""
-    return {name.removeprefix(start): a for name, a in arrays.items() if name.startswith(start)}
 
 
 def _not_finite(weights: Arrays, update: int, lr: float) -> Diverged:

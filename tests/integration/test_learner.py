@@ -11,6 +11,7 @@ import pytest
 
 from grpo_core.config import MLXGRPOConfig
 from grpo_core.data.splits import load_data
+from grpo_core.errors import ModelError
 from grpo_core.model.policy import load_policy
 from grpo_core.rewards.builtin import Rewards
 from grpo_core.run.atomic import finite
@@ -263,6 +264,34 @@ def test_later_iterations_compare_with_the_policy_that_sampled():
     assert first.figures["clip_frac"] == 0
     # Only what has moved the way its advantage wants is clipped: about half.
     assert second.figures["clip_frac"] > 0.2
+
+
+def restored(scene, arrays):
+    """What restoring says, and that nothing has changed by it."""
+    before = scene.snapshot()
+    with pytest.raises((KeyError, ModelError)) as raised:
+        scene.learner.restore(arrays, 1)
+    assert same(scene.snapshot(), before)
+    return str(raised.value)
+
+
+def test_a_checkpoint_of_another_model_is_refused_whole():
+    """Which array, and what is wrong with it, of weights and moments alike."""
+    scene = Scene(by_length)
+    arrays = scene.learner.arrays()
+    name = next(name for name in arrays if name.startswith("v/"))
+    said = restored(scene, {k: a for k, a in arrays.items() if k != name})
+    assert said == repr(name)
+    said = restored(scene, {**arrays, name: arrays[name].T})
+    assert f"{name} is {arrays[name].T.shape}, not {arrays[name].shape}" in said
+
+
+def test_how_far_the_sampler_is_from_itself_is_not_logged():
+    """With its log-probs as the policy's, only the first update of a batch measures a distance."""
+    scene = Scene(by_length, num_iterations=2, old_logprobs="sampled")
+    name = "sampling_logp_difference"
+    assert 0 < scene.step(1, 0).figures[name] < 1e-4
+    assert scene.step(2, 1).figures[name] is None
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_p": 0.7, "temperature": 0.8}])
