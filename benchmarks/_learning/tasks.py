@@ -115,19 +115,25 @@ TASKS = (
 PLAIN = "plain"
 REFILL = {"zero_variance": "refill"}
 PASS_OVER = {"flat_prompt_chance": 0.5}
-DOWN_SAMPLE = {"num_generations": 16, "num_train_generations": 8}
-MINIBATCHES = {"steps_per_generation": 4}
 TWICE = {"steps_per_generation": 4, "num_iterations": 2}
+# As many updates from a rollout as it has prompts; what it draws decodes together.
+SMALL = {"steps_per_generation": 16, "batch_size": 1}
+HALF = {"num_train_generations": 4}
+SAMPLED = {"old_logprobs": "sampled"}
 CONTENDERS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "refill": REFILL,
     "flat prompts passed over": PASS_OVER,
     "early groups of 4": {"early_group_size": 4},
-    "down-sampling, 16 to 8": DOWN_SAMPLE,
-    "4 minibatches a rollout": MINIBATCHES,
+    "down-sampling, 16 to 8": {"num_generations": 16, "num_train_generations": 8},
+    "down-sampling, 8 to 4": HALF,
+    "4 minibatches a rollout": {"steps_per_generation": 4},
     "4 minibatches, each twice": TWICE,
-    "all together": REFILL | PASS_OVER | DOWN_SAMPLE | TWICE,
-    "all that draw no more": PASS_OVER | TWICE,
+    "a prompt an update": {"batch_size": 1},
+    "16 minibatches of a prompt": SMALL,
+    "these, sampler's log-probs": SMALL | SAMPLED,
+    "these, 8 to 4 as well": SMALL | SAMPLED | HALF,
+    "all together": SMALL | SAMPLED | HALF | PASS_OVER | REFILL | {"resample_rounds": 1},
 }
 
 
