@@ -23,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "tiny.toml"
 BATCH_SIZE = 4  # of that file
 
+# Among a contender's fields: what the task's rate is multiplied by.
+RATE = "rate"
+
 # A fifth of the demo's rate, by which four updates would do; it stays as it is, so that it does not
 # depend on how long a run may be. Nothing is saved.
 COMMON: dict[str, Any] = {
@@ -68,11 +71,13 @@ class Task:
         """The fields of one run beside those of the configuration file."""
         every = self.updates_between(more.get("batch_size", BATCH_SIZE))
         made = COMMON | {"eval_steps": every} | dict(self.fields)
+        made["learning_rate"] *= more.get(RATE, 1)
         if self.rows is not None:
             files = {"dataset": "train.jsonl", "eval_dataset": "test.jsonl"}
             made |= {name: str(folder / file) for name, file in files.items()}
             made["model_name"] = str(three_digits_model())
-        return made | {"output_dir": str(folder / "run")} | dict(more)
+        fields = {name: value for name, value in more.items() if name != RATE}
+        return made | {"output_dir": str(folder / "run")} | fields
 
     def make(self, folder: Path) -> None:
         """Write its rows, and make its model where it has one of its own."""
@@ -122,6 +127,7 @@ HALF = {"num_train_generations": 4}
 SAMPLED = {"old_logprobs": "sampled"}
 CONTENDERS: dict[str, dict[str, Any]] = {
     PLAIN: {},
+    "twice the rate": {RATE: 2},
     "refill": REFILL,
     "flat prompts passed over": PASS_OVER,
     "early groups of 4": {"early_group_size": 4},
