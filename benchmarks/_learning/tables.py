@@ -1,18 +1,23 @@
 """The benchmark's runs as tables and as a picture."""
 
 from benchmarks._learning.reached import Reached, median, reached, restricted_mean, times_as_fast
-from benchmarks._learning.tasks import PLAIN, TASKS
+from benchmarks._learning.tasks import CONTENDERS, PLAIN, TASKS
 from benchmarks._trainer.tables import markdown
 
 
 def by_contender(found, task, score):
-    """Each contender's runs of a task until a score, by seed."""
+    """Each contender's runs of a task until a score, by seed; ours in their order, then peers."""
     made: dict[str, dict[int, Reached]] = {}
-    for run in found:
+    for run in sorted(found, key=_place):
         if run["task"] == task.name:
             times = reached(run["points"], score)
             made.setdefault(run["contender"], {})[run["seed"]] = times
     return made
+
+
+def _place(run):
+    names = list(CONTENDERS)
+    return names.index(run["contender"]) if run["contender"] in names else len(names)
 
 
 def _number(value):
@@ -75,7 +80,7 @@ def plot(found, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = list(dict.fromkeys(run["contender"] for run in found))
+    names = list(dict.fromkeys(run["contender"] for run in sorted(found, key=_place)))
     colours = dict(zip(names, pyplot.get_cmap("tab20").colors, strict=False))
     figure, axes = pyplot.subplots(1, len(TASKS), figsize=(6 * len(TASKS), 4.2), squeeze=False)
     for task, place in zip(TASKS, axes[0], strict=True):

@@ -71,7 +71,7 @@ def test_a_contender_stands_beside_the_plain_settings():
 
     seconds = {tasks.PLAIN: 6, "refill": 3}
     found = [run(n, s, point(0, 0), point(0.6, t)) for n, t in seconds.items() for s in (0, 1)]
-    found.append(run("all together", 7, point(0, 0), point(0.5, 30)))
+    found.insert(0, run("all together", 7, point(0, 0), point(0.5, 30)))
     assert tables.table(found, task, 0.6).splitlines()[2:] == [
         "| plain | 2 of 2 | 6 | 12 | 600 | 6 |  |  |",
         "| refill | 2 of 2 | 3 | 6 | 300 | 3 | 2.00 | 2.00 |",
