@@ -123,6 +123,7 @@ PASS_OVER = {"flat_prompt_chance": 0.5}
 TWICE = {"steps_per_generation": 4, "num_iterations": 2}
 # As many updates from a rollout as it has prompts; what it draws decodes together.
 SMALL = {"steps_per_generation": 16, "batch_size": 1}
+PAIRS = {"steps_per_generation": 8, "batch_size": 2, "num_iterations": 2}
 HALF = {"num_train_generations": 4}
 SAMPLED = {"old_logprobs": "sampled"}
 CONTENDERS: dict[str, dict[str, Any]] = {
@@ -139,6 +140,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     "16 minibatches of a prompt": SMALL,
     "these, sampler's log-probs": SMALL | SAMPLED,
     "these, 8 to 4 as well": SMALL | SAMPLED | HALF,
+    "8 minibatches of two, twice, 8 to 4": PAIRS | SAMPLED | HALF,
     "all together": SMALL | SAMPLED | HALF | PASS_OVER | REFILL | {"resample_rounds": 1},
 }
 
