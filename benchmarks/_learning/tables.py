@@ -1,7 +1,7 @@
 """The benchmark's runs as tables and as a picture."""
 
 from benchmarks._learning.reached import Reached, median, reached, restricted_mean, times_as_fast
-from benchmarks._learning.tasks import CONTENDERS, PLAIN, TASKS
+from benchmarks._learning.tasks import BEST, CONTENDERS, PLAIN, TASKS
 from benchmarks._trainer.tables import markdown
 
 
@@ -74,28 +74,55 @@ def show(found):
 
 
 def plot(found, path):
-    """Held-out score over the processor's seconds: every run thin, a panel a task."""
+    """Above how the score rises, a line a run; below how many times as fast each contender is."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = list(dict.fromkeys(run["contender"] for run in sorted(found, key=_place)))
-    colours = dict(zip(names, pyplot.get_cmap("tab20").colors, strict=False))
-    figure, axes = pyplot.subplots(1, len(TASKS), figsize=(6 * len(TASKS), 4.2), squeeze=False)
-    for task, place in zip(TASKS, axes[0], strict=True):
-        told = set()
-        for run in (run for run in found if run["task"] == task.name):
-            name = run["contender"]
-            xs, ys = zip(*((p["cpu_s"], p["score"]) for p in run["points"]), strict=True)
-            label = None if name in told else name
-            told.add(name)
-            place.plot(xs, ys, color=colours[name], linewidth=0.9, alpha=0.7, label=label)
-        for score in task.scores:
-            place.axhline(score, color="grey", linewidth=0.8, linestyle=":")
-        place.set(xlabel="processor's seconds of training", ylabel="held-out exact match")
-        place.set_title(task.name)
-        place.set_xlim(0, task.budget_s)
-        place.legend(fontsize=7)
+    figure, axes = pyplot.subplots(
+        2, len(TASKS), figsize=(6.4 * len(TASKS), 9), squeeze=False, height_ratios=(3, 4)
+    )
+    for task, rise, ratios in zip(TASKS, *axes, strict=True):
+        _plot_rise(rise, found, task)
+        _plot_ratios(ratios, found, task)
     figure.tight_layout()
     figure.savefig(path, dpi=80)
+
+
+def _plot_rise(place, found, task):
+    """The plain settings, the best ones and the peers; the others would hide them."""
+    names = [PLAIN, BEST, *sorted({run["contender"] for run in found} - {*CONTENDERS})]
+    for number, name in enumerate(names):
+        runs = [r for r in found if (r["task"], r["contender"]) == (task.name, name)]
+        for run in runs:
+            xs, ys = zip(*((p["cpu_s"], p["score"]) for p in run["points"]), strict=True)
+            label = name if run is runs[0] else None
+            place.plot(xs, ys, color=f"C{number}", linewidth=1, alpha=0.8, label=label)
+    for score in task.scores:
+        place.axhline(score, color="grey", linewidth=0.8, linestyle=":")
+    place.set(xlabel="processor's seconds of training", ylabel="held-out exact match")
+    place.set(title=task.name, xlim=(0, task.budget_s))
+    place.legend(fontsize=8, loc="lower right")
+
+
+def _plot_ratios(place, found, task):
+    """With their intervals, at each score of the task."""
+    for number, score in enumerate(task.scores):
+        made = by_contender(found, task, score)
+        names = [name for name in reversed(made) if name != PLAIN]
+        for row, name in enumerate(names):
+            ratio = times_as_fast(made[PLAIN], made[name], "cpu_s")
+            if ratio is None or ratio.low is None:
+                continue
+            at = row + 0.15 - 0.3 * number
+            label = f"to {score:.0%}" if row == 0 else None
+            place.plot([ratio.low, ratio.high], [at, at], color=f"C{number}", linewidth=1.4)
+            place.plot(ratio.times, at, "os"[number], color=f"C{number}", markersize=5, label=label)
+        place.set_yticks(range(len(names)), names, fontsize=8)
+    place.axvline(1, color="grey", linewidth=0.8)
+    place.axvline(2, color="grey", linewidth=0.8, linestyle=":")
+    place.set(xscale="log", xlim=(0.1, 6), xlabel="times as fast as plain, processor's seconds")
+    place.set_xticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
+    place.minorticks_off()
+    place.legend(fontsize=8, loc="upper left")

@@ -117,7 +117,7 @@ TASKS = (
     ),
 )
 
-PLAIN = "plain"
+PLAIN, BEST = "plain", "these, 8 to 4 as well"
 REFILL = {"zero_variance": "refill"}
 PASS_OVER = {"flat_prompt_chance": 0.5}
 TWICE = {"steps_per_generation": 4, "num_iterations": 2}
@@ -139,7 +139,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     "a prompt an update": {"batch_size": 1},
     "16 minibatches of a prompt": SMALL,
     "these, sampler's log-probs": SMALL | SAMPLED,
-    "these, 8 to 4 as well": SMALL | SAMPLED | HALF,
+    BEST: SMALL | SAMPLED | HALF,
     "8 minibatches of two, twice, 8 to 4": PAIRS | SAMPLED | HALF,
     "all together": SMALL | SAMPLED | HALF | PASS_OVER | REFILL | {"resample_rounds": 1},
 }
