@@ -7,13 +7,12 @@ updates (`curves.Bins`).
 import bisect
 import copy
 from array import array
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from orchestrator.results.curves import Bins
 from orchestrator.results.training_log import (
@@ -104,11 +103,14 @@ class RunSeries:
 
     def take(self, lines: Iterable[Line]) -> None:
         """The next lines of the log."""
+        read: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
         for line in lines:
             self.lines += 1
-            self._take(line)
+            self._take(line, read)
+        for name, (updates, values) in read.items():
+            self._metrics.setdefault(name, Bins()).extend(updates, values)
 
-    def _take(self, line: dict[str, Any]) -> None:
+    def _take(self, line: Line, read: dict[str, tuple[list[int], list[float]]]) -> None:
         update = line.get("update")
         if not isinstance(update, int):
             return
@@ -124,10 +126,9 @@ class RunSeries:
             if name not in NOT_MEASURED and (value := finite_number(raw)) is not None
         }
         for name, value in values.items():
-            bins = self._metrics.get(name)
-            if bins is None:
-                bins = self._metrics[name] = Bins()
-            bins.add(update, value)
+            updates, of_metric = read[name]
+            updates.append(update)
+            of_metric.append(value)
         self._recent.append((self.lines, update, values))
 
     @property

@@ -197,6 +197,8 @@ def interval_of(value: Any) -> tuple[float, float] | None:
 
 def finite_number(value: Any) -> float | None:
     """A logged value as a number that can be compared; None where it is none."""
+    if type(value) is float:  # nearly all of them, and a report reads millions
+        return value if math.isfinite(value) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

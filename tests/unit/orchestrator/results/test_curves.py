@@ -107,6 +107,21 @@ def bins(curve, most=256):
     return found
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.integers(-50, 50)), min_size=32, max_size=120),
+    st.lists(st.tuples(st.integers(0, 90), st.integers(-50, 50)), max_size=40),
+    st.integers(2, 20),
+)
+def test_many_values_at_once_make_the_bins_that_one_by_one_make(curve, before, most):
+    """In any order, some of them there before; whole numbers, so that all sums are exact."""
+    whole, parts = bins(before, most), bins(before, most)
+    parts.extend(*zip(*curve, strict=True))
+    for update, value in curve:
+        whole.add(update, value)
+    assert (parts.numbers, parts.means, parts.width) == (whole.numbers, whole.means, whole.width)
+    assert (parts.low, parts.high, parts.last) == (whole.low, whole.high, whole.last)
+
+
 def test_a_log_of_any_length_is_kept_in_bounded_room():
     """Ten updates in at most four bins, four each; update 0 stays alone. By hand."""
     found = bins([(0, 100.0), *((u, float(u)) for u in range(1, 11))], 4)
