@@ -96,7 +96,8 @@
     part("now-head", run ? { id: run.id, name: run.name, sweep: run.sweep, settings: run.settings, can: run.can,
       request: run.request, attempt: run.attempt } : idleText(), run ? drawHead : drawIdle);
     drawProgress(run);
-    part("now-after", { next: queue.next ?? [], done: queue.all_done, slots: queue.slots ?? [] }, drawAfter);
+    part("now-after", { next: queue.next ?? [], done: queue.all_done, slots: queue.slots ?? [],
+      nodes: queue.nodes ?? [] }, drawAfter);
     drawSample(run);
     drawSweeps();
     drawBest();
@@ -172,12 +173,20 @@
     warnings.replaceChildren(...run.warnings.map((text) => h("p", { class: "note ill" }, `⚠ ${text}`)));
   };
   // Several runs at a time: what each slot trains, by itself or in its turn.
+  const pauseButton = (slot, paused) => act && h("button", { type: "button", class: "do", "data-slot": slot,
+    onclick: () => press(`/api/slots/${encodeURIComponent(slot)}/${paused ? "resume" : "pause"}`) }, paused ? "Resume" : "Pause");
   const drawSlot = ({ slot, paused, run }) => h("p", { class: "slot" }, `slot ${slot}: `,
     run ? [runLink(run), ` of ${run.sweep} · ${run.progress ?? "starting"}`, run.left && ` · about ${run.left} left`] : paused ? "paused" : "free",
-    run && paused && " · pauses", act && " ", act && h("button", { type: "button", class: "do", "data-slot": slot,
-      onclick: () => press(`/api/slots/${encodeURIComponent(slot)}/${paused ? "resume" : "pause"}`) }, paused ? "Resume" : "Pause"));
-  const drawAfter = ({ next, done, slots }) => (next.length || done || slots.length > 0) && h("div", { class: "after" },
-    slots.map(drawSlot),
+    run && paused && " · pauses", " ", pauseButton(slot, paused));
+  const drawNode = ({ node, slots, backend, memory, speed, lacks, paused }) => h("tr", {}, h("td", { class: "strong" }, node),
+    h("td", {}, slots), h("td", {}, backend), h("td", {}, memory), h("td", {}, speed ?? "–"),
+    h("td", {}, lacks ?? (paused ? "paused" : "there")), act && h("td", {}, pauseButton(node, paused)));
+  const drawNodes = (nodes) => nodes.length > 0 && h("div", { class: "scroll" }, h("table", { class: "nodes", "aria-label": "Nodes" },
+    h("thead", {}, h("tr", {}, ["Node", "Slots", "Backend", "Memory a slot", "Speed", "Now"].map((title) => h("th", { scope: "col" }, title)),
+      act && h("th", { scope: "col", "aria-label": "Pause or resume" }))),
+    h("tbody", {}, nodes.map(drawNode))));
+  const drawAfter = ({ next, done, slots, nodes }) => (next.length || done || slots.length > 0 || nodes.length > 0) && h("div", { class: "after" },
+    drawNodes(nodes), slots.map(drawSlot),
     next.length > 0 && h("p", {}, "next: ", next.map((run, at) => [at ? " · " : "", runLink(run),
       run.waits ? " (waits a moment after a death)" : ""])),
     done && h("p", {}, "all done ", h("b", {}, done)));

@@ -41,7 +41,7 @@ from orchestrator.text import (
 )
 from orchestrator.views.json_shapes import interval_shape
 from orchestrator.views.overview import UNFINISHED, Overview, updates_text
-from orchestrator.worker.serving import ServingWorker
+from orchestrator.worker.serving import NodeStatus, ServingWorker
 
 Shape = dict[str, Any]
 
@@ -88,6 +88,7 @@ def queue_shape(
         "all_done": _all_done(view, machine, at),
         "running": running_shape(view, now),
         "slots": slots_shape(view),
+        "nodes": nodes_shape(view, machine.worker, at),
         "next": [_next_shape(run, stamp(at)) for run in view.next_runs],
         "failures": [failure_shape(run) for run in failures],
         "sweeps": [
@@ -97,16 +98,33 @@ def queue_shape(
     }
 
 
+def nodes_shape(view: Overview, worker: ServingWorker | None, at: datetime) -> list[Shape]:
+    """What each node of the cluster has, how fast it is, and why it trains nothing."""
+    return [
+        {
+            "node": node.name,
+            "slots": node.slots or None,
+            "backend": node.backend,
+            "memory": size(node.memory_bytes) if node.memory_bytes else "",
+            "speed": None if (pace := view.speeds.get(node.name)) is None else f"{pace:.1f} ×",
+            "lacks": _lacks(node, at),
+            "paused": node.name in view.paused,
+        }
+        for node in (worker.nodes if worker else ())
+    ]
+
+
 def nodes_that_train_nothing(worker: ServingWorker | None, at: datetime) -> list[str]:
     """Which nodes are away, and which get no run."""
-    found = []
-    for node in worker.nodes if worker else ():
-        if node.away_since is not None:
-            since = datetime.fromisoformat(node.away_since).astimezone()
-            found.append(f"Node {node.name} is away since {time_of_day(since, at.astimezone())}.")
-        elif node.unfit is not None:
-            found.append(f"Node {node.name} gets no run: {node.unfit}.")
-    return found
+    nodes = worker.nodes if worker else ()
+    return [f"Node {node.name} {lacks}." for node in nodes if (lacks := _lacks(node, at))]
+
+
+def _lacks(node: NodeStatus, at: datetime) -> str | None:
+    if node.away_since is not None:
+        since = datetime.fromisoformat(node.away_since).astimezone()
+        return f"is away since {time_of_day(since, at.astimezone())}"
+    return None if node.unfit is None else f"gets no run: {node.unfit}"
 
 
 def is_news(run: Run, sweep: Sweep, now: datetime) -> bool:

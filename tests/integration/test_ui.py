@@ -14,6 +14,7 @@ from orchestrator.queue.store import Store
 from orchestrator.run import Outcome, Verdict
 from orchestrator.system.paths import home
 from orchestrator.ui.reader import Reader
+from orchestrator.worker.serving import NodeStatus, serve_alone
 from tests.queue_kit import eventually, nothing_before, runs, states
 from tests.sweep_kit import add_sweep, finish_next, planned_run, write_lines, write_run
 from tests.ui_kit import Server
@@ -248,6 +249,34 @@ def test_what_each_slot_trains_is_told_and_a_slot_can_be_paused(server):
     with Store.open() as store:
         store.control.pause_slot("mac/0", ("mac/0",))
     assert server.post("/api/slots/mac%2F0/resume") == (200, {"message": "Slot mac/0 goes on."})
+
+
+def test_nodes_of_a_cluster_are_told_and_can_be_paused(server):
+    """What each has, how it stands and why it trains nothing; by themselves, beside their slots."""
+    nodes = [
+        NodeStatus("mini", "mini", "metal", 16_000_000_000, 2),
+        NodeStatus("box", "box", "cuda", 80_000_000_000, 1, away_since="2026-01-02T03:00:00Z"),
+        NodeStatus("old", unfit="it has mlx 0.1, and here it is 0.2"),
+    ]
+    with serve_alone(home()) as serving:
+        serving.offer(["box/0", "mini/0", "mini/1"], nodes)
+        assert server.post("/api/slots/mini/pause")[0] == 200
+        found = server.get("/api/queue")
+    mini, box, old = found["nodes"]
+    assert mini == {
+        **{"node": "mini", "slots": 2, "backend": "metal", "memory": "16.0 GB", "speed": None},
+        **{"lacks": None, "paused": True},
+    }
+    assert box["lacks"].startswith("is away since ")
+    assert (old["slots"], old["memory"]) == (None, "")
+    assert old["lacks"] == "gets no run: it has mlx 0.1, and here it is 0.2"
+    assert [(one["slot"], one["paused"]) for one in found["slots"]] == [
+        ("box/0", False),
+        ("mini/0", True),
+        ("mini/1", True),
+    ]
+    assert f"Node box {box['lacks']}." in found["warnings"]
+    assert server.get("/api/queue")["nodes"] == []
 
 
 def test_a_run_that_is_ill_or_slow_says_so_everywhere(tmp_path):

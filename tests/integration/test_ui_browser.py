@@ -8,6 +8,8 @@ import time
 import pytest
 
 from orchestrator.run import Outcome, Verdict
+from orchestrator.system.paths import home
+from orchestrator.worker.serving import NodeStatus, serve_alone
 from tests.browser_kit import EVIL, NEEDS_CHROMIUM, Page
 from tests.queue_kit import attempts, eventually, planned, runs, states, submit
 from tests.sweep_kit import (
@@ -188,6 +190,30 @@ def test_the_reports_sections_follow_the_queue(trained, device):
         assert page.js("document.querySelector('#sections input[value=loss_type]').checked")
         assert page.js("document.querySelector('#sections details').open")
         assert page.js("document.documentElement.scrollWidth") == device.get("width", 1280)
+        clean(page, server)
+
+
+@pytest.mark.parametrize("device", [{}, PHONE], ids=["screen", "phone"])
+def test_nodes_stand_in_a_table_and_are_paused_there(tmp_path, device):
+    """What each has and why it trains nothing; no wider than the screen."""
+    add_sweep(tmp_path, [planned_run("r", 0, {})])
+    nodes = [
+        NodeStatus("mini", "mini", "metal", 16_000_000_000, 2),
+        NodeStatus("old", unfit="it has mlx 0.1, and here it is 0.2"),
+    ]
+    with serve_alone(home()) as serving, Server(tmp_path) as server, Page(**device) as page:
+        serving.offer(["mini/0", "mini/1"], nodes)
+        visit(page, server.link)
+        page.eventually("document.querySelectorAll('table.nodes tbody tr').length === 2")
+        rows = text_of(page, "table.nodes tbody")
+        assert "mini 2 metal 16.0 GB – there Pause" in rows
+        assert "old" in rows and "gets no run: it has mlx 0.1, and here it is 0.2" in rows
+        assert page.js("document.documentElement.scrollWidth <= innerWidth")
+        press(page, 'table.nodes [data-slot="mini"]')
+        page.eventually(
+            "document.querySelector('table.nodes [data-slot=\"mini\"]').innerText === 'Resume'"
+        )
+        assert "paused Resume" in text_of(page, "table.nodes tbody")
         clean(page, server)
 
 
