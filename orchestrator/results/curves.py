@@ -10,12 +10,8 @@ import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from orchestrator.results.stats import mean, quantile
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # (update, value), in logged order.
 Curve = Sequence[tuple[int, float]]
@@ -83,24 +79,18 @@ class Bins:
         at, new = np.array(updates, np.int64), np.array(values, np.float64)
         self.last = max(self.last, int(at.max()))
         self.low, self.high = min(self.low, float(new.min())), max(self.high, float(new.max()))
-        numbers, places = self._numbered(at)
-        while len(numbers) > self._most:
+        while True:
+            # The bins by now and those of the updates, and which of them each is or goes to.
+            own = np.where(at > 0, (at - 1) // self.width, -1)
+            numbers, places = np.unique(np.concatenate([self.numbers, own]), return_inverse=True)
+            if len(numbers) <= self._most:
+                break
             self._double()
-            numbers, places = self._numbered(at)
         sums = np.bincount(places, np.concatenate([self._sums, new]))
         counts = np.bincount(places, np.concatenate([self._counts, np.ones(len(new))]))
         self.numbers = array("q", numbers.tolist())
         self._sums = array("d", sums.tolist())
         self._counts = array("q", counts.astype(np.int64).tolist())
-
-    def _numbered(self, updates: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
-        """Bins by now and of these updates, in order; and which of them each is or goes to."""
-        import numpy as np  # only here, as in `extend`
-
-        own = np.where(updates > 0, (updates - 1) // self.width, -1)
-        both = np.concatenate([np.array(self.numbers, np.int64), own])
-        numbers, places = np.unique(both, return_inverse=True)
-        return numbers, places
 
     def _widen(self) -> None:
         while len(self.numbers) > self._most:
