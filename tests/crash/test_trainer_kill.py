@@ -84,10 +84,12 @@ def whole(tmp_path_factory):
     return run
 
 
-def storm(folder: Path, kind: str, touches: int, kills: int, draw: random.Random) -> None:
-    """Kill a run at random touches, each attempt at another, and let the last one live."""
+def storm(
+    folder: Path, kind: str, touches: int, kills: int, draw: random.Random, first: int = 1
+) -> None:
+    """Kill a run at random touches from `first` on, each attempt at another; the last one lives."""
     for _ in range(kills):
-        n = f"{draw.randint(1, touches)}{draw.choice(['', 'half'])}"
+        n = f"{draw.randint(first, touches)}{draw.choice(['', 'half'])}"
         done = run_killed_at(n, folder, **fields(kind))
         if done.returncode == 0:
             return
@@ -101,9 +103,10 @@ def storm(folder: Path, kind: str, touches: int, kills: int, draw: random.Random
     [*("lora", "full"), *(pytest.param(kind, marks=pytest.mark.storm) for kind in LONG)],
 )
 def test_killed_run_ends_as_the_whole_one(whole, tmp_path, kind):
-    """Killed at a touch drawn at random: log, samples and weights are equal."""
+    """Killed at a touch drawn at random, behind a checkpoint: log, samples, weights are equal."""
     reference, touches = whole(kind)
-    storm(tmp_path / "out", kind, touches, kills=1, draw=random.Random(kind))
+    late = 2 * touches // 3
+    storm(tmp_path / "out", kind, touches, kills=1, draw=random.Random(kind), first=late)
     assert_equal_runs(tmp_path / "out", reference)
 
 
